@@ -1,0 +1,37 @@
+"""Production is exploration: a model is declared once, in a notebook, and explored, trained and used from there."""
+__version__ = "0.1.0"
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_pkg.dataset import Dataset as Dataset
+    from ml_pkg.errors import MlPkgError as MlPkgError
+    from ml_pkg.evaluation import Evaluation as Evaluation
+    from ml_pkg.experiment import Experiment as Experiment
+    from ml_pkg.model import Model as Model
+    from ml_pkg.persistence import Joblib as Joblib
+    from ml_pkg.persistence import Pickle as Pickle
+    from ml_pkg.persistence import Skops as Skops
+    from ml_pkg.run import Run as Run
+    from ml_pkg.run import load_run as load_run
+    from ml_pkg.run import runs as runs
+    from ml_pkg.sources import SQL as SQL
+    from ml_pkg.workspace import Workspace as Workspace
+    from ml_pkg.workspace import temporary_workspace as temporary_workspace
+
+# Public names and the modules they are in. They load when they are used: `import ml_pkg` alone costs milliseconds.
+_PUBLIC = {
+    "Dataset": "dataset", "SQL": "sources", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
+    "Run": "run", "runs": "run", "load_run": "run", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
+    "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC: raise AttributeError(f"module 'ml_pkg' has no attribute '{name}'. Public names: {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(f"ml_pkg.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]: return sorted([*globals(), *_PUBLIC])
