@@ -7,6 +7,7 @@ __all__ = ['app', 'AsJson', 'reported', 'options', 'train', 'predict', 'runs', '
 
 # %% ../nbs/api/50_cli.ipynb #5ac0e869
 import functools
+import gc
 import json
 import sys
 import warnings
@@ -43,6 +44,15 @@ def reported(command:Callable) -> Callable:
             _print_error("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error} (the whole traceback: ml_pkg --debug …)")
             raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from error
     return run
+
+@contextmanager
+def _start() -> Iterator[None]:
+    "Importing makes objects that stay and no garbage. Not looking for garbage meanwhile, nor among them later, saves a quarter of a short command's time."
+    gc.disable()
+    try: yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 def _print_json(value:Any) -> None: print(json.dumps(value, indent=1, default=str))
 
@@ -84,9 +94,10 @@ def train(
     as_json:AsJson = False,
 ) -> None:
     "Cross-validate an experiment, record the run and save the model. What has run already is not computed again."
-    from ml_pkg.declarations import load_declaration
-    experiment = load_declaration(declaration)
-    with _progress(experiment.name) as show: run = experiment.run(n_jobs=jobs, progress=lambda folds: _shown(folds, show))
+    with _start():
+        from ml_pkg.declarations import load_declaration
+        experiment = load_declaration(declaration)
+    with _progress(experiment.name) as show: run = experiment.run(n_jobs=jobs, progress=lambda folds, total: _shown(folds, total, show))
     path = run.model_path
     if path is None:
         experiment.fitted(run)
@@ -94,9 +105,10 @@ def train(
     if as_json: return _print_json({**_facts(run), "model": path})
     print(f"{run}\n\nrun    {run.id}{' (reused: nothing had changed)' if run.reused else ''}\nmodel  {_short(path)}")
 
-def _shown(folds:Iterator, show:Callable) -> Iterator:
+def _shown(folds:Iterator, total:int, show:Callable) -> Iterator:
+    "Folds as they come, telling the progress bar how many of them there were."
     for number, fold in enumerate(folds, 1):
-        show(f"{number} folds", 0.0)
+        show(f"{number} of {total} folds", number / total)
         yield fold
 
 def _short(path:Path) -> Path: return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -120,9 +132,10 @@ def predict(
     as_json:AsJson = False,
 ) -> None:
     "Predict every row of a file, in parts: memory does not grow with the file, and the output appears when it is complete."
-    from ml_pkg.model import Model
-    from ml_pkg.prediction import predict_file
-    from ml_pkg.run import find_model
+    with _start():
+        from ml_pkg.model import Model
+        from ml_pkg.prediction import predict_file
+        from ml_pkg.run import find_model
     if as_json and output is None: raise typer.BadParameter("--json needs --output: standard output can hold only one of them")
     loaded = Model.load(find_model(model), trusted=trusted)
     with _progress("predicting") as show:

@@ -32,10 +32,13 @@ def _library_folders() -> tuple[str, ...]:
 @functools.cache
 def _distribution(package:str) -> importlib.metadata.Distribution | None:
     "The installed distribution that a top-level package belongs to."
-    for name in ({"sklearn": "scikit-learn"}.get(package, package), *importlib.metadata.packages_distributions().get(package, ())[:1]):
+    def named(name):
         try: return importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError: continue
-    return None
+        except importlib.metadata.PackageNotFoundError: return None
+    found = named({"sklearn": "scikit-learn"}.get(package, package))
+    if found: return found
+    listed = importlib.metadata.packages_distributions().get(package) # reads every installed distribution, so it is asked last
+    return named(listed[0]) if listed else None
 
 # %% ../nbs/api/02_code.ipynb #64eb4f34
 @functools.cache

@@ -171,7 +171,7 @@ def cross_validate(
     evaluation:Evaluation,
     seed:int,              # fills every random_state that was left open
     n_jobs:int|None=None,  # folds fitted side by side; None means one, or as joblib.parallel_config says
-    progress:Callable=iter, # wraps the folds while they are done, to show how far it is
+    progress:Callable=lambda folds, total: folds, # wraps the folds while they are done, to show how far it is
 ) -> list[Fold]:
     "Fit and score every fold."
     from joblib import Parallel, delayed
@@ -180,4 +180,4 @@ def cross_validate(
     pairs = folds(evaluation, dataset, classification, seed)
     filled, X, y, weights = seeded(estimator, seed), dataset.X, dataset.y, dataset.weights
     done = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(fit_fold)(filled, X, y, weights, train, test, metrics, list(dataset.target)) for train, test in pairs)
-    return list(progress(done))
+    return list(progress(done, len(pairs)))

@@ -25,8 +25,10 @@ def as_frame(
     package = type(rows).__module__.partition(".")[0]
     if package == "polars" and hasattr(rows, "collect"): rows = rows.collect() # a LazyFrame
     if package in ("polars", "pyarrow") and hasattr(rows, "to_pandas"): return rows.to_pandas()
-    if isinstance(rows, dict): return pd.DataFrame(rows if any(np.ndim(value) for value in rows.values()) else [rows])
-    if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows): return pd.DataFrame(rows)
+    if isinstance(rows, dict): rows = rows if any(np.ndim(value) for value in rows.values()) else [rows]
+    if isinstance(rows, dict) or isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        try: return pd.DataFrame(rows)
+        except (ValueError, OverflowError) as error: raise InvalidInput(f"these rows make no table: {error}") from error
     raise InvalidInput(f"rows are found by column name, and a {type(rows).__name__} has none: "
         "give a frame (pandas, polars), a pyarrow table, a dict of columns or a list of records")
 
@@ -127,7 +129,7 @@ def _numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype): return series
     missing = series.isna()
     if not (pd.api.types.is_object_dtype(series.dtype) or isinstance(series.dtype, pd.StringDtype)): _refuse(series, ~missing, column, first_row)
-    numbers = series.astype(object).where(~missing, None).map(_number, na_action="ignore")
+    numbers = pd.Series([None if absent else _number(value) for value, absent in zip(series, missing, strict=True)], index=series.index, dtype=object)
     _refuse(series, numbers.isna() & ~missing, column, first_row)
     if len(series) and missing.all(): return pd.Series(np.nan, index=series.index)
     return numbers.infer_objects() if not missing.any() else pd.Series(pd.array(numbers.tolist()), index=series.index).infer_objects()
