@@ -208,6 +208,10 @@ def _float(value:float) -> str:
     "The number as it prints, and its bits where printing loses some (-0.0 prints, payloads of NaN do not)."
     return repr(float(value)) if value == value else f"nan {struct.pack('>d', value).hex()}"
 
+def _sequence(value:list|tuple, visit:Callable) -> Identity: return Identity(type(value).__name__, parts=_numbered(value, visit))
+
+_CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered, np.ndarray: _array}
+
 _LEAVES: dict[type, Callable[[Any], str]] = {
     type(None): lambda value: "", bool: repr, int: repr, str: str, bytes: bytes.hex, float: _float, type(Ellipsis): lambda value: "",
     complex: lambda value: f"{_float(value.real)} {_float(value.imag)}",
@@ -222,12 +226,10 @@ def _loaded(module:str, *names:str) -> tuple[type, ...]:
 def _rules() -> list[tuple[tuple, Callable]]:
     "Types and how each is identified; the first that fits counts."
     return [
-        ((list, tuple), lambda value, visit: Identity(type(value).__name__, parts=_numbered(value, visit))),
-        ((dict,), _mapping), ((set, frozenset), _unordered),
         ((slice,), lambda value, visit: Identity("slice", parts=_numbered((value.start, value.stop, value.step), visit))),
         ((enum.Enum,), lambda value, visit: Identity("enum", value.name, (("class", Identity("str", type(value).__qualname__)), ("value", visit(value.value, ".value"))))),
         ((pathlib.PurePath,), lambda value, visit: Identity("path", value.as_posix())),
-        ((np.ndarray,), _array), ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
+        ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
         ((np.generic,), lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
         ((np.ufunc,), lambda value, visit: Identity("ufunc", f"{library_version('numpy')}: {value.__name__}")),
         ((np.random.RandomState, np.random.Generator), lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
@@ -243,7 +245,7 @@ def _is_estimator(value:Any) -> bool: return hasattr(value, "get_params") and no
 def _identify_by_type(value:Any, visit:Callable) -> Identity:
     leaf = _LEAVES.get(type(value))
     if leaf: return Identity(type(value).__name__, leaf(value))
-    rule = next((rule for types, rule in _rules() if isinstance(value, types)), None)
+    rule = _CONTAINERS.get(type(value)) or next((rule for types, rule in _rules() if isinstance(value, types)), None)
     if rule: return rule(value, visit)
     if _is_estimator(value): return _estimator(value, visit)
     if inspect.ismethod(value) and not isinstance(value.__self__, type): return _method(value, visit)

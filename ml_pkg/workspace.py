@@ -7,7 +7,9 @@ __all__ = ['PROJECT_FILES', 'project_root', 'project_package', 'Workspace', 'unu
 
 # %% ../nbs/api/06_workspace.ipynb #bc144cb3
 import configparser
+import glob
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -87,7 +89,8 @@ def written_whole(
     path:Path, # where the file shall be
 ) -> Iterator[Path]:
     "A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not."
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    _remove_leftovers(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:
@@ -98,6 +101,18 @@ def written_whole(
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+def _remove_leftovers(path:Path) -> None:
+    "Remove what processes of this machine began to write there and were killed."
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(socket.gethostname())}.*.part"):
+        process = part.name.split(".")[-3]
+        if process.isdigit() and not _is_alive(int(process)): part.unlink(missing_ok=True)
+
+def _is_alive(process:int) -> bool:
+    try: os.kill(process, 0)
+    except ProcessLookupError: return False
+    except OSError: return True # somebody else's
+    return True
 
 def _umask() -> int:
     mask = os.umask(0)

@@ -1,0 +1,84 @@
+"""Folders and processes that the tests share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ml_pkg
+
+PACKAGE = Path(ml_pkg.__file__).parent
+
+FLOWERS = '''
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from ml_pkg import Dataset, Evaluation, Experiment
+
+flowers = Experiment(
+    name="flowers",
+    dataset=Dataset("iris.csv", target="species"),
+    estimator=make_pipeline(SelectKBest(k=2), LogisticRegression(max_iter=1000)),
+    evaluation=Evaluation(cv=3, metrics=["accuracy", "f1_macro"]),
+)
+'''
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path:Path, monkeypatch:pytest.MonkeyPatch) -> Path:
+    "A folder that is the workspace of this test and of its processes; never the one of the checkout."
+    folder = tmp_path / "workspace"
+    monkeypatch.setenv("ML_PKG_WORKSPACE", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch:pytest.MonkeyPatch) -> None:
+    "Child processes import the package that is under test, wherever they start, and print for pipes and not for people."
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): monkeypatch.setenv(name, "1") # several processes share the cores
+    for name in ("FORCE_COLOR", "PY_COLORS", "PYTHONHASHSEED"): monkeypatch.delenv(name, raising=False)
+
+
+def make_project(folder:Path) -> Path:
+    "A folder with the iris data and a module that declares an experiment on them."
+    folder.mkdir(parents=True)
+    shutil.copy(PACKAGE / "data" / "iris.csv", folder / "iris.csv")
+    (folder / "pyproject.toml").write_text("")
+    (folder / "flowers.py").write_text(FLOWERS)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path:Path) -> Path:
+    "A project folder of this test's own."
+    return make_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def cli() -> list[str]:
+    "The words that start the command line in a process of its own, installed or not."
+    return [sys.executable, "-c", "from ml_pkg.cli import main; main()"]
+
+
+@pytest.fixture
+def command(cli:list[str], project:Path) -> Callable:
+    "Runs `ml_pkg` with some arguments in a process of its own, in the project folder: command('train', 'flowers:flowers')."
+    def run(*arguments, **options) -> subprocess.CompletedProcess:
+        return subprocess.run([*cli, *map(str, arguments)], **{"cwd": project, "capture_output": True, "text": True, "timeout": 120, **options})
+    return run
+
+
+@pytest.fixture
+def python(project:Path) -> Callable:
+    "Runs a program in a fresh interpreter, in the project folder, and gives what it printed; a program that fails fails the test."
+    def run(source:str, *arguments, **options) -> str:
+        done = subprocess.run([sys.executable, "-c", source, *map(str, arguments)], **{"cwd": project, "capture_output": True, "text": True, "timeout": 120, **options})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+    return run
