@@ -63,10 +63,11 @@ def did_you_mean(
     name:str,        # what was asked for
     names:Iterable,  # what there is
     kind:str,        # plural of what they are, for the listing: "columns", "steps", …
+    meant:Iterable|None=None, # those of them that may have been meant; by default all
 ) -> str:            # " Did you mean 'species'? Columns: …", for the end of an error message
     "A suggestion when a near name exists, and the list of all names in any case."
     names = [str(other) for other in names]
-    by_lowercase = {other.lower(): other for other in names}
+    by_lowercase = {str(other).lower(): str(other) for other in (names if meant is None else meant)}
     near = difflib.get_close_matches(str(name).lower(), by_lowercase, n=1)
     suggestion = f" Did you mean '{by_lowercase[near[0]]}'?" if near else ""
     return f"{suggestion} {kind.capitalize()}: {listed(names)}."

@@ -235,7 +235,7 @@ def conform(
 def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
     "Raise for columns that are missing or there twice."
     missing = [name for name in schema.names if name not in frame.columns]
-    if len(missing) == 1: raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], set(frame.columns) - set(schema.names) or frame.columns, 'columns given')}")
+    if len(missing) == 1: raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], frame.columns, 'columns given', meant=set(frame.columns) - set(schema.names))}")
     if missing: raise InvalidInput(f"{len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(frame.columns)}.")
     twice = [name for name in schema.names if list(frame.columns).count(name) > 1]
     if twice: raise InvalidInput(f"column '{twice[0]}' is there {list(frame.columns).count(twice[0])} times: which one is meant cannot be told")
