@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import MlPkgError
+from .errors import InvalidDeclaration, MlPkgError
 
 app = typer.Typer(name="ml_pkg", help="Production is exploration: train, predict with and compare experiments declared in notebooks.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -102,6 +102,7 @@ def train(
     if path is None:
         experiment.fitted(run)
         path = run.model_path
+    if path is None: raise InvalidDeclaration(f"run {run.id} is recorded, and its model could not be saved; the warning says why")
     if as_json: return _print_json({**_facts(run), "model": path})
     print(f"{run}\n\nrun    {run.id}{' (reused: nothing had changed)' if run.reused else ''}\nmodel  {_short(path)}")
 
@@ -123,7 +124,7 @@ def _facts(run:Any) -> dict[str, Any]:
 @app.command()
 @reported
 def predict(
-    model:Annotated[str, typer.Argument(help="A model file, the name of an experiment, or a run.")],
+    model:Annotated[str, typer.Argument(help="A model file, the name of an experiment (the last model that was saved for it), or a run.")],
     source:Annotated[Path, typer.Argument(metavar="INPUT", help="Rows to predict: CSV (compressed too), Parquet or Feather.")],
     output:Annotated[Path|None, typer.Option("--output", "-o", help="CSV or Parquet file to write; standard output if left out.")] = None,
     probabilities:Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each class.")] = False,

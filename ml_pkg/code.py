@@ -181,7 +181,7 @@ def references(
 
 # %% ../nbs/api/02_code.ipynb #a82e151e
 _BOOKKEEPING = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__firstlineno__", "__static_attributes__", "__abstractmethods__",
-                "_abc_impl", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "__slots__", "__parameters__", "__orig_bases__"}
+                "_abc_impl", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "__slots__", "__slotnames__", "__parameters__", "__orig_bases__"}
 
 def members(
     cls:type,         # a class of the project

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'NotFound', 'Unidentifiable',
-           'DamagedFile', 'UntrustedFile', 'WorkspaceUnusable', 'MissingExtra', 'listed', 'did_you_mean', 'optional']
+           'DamagedFile', 'UntrustedFile', 'Unwritable', 'WorkspaceUnusable', 'MissingExtra', 'listed', 'did_you_mean',
+           'optional']
 
 # %% ../nbs/api/00_errors.ipynb #7f88b54c
 import difflib
@@ -42,7 +43,10 @@ class DamagedFile(MlPkgError, ValueError):
 class UntrustedFile(MlPkgError, PermissionError):
     "A file that could run code when it is loaded, and that nobody has vouched for."
 
-class WorkspaceUnusable(MlPkgError, OSError):
+class Unwritable(MlPkgError, OSError):
+    "A file that cannot be written."
+
+class WorkspaceUnusable(Unwritable):
     "A workspace that cannot be written, or that a newer version of ml_pkg wrote."
 
 class MissingExtra(MlPkgError, ImportError):

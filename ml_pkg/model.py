@@ -19,7 +19,7 @@ import pandas as pd
 
 from .code import library_version
 from .display import definition
-from .errors import DamagedFile, InvalidInput, UntrustedFile, WorkspaceUnusable, did_you_mean, listed
+from .errors import DamagedFile, InvalidInput, UntrustedFile, Unwritable, did_you_mean, listed
 from .persistence import Joblib, Persister, Pickle, Skops, read_archive, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file, vouched_for
@@ -129,7 +129,7 @@ def save_model(
     "Write one file, as a whole or not at all."
     members = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode()}
     digest = write_archive(path, members, {"persister": persister.name, "key": model.card.get("key"), "versions": _versions()})
-    with suppress(WorkspaceUnusable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
+    with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
     return path
 
 def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:

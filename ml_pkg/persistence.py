@@ -11,6 +11,8 @@ import io
 import json
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,13 +30,21 @@ class Persister(Protocol):
     def load(self, content:bytes, trusted:bool) -> Any: ...
 
 # %% ../nbs/api/20_persistence.ipynb #326731cc
+@contextmanager
+def _importable(persister:str) -> Iterator[None]:
+    "Say what to do about what pickle cannot write."
+    try: yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InvalidDeclaration(f"{persister} cannot write this estimator ({error}). Classes and functions have to be importable: move them into an exported cell, and import them from there") from error
+
 @dataclass(frozen=True)
 class Pickle:
     "Python's own format. Loading a stranger's file runs whatever the stranger put there."
     name: str = "pickle"
     runs_code: bool = True
 
-    def dump(self, estimator:Any) -> bytes: return pickle.dumps(estimator, protocol=5)
+    def dump(self, estimator:Any) -> bytes:
+        with _importable(self.name): return pickle.dumps(estimator, protocol=5)
     def load(self, content:bytes, trusted:bool) -> Any: return pickle.loads(content)
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Joblib:
 
     def dump(self, estimator:Any) -> bytes:
         import joblib
-        joblib.dump(estimator, buffer := io.BytesIO())
+        with _importable(self.name): joblib.dump(estimator, buffer := io.BytesIO())
         return buffer.getvalue()
 
     def load(self, content:bytes, trusted:bool) -> Any:

@@ -206,13 +206,14 @@ def load_run(
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
 
 def find_model(
-    name:str,  # path of a model file, or whatever `load_run` takes; of an experiment, its latest finished run
+    name:str,  # path of a model file, or whatever `load_run` takes; of an experiment, its latest run with a saved model
 ) -> Path:
     "The file of a model. Raises `UnknownName`, or `NotFound` if the run that is meant has no saved model."
     if Path(name).is_file() or name.endswith(".mlpkg"): return Path(name)
     run = load_run(name)
-    if run.name == name: run = load_run(next((row["id"] for row in run_list(name) if row["status"] == "finished"), run.id))
-    if run.model_path: return run.model_path
+    if run.name == name: candidates = (load_run(row["id"]) for row in run_list(name) if row["status"] == "finished")
+    else: candidates = iter([run])
+    if path := next((path for each in candidates if (path := each.model_path)), None): return path
     raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed" else ". Fit it with ml_pkg train, or with run.model"))
 
 def runs(

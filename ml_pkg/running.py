@@ -152,7 +152,7 @@ def fitted_model(
 def fit_model(
     experiment:"Experiment",
     run:Run,       # whose scores and id go on the card
-) -> "Model":      # saved in the workspace
+) -> "Model":      # saved in the workspace, if its classes can be imported elsewhere
     "Fit the declared estimator on all rows outside of the holdout, and save it."
 
     import numpy as np
@@ -171,7 +171,8 @@ def fit_model(
             "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)], "rows": len(used), "seed": experiment.seed,
             "fitted": now(), "versions": packages(chosen), "source": experiment.source}
     model = Model(chosen, learn_schema(X), card)
-    save_model(model, run.workspace.made("models")/f"{experiment.name}-{card['run']}.mlpkg", experiment.persister, run.workspace, card["run"])
+    try: save_model(model, run.workspace.made("models")/f"{experiment.name}-{card['run']}.mlpkg", experiment.persister, run.workspace, card["run"])
+    except InvalidDeclaration as error: warnings.warn(f"the model of {experiment.name} works here and is not saved: {error}", UserWarning, stacklevel=5)
     return model
 
 def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .code import library_version
-from .errors import InvalidData, InvalidDeclaration, NotFound, WorkspaceUnusable, listed, optional
+from .errors import InvalidData, InvalidDeclaration, NotFound, listed, optional
 from .identity import Identity, digest, identify
 from .workspace import Workspace, project_package, project_root, written_whole
 
@@ -147,7 +147,7 @@ def _remembered(path:Path) -> Identity | None:
 def _remember(path:Path, stamp:list, identity:Identity) -> None:
     "Keep it, if the file held still meanwhile. A workspace that cannot be written only makes the next start slower."
     if stamp != _stamp(path) or not _is_settled(path): return
-    with suppress(OSError, WorkspaceUnusable):
+    with suppress(OSError):
         Workspace.current().made("fingerprints")
         with written_whole(_memo(path)) as part: part.write_text(json.dumps({"path": str(path), "stamp": stamp, "identity": _to_json(identity)}), encoding="utf-8")
 

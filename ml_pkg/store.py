@@ -81,7 +81,7 @@ def transaction(connection:sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try: yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction: connection.execute("ROLLBACK") # SQLite itself rolls back when the disk fails
         raise
     connection.execute("COMMIT")
 

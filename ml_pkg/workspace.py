@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import WorkspaceUnusable
+from .errors import MlPkgError, Unwritable, WorkspaceUnusable
 
 # %% ../nbs/api/06_workspace.ipynb #539c3ead
 PROJECT_FILES = ("settings.ini", "pyproject.toml")
@@ -88,19 +88,28 @@ def temporary_workspace() -> Iterator[Workspace]:
 def written_whole(
     path:Path, # where the file shall be
 ) -> Iterator[Path]:
-    "A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not."
-    _remove_leftovers(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    "A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not. Raises `Unwritable`."
+    try: part = _begun(path)
+    except OSError as error: raise _unwritable(path, error) from error
     try:
         yield part
         with part.open("rb+") as file: os.fsync(file.fileno())
         part.chmod(0o666 & ~_umask())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise _unwritable(path, error) from error
         raise
+
+def _begun(path:Path) -> Path:
+    "An empty file beside the place, which tells whose it is."
+    _remove_leftovers(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+def _unwritable(path:Path, error:OSError) -> Unwritable:
+    return Unwritable(f"{path} cannot be written ({error.strerror or error}). Make its folder writable, or free some space; what was there before is as it was")
 
 def _remove_leftovers(path:Path) -> None:
     "Remove what processes of this machine began to write there and were killed."
