@@ -124,8 +124,8 @@ def _facts(run:Any) -> dict[str, Any]:
 @app.command()
 @reported
 def predict(
-    model:Annotated[str, typer.Argument(help="A model file, the name of an experiment (the last model that was saved for it), or a run.")],
-    source:Annotated[Path, typer.Argument(metavar="INPUT", help="Rows to predict: CSV (compressed too), Parquet or Feather.")],
+    model:Annotated[str, typer.Argument(help="A model file, the name of an experiment (the last model saved for it as declared), or a run.")],
+    source:Annotated[Path, typer.Argument(metavar="INPUT", readable=False, help="Rows to predict: CSV (compressed too), Parquet or Feather.")],
     output:Annotated[Path|None, typer.Option("--output", "-o", help="CSV or Parquet file to write; standard output if left out.")] = None,
     probabilities:Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each class.")] = False,
     keep:Annotated[list[str]|None, typer.Option("--keep", help="Column of the input to write beside the prediction; may be given several times.")] = None,
@@ -157,7 +157,7 @@ def runs(
     found = run_list(experiment)[:limit]
     if as_json: return _print_json(found)
     if not found: return print("no runs yet" + (f" of {experiment}" if experiment else ""))
-    fixed = ("id", "experiment", "status", "reused", "started", "seconds", "origin", "key")
+    fixed = ("id", "experiment", "status", "reused", "started", "seconds", "origin", "varied", "key")
     metrics = list(dict.fromkeys(name for run in found for name in run if name not in fixed))
     lines = [["run", "experiment", "status", *metrics, "started", "seconds"]]
     for run in found:

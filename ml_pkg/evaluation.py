@@ -7,6 +7,7 @@ __all__ = ['Evaluation', 'is_classification', 'scorers', 'locked_away', 'splitte
 
 # %% ../nbs/api/14_evaluation.ipynb #c7d9a542
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,15 @@ def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice: raise InvalidDeclaration(f"the metric '{twice}' stands twice: give a dict, name -> metric, to tell them apart")
+    for name, metric in pairs: _check_scorer(name, metric)
     return tuple(pairs)
+
+def _check_scorer(name:str, metric:Any) -> None:
+    "Raise for a metric of labels where a scorer of an estimator is needed."
+    if isinstance(metric, str): return
+    if not callable(metric): raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
+    takes = list(inspect.signature(metric).parameters)[:2]
+    if takes and takes[0] in ("y_true", "y"): raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
 
 def _metric_name(metric:Any) -> str:
     if isinstance(metric, str): return metric

@@ -60,7 +60,8 @@ class Experiment:
         return self.identity.key
 
     def replace(self, **changes) -> "Experiment":
-        "With other parameters or steps, by scikit-learn's names: `replace(selectkbest__k=3)`. Raises `UnknownName`."
+        "With other parameters or steps, by scikit-learn's names: `replace(selectkbest__k=3)`. Raises `UnknownName`, `InvalidDeclaration`."
+        _check_replaceable(self, changes)
         return _varied(self, estimator=estimators.replace(self.estimator, **changes))
 
     def drop(self, step:str) -> "Experiment":
@@ -75,6 +76,7 @@ class Experiment:
     def with_dataset(self, dataset:Dataset) -> "Experiment": return _varied(self, dataset=dataset)
     def with_evaluation(self, evaluation:Evaluation) -> "Experiment": return _varied(self, evaluation=evaluation)
     def with_seed(self, seed:int) -> "Experiment": return _varied(self, seed=seed)
+    def with_persister(self, persister:Persister) -> "Experiment": return _varied(self, persister=persister)
     def named(self, name:str) -> "Experiment": return _varied(self, name=name)
 
     def diff(self, other:"Experiment") -> "Difference":
@@ -87,7 +89,7 @@ class Experiment:
 
     def fit(self) -> "Model":
         "The model fitted on all rows outside of the holdout. Runs the experiment first, if it has not run."
-        return self.run().model
+        return self.fitted(self.run())
 
     def fitted(self, run:Run) -> "Model":
         "The model of a run of this declaration: as it was saved, or fitted now. Raises `InvalidDeclaration` if the declaration no longer means what ran."
@@ -102,6 +104,12 @@ def _check_declaration(experiment:Experiment) -> None:
         if not isinstance(value, kind): raise InvalidDeclaration(f"{kind.__name__.lower()}= takes a {kind.__name__}, such as {example}, and not a {type(value).__name__}")
     if isinstance(experiment.seed, bool) or not isinstance(experiment.seed, int) or experiment.seed < 0: raise InvalidDeclaration(f"seed is a whole number from 0, and not {experiment.seed!r}")
     estimators.check_estimator(experiment.estimator)
+
+def _check_replaceable(experiment:Experiment, changes:dict) -> None:
+    "Raise for a field of the experiment where a parameter of its estimator is meant."
+    fields = {"name": "named", "dataset": "with_dataset", "estimator": "with_estimator", "evaluation": "with_evaluation", "seed": "with_seed"}
+    for name in changes:
+        if name in fields and name not in experiment.estimator.get_params(deep=False): raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
 def _varied(experiment:Experiment, **changes) -> Experiment: return replace(experiment, source=None, varied_from=experiment, **changes)
 

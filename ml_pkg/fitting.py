@@ -86,6 +86,7 @@ def _blaming(step:str, X:Any) -> Iterator[None]:
     try: yield
     except MlPkgError: raise
     except (ValueError, TypeError) as error:
+        if isinstance(X, pd.DataFrame) and "not columns of the dataframe" in str(error): raise InvalidDeclaration(f"{step}: {error}. Columns: {listed(X.columns)}") from error
         if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({str(error).splitlines()[0]})") from error
         raise
 
@@ -130,7 +131,11 @@ def _score(metrics:dict[str, Callable], estimator:Any, answers:_Answers, reached
     def value(scorer):
         asked = (answers, reached) if hasattr(scorer, "_score_func") else (estimator, X)
         return float(scorer(*asked, y, **({} if weights is None or not _takes_weights(scorer) else {"sample_weight": weights})))
-    return {name: value(scorer) for name, scorer in metrics.items()}
+    scores = {}
+    for name, scorer in metrics.items():
+        try: scores[name] = value(scorer)
+        except (ValueError, TypeError) as error: raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(estimator).__name__} predicts: {error}") from error
+    return scores
 
 # %% ../nbs/api/24_fitting.ipynb #74cf4f70
 class Fold(NamedTuple):

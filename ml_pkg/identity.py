@@ -6,6 +6,7 @@
 __all__ = ['ABSENT', 'Identity', 'components', 'differences', 'digest', 'identify']
 
 # %% ../nbs/api/04_identity.ipynb #4536c799
+import copyreg
 import datetime
 import enum
 import functools
@@ -111,7 +112,8 @@ def _column(column:Any, visit:Callable) -> Identity:
     if isinstance(dtype, pd.DatetimeTZDtype): return Identity("column", f"{dtype} {digest(column.array.asi8)}")
     if isinstance(dtype, np.dtype): return _objects(column.to_numpy(), visit)
     import pyarrow as pa
-    array = pa.array(column.array)
+    try: array = pa.array(column.array)
+    except pa.ArrowException: return Identity("column", repr(dtype), (("values", _objects(column.to_numpy(dtype=object), visit)),)) # sparse ones, among others
     return Identity("column", f"{dtype!r} {array.type} {_arrow_digest(array)}") # repr tells a str dtype backed by Arrow from one by Python
 
 def _objects(values:np.ndarray, visit:Callable) -> Identity:
@@ -177,7 +179,7 @@ def _code(value:Any, visit:Callable) -> Identity:
 # %% ../nbs/api/04_identity.ipynb #34e21359
 def _reduced(value:Any, visit:Callable) -> Identity:
     "A plain object by its class and state, as pickle sees them."
-    try: reduced = value.__reduce_ex__(4)
+    try: reduced = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(4))(value)
     except Exception as error: raise Unidentifiable(f"a {type(value).__qualname__} has no content that a key could stand for ({error})") from error
     if isinstance(reduced, str): return Identity("global", f"{type(value).__module__}.{reduced}")
     maker, arguments, state, items, pairs = (*reduced, None, None, None, None)[:5]

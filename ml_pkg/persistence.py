@@ -35,7 +35,7 @@ def _importable(persister:str) -> Iterator[None]:
     "Say what to do about what pickle cannot write."
     try: yield
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise InvalidDeclaration(f"{persister} cannot write this estimator ({error}). Classes and functions have to be importable: move them into an exported cell, and import them from there") from error
+        raise InvalidDeclaration(f"{persister} cannot write this estimator ({error}). Classes and functions have to be importable: export them to a module, and import them from there") from error
 
 @dataclass(frozen=True)
 class Pickle:
@@ -91,7 +91,7 @@ class Skops:
         try: content = dumps(estimator)
         except Exception as error: raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
         local = [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
-        if local: raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Move it into an exported cell, and import it from there")
+        if local: raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
         return content
 
     def load(self, content:bytes, trusted:bool) -> Any:

@@ -9,11 +9,14 @@ __all__ = ['keep', 'keep_declaration', 'kept_declaration', 'Run', 'describe', 'l
 import copy
 import functools
 import io
+import pickle
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from .code import remember_texts, source_texts
 from .display import definition, score, table
 from .errors import DamagedFile, NotFound, UnknownName
 from .identity import differences, identify
@@ -55,7 +58,13 @@ def keep_declaration(
     import cloudpickle
     import pandas as pd
 
+    texts:dict[tuple, str] = {} # the source of a notebook's functions will not be there where they are read
+
     class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, value:Any) -> Any:
+            if isinstance(value, FunctionType): texts.update(source_texts(value))
+            return super().reducer_override(value)
+
         def persistent_id(self, value:Any) -> str | None:
             if not isinstance(value, pd.DataFrame): return None
             name = identify(value).key # known by its content, so a frame that is there already is not written out again
@@ -66,6 +75,7 @@ def keep_declaration(
             return known.read_text()
 
     Pickler(buffer := io.BytesIO(), protocol=5).dump(declaration)
+    pickle.dump(texts, buffer, protocol=5)
     path, digest = keep(workspace, "declarations", ".pkl", buffer.getvalue())
     _live[path] = copy.copy(declaration)
     return path, digest
@@ -74,14 +84,16 @@ _live:dict[Path, Any] = {} # declarations kept by this process
 
 def kept_declaration(workspace:Workspace, path:Path) -> Any:
     "Read a declaration that this workspace wrote; one that this process wrote is still at hand."
-    import pickle
     # Loading a notebook's class by value into the process that defined it would put copies of its methods, with the globals of that time, into the living class.
     if path in _live: return copy.copy(_live[path])
 
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, name:str) -> Any: return pickle.loads(_kept(workspace, workspace.folder/"frames"/name))
 
-    return Unpickler(io.BytesIO(_kept(workspace, path))).load()
+    content = io.BytesIO(_kept(workspace, path))
+    declaration = Unpickler(content).load()
+    remember_texts(pickle.load(content))
+    return declaration
 
 # %% ../nbs/api/28_run.ipynb #778e3323
 @dataclass(frozen=True, eq=False)
@@ -206,12 +218,12 @@ def load_run(
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
 
 def find_model(
-    name:str,  # path of a model file, or whatever `load_run` takes; of an experiment, its latest run with a saved model
+    name:str,  # path of a model file, or whatever `load_run` takes; of an experiment, the last model saved for it as it is declared, not for its variations
 ) -> Path:
     "The file of a model. Raises `UnknownName`, or `NotFound` if the run that is meant has no saved model."
     if Path(name).is_file() or name.endswith(".mlpkg"): return Path(name)
     run = load_run(name)
-    if run.name == name: candidates = (load_run(row["id"]) for row in run_list(name) if row["status"] == "finished")
+    if run.name == name: candidates = (load_run(row["id"]) for row in run_list(name) if row["status"] == "finished" and not row["varied"])
     else: candidates = iter([run])
     if path := next((path for each in candidates if (path := each.model_path)), None): return path
     raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed" else ". Fit it with ml_pkg train, or with run.model"))
@@ -233,4 +245,4 @@ def run_list(experiment:str="") -> list[dict]:
         means:dict[str, dict] = {}
         for run, metric, mean in connection.execute("SELECT run, metric, avg(value) FROM scores GROUP BY run, metric"): means.setdefault(run, {})[metric] = mean
     return [{"id": row["id"], "experiment": row["experiment"], "status": row["status"], **means.get(row["reuses"] or row["id"], {}), "reused": row["reuses"] is not None,
-             "started": row["started"], "seconds": row["seconds"], "origin": row["origin"], "key": row["key"]} for row in rows]
+             "started": row["started"], "seconds": row["seconds"], "origin": row["origin"], "varied": bool(row["varied"]), "key": row["key"]} for row in rows]

@@ -42,7 +42,8 @@ def run_experiment(
     "Look the key up; run and record what is not there. Raises what fitting raises, after recording the failure."
     workspace, started, clock = Workspace.current(), now(), time.perf_counter()
     identity = _identity_or_warning(experiment)
-    base = {"experiment": experiment.name, "key": identity and identity.key, "started": started, "origin": origin(), "place": place(), "source": experiment.source}
+    base = {"experiment": experiment.name, "key": identity and identity.key, "started": started, "origin": origin(), "place": place(), "source": experiment.source,
+            "varied": experiment.varied_from is not None and experiment.varied_from.name == experiment.name}
     if identity:
         with connected(workspace) as connection:
             known = finished_run(connection, identity.key)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .code import library_version
-from .errors import InvalidData, InvalidDeclaration, NotFound, listed, optional
+from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, listed, optional
 from .identity import Identity, digest, identify
 from .workspace import Workspace, project_package, project_root, written_whole
 
@@ -88,6 +88,9 @@ def reading(
     except pd.errors.EmptyDataError as error: raise InvalidData(f"{path} is empty: a table needs a header and rows") from error
     except UnicodeDecodeError as error: raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x} at {error.start}). Save it as UTF-8, or read it yourself and give the frame") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error: raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}") from error
+    except OSError as error:
+        if isinstance(error, MlPkgError): raise
+        raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error: # pyarrow's errors are ValueErrors too
         if isinstance(error, InvalidData) or "arrow" not in type(error).__module__: raise
         raise InvalidData(f"{path} cannot be read: {error}") from error

@@ -26,6 +26,7 @@ MIGRATIONS: list[list[str]] = [[
         experiment TEXT NOT NULL,                 -- the name it was declared with
         key TEXT,                                 -- of the experiment; NULL if it cannot be identified
         status TEXT NOT NULL CHECK (status IN ('finished', 'failed')),
+        varied INTEGER NOT NULL DEFAULT 0,        -- whether it is a variation that goes by the name of what it varies
         reuses TEXT REFERENCES runs (id),         -- the run whose results this one took over
         variation_of TEXT REFERENCES runs (id),   -- the run of the declaration that this one varies
         started TEXT NOT NULL, seconds REAL NOT NULL,

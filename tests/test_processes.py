@@ -48,9 +48,13 @@ def test_run_is_reused_in_another_process(command:Callable):
     assert first["scores"] == second["scores"] and first["key"] == second["key"]
 
 
-def test_declaration_with_a_class_of_its_own_is_restored(python:Callable):
-    "The class was defined in a script; another process gets it back, with the same key, and fits its model."
-    identifier, key = python(OWN_CLASS).split()
+@pytest.mark.parametrize("form", ["command", "script", "deleted script"])
+def test_declaration_with_a_class_of_its_own_is_restored(form:str, python:Callable, project:Path):
+    "The class was defined in a program, whose source may be gone; another process gets it back, with the same key, and fits its model."
+    script = project / "own.py"
+    script.write_text(OWN_CLASS)
+    identifier, key = python(OWN_CLASS if form == "command" else "import subprocess, sys; subprocess.run([sys.executable, 'own.py'], check=True)").split()
+    if form == "deleted script": script.unlink()
     again = python(f"from ml_pkg import load_run\nrun = load_run('{identifier}')\nprint(run.experiment.key, run.experiment.run().reused, len(run.model.predict(run.experiment.dataset.X)))")
     assert again.split() == [key, "True", "150"]
 
