@@ -218,7 +218,8 @@ class Piece(NamedTuple):
     values: dict[str, Any]
 
 def _is_code(value:Any) -> bool:
-    return isinstance(value, (type, FunctionType, BuiltinFunctionType, ModuleType)) or bool(unwrapped(value))
+    if isinstance(value, BuiltinFunctionType): return isinstance(value.__self__, (ModuleType, type, type(None))) # a method of an object is a value
+    return isinstance(value, (type, FunctionType, ModuleType)) or bool(unwrapped(value))
 
 def _name(value:Any) -> str:
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__

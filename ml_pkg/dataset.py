@@ -49,10 +49,20 @@ class Dataset:
     def __repr__(self) -> str: return f"Dataset({self.source}, {', '.join(f'{role}={names}' for role, names in _roles(self).items())})"
     def _repr_html_(self) -> str: return _page(self)
 
-    @functools.cached_property
+    @property
     def rows(self) -> "pd.DataFrame":
-        "All rows and columns, checked, in the order of `time` if there is one."
-        return _in_order(_checked(self.source.read(), self), self)
+        "All rows and columns, checked, in the order of `time` if there is one. Changing them does not change the dataset."
+        return self._rows.copy(deep=False) # copy-on-write
+
+    @functools.cached_property
+    def _rows(self) -> "pd.DataFrame": return _in_order(_checked(self._read, self), self)
+
+    @functools.cached_property
+    def _read(self) -> "pd.DataFrame":
+        "The rows as they came, read once. Raises `InvalidData` if the file has changed since the dataset was identified."
+        stamp = self.source.stamp()
+        if vars(self).setdefault("_stamp", stamp) != stamp: raise InvalidData(f"{self.source} has changed since this dataset was identified: declare it again, to start from the new rows")
+        return self.source.read()
 
     @property
     def X(self) -> "pd.DataFrame":
@@ -79,7 +89,9 @@ class Dataset:
     @functools.cached_property
     def identity(self) -> Identity:
         "Content and roles; for a file that is known already, without reading it."
-        return Identity("dataset", parts=(("rows", self.source.identity(lambda: self.rows if self.time is None else self.source.read())), ("roles", identify(_roles(self)))))
+        stamp = vars(self).setdefault("_stamp", self.source.stamp())
+        rows = self.source.identity(lambda: (self._rows, self._read)[1], stamp) # checked first: an error about the rows is better than a key
+        return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(self)))))
 
     @property
     def fingerprint(self) -> str:
@@ -104,6 +116,7 @@ def _check_roles(dataset:Dataset) -> None:
         names = getattr(dataset, role)
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice: raise InvalidDeclaration(f"'{twice}' stands twice in {role}")
+    if dataset.group and dataset.time: raise InvalidDeclaration("give either group= or time=: no splitter keeps groups together and the past before the future")
     both = sorted(set(dataset.target) & set(dataset.features))
     if both: raise InvalidDeclaration(f"'{both[0]}' is a target and a feature: it would predict itself")
 

@@ -19,7 +19,7 @@ from .experiment import Experiment
 from .workspace import project_root
 
 # %% ../nbs/api/34_declarations.ipynb #7f4ddfca
-_EXPORTED = re.compile(r"^#\s*\|\s*exports?\b(?!i)", re.MULTILINE)
+_EXPORTED = re.compile(r"^#\s*\|\s*export[si]?\b", re.MULTILINE)
 
 def _exported_cells(path:Path) -> list[tuple[str, str]]:
     "Id and source of the exported cells of a notebook. Raises `InvalidDeclaration` if it is none, or has none."

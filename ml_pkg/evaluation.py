@@ -42,7 +42,7 @@ def _metric_name(metric:Any) -> str:
     return getattr(named, "__name__", type(metric).__name__)
 
 # %% ../nbs/api/14_evaluation.ipynb #54949faa
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     "How a score is obtained. Equal declarations are equal."
     cv: Any = 5                # number of folds, or any scikit-learn splitter
@@ -58,6 +58,9 @@ class Evaluation:
     @property
     def identity(self) -> Identity:
         return Identity("evaluation", parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")), ("holdout", identify(float(self.holdout)))))
+
+    def __eq__(self, other:Any) -> bool: return isinstance(other, Evaluation) and self.identity.key == other.identity.key
+    def __hash__(self) -> int: return hash(self.identity.key)
 
     def __repr__(self) -> str:
         parts = [f"cv={self.cv!r}"] + ([f"metrics={[name for name, _ in self.metrics]}"] if self.metrics else []) + ([f"holdout={self.holdout}"] if self.holdout else [])

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -151,13 +152,23 @@ def _stack() -> Identity:
     return Identity("versions", ", ".join(library_version(name) for name in ("numpy", "scipy", "sklearn")))
 
 def _estimator(estimator:Any, visit:Callable) -> Identity:
-    "Class, parameters (recursively) and configuration. A frozen estimator is also what it has learnt."
-    learnt = hasattr(type(estimator), "__sklearn_clone__") # clone() keeps its state, so its state counts
-    parameters = vars(estimator.estimator) if learnt and hasattr(estimator, "estimator") else {}
+    "Class, parameters (recursively) and configuration."
     parts = [(name, _steps(value, visit) or visit(value, f".{name}")) for name, value in sorted(estimator.get_params(deep=False).items())]
-    parts += [(f"{name} (learnt)", visit(value, f".{name}")) for name, value in sorted(parameters.items())]
     parts += [(name, visit(vars(estimator)[name], f".{name}")) for name in ("_sklearn_output_config", "_metadata_request") if vars(estimator).get(name)]
     return Identity("estimator", type(estimator).__qualname__, (("class", _code(type(estimator), visit)), ("under it", _stack()), *parts))
+
+# %% ../nbs/api/04_identity.ipynb #73126212
+def _keeps_state(estimator:Any) -> bool:
+    "Whether `clone` gives the estimator as it is: its class has a clone of its own."
+    own = getattr(type(estimator), "__sklearn_clone__", None)
+    base = _loaded("sklearn.base", "BaseEstimator")
+    return own is not None and not any(own is getattr(each, "__sklearn_clone__", None) for each in base)
+
+def _frozen(estimator:Any, visit:Callable) -> Identity:
+    "An estimator with its state, and with that of all estimators inside it."
+    before, _inside.frozen = getattr(_inside, "frozen", False), True
+    try: return _reduced(estimator, visit)
+    finally: _inside.frozen = before
 
 # %% ../nbs/api/04_identity.ipynb #b699b76b
 def _steps(value:Any, visit:Callable) -> Identity | None:
@@ -194,6 +205,16 @@ def _partial(value:functools.partial, visit:Callable) -> Identity:
 def _method(value:Any, visit:Callable) -> Identity:
     return Identity("method", value.__name__, (("function", _code(value.__func__, visit)), ("self", visit(value.__self__, ".__self__"))))
 
+def _bound(value:Any, visit:Callable) -> Identity:
+    "A method of a compiled type, such as `table.get`, with the object it belongs to."
+    return Identity("method", value.__name__, (("self", visit(value.__self__, ".__self__")),))
+
+def _ufunc(value:np.ufunc, visit:Callable) -> Identity:
+    "One that numpy or scipy itself has under its name; one made from a Python function does not say what it does."
+    for package, home in (("numpy", np), ("scipy", sys.modules.get("scipy.special"))):
+        if getattr(home, value.__name__, None) is value: return Identity("ufunc", f"{library_version(package)}: {value.__name__}")
+    raise Unidentifiable(f"the ufunc {value.__name__} does not say what it computes: use a function")
+
 def _mapping(value:dict, visit:Callable) -> Identity:
     "A dict, whose order does not count."
     pairs = [Identity("pair", parts=(("key", visit(name, "")), ("value", visit(item, f"[{name!r}]")))) for name, item in value.items()]
@@ -229,11 +250,11 @@ def _rules() -> list[tuple[tuple, Callable]]:
     "Types and how each is identified; the first that fits counts."
     return [
         ((slice,), lambda value, visit: Identity("slice", parts=_numbered((value.start, value.stop, value.step), visit))),
-        ((enum.Enum,), lambda value, visit: Identity("enum", value.name, (("class", Identity("str", type(value).__qualname__)), ("value", visit(value.value, ".value"))))),
+        ((enum.Enum,), lambda value, visit: Identity("enum", value.name or "", (("class", _code(type(value), visit)), ("value", visit(value.value, ".value"))))),
         ((pathlib.PurePath,), lambda value, visit: Identity("path", value.as_posix())),
         ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
         ((np.generic,), lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
-        ((np.ufunc,), lambda value, visit: Identity("ufunc", f"{library_version('numpy')}: {value.__name__}")),
+        ((np.ufunc,), _ufunc),
         ((np.random.RandomState, np.random.Generator), lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
         (_loaded("pandas", "DataFrame"), _frame), (_loaded("pandas", "Series"), _series), (_loaded("pandas", "Index"), _index),
         ((functools.partial,), _partial),
@@ -249,7 +270,8 @@ def _identify_by_type(value:Any, visit:Callable) -> Identity:
     if leaf: return Identity(type(value).__name__, leaf(value))
     rule = _CONTAINERS.get(type(value)) or next((rule for types, rule in _rules() if isinstance(value, types)), None)
     if rule: return rule(value, visit)
-    if _is_estimator(value): return _estimator(value, visit)
+    if _is_estimator(value): return (_frozen if getattr(_inside, "frozen", False) or _keeps_state(value) else _estimator)(value, visit)
+    if isinstance(value, BuiltinFunctionType) and not isinstance(value.__self__, (ModuleType, type, type(None))): return _bound(value, visit)
     if inspect.ismethod(value) and not isinstance(value.__self__, type): return _method(value, visit)
     if isinstance(value, (type, type(_float), type(len))) or unwrapped(value) or inspect.ismodule(value): return _code(value, visit)
     return _reduced(value, visit)

@@ -124,6 +124,7 @@ def predict_file(
 ) -> int:                      # number of rows predicted
     "Predict every row of a file. Raises `InvalidInput` naming column, row and value; then nothing is written."
     done, unusual = 0, Counter()
+    if output and output.exists() and source.exists() and output.samefile(source): raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
     with _output(output) as write, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnusualInput)
         for part, share in parts_of(source, model.schema, list(keep), rows):

@@ -129,9 +129,9 @@ def _to_json(identity:Identity) -> list: return [identity.kind, identity.text, [
 def _from_json(stored:list) -> Identity: return Identity(stored[0], stored[1], tuple((name, _from_json(part)) for name, part in stored[2]))
 
 def _stamp(path:Path) -> list:
-    "What changes when a file changes, and what reading it depends on."
+    "What changes when a file changes, and what reading it depends on. The first number stands for the form of identities."
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow")]
+    return [1, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow")]
 
 def _is_settled(path:Path) -> bool:
     "Whether a further change would show in the time of change; a file written a moment ago could be written again within the same tick."
@@ -140,11 +140,11 @@ def _is_settled(path:Path) -> bool:
 # %% ../nbs/api/10_sources.ipynb #7f9b8448
 def _memo(path:Path) -> Path: return Workspace.current().folder/"fingerprints"/f"{digest(str(path).encode())}.json"
 
-def _remembered(path:Path) -> Identity | None:
-    "The identity of a file's rows, if the file has not been touched since it was found out."
+def _remembered(path:Path, stamp:list) -> Identity | None:
+    "The identity of a file's rows as of a stamp, if it was found out before."
     with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
         stored = json.loads(_memo(path).read_text(encoding="utf-8"))
-        if stored["stamp"] == _stamp(path): return _from_json(stored["identity"])
+        if stored["stamp"] == stamp: return _from_json(stored["identity"])
     return None
 
 def _remember(path:Path, stamp:list, identity:Identity) -> None:
@@ -168,12 +168,16 @@ class File:
 
     def read(self) -> "pd.DataFrame": return read_table(self.found())
 
-    def identity(self, rows:Callable) -> Identity:
-        "What the rows are; `rows()` is called only if that is not known already."
+    def stamp(self) -> list | None:
+        "What would be different if the file had changed; None for a remote one, of which nothing tells for sure."
         path = self.found()
-        if isinstance(path, str): return identify(rows()) # nothing tells for sure that a remote file is still the same
-        if known := _remembered(path): return known
-        stamp = _stamp(path)
+        return None if isinstance(path, str) else _stamp(path)
+
+    def identity(self, rows:Callable, stamp:list|None) -> Identity:
+        "What the rows are; `rows()` is called only if that is not known already. The stamp is of before they were read."
+        path = self.found()
+        if stamp is None: return identify(rows())
+        if known := _remembered(path, stamp): return known
         identity = identify(rows())
         _remember(path, stamp, identity)
         return identity
@@ -188,7 +192,9 @@ class Frame:
 
     def read(self) -> "pd.DataFrame": return self.frame
 
-    def identity(self, rows:Callable) -> Identity: return identify(self.frame)
+    def stamp(self) -> None: return None
+
+    def identity(self, rows:Callable, stamp:None) -> Identity: return identify(self.frame)
 
 # %% ../nbs/api/10_sources.ipynb #248caa41
 @dataclass(frozen=True)
@@ -205,7 +211,9 @@ class SQL:
         except (ImportError, InvalidData): raise
         except Exception as error: raise InvalidData(f"{self} failed: {str(error).splitlines()[0]}") from error
 
-    def identity(self, rows:Callable) -> Identity: return identify(rows())
+    def stamp(self) -> None: return None
+
+    def identity(self, rows:Callable, stamp:None) -> Identity: return identify(rows())
 
     def _from_duckdb(self) -> "pd.DataFrame":
         database = self.url.partition("://")[2].removeprefix("/")
