@@ -137,6 +137,7 @@ def predict(
         from ml_pkg.model import Model
         from ml_pkg.prediction import predict_file
         from ml_pkg.run import find_model
+        if str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd())) # where train found the model's own classes
     if as_json and output is None: raise typer.BadParameter("--json needs --output: standard output can hold only one of them")
     loaded = Model.load(find_model(model), trusted=trusted)
     with _progress("predicting") as show:

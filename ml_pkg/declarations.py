@@ -64,7 +64,8 @@ def load_declaration(
     place, _, name = address.rpartition(":") if ":" in address else (address, "", "")
     if place.endswith(".ipynb"):
         root = project_root(Path(place).absolute().parent)
-        if root and str(root) not in sys.path: sys.path.insert(0, str(root))
+        for folder in (root, Path(place).absolute().parent):
+            if folder and str(folder) not in sys.path: sys.path.insert(0, str(folder)) # as Jupyter does for the notebook's own folder
         names = run_notebook(Path(place))
     elif place.endswith(".py") or "/" in place: raise InvalidDeclaration(f"'{address}' is the path of a file: give a module (package.module:name) or a notebook (path/to/notebook.ipynb:name)")
     else: names = _run_module(place)
