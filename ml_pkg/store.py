@@ -44,6 +44,8 @@ MIGRATIONS: list[list[str]] = [[
     "CREATE TABLE files (sha256 TEXT NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, run TEXT REFERENCES runs (id), key TEXT, written TEXT NOT NULL)",
     "CREATE INDEX files_by_content ON files (sha256)",
     "CREATE INDEX files_by_key ON files (key, kind)",
+], [
+    "ALTER TABLE runs ADD COLUMN threads INTEGER NOT NULL DEFAULT 1", # of the linear algebra, in each fit
 ]]
 
 # %% ../nbs/api/18_store.ipynb #de93c92c
@@ -162,6 +164,7 @@ def find_run(
 def finished_run(
     connection:sqlite3.Connection,
     key:str,           # of an experiment
+    threads:int=1,     # that a fit used: results can depend on it
 ) -> sqlite3.Row | None:
     "The run that first computed the results for a key."
-    return connection.execute("SELECT * FROM runs WHERE key = ? AND status = 'finished' AND reuses IS NULL ORDER BY number LIMIT 1", [key]).fetchone()
+    return connection.execute("SELECT * FROM runs WHERE key = ? AND threads = ? AND status = 'finished' AND reuses IS NULL ORDER BY number LIMIT 1", [key, threads]).fetchone()
