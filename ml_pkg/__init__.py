@@ -5,6 +5,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ml_pkg.checkpoints import Checkpoints as Checkpoints
+    from ml_pkg.checkpoints import NoCheckpoints as NoCheckpoints
     from ml_pkg.dataset import Dataset as Dataset
     from ml_pkg.errors import MlPkgError as MlPkgError
     from ml_pkg.evaluation import Evaluation as Evaluation
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 # Public names and the modules they are in. They load when they are used: `import ml_pkg` alone costs milliseconds.
 _PUBLIC = {
-    "Dataset": "dataset", "SQL": "sources", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
+    "Dataset": "dataset", "SQL": "sources", "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
     "Run": "run", "runs": "run", "load_run": "run", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from . import estimators
+from .checkpoints import IN_WORKSPACE, Checkpoints, NoCheckpoints
 from .dataset import Dataset
 from .display import definition
 from .errors import InvalidDeclaration
@@ -83,9 +84,9 @@ class Experiment:
         "What differs between two declarations, in words."
         return Difference(differences(components(self.identity), components(other.identity)))
 
-    def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds) -> Run:
-        "Cross-validate and record; at once, if the same has run before. Raises what fitting raises, after recording the failure."
-        return run_experiment(self, n_jobs, progress)
+    def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Run:
+        "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
+        return run_experiment(self, n_jobs, progress, checkpoints, threads)
 
     def fit(self) -> "Model":
         "The model fitted on all rows outside of the holdout. Runs the experiment first, if it has not run."
@@ -117,10 +118,8 @@ def _in_a_line(estimator:Any) -> str: return " ".join(repr(estimator).split())
 
 # %% ../nbs/api/32_experiment.ipynb #cc8b3fa6
 def _identity(experiment:Experiment) -> Identity:
-    import sklearn
-    settings = {name: value for name, value in sklearn.get_config().items() if name in ("transform_output", "enable_metadata_routing", "array_api_dispatch")}
     parts = (("dataset", experiment.dataset.identity), ("estimator", identify(experiment.estimator, "estimator")), ("evaluation", experiment.evaluation.identity),
-             ("seed", identify(experiment.seed)), ("scikit-learn configuration", identify(settings)))
+             ("seed", identify(experiment.seed)), ("scikit-learn configuration", estimators.settings_identity()))
     return Identity("experiment", parts=parts)
 
 # %% ../nbs/api/32_experiment.ipynb #f9623428

@@ -33,7 +33,7 @@ def call_identity(
         if found := _random_parameters(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
     return Identity("call", parts=(("function", identify(function)), ("arguments", identify(arguments)), ("scikit-learn configuration", settings_identity())))
 
-# %% ../nbs/api/23_memory.ipynb #58e709d9
+# %% ../nbs/api/23_memory.ipynb #048fb1ae
 @dataclass(frozen=True)
 class Remembered:
     "A function whose results are kept."
@@ -56,7 +56,7 @@ def _code_key(estimators:dict[str, Any]) -> str: return identify({name: type(val
 
 def _is_same_code(value:Any, before:str) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."
-    fitted = {"transformer": each for each in value if hasattr(each, "get_params")} if isinstance(value, tuple) else {}
-    return not fitted or _code_key(fitted) == before
+    fitted = [each for each in value if hasattr(each, "get_params")] if isinstance(value, tuple) else []
+    return not fitted or _code_key({"transformer": fitted[0]}) == before
 
 def _names(estimators:dict[str, Any]) -> str: return ", ".join(type(value).__name__ for value in estimators.values())

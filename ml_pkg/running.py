@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoints import Checkpoints, NoCheckpoints
 from .errors import InvalidDeclaration, MlPkgError, Unidentifiable
 from .estimators import seeded
 from .identity import Identity, components
@@ -24,6 +25,7 @@ from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state, origin, packages, place
 from .run import Run, keep, keep_declaration, load_run
 from .store import connected, finished_run, now, record
+from .threads import limited
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -38,17 +40,20 @@ def run_experiment(
     experiment:"Experiment",
     n_jobs:int|None,     # folds fitted side by side
     progress:Callable,   # progress(folds, total) wraps the folds while they are done
+    checkpoints:Checkpoints|NoCheckpoints, # where the results of runs and steps are looked up
+    threads:int,         # of linear algebra, in each fit
 ) -> Run:
     "Look the key up; run and record what is not there. Raises what fitting raises, after recording the failure."
     workspace, started, clock = Workspace.current(), now(), time.perf_counter()
     identity = _identity_or_warning(experiment)
     base = {"experiment": experiment.name, "key": identity and identity.key, "started": started, "origin": origin(), "place": place(), "source": experiment.source,
             "varied": experiment.varied_from is not None and experiment.varied_from.name == experiment.name}
-    if identity:
+    base["threads"] = threads
+    if identity and isinstance(checkpoints, Checkpoints):
         with connected(workspace) as connection:
-            known = finished_run(connection, identity.key)
+            known = finished_run(connection, identity.key, threads)
             if known: return _reuse(experiment, Run(workspace, dict(known)), connection, base, clock)
-    return _compute(experiment, identity, workspace, base, clock, n_jobs, progress)
+    return _compute(experiment, identity, workspace, base, clock, {"n_jobs": n_jobs, "progress": progress, "checkpoints": checkpoints, "threads": threads})
 
 def _identity_or_warning(experiment:"Experiment") -> Identity | None:
     "What cannot be identified runs all the same, is recorded, and is never reused."
@@ -65,10 +70,10 @@ def _reuse(experiment:"Experiment", known:Run, connection:Any, base:dict, clock:
     return load_run(identifier)
 
 # %% ../nbs/api/30_running.ipynb #62677b6e
-def _compute(experiment:"Experiment", identity:Identity|None, workspace:Workspace, base:dict, clock:float, n_jobs:int|None, progress:Callable) -> Run:
+def _compute(experiment:"Experiment", identity:Identity|None, workspace:Workspace, base:dict, clock:float, how:dict) -> Run:
     "Fit every fold and record what came of it, or how it failed."
     from ml_pkg.fitting import cross_validate
-    try: folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, n_jobs, progress)
+    try: folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, **how)
     except Exception as error:
         failure = {"status": "failed", "seconds": time.perf_counter() - clock, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         with connected(workspace) as connection: record(connection, {**base, **_about(experiment, connection), **failure}, **_described(experiment, identity))
@@ -109,7 +114,7 @@ def _outcome(folds:list) -> dict[str, list[dict]]:
     "Rows that say what came of each fold."
     numbered = [(number, fold, step, place) for number, fold in enumerate(folds) for place, step in enumerate(fold.steps)]
     return {"scores": [{"metric": metric, "fold": number, "value": value} for number, fold in enumerate(folds) for metric, value in fold.scores.items()],
-            "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": "computed"} for number, _, step, place in numbered],
+            "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": step.outcome} for number, _, step, place in numbered],
             "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message} for number, _, step, _ in numbered for category, message in step.warnings]}
 
 # %% ../nbs/api/30_running.ipynb #e0ae1ee8
@@ -165,7 +170,7 @@ def fit_model(
     dataset, chosen = experiment.dataset, seeded(experiment.estimator, experiment.seed)
     used = np.flatnonzero(~locked_away(dataset, experiment.evaluation.holdout, experiment.seed))
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
-    fit_by_steps(chosen, X, y, weights)
+    with limited(run.row["threads"]): chosen, _ = fit_by_steps(chosen, X, y, weights)
     classes = [_listed(each) for each in chosen.classes_] if isinstance(getattr(chosen, "classes_", None), list) else _listed(getattr(chosen, "classes_", []))
     card = {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id, "task": "classification" if is_classification(chosen, y) else "regression",
             "target": list(dataset.target), "classes": classes, "scores": {name: mean for name, (mean, _) in run.summary.items()},
