@@ -9,12 +9,11 @@ __all__ = ['limited']
 import functools
 from typing import Any
 
-# %% ../nbs/api/21_threads.ipynb #6c6c4e13
+# %% ../nbs/api/21_threads.ipynb #17f0d339
 @functools.cache
 def _pools() -> Any:
-    import sklearn.linear_model # noqa: F401 - brings the libraries whose threads are counted
+    import sklearn.linear_model  # noqa: F401 - brings the libraries whose threads are counted
     from threadpoolctl import ThreadpoolController
-
     return ThreadpoolController()
 
 def limited(
