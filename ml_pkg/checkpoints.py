@@ -277,7 +277,7 @@ def _is_sound(store:Checkpoints, path:Path) -> bool:
     except OSError: return True # removed meanwhile
     return True
 
-# %% ../nbs/api/19_checkpoints.ipynb #1acc5e80
+# %% ../nbs/api/19_checkpoints.ipynb #5090cfc2
 class Made(NamedTuple):
     "A value, and whether it was found."
     value: Any
@@ -293,20 +293,21 @@ def made(
     fits:Callable[[Any], bool]=lambda value: True, # whether a value that was found is what is meant
     expected:float=float("inf"),           # seconds that computing is expected to take
     spent:float=0.0,                       # seconds that went before and would have to be spent again
+    read_only:bool=False,                  # whether arrays that were found are to be such as cannot be changed
     share:float|None=None,                 # of the computing time that writing may take, if not the store's
 ) -> Made:
     "The value of a key: found, waited for, or computed."
-    if found := _found(store, key, fits): return found
+    if found := _found(store, key, fits, read_only): return found
     with store.lease(key).held() as ours:
-        if not ours and store.lease(key).wait(lambda: store.has(key), longest=2 * expected) and (found := _found(store, key, fits)): return found
+        if not ours and store.lease(key).wait(lambda: store.has(key), longest=2 * expected) and (found := _found(store, key, fits, read_only)): return found
         began = time.perf_counter()
         value = compute()
         seconds = time.perf_counter() - began
         if seconds + spent > OVERHEAD and still(): _keep_if_worth(store, key, what, value, seconds + spent, share)
     return Made(value, False, seconds)
 
-def _found(store:Any, key:str, fits:Callable) -> Made | None:
-    entry = store.load(key)
+def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:
+    entry = store.load(key, read_only)
     return entry and fits(entry.value) and Made(entry.value, True, entry.about["seconds"]) or None
 
 def _keep_if_worth(store:Any, key:str, what:str, value:Any, seconds:float, share:float|None) -> bool:

@@ -48,13 +48,16 @@ def _is_project(package:str) -> bool:
     return any(need.replace("-", "_").lower().startswith("ml_pkg") for need in (found.requires or ())) if found else False
 
 # %% ../nbs/api/02_code.ipynb #033519e3
+@functools.cache
+def _is_below_library(filename:str) -> bool: return os.path.realpath(filename).startswith(_library_folders())
+
 def is_library_file(filename:str, module:str|None="") -> bool:
     "Whether code of `filename`, in a module of that name, belongs to a library and not to the project."
     package, _, rest = (module or "").partition(".")
-    if package == "ml_pkg": return not rest.startswith("experiments")
+    if package == "ml_pkg": return rest.partition(".")[0] != "experiments"
     if filename.startswith("<frozen"): return True
     if filename.startswith("<"): return False
-    return os.path.realpath(filename).startswith(_library_folders()) and not _is_project(package)
+    return _is_below_library(filename) and not _is_project(package)
 
 # %% ../nbs/api/02_code.ipynb #12ff6015
 def is_library(value:Any) -> bool:

@@ -6,7 +6,7 @@
 __all__ = ['MAGIC', 'ALIGNMENT', 'HEADER', 'SMALL', 'Section', 'Packed', 'packed', 'write_entry', 'NotForUs', 'Entry',
            'read_entry', 'read_about']
 
-# %% ../nbs/api/17_entries.ipynb #503898bf
+# %% ../nbs/api/17_entries.ipynb #dc501ead
 import hashlib
 import json
 import mmap
@@ -16,8 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .errors import DamagedFile
-from .identity import digest
+from .identity import digest, remember_region
 from .signing import is_ours, signature
 
 # %% ../nbs/api/17_entries.ipynb #0d0f7c74
@@ -101,7 +103,7 @@ def _is_newer(content:Any) -> bool:
     name, _, number = bytes(content[:len(MAGIC)]).partition(b" entry ")
     return name == b"ml_pkg" and number[:1].isdigit()
 
-# %% ../nbs/api/17_entries.ipynb #1e3aa235
+# %% ../nbs/api/17_entries.ipynb #490d722a
 SMALL = 2**16 # bytes: below this, reading is faster than mapping
 
 def _opened(path:Path) -> Any:
@@ -115,6 +117,12 @@ class Entry(NamedTuple):
     value: Any
     about: dict
     buffers: list[tuple[memoryview, str]]   # with their digests
+
+def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Section]) -> None:
+    "An array that cannot be changed is known by what the header says of it."
+    if not isinstance(content, mmap.mmap): return
+    for buffer, section in zip(buffers, sections, strict=True):
+        if section.length: remember_region(content, np.frombuffer(buffer, np.uint8).ctypes.data, section.length, section.digest)
 
 def read_entry(
     path:Path,
@@ -134,6 +142,7 @@ def read_entry(
     if hashlib.sha256(stream).hexdigest() != header.sections[0].digest: raise DamagedFile(f"{path} was changed after it was written")
     if check_buffers and any(digest(buffer) != place.digest for buffer, place in zip(buffers, header.sections[1:], strict=True)): raise DamagedFile(f"{path} was changed after it was written")
     handed_out = [buffer.toreadonly() if read_only else buffer for buffer in buffers]
+    if read_only: _remember_digests(content, buffers, header.sections[1:])
     try: value = pickle.loads(stream, buffers=handed_out)
     except Exception as error: raise NotForUs(f"{path} cannot be read here: {type(error).__name__}: {error}") from error
     return Entry(value, header.about, [(buffer, place.digest) for buffer, place in zip(buffers, header.sections[1:], strict=True)])

@@ -16,6 +16,7 @@ from .dataset import Dataset
 from .display import definition
 from .errors import InvalidDeclaration
 from .evaluation import Evaluation
+from .hooks import rows_after, rows_before
 from .identity import Identity, components, differences, identify
 from .persistence import Persister, Skops
 from .provenance import declared_source
@@ -23,6 +24,8 @@ from .run import Run, run_list
 from .running import fitted_model, run_experiment
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ml_pkg.model import Model
 
 # %% ../nbs/api/32_experiment.ipynb #28619d1e
@@ -87,6 +90,14 @@ class Experiment:
     def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Run:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
         return run_experiment(self, n_jobs, progress, checkpoints, threads)
+
+    def after(self, step:str, fold:int|None=None) -> "pd.DataFrame":
+        "The rows as they leave a step fitted on all rows outside of the holdout, or on those of one fold. Raises `UnknownName`."
+        return rows_after(self, step, fold)
+
+    def before(self, step:str, fold:int|None=None) -> "pd.DataFrame":
+        "The rows as they reach a step. Raises `UnknownName`."
+        return rows_before(self, step, fold)
 
     def fit(self) -> "Model":
         "The model fitted on all rows outside of the holdout. Runs the experiment first, if it has not run."

@@ -5,24 +5,30 @@
 # %% auto #0
 __all__ = ['call_identity', 'Remembered']
 
-# %% ../nbs/api/23_memory.ipynb #623f9ee9
+# %% ../nbs/api/23_memory.ipynb #a81b4ac6
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from .checkpoints import Checkpoints, made, warn_once
 from .errors import Unidentifiable
 from .estimators import settings_identity
 from .identity import Identity, identify
 
-# %% ../nbs/api/23_memory.ipynb #4656b8d8
+# %% ../nbs/api/23_memory.ipynb #e2df0763
 _SAID = ("message", "message_clsname") # what scikit-learn prints when it is verbose
 
 def _random_parameters(value:Any) -> list[str]:
     "Parameters of an estimator that leave its random numbers open."
     parameters = value.get_params(deep=True) if hasattr(value, "get_params") and not isinstance(value, type) else {}
     return [name for name, given in parameters.items() if name.split("__")[-1] == "random_state" and given is None]
+
+def _plain(value:Any) -> Any:
+    "scikit-learn's own kinds of dict as dicts."
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 def call_identity(
     function:Callable,
@@ -31,9 +37,9 @@ def call_identity(
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."
     for value in arguments.values():
         if found := _random_parameters(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
-    return Identity("call", parts=(("function", identify(function)), ("arguments", identify(arguments)), ("scikit-learn configuration", settings_identity())))
+    return Identity("call", parts=(("function", identify(function)), ("arguments", identify({name: _plain(value) for name, value in arguments.items()})), ("scikit-learn configuration", settings_identity())))
 
-# %% ../nbs/api/23_memory.ipynb #048fb1ae
+# %% ../nbs/api/23_memory.ipynb #73c36eae
 @dataclass(frozen=True)
 class Remembered:
     "A function whose results are kept."
@@ -42,7 +48,7 @@ class Remembered:
     ignore: tuple[str, ...] = ()  # arguments that do not change the result
 
     def __call__(self, *arguments, **named) -> Any:
-        def compute(): return self.function(*arguments, **named)
+        def compute(): return self.function(*map(_changeable, arguments), **named)
         bound = inspect.signature(self.function).bind(*arguments, **named).arguments
         what = {name: value for name, value in bound.items() if name not in (*self.ignore, *_SAID)}
         code = {name: value for name, value in what.items() if hasattr(value, "get_params")}
@@ -50,7 +56,7 @@ class Remembered:
         except Unidentifiable as error:
             warn_once(f"a step is computed each time: {error}")
             return compute()
-        return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _code_key(code) == before, lambda value: _is_same_code(value, before), share=1.0).value
+        return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _code_key(code) == before, lambda value: _is_same_code(value, before), read_only=True, share=10.0).value
 
 def _code_key(estimators:dict[str, Any]) -> str: return identify({name: type(value) for name, value in estimators.items()}).key
 
@@ -58,5 +64,9 @@ def _is_same_code(value:Any, before:str) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."
     fitted = [each for each in value if hasattr(each, "get_params")] if isinstance(value, tuple) else []
     return not fitted or _code_key({"transformer": fitted[0]}) == before
+
+def _changeable(value:Any) -> Any:
+    "An array as a step may want to overwrite it; those from the store are read-only."
+    return np.array(value, order="K") if isinstance(value, np.ndarray) and not value.flags.writeable else value
 
 def _names(estimators:dict[str, Any]) -> str: return ", ".join(type(value).__name__ for value in estimators.values())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .code import remember_texts, source_texts
 from .display import definition, score, table
-from .errors import DamagedFile, NotFound, UnknownName
+from .errors import DamagedFile, NotFound, UnknownName, did_you_mean
 from .identity import differences, identify
 from .persistence import sha256
 from .store import connected, find_run, register_file, vouched_for
@@ -158,6 +158,12 @@ class Run:
     def model(self) -> Any:
         "The model fitted on all rows outside of the holdout: as it was saved, or fitted now, if the declaration still means the same."
         return self.experiment.fitted(self)
+
+    def step(self, name:str) -> Any:
+        "A step of the model, fitted on all rows outside of the holdout. Raises `UnknownName`."
+        steps = getattr(self.model.estimator, "named_steps", {})
+        if name not in steps: raise UnknownName(f"'{name}' is not a step of run {self.id}.{did_you_mean(name, steps, 'steps')}")
+        return steps[name]
 
     @property
     def model_path(self) -> Path | None:
