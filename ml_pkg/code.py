@@ -11,15 +11,20 @@ import ast
 import dis
 import functools
 import importlib.metadata
+import importlib.util
 import inspect
 import linecache
 import os
 import site
 import sys
 import sysconfig
+import weakref
+from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple
+
+from .errors import Unidentifiable
 
 # %% ../nbs/api/02_code.ipynb #9e34dfae
 @functools.cache
@@ -48,16 +53,14 @@ def _is_project(package:str) -> bool:
     return any(need.replace("-", "_").lower().startswith("ml_pkg") for need in (found.requires or ())) if found else False
 
 # %% ../nbs/api/02_code.ipynb #033519e3
-@functools.cache
-def _is_below_library(filename:str) -> bool: return os.path.realpath(filename).startswith(_library_folders())
-
+@functools.lru_cache(maxsize=4096)
 def is_library_file(filename:str, module:str|None="") -> bool:
     "Whether code of `filename`, in a module of that name, belongs to a library and not to the project."
     package, _, rest = (module or "").partition(".")
     if package == "ml_pkg": return rest.partition(".")[0] != "experiments"
     if filename.startswith("<frozen"): return True
     if filename.startswith("<"): return False
-    return _is_below_library(filename) and not _is_project(package)
+    return os.path.realpath(filename).startswith(_library_folders()) and not _is_project(package)
 
 # %% ../nbs/api/02_code.ipynb #12ff6015
 def is_library(value:Any) -> bool:
@@ -124,6 +127,19 @@ def _holds(node:ast.AST, code:CodeType) -> bool:
 
 def _extent(node:ast.AST) -> tuple[int, int]: return node.end_lineno - node.lineno, node.end_col_offset - node.col_offset
 
+# %% ../nbs/api/02_code.ipynb #5ca0efa8
+def _kept_per_code(find:Callable[[CodeType], Any]) -> Callable[[CodeType], Any]:
+    "A function of a code object, computed once for each. By identity: code objects at two places may be equal."
+    kept: dict[int, tuple[weakref.ref, Any]] = {}
+    @functools.wraps(find)
+    def found(code:CodeType) -> Any:
+        entry = kept.get(id(code))
+        if entry and entry[0]() is code: return entry[1]
+        value = find(code)
+        if value is not None: kept[id(code)] = weakref.ref(code), value
+        return value
+    return found
+
 # %% ../nbs/api/02_code.ipynb #92ca2832
 class _WithoutDocstrings(ast.NodeTransformer):
     "Drops what does not change behaviour: docstrings. Comments and formatting are not in a tree at all."
@@ -134,63 +150,135 @@ class _WithoutDocstrings(ast.NodeTransformer):
         return node
 
 # %% ../nbs/api/02_code.ipynb #69ba0ecf
+@_kept_per_code
+def _source_text(code:CodeType) -> str | None:
+    "The normalised source of what runs, or None where it is not at hand."
+    node = _node(code)
+    return None if node is None else ast.unparse(_WithoutDocstrings().visit(ast.parse(ast.unparse(node))))
+
 def function_text(
     function:FunctionType, # a Python function, method or lambda of the project
 ) -> str:                  # its normalised source, or its bytecode where the source is not at hand
     "What a function says, whatever its comments, formatting and docstring."
-    node = _node(function.__code__)
-    if node is None and (told := _told.get(_instructions(function.__code__))): return told
-    if node is None: return f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {_instructions(function.__code__)!r}"
-    return ast.unparse(_WithoutDocstrings().visit(ast.parse(ast.unparse(node))))
+    text = _source_text(function.__code__)
+    if text is not None: return text
+    return _told.get(_instructions(function.__code__)) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {_instructions(function.__code__)!r}"
 
 # %% ../nbs/api/02_code.ipynb #db0b235f
 _told: dict[tuple, str] = {} # texts of functions whose source is elsewhere, by their instructions
 
 def source_texts(function:FunctionType) -> dict[tuple, str]:
     "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
-    return {} if is_library(function) or _node(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
+    return {} if is_library(function) or _source_text(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
 
 def remember_texts(texts:dict[tuple, str]) -> None:
     "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
     _told.update(texts)
 
 # %% ../nbs/api/02_code.ipynb #8b878e8e
-def _global_names(code:CodeType) -> set[tuple[str, ...]]:
-    "Names that a function reads from its module, each with the chain of attributes read off it."
-    found = set()
-    for part in _nested(code):
-        chain: tuple[str, ...] = ()
-        for step in dis.get_instructions(part):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"): chain = (step.argval,)
-            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain: chain = (*chain, step.argval)
-            elif step.opname != "CACHE": chain = ()
-            if chain: found.add(chain)
-    return found
+class _Names(NamedTuple):
+    "What a code object reads from outside itself."
+    chains: tuple[tuple[str, ...], ...]                  # global names, each with the attributes read off it
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...] # imports in its body: level of a relative one, module, attributes read off it
 
-def _resolve(chain:tuple[str, ...], namespace:dict) -> tuple[str, Any] | None:
-    "Follow a chain of attributes for as long as it leads through project modules."
-    if chain[0] not in namespace: return None
-    value, used = namespace[chain[0]], chain[0]
-    for attribute in chain[1:]:
+@_kept_per_code
+def _names(code:CodeType) -> _Names:
+    "Global names and imports of a code object and of those inside it."
+    chains, imports = set(), set()
+    bound = {} # local names of imported modules
+    for part in _nested(code):
+        source, chain, constants = None, (), []
+        for step in dis.get_instructions(part):
+            if step.opname == "CACHE": continue
+            if step.opname == "IMPORT_NAME":
+                level, names = (*constants, 0, None)[:2]
+                module = (level, step.argval)
+                imports |= {(*module, (name,)) for name in names or () if name != "*"} or {(*module, ())}
+                source, chain = module, ()
+                last = None if names else (level, step.argval.partition(".")[0]) # `import a.b` binds a, unless it says `as`
+            elif step.opname.startswith("STORE_") and source and last: bound[step.argval], last = last, None
+            elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"): source, chain = None, (step.argval,)
+            elif step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")) and step.argval in bound: source, chain = bound[step.argval], ("",)
+            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain: chain = (*chain, step.argval)
+            elif step.opname == "IMPORT_FROM" and last: last = source
+            elif step.opname not in ("IMPORT_FROM", "SWAP", "POP_TOP"): source, chain = None, ()
+            if chain and source: imports.add((*source, chain[1:]))
+            elif chain: chains.add(chain)
+            constants = [*constants[-1:], step.argval] if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") else []
+    return _Names(tuple(sorted(chains)), tuple(sorted(imports)))
+
+# %% ../nbs/api/02_code.ipynb #eddb6893
+def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] | None:
+    "Follow attributes for as long as they lead through project modules."
+    for attribute in attributes:
         if not isinstance(value, ModuleType) or is_library(value): break
         if not hasattr(value, attribute): return None
         value, used = getattr(value, attribute), f"{used}.{attribute}"
     return used, value
 
+def _resolve(chain:tuple[str, ...], namespace:dict) -> tuple[str, Any] | None:
+    "What a chain of attributes that begins at a global name leads to."
+    if chain[0] not in namespace: return None
+    _refuse_global_generator(namespace[chain[0]], chain)
+    return _follow(namespace[chain[0]], chain[0], chain[1:])
+
+# %% ../nbs/api/02_code.ipynb #946581eb
+@functools.cache
+def _is_library_package(package:str) -> bool | None:
+    "Whether a top-level package is a library's, without importing it; None if it is not there."
+    if package in sys.stdlib_module_names: return True
+    try: spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError): return None
+    if spec is None: return None
+    origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    return is_library_file(origin, package) and package != "ml_pkg"
+
+def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -> tuple[str, Any]:
+    "What an import in the body of a function leads to: an object of the project, or a library's version."
+    name = importlib.util.resolve_name("." * level + module, namespace.get("__package__") or "") if level else module
+    package = name.partition(".")[0]
+    if attributes and package in sys.modules: _refuse_global_generator(sys.modules.get(name), (name, *attributes))
+    if package not in sys.modules and _is_library_package(package): return f"import {package}", library_version(package)
+    try: loaded = importlib.import_module(name)
+    except ImportError: return f"import {name}", "(cannot be imported)"
+    if is_library(loaded): return f"import {package}", library_version(package)
+    if attributes and not hasattr(loaded, attributes[0]):
+        try: importlib.import_module(f"{name}.{attributes[0]}") # from package import module
+        except ImportError: return f"import {name}.{attributes[0]}", "(cannot be imported)"
+    return _follow(loaded, f"import {name}", attributes) or (f"import {name}", loaded)
+
+# %% ../nbs/api/02_code.ipynb #e6a43044
+def _refuse_global_generator(value:Any, chain:tuple[str, ...]) -> None:
+    "Raise `Unidentifiable` if a chain of attributes leads to a method of numpy's or Python's global random generator."
+    for place, attribute in enumerate((*chain[1:], ""), 1):
+        if _draws_globally(value): raise Unidentifiable(f"{'.'.join(chain[:place])} draws from the global random generator; take a random_state and use it")
+        if not isinstance(value, ModuleType) or not attribute: return
+        value = getattr(value, attribute, None)
+
+def _draws_globally(value:Any) -> bool:
+    numpy_random, python_random = sys.modules.get("numpy.random"), sys.modules.get("random")
+    owner = getattr(value, "__self__", None) if callable(value) and not isinstance(value, type) else None
+    if owner is not None and python_random and owner is python_random._inst: return True
+    if not numpy_random: return False
+    shared = numpy_random.mtrand._rand
+    return value is shared or owner is shared or any(value is getattr(numpy_random, name, shared) for name in ("seed", "ranf", "sample"))
+
 # %% ../nbs/api/02_code.ipynb #079dba62
 def references(
     function:FunctionType, # a Python function
 ) -> dict[str, Any]:       # what it reads from outside itself, by the name it uses
-    "Globals, closure variables, default arguments and the wrapped function of a function, without builtins."
+    "Globals, imports in its body, closure variables, attributes and default arguments of a function, without builtins. Raises `Unidentifiable` for one that draws from a global random generator."
     found = {}
     if not is_library(function):
-        resolved = (_resolve(chain, function.__globals__) for chain in sorted(_global_names(function.__code__)))
+        names = _names(function.__code__)
+        resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(*each, function.__globals__) for each in names.imports]
         found = {name: value for name, value in filter(None, resolved)}
         modules = {name for name, value in found.items() if isinstance(value, ModuleType) and not is_library(value)}
         found = {name: value for name, value in found.items() if name not in modules or not any(other.startswith(name + ".") for other in found)}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try: found[f"{name} (closure)"] = cell.cell_contents
         except ValueError: continue # not assigned yet
+    if not is_library(function): found |= {f"attribute {name}": value for name, value in sorted(vars(function).items())}
     found |= {f"default {index}": value for index, value in enumerate(function.__defaults__ or ())}
     return found | {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
 
@@ -203,7 +291,8 @@ def members(
 ) -> dict[str, Any]:  # its own members and its bases, by name
     "What a class is made of, without what Python keeps there for itself."
     own = {name: value for name, value in sorted(vars(cls).items()) if name not in _BOOKKEEPING and not isinstance(value, MemberDescriptorType)}
-    return own | {f"base {index}": base for index, base in enumerate(cls.__bases__) if base is not object}
+    made_by = {} if type(cls) in (type, ABCMeta) else {"metaclass": type(cls)}
+    return own | made_by | {f"base {index}": base for index, base in enumerate(cls.__bases__) if base is not object}
 
 # %% ../nbs/api/02_code.ipynb #392df09a
 def unwrapped(value:Any) -> tuple[Any, ...]:
@@ -225,6 +314,7 @@ def _is_code(value:Any) -> bool:
     return isinstance(value, (type, FunctionType, ModuleType)) or bool(unwrapped(value))
 
 def _name(value:Any) -> str:
+    if isinstance(value, FunctionType) and is_library(value): return value.__code__.co_qualname # a library's wrapper carries the name of what it wraps
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__
 
 def _library_text(value:Any) -> str:
@@ -250,8 +340,7 @@ def pieces(
 ) -> dict[str, Piece]:   # name -> piece, the root first, then in the order of discovery
     "Everything that decides what a class or function of the project does; for one of a library, its version."
     queue, names, found = [root], {id(root): _name(root)}, {}
-    while queue:
-        value = queue.pop(0)
+    for value in queue: # it grows, and keeps everything alive, so that no two things have one id
         text, uses = _own(value)
         code = {name: used for name, used in uses.items() if _is_code(used)}
         for used in code.values():

@@ -103,7 +103,7 @@ def _is_newer(content:Any) -> bool:
     name, _, number = bytes(content[:len(MAGIC)]).partition(b" entry ")
     return name == b"ml_pkg" and number[:1].isdigit()
 
-# %% ../nbs/api/17_entries.ipynb #490d722a
+# %% ../nbs/api/17_entries.ipynb #caeced5e
 SMALL = 2**16 # bytes: below this, reading is faster than mapping
 
 def _opened(path:Path) -> Any:
@@ -122,7 +122,7 @@ def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Secti
     "An array that cannot be changed is known by what the header says of it."
     if not isinstance(content, mmap.mmap): return
     for buffer, section in zip(buffers, sections, strict=True):
-        if section.length: remember_region(content, np.frombuffer(buffer, np.uint8).ctypes.data, section.length, section.digest)
+        if section.length: remember_region(np.frombuffer(buffer, np.uint8).ctypes.data, section.length, section.digest, content)
 
 def read_entry(
     path:Path,

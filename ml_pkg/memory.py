@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['call_identity', 'Remembered']
 
-# %% ../nbs/api/23_memory.ipynb #a81b4ac6
+# %% ../nbs/api/23_memory.ipynb #8547e3c9
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,20 +15,19 @@ import numpy as np
 
 from .checkpoints import Checkpoints, made, warn_once
 from .errors import Unidentifiable
-from .estimators import settings_identity
+from .estimators import open_random_states, settings_identity
 from .identity import Identity, identify
 
-# %% ../nbs/api/23_memory.ipynb #e2df0763
+# %% ../nbs/api/23_memory.ipynb #94bdafa6
 _SAID = ("message", "message_clsname") # what scikit-learn prints when it is verbose
-
-def _random_parameters(value:Any) -> list[str]:
-    "Parameters of an estimator that leave its random numbers open."
-    parameters = value.get_params(deep=True) if hasattr(value, "get_params") and not isinstance(value, type) else {}
-    return [name for name, given in parameters.items() if name.split("__")[-1] == "random_state" and given is None]
 
 def _plain(value:Any) -> Any:
     "scikit-learn's own kinds of dict as dicts."
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+def _open(value:Any) -> list[str]:
+    "Parameters of an estimator that leave its random numbers open."
+    return open_random_states(value) if hasattr(value, "get_params") and not isinstance(value, type) else []
 
 def call_identity(
     function:Callable,
@@ -36,7 +35,7 @@ def call_identity(
 ) -> Identity:
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."
     for value in arguments.values():
-        if found := _random_parameters(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
+        if found := _open(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
     return Identity("call", parts=(("function", identify(function)), ("arguments", identify({name: _plain(value) for name, value in arguments.items()})), ("scikit-learn configuration", settings_identity())))
 
 # %% ../nbs/api/23_memory.ipynb #73c36eae
