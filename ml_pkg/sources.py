@@ -131,7 +131,7 @@ def _from_json(stored:list) -> Identity: return Identity(stored[0], stored[1], t
 def _stamp(path:Path) -> list:
     "What changes when a file changes, and what reading it depends on. The first number stands for the form of identities."
     status = path.stat()
-    return [1, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow")]
+    return [2, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow")]
 
 def _is_settled(path:Path) -> bool:
     "Whether a further change would show in the time of change; a file written a moment ago could be written again within the same tick."

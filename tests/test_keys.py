@@ -260,10 +260,16 @@ ESTIMATORS = [LogisticRegression(), SVC(), RandomForestClassifier(), OneHotEncod
 def test_one_parameter_of_a_real_estimator_is_seen(data:st.DataObject):
     "Of scikit-learn's own, at any depth."
     one = data.draw(st.sampled_from(ESTIMATORS))
-    names = [name for name, value in one.get_params().items() if not hasattr(value, "get_params") and name.rpartition("__")[2] not in ("steps", "transformers")]
+    names = [name for name, value in one.get_params().items() if not hasattr(value, "get_params") and name.rpartition("__")[2] not in ("steps", "transformers", "memory")] # memory changes no result
     name, value = data.draw(st.sampled_from(names)), data.draw(hashables)
     changed = clone(one).set_params(**{name: value})
     assert (identify(one).key == identify(changed).key) == (written(one.get_params()[name]) == written(value)), (name, value)
+
+
+def test_the_order_in_memory_is_seen():
+    "Sums are added up in the order of memory, and their last bits depend on it."
+    rows = np.arange(6.0).reshape(2, 3)
+    assert identify(rows).key != identify(np.asfortranarray(rows)).key
 
 
 # --- what does not differ
@@ -290,7 +296,6 @@ def test_equal_content_has_one_key(value:Any):
 FRAME = pd.DataFrame({"number": [1.5, None, 3.0], "text": ["a", None, "c"], "kind": pd.Categorical(["x", "y", "x"]), "when": pd.to_datetime(["2020", "2021", None]), "whole": pd.array([1, None, 3], "Int64")})
 
 SAME = {
-    "memory layout": (np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3))),
     "stride": (np.array([0, 2, 4]), np.arange(6)[::2]),
     "index of a frame": (FRAME, FRAME.set_index(pd.Index([0, 1, 2]))),
     "slice of a frame": (FRAME, pd.concat([FRAME, FRAME]).iloc[:3]),
