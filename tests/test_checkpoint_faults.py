@@ -1,18 +1,18 @@
 """Processes that are killed, and folders that fail, never make a wrong result."""
 
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ml_pkg import Checkpoints
-from ml_pkg.checkpoints import made, pack
+from ml_pkg.checkpoints import pack
 from ml_pkg.entries import read_entry
 
 KEY = "ab" * 16
@@ -131,17 +131,21 @@ def test_an_entry_deleted_between_look_up_and_read_is_a_miss(tmp_path, monkeypat
     assert store.load(KEY) is None
 
 
-def test_a_full_disk_costs_the_entry_and_not_the_result(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-    try:
-        store = Checkpoints(disk)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result = made(store, KEY, "numbers", lambda: (time.sleep(0.2), np.zeros(1_000_000))[1], share=1.0)
-        assert (result.value == 0).all() and not store.has(KEY)
-        assert "cannot be written" in str(caught[0].message)
-        assert list(disk.glob("??/*")) == [] # nothing half-written stays, and no lease
-        assert store.save(KEY, pack(1, "one"), seconds=100) # there is room for this
-    finally: subprocess.run(["umount", disk], check=True)
+FULL = """
+import sys, time, warnings
+import numpy as np
+from ml_pkg.checkpoints import Checkpoints, made, pack
+store, key = Checkpoints(sys.argv[1]), "ab" * 16
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    result = made(store, key, "numbers", lambda: (time.sleep(0.2), np.zeros(1_000_000))[1], share=1.0)
+assert (result.value == 0).all() and not store.has(key)
+assert "cannot be written" in str(caught[0].message), caught
+assert store.save(key, pack(1, "one"), seconds=100) # there is room for this
+"""
+
+
+def test_no_room_costs_the_entry_and_not_the_result(tmp_path):
+    limit = 1_000_000
+    subprocess.run([sys.executable, "-c", FULL, tmp_path], check=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert [path.suffix for path in tmp_path.glob("??/*")] == [".entry"] # nothing half-written stays, and no lease
