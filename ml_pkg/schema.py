@@ -6,15 +6,19 @@
 __all__ = ['FEW_VALUES', 'as_frame', 'Column', 'Schema', 'learn_schema', 'Conformed', 'conform']
 
 # %% ../nbs/api/08_schema.ipynb #5a6507d4
+import datetime
+import math
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .errors import InvalidInput, did_you_mean, listed
+from .errors import InvalidData, InvalidInput, did_you_mean, listed
 
 # %% ../nbs/api/08_schema.ipynb #deeeaff9
 def as_frame(
@@ -25,11 +29,11 @@ def as_frame(
     package = type(rows).__module__.partition(".")[0]
     if package == "polars" and hasattr(rows, "collect"): rows = rows.collect() # a LazyFrame
     if package in ("polars", "pyarrow") and hasattr(rows, "to_pandas"): return rows.to_pandas()
-    if isinstance(rows, dict): rows = rows if any(np.ndim(value) for value in rows.values()) else [rows]
+    if isinstance(rows, dict): rows = rows if any(pd.api.types.is_list_like(value, allow_sets=False) and not isinstance(value, dict) for value in rows.values()) else [rows]
     if isinstance(rows, dict) or isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         try: return pd.DataFrame(rows)
-        except (ValueError, OverflowError) as error: raise InvalidInput(f"these rows make no table: {error}") from error
-    raise InvalidInput(f"rows are found by column name, and a {type(rows).__name__} has none: "
+        except (ValueError, TypeError, OverflowError) as error: raise InvalidInput(f"these rows make no table: {error}") from error
+    raise InvalidInput(f"rows are found by column name, and {type(rows).__name__} has none: "
         "give a frame (pandas, polars), a pyarrow table, a dict of columns or a list of records")
 
 # %% ../nbs/api/08_schema.ipynb #08c861bb
@@ -40,7 +44,8 @@ class Column:
     dtype: str                             # pandas' own name of the dtype
     kind: str                              # integer, float, boolean, text, category, datetime or other
     nulls: bool                            # whether anything was missing
-    values: tuple | None = None            # all values of a category, or of text with few distinct ones
+    values: tuple | None = None            # all values of a category, or of text with few distinct ones, as JSON can hold them
+    of: str | None = None                  # for a category, the dtype of its values
     ordered: bool = False                  # for a category
     low: float | str | None = None         # smallest and largest value, for numbers and times
     high: float | str | None = None
@@ -60,6 +65,22 @@ def _plain(value:Any) -> Any:
     if isinstance(value, np.generic): return value.item() if value.dtype.kind in "biufU" else str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
+# %% ../nbs/api/08_schema.ipynb #37e6d823
+def _categories_of(column:Column) -> pd.Index:
+    "The categories of a column as they were, read back from what JSON could hold of them."
+    written = pd.Index(list(column.values or ()), dtype=object)
+    if not (column.of or "").startswith("interval"): return written.astype(column.of or "object")
+    dtype = pd.api.types.pandas_dtype(column.of)
+    low, high = (pd.Index([text[1:-1].split(", ")[end] for text in written], dtype=object).astype(dtype.subtype) for end in (0, 1)) # "(1.5, 2.0]"
+    return pd.IntervalIndex.from_arrays(low, high, dtype.closed)
+
+def _check_kept(categories:pd.Index, column:Column) -> None:
+    "Raise for categories that would not come back as they are, such as those of dates or tuples."
+    try: kept = _categories_of(column).equals(categories)
+    except (TypeError, ValueError): kept = False
+    if not kept: raise InvalidData(f"column '{column.name}' has categories such as {categories[0]!r}, which a model cannot remember. "
+        "Use text, numbers, times or intervals: frame.assign(name=frame[name].astype(str).astype('category'))")
+
 # %% ../nbs/api/08_schema.ipynb #11990092
 def _learn_column(series:pd.Series) -> Column:
     "What is remembered of a column. Object columns that hold nothing but text count as text."
@@ -70,9 +91,12 @@ def _learn_column(series:pd.Series) -> Column:
     if kind == "category": values = tuple(_plain(value) for value in series.cat.categories)
     elif kind == "text" and present.nunique() <= FEW_VALUES: values = tuple(sorted(present.unique()))
     spans = kind in ("integer", "float", "datetime") and len(present)
-    return Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=len(present) < len(series), values=values,
+    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=len(present) < len(series), values=values,
+        of=str(series.cat.categories.dtype) if kind == "category" else None,
         ordered=bool(kind == "category" and series.cat.ordered), low=_plain(present.min()) if spans else None,
         high=_plain(present.max()) if spans else None, example=_plain(present.iloc[0]) if len(present) else None)
+    if kind == "category": _check_kept(series.cat.categories, column)
+    return column
 
 # %% ../nbs/api/08_schema.ipynb #81d7c713
 @dataclass(frozen=True)
@@ -111,6 +135,20 @@ def _refuse(series:pd.Series, wrong:Any, column:Column, first_row:int, expected:
 _EXPECTED = {"integer": "a whole number", "float": "a number", "boolean": "true or false", "text": "text", "category": "a category", "datetime": "a time", "other": "of the same type"}
 
 # %% ../nbs/api/08_schema.ipynb #6c4061ff
+def _values(series:pd.Series) -> pd.Series:
+    "A column of categories as a column of what they are."
+    if not isinstance(series.dtype, pd.CategoricalDtype): return series
+    dtype = series.cat.categories.dtype
+    return series.astype(object if series.hasnans and _kind(dtype) in ("integer", "boolean") else dtype) # numpy's have no missing value
+
+def _whole(value:Any) -> Any:
+    "A value as a number, and text that spells a whole one as exactly that; None for other text."
+    if not isinstance(value, str): return _number(value)
+    try: exact = Decimal(value.strip()) if "_" not in value else None
+    except InvalidOperation: return None
+    if exact is None or not exact.is_finite() or exact.adjusted() > sys.float_info.max_10_exp: return None
+    return int(exact) if exact == exact.to_integral_value() else None
+
 def _number(value:Any) -> Any:
     "A value as a finite number, None if it is not one. Text that spells a number is one; 'NaN' and 'inf' are text."
     if isinstance(value, (bool, float, np.number, np.bool_)): return value
@@ -122,31 +160,30 @@ def _number(value:Any) -> Any:
         return number if abs(number) <= sys.float_info.max else None
     return None
 
-def _numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
-    "A column as numbers (missing ones stay missing), or an error for the first value that is none."
-    if isinstance(series.dtype, pd.CategoricalDtype): series = series.astype(series.cat.categories.dtype)
+# %% ../nbs/api/08_schema.ipynb #e7f3868c
+def _numbers(series:pd.Series, column:Column, first_row:int, number_in:Callable=_number) -> pd.Series:
+    "A column as numbers (missing ones stay missing), or an error for the first value that is none. Objects stay objects, so that no large integer is rounded before it is checked."
     if pd.api.types.is_bool_dtype(series.dtype) and not pd.api.types.is_object_dtype(series.dtype): return series.astype("Int64" if series.hasnans else "int64")
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype): return series
     missing = series.isna()
     if not (pd.api.types.is_object_dtype(series.dtype) or isinstance(series.dtype, pd.StringDtype)): _refuse(series, ~missing, column, first_row)
-    numbers = pd.Series([None if absent else _number(value) for value, absent in zip(series, missing, strict=True)], index=series.index, dtype=object)
-    _refuse(series, numbers.isna() & ~missing, column, first_row)
-    if len(series) and missing.all(): return pd.Series(np.nan, index=series.index)
-    return numbers.infer_objects() if not missing.any() else pd.Series(pd.array(numbers.tolist()), index=series.index).infer_objects()
+    numbers = [None if absent else number_in(value) for value, absent in zip(series, missing, strict=True)]
+    _refuse(series, [number is None and not absent for number, absent in zip(numbers, missing, strict=True)], column, first_row)
+    return pd.Series([np.nan if number is None else number for number in numbers], index=series.index, dtype=object)
 
-# %% ../nbs/api/08_schema.ipynb #60250978
+# %% ../nbs/api/08_schema.ipynb #5199f75d
 def _whole_numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Integers stay integers. With something missing, where nothing was, they become floats with NaN, as pandas reads them."
-    numbers = _numbers(series, column, first_row)
-    missing, present = numbers.isna(), numbers.dropna()
-    limits = np.iinfo(str(column.dtype).lower().partition("[")[0])
-    whole = pd.Series([value == int(value) and limits.min <= int(value) <= limits.max if np.isfinite(value) else False for value in present], dtype=bool) \
-        if present.dtype.kind not in "iu" else (present >= limits.min) & (present <= limits.max)
-    wrong = np.zeros(len(series), dtype=bool)
-    wrong[np.flatnonzero(~missing)] = ~np.asarray(whole, dtype=bool)
-    _refuse(series, wrong, column, first_row, expected=f"a whole number from {limits.min} to {limits.max}")
-    if missing.any() and column.dtype[0].islower(): return numbers.astype("float64")
-    return numbers.astype("Int64").astype(column.dtype) if missing.any() else numbers.astype(column.dtype)
+    numbers = _numbers(series, column, first_row, _whole)
+    missing, limits = numbers.isna().to_numpy(), np.iinfo(column.dtype.lower().partition("[")[0])
+    def fits(value:Any) -> bool: return math.isfinite(value) and value == int(value) and limits.min <= int(value) <= limits.max
+    good = (numbers >= limits.min) & (numbers <= limits.max) if numbers.dtype.kind in "iu" else numbers.map(fits, na_action="ignore")
+    _refuse(series, ~good.fillna(False).astype(bool).to_numpy() & ~missing, column, first_row, expected=f"a whole number from {limits.min} to {limits.max}")
+    if missing.any() and column.dtype[0].islower():
+        _refuse(series, _inexact(numbers), column, first_row, expected="a number that a double can hold")
+        return numbers.astype("float64")
+    if numbers.dtype != object: return numbers.astype(column.dtype)
+    return pd.Series(pd.array([None if absent else int(value) for value, absent in zip(numbers, missing, strict=True)], dtype=column.dtype), index=series.index)
 
 def _inexact(numbers:pd.Series) -> np.ndarray:
     "Where an integer is not any double: beyond 2**53 only every second one is, and so on."
@@ -160,6 +197,7 @@ def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Numbers in the training data's precision; integers that a double cannot hold, and overflow to infinity, are refused."
     numbers = _numbers(series, column, first_row)
     _refuse(series, _inexact(numbers), column, first_row, expected="a number that a double can hold")
+    if numbers.dtype == object: numbers = numbers.astype("float64")
     with np.errstate(over="ignore"): converted = numbers.astype("float64" if column.dtype[0].islower() else "Float64").astype(column.dtype)
     overflowed = np.isinf(converted.to_numpy("float64", na_value=0.0)) & ~np.isinf(numbers.to_numpy("float64", na_value=0.0))
     _refuse(series, overflowed, column, first_row, expected=f"within the range of {column.dtype}")
@@ -171,43 +209,88 @@ def _booleans(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     missing = series.isna()
     good = series.map(lambda value: isinstance(value, (bool, np.bool_, int, float, np.number)) and value in (0, 1))
     _refuse(series, ~good.astype(bool) & ~missing, column, first_row)
-    if missing.any() and column.dtype == "bool": return series.astype("float64")
-    return series.astype("boolean").astype(column.dtype)
+    truths = pd.Series(pd.array([None if absent else bool(value) for value, absent in zip(series, missing, strict=True)], dtype="boolean"), index=series.index)
+    return truths.astype("float64" if missing.any() and column.dtype == "bool" else column.dtype)
+
+def _is_text(value:Any) -> bool:
+    "Text that can be written: a lone half of a UTF-16 pair cannot."
+    if not isinstance(value, str): return False
+    try: return value.isascii() or bool(value.encode("utf-8"))
+    except UnicodeEncodeError: return False
 
 def _texts(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Text. A number is not turned into text: '02139' and 2139 would no longer be told apart."
-    if isinstance(series.dtype, pd.CategoricalDtype): series = series.astype(series.cat.categories.dtype)
-    if not isinstance(series.dtype, pd.StringDtype):
-        _refuse(series, ~series.map(lambda value: isinstance(value, str)).astype(bool) & ~series.isna(), column, first_row)
+    if not isinstance(series.dtype, pd.StringDtype): _refuse(series, ~series.map(_is_text).astype(bool) & ~series.isna(), column, first_row)
     if column.dtype != "object" or not isinstance(series.dtype, pd.StringDtype): return series.astype(column.dtype)
     return series.astype(object).where(series.notna(), np.nan)
 
-def _categories(series:pd.Series, column:Column, first_row:int) -> pd.Series:
-    "Categories in the training data's order. Unseen ones go to the end: they are kept, not turned into missing."
-    if all(isinstance(value, str) for value in column.values or ()): series = _texts(series, Column(column.name, "str", "text", column.nulls, example=column.example), first_row)
-    unseen = sorted(set(series.dropna().unique()) - set(column.values or ()), key=str)
-    return pd.Series(pd.Categorical(series.astype(object), categories=[*(column.values or ()), *unseen], ordered=column.ordered), index=series.index, name=series.name)
+# %% ../nbs/api/08_schema.ipynb #e9e439b7
+_ZONE = re.compile(r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$", re.IGNORECASE) # the end of '2026-01-02T00:00+01:00'
+
+def _has_zone(value:Any) -> bool: return bool(_ZONE.search(value.strip())) if isinstance(value, str) else getattr(value, "tzinfo", None) is not None
+
+def _parsed_times(series:pd.Series, column:Column, first_row:int, aware:bool) -> pd.Series:
+    "ISO 8601 text and Python's own times as times, each with a zone or each without one, as the column has it."
+    missing, values = series.isna(), series.astype(object)
+    _refuse(series, ~values.map(lambda value: isinstance(value, (str, datetime.date, np.datetime64))).astype(bool) & ~missing, column, first_row)
+    texts = [None if absent or not _is_text(str(value)) else value if isinstance(value, str) else pd.Timestamp(value).isoformat() for value, absent in zip(values, missing, strict=True)]
+    times = pd.to_datetime(pd.Series(texts, index=series.index, dtype=object), format="ISO8601", errors="coerce", utc=True)
+    _refuse(series, times.isna() & ~missing, column, first_row, expected="a time in ISO 8601")
+    _refuse(series, (values.map(_has_zone).astype(bool) != aware) & ~missing, column, first_row, expected=_expected_zone(column))
+    return times if aware else times.dt.tz_localize(None)
+
+def _expected_zone(column:Column) -> str:
+    "What a time with the wrong idea of zones is not, and what to do about it."
+    zone = column.dtype.partition(", ")[2].rstrip("]")
+    return f"a time with a zone (end the text with its offset, as in +01:00, or Z; in a frame, say which zone is meant: .dt.tz_localize('{zone}'))" if zone else "a time without a zone"
 
 # %% ../nbs/api/08_schema.ipynb #3983b605
 def _times(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Times, also as ISO 8601 text. A time with a zone is not one without: neither is guessed from the other."
-    missing = series.isna()
     aware = "," in column.dtype # datetime64[us, UTC]
-    if not pd.api.types.is_datetime64_any_dtype(series.dtype):
-        _refuse(series, series.map(lambda value: isinstance(value, (int, float, bool))) .astype(bool) & ~missing, column, first_row)
-        parsed = pd.to_datetime(series.astype(object), format="ISO8601", errors="coerce", utc=aware)
-        _refuse(series, parsed.isna() & ~missing, column, first_row, expected="a time in ISO 8601")
-        series_of_times = pd.Series(parsed, index=series.index)
-    else: series_of_times = series
-    if (series_of_times.dt.tz is not None) != aware: _refuse(series, ~missing, column, first_row, expected="a time with a zone" if aware else "a time without a zone")
-    return series_of_times.astype(column.dtype)
+    times = series if pd.api.types.is_datetime64_any_dtype(series.dtype) else _parsed_times(series, column, first_row, aware)
+    if (times.dt.tz is not None) != aware: _refuse(series, series.notna(), column, first_row, expected=_expected_zone(column))
+    if not series.notna().any(): return pd.Series(pd.NaT, series.index, dtype=column.dtype)
+    converted = _as_dtype(times, column.dtype)
+    if converted is None: _refuse(series, [pd.notna(time) and _as_dtype(pd.Series([time]), column.dtype) is None for time in times], column, first_row, expected=f"a time that {column.dtype} can hold to the last digit")
+    return converted
+
+def _as_dtype(times:pd.Series, dtype:str) -> pd.Series | None:
+    "Times in another dtype; None if one of them is out of its range or too fine for it."
+    try: converted = times.astype(dtype)
+    except pd.errors.OutOfBoundsDatetime: return None
+    return converted if (converted.dropna() == times.dropna()).all() else None
 
 def _unchanged(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     if str(series.dtype) != column.dtype and column.dtype != "object": _refuse(series, np.ones(len(series)), column, first_row, expected=f"of dtype {column.dtype}")
     return series
 
+# %% ../nbs/api/08_schema.ipynb #6a71f332
 _CONVERTERS: dict[str, Callable[[pd.Series, Column, int], pd.Series]] = {
-    "integer": _whole_numbers, "float": _floats, "boolean": _booleans, "text": _texts, "category": _categories, "datetime": _times, "other": _unchanged}
+    "integer": _whole_numbers, "float": _floats, "boolean": _booleans, "text": _texts, "datetime": _times, "other": _unchanged}
+
+def _categories(series:pd.Series, column:Column, first_row:int) -> pd.Series:
+    "Categories in the training data's order. Unseen ones go to the end: they are kept, not turned into missing."
+    categories = _categories_of(column)
+    values = _category_values(series, column, categories, first_row)
+    unseen = sorted(set(values.dropna()) - set(categories), key=str)
+    index = categories if not unseen else pd.Index([*categories, *unseen])
+    return pd.Series(pd.Categorical(values, categories=index, ordered=column.ordered), index=series.index, name=series.name)
+
+def _category_values(series:pd.Series, column:Column, categories:pd.Index, first_row:int) -> pd.Series:
+    "A column as objects of the categories' own type."
+    kind = _kind(categories.dtype)
+    if kind == "other" and all(isinstance(value, str) for value in categories): kind = "text"
+    dtype = {"integer": "UInt64" if categories.dtype.kind == "u" else "Int64", "boolean": "boolean", "text": "str"}.get(kind, column.of)
+    if kind in ("integer", "float"): _refuse(series, series.map(lambda value: isinstance(value, (bool, np.bool_))).astype(bool), column, first_row, expected="a number")
+    if kind != "other": return _CONVERTERS[kind](series, replace(column, dtype=dtype, kind=kind), first_row).astype(object)
+    spelt = {str(category): category for category in categories} # intervals and periods, as a CSV has them
+    values = series.astype(object).map(lambda value: spelt.get(value, value) if isinstance(value, str) else value)
+    types = {type(category) for category in categories}
+    _refuse(series, ~values.map(lambda value: type(value) in types).astype(bool) & ~series.isna(), column, first_row, expected=f"a category of dtype {column.of}")
+    return values
+
+_CONVERTERS["category"] = _categories
 
 # %% ../nbs/api/08_schema.ipynb #84dedee7
 class Conformed(NamedTuple):
@@ -225,12 +308,20 @@ def conform(
     "Rows as the training data were: columns by name, in order, losslessly converted. Raises `InvalidInput` naming column, row and value."
     frame = as_frame(rows)
     _check_names(frame, schema)
-    exact = {column.name: str(frame[column.name].dtype) == column.dtype and column.kind not in ("category", "other") for column in schema.columns}
-    converted = {column.name: frame[column.name] if exact[column.name] else _CONVERTERS[column.kind](frame[column.name], column, first_row) for column in schema.columns}
-    fitting = pd.DataFrame(converted, index=frame.index)
+    fitting = pd.DataFrame({column.name: _converted(frame[column.name], column, first_row) for column in schema.columns}, index=frame.index)
     nulls = {column.name: int(fitting[column.name].isna().sum()) for column in schema.columns if not column.nulls}
-    unseen = {column.name: int((~fitting[column.name].isin(column.values) & fitting[column.name].notna()).sum()) for column in schema.columns if column.values is not None}
+    unseen = {column.name: _unseen(fitting[column.name], column) for column in schema.columns if column.values is not None}
     return Conformed(fitting, {name: count for name, count in nulls.items() if count}, {name: count for name, count in unseen.items() if count})
+
+def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
+    "A column that has the dtype already is taken as it is, if the dtype says all: one of objects or categories does not."
+    if str(series.dtype) == column.dtype and column.dtype != "object" and column.kind not in ("category", "other"): return series
+    return _CONVERTERS[column.kind](_values(series), column, first_row)
+
+def _unseen(series:pd.Series, column:Column) -> int:
+    "How many values were not there at training. New categories stand after those that were."
+    if column.kind == "category": return int((series.cat.codes >= len(column.values)).sum())
+    return int((~series.isin(column.values) & series.notna()).sum())
 
 def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
     "Raise for columns that are missing or there twice."
