@@ -47,7 +47,7 @@ class Evaluation:
     "How a score is obtained. Equal declarations are equal."
     cv: Any = 5                # number of folds, or any scikit-learn splitter
     metrics: Any = ()          # scorer names or callables, a list of them, or (name, metric) pairs, or a dict; by default accuracy or R²
-    holdout: float = 0.0       # share of rows locked away, which only promotion scores
+    holdout: float = 0.0       # share of rows locked away, which only promotion scores; approximate, since each row is decided by itself (exact with a time role)
 
     def __post_init__(self):
         object.__setattr__(self, "metrics", _named_metrics(self.metrics))
@@ -91,10 +91,10 @@ def scorers(
     return {name: get_scorer(metric) if isinstance(metric, str) else metric for name, metric in metrics}
 
 # %% ../nbs/api/14_evaluation.ipynb #924f2b23
-def _uniform(values:np.ndarray, seed:int) -> np.ndarray:
-    "Hashes as numbers between 0 and 1 that depend on a seed (the finaliser of splitmix64: Steele, Lea, Flood 2014)."
+def _uniform(values:np.ndarray) -> np.ndarray:
+    "Hashes as numbers between 0 and 1 (the finaliser of splitmix64: Steele, Lea, Flood 2014)."
     with np.errstate(over="ignore"):
-        mixed = values.astype(np.uint64) + np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
@@ -102,16 +102,15 @@ def _uniform(values:np.ndarray, seed:int) -> np.ndarray:
 def locked_away(
     dataset:Dataset,
     share:float,     # of the rows, approximately; exactly with a time role
-    seed:int,        # of the experiment
 ) -> np.ndarray:     # bool, shape (n_rows,)
-    "Which rows belong to the holdout. Raises `InvalidData` if that leaves nothing on one side."
+    "Which rows belong to the holdout: the same ones for every experiment on these data. Raises `InvalidData` if that leaves nothing on one side."
     import pandas as pd
     n = len(dataset)
     if share == 0: return np.zeros(n, dtype=bool)
     if dataset.time is not None: held = np.arange(n) >= n - max(1, round(n * share))
     else:
         hashed = dataset.rows if dataset.groups is None else dataset.groups
-        held = _uniform(pd.util.hash_pandas_object(hashed, index=False).to_numpy(), seed) < share
+        held = _uniform(pd.util.hash_pandas_object(hashed, index=False).to_numpy()) < share
     if held.all() or not held.any(): raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
     return held
 
@@ -141,15 +140,25 @@ def folds(
     seed:int,
 ) -> list[tuple[np.ndarray, np.ndarray]]: # per fold: row numbers to fit on, row numbers to score
     "Row numbers of every fold, holdout left out. Raises `InvalidData` if the rows cannot be split so."
-    open_rows = np.flatnonzero(~locked_away(dataset, evaluation.holdout, seed))
+    open_rows = np.flatnonzero(~locked_away(dataset, evaluation.holdout))
     y = dataset.y.iloc[open_rows]
     _check_classes(dataset, y, classification)
-    chosen = splitter(evaluation, dataset, classification, seed)
+    chosen = _of_rows(splitter(evaluation, dataset, classification, seed), dataset, open_rows)
     groups = None if dataset.groups is None else dataset.groups.iloc[open_rows]
     if isinstance(evaluation.cv, int) and len(open_rows) < evaluation.cv: raise InvalidData(f"{dataset.source} has {len(open_rows)} rows to fit on, fewer than the {evaluation.cv} folds of cv={evaluation.cv}: lower cv, or gather more rows")
     try: pairs = list(chosen.split(dataset.X.iloc[open_rows], y, groups))
     except ValueError as error: raise InvalidData(f"{dataset.source} cannot be split by {chosen}: {error}") from error
+    if max((rows.max() for pair in pairs for rows in map(np.asarray, pair) if rows.size), default=0) >= len(open_rows):
+        raise InvalidDeclaration(f"{type(chosen).__name__} gives row numbers beyond the {len(open_rows)} rows it was asked to split ({dataset.source} without its holdout): it has to number the rows of the X it is given")
     return [(open_rows[train], open_rows[test]) for train, test in pairs]
+
+def _of_rows(chosen:Any, dataset:Dataset, open_rows:np.ndarray) -> Any:
+    "A splitter for some of the rows. One that carries an entry for each row, as they came, is given theirs."
+    from sklearn.model_selection import PredefinedSplit
+    if not isinstance(chosen, PredefinedSplit): return chosen
+    if dataset.time is not None: raise InvalidDeclaration(f"cv=PredefinedSplit(…) has an entry for each row as they came, and time='{dataset.time}' puts them in another order: leave time= out, or give a number of folds")
+    if len(chosen.test_fold) != len(dataset): raise InvalidDeclaration(f"cv=PredefinedSplit(…) has {len(chosen.test_fold)} entries, and {dataset.source} has {len(dataset)} rows: it needs one for each")
+    return PredefinedSplit(chosen.test_fold[open_rows])
 
 def _check_classes(dataset:Dataset, y:Any, classification:bool) -> None:
     "Raise if there is nothing to tell apart."

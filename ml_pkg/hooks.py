@@ -41,7 +41,7 @@ def _place_of(step:str, chain:list[tuple[str, Any]]) -> int:
 def _split(experiment:"Experiment", fold:int|None) -> tuple[np.ndarray, np.ndarray|None, Place]:
     "Numbers of the rows to fit on and to score, and where results for them are kept; without a fold, all rows outside of the holdout."
     dataset, evaluation, seed = experiment.dataset, experiment.evaluation, experiment.seed
-    if fold is None: return np.flatnonzero(~locked_away(dataset, evaluation.holdout, seed)), None, NOWHERE
+    if fold is None: return np.flatnonzero(~locked_away(dataset, evaluation.holdout)), None, NOWHERE
     classification = is_classification(experiment.estimator, dataset.y)
     pairs = folds(evaluation, dataset, classification, seed)
     if not 0 <= fold < len(pairs): raise UnknownName(f"there is no fold {fold}: folds are numbered from 0 to {len(pairs) - 1}")

@@ -97,7 +97,7 @@ def _about(experiment:"Experiment", connection:Any) -> dict[str, Any]:
         from ml_pkg.evaluation import is_classification, locked_away
         about |= {"dataset_key": experiment.dataset.fingerprint, "dataset_rows": len(experiment.dataset), "schema": json.dumps(experiment.dataset.schema.to_dict()),
                   "task": "classification" if is_classification(experiment.estimator, experiment.dataset.y) else "regression",
-                  "holdout_rows": int(locked_away(experiment.dataset, experiment.evaluation.holdout, experiment.seed).sum())}
+                  "holdout_rows": int(locked_away(experiment.dataset, experiment.evaluation.holdout).sum())}
     except (MlPkgError, ValueError, TypeError): pass # the failure that is being recorded may lie in the rows themselves
     try: parent = experiment.varied_from and finished_run(connection, experiment.varied_from.key)
     except MlPkgError: parent = None
@@ -168,7 +168,7 @@ def fit_model(
     from ml_pkg.model import Model, save_model
     from ml_pkg.schema import learn_schema
     dataset, chosen = experiment.dataset, seeded(experiment.estimator, experiment.seed)
-    used = np.flatnonzero(~locked_away(dataset, experiment.evaluation.holdout, experiment.seed))
+    used = np.flatnonzero(~locked_away(dataset, experiment.evaluation.holdout))
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
     with limited(run.row["threads"]): chosen, _ = fit_by_steps(chosen, X, y, weights)
     classes = [_listed(each) for each in chosen.classes_] if isinstance(getattr(chosen, "classes_", None), list) else _listed(getattr(chosen, "classes_", []))
