@@ -139,7 +139,7 @@ def read_archive(
             members = {name: archive.read(name) for name in archive.namelist()}
         manifest = json.loads(members.pop("manifest.json"))
         found = manifest["format"]
-        digests = manifest["members"]
+        digests = dict(manifest["members"])
     except (DamagedFile, MemoryError): raise
     except Exception as error: raise DamagedFile(f"{path} is no model file, or a damaged one ({type(error).__name__}: {error}). Take it from its source again, or train again") from error
     if found != FORMAT: raise DamagedFile(f"{path} has format {found!r}, and this ml_pkg reads format {FORMAT}: it was written by another version")
