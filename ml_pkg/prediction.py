@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
-from .model import Model, UnusualInput
+from .model import Model, UnusualInput, probability_name
 from .schema import Schema, conform
 from .sources import check_header, csv_options, reading, table_format
 from .workspace import written_whole
@@ -123,15 +123,15 @@ def predict_file(
     rows:int=ROWS,             # in one part
 ) -> int:                      # number of rows predicted
     "Predict every row of a file. Raises `InvalidInput` naming column, row and value; then nothing is written."
-    done, unusual = 0, Counter()
+    done, unusual, keep = 0, Counter(), list(dict.fromkeys(keep))
     if output and output.exists() and source.exists() and output.samefile(source): raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
     with _output(output) as write, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnusualInput)
-        for part, share in parts_of(source, model.schema, list(keep), rows):
-            write(_predicted(model, part, probabilities, list(keep), done))
+        for part, share in parts_of(source, model.schema, keep, rows):
+            write(_predicted(model, part, probabilities, keep, done))
             done += len(part)
             progress(done, share)
-        if not done: write(_predicted(model, pd.DataFrame(columns=[*model.schema.names, *keep]), False, list(keep), 0))
+        if not done: write(_predicted(model, pd.DataFrame(columns=list(dict.fromkeys([*model.schema.names, *keep]))), probabilities, keep, 0))
     for warning in caught: _tally(unusual, warning)
     for what in dict.fromkeys(what for what, _ in unusual):
         warnings.warn(UnusualInput(what, {name: count for (kind, name), count in unusual.items() if kind == what}), stacklevel=2)
@@ -142,9 +142,12 @@ def _predicted(model:Model, part:pd.DataFrame, probabilities:bool, keep:list[str
     predictions = model.predict(part, first_row)
     columns = [part[keep], predictions.to_frame() if isinstance(predictions, pd.Series) else predictions]
     if probabilities:
-        with warnings.catch_warnings(action="ignore", category=UnusualInput): # counted with the predictions
-            columns.append(model.predict_proba(part, first_row).rename(columns=lambda label: f"probability {' '.join(map(str, label)) if isinstance(label, tuple) else label}"))
-    return pd.concat(columns, axis=1)
+        with warnings.catch_warnings(action="ignore", category=UnusualInput): found = model.predict_proba(part, first_row) # counted with the predictions
+        columns.append(found.set_axis(map(probability_name, found.columns), axis=1))
+    written = pd.concat(columns, axis=1)
+    twice = written.columns[written.columns.duplicated()]
+    if len(twice): raise InvalidDeclaration(f"'{twice[0]}' cannot be kept, because what is predicted is written under that name: rename that column of the input, or join the predictions to it afterwards")
+    return written
 
 def _tally(unusual:Counter, warning:Any) -> None:
     "Add up the counts of one warning; pass any other warning on."
