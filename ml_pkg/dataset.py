@@ -7,12 +7,13 @@ __all__ = ['Dataset', 'feature_names']
 
 # %% ../nbs/api/12_dataset.ipynb #593cb097
 import functools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from .display import definition, table
-from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean
+from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean, listed
 from .identity import Identity, identify
 from .sources import as_source, declaring_place
 
@@ -26,6 +27,19 @@ def _names(value:str|Iterable[str]|None) -> tuple[str, ...]:
     "One name or several, as a tuple."
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
+def _named_roles(declare:Callable) -> Callable:
+    "The initialiser of a dataset, which says what to write to who left a role's name out or misspelt it."
+    @functools.wraps(declare)
+    def initialise(self, *source:Any, **roles) -> None:
+        known = {part.name for part in fields(self)}
+        unknown = next((name for name in roles if name not in known), None)
+        if unknown: raise UnknownName(f"'{unknown}' is not a role of a dataset's columns.{did_you_mean(unknown, sorted(known - {'source'}), 'roles')}")
+        if len(source) > 1: raise InvalidDeclaration(f"a role is given by its name, and {listed(map(repr, source[1:]))} has none: Dataset(…, target={source[1]!r})")
+        if "target" not in roles: raise InvalidDeclaration("a dataset needs a target: the column to predict, target='…'")
+        declare(self, *source, **roles)
+    return initialise
+
+# %% ../nbs/api/12_dataset.ipynb #78dcaec6
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     "Rows and the roles of their columns; immutable, lazy, known by content."
@@ -42,27 +56,10 @@ class Dataset:
         for name in ("target", "features", "drop"): object.__setattr__(self, name, _names(getattr(self, name)))
         _check_roles(self)
 
-    def __getstate__(self) -> dict: return {part.name: getattr(self, part.name) for part in fields(self)} # what was read is not kept
-    def __eq__(self, other:Any) -> bool: return isinstance(other, Dataset) and self.fingerprint == other.fingerprint
-    def __hash__(self) -> int: return hash(self.fingerprint)
-    def __len__(self) -> int: return len(self.rows)
-    def __repr__(self) -> str: return f"Dataset({self.source}, {', '.join(f'{role}={names}' for role, names in _roles(self).items())})"
-    def _repr_html_(self) -> str: return _page(self)
-
     @property
     def rows(self) -> "pd.DataFrame":
         "All rows and columns, checked, in the order of `time` if there is one. Changing them does not change the dataset."
         return self._rows.copy(deep=False) # copy-on-write
-
-    @functools.cached_property
-    def _rows(self) -> "pd.DataFrame": return _in_order(_checked(self._read, self), self)
-
-    @functools.cached_property
-    def _read(self) -> "pd.DataFrame":
-        "The rows as they came, read once. Raises `InvalidData` if the file has changed since the dataset was identified."
-        stamp = self.source.stamp()
-        if vars(self).setdefault("_stamp", stamp) != stamp: raise InvalidData(f"{self.source} has changed since this dataset was identified: declare it again, to start from the new rows")
-        return self.source.read()
 
     @property
     def X(self) -> "pd.DataFrame":
@@ -75,25 +72,6 @@ class Dataset:
         return self.rows[self.target[0]] if len(self.target) == 1 else self.rows[list(self.target)]
 
     @property
-    def groups(self) -> "pd.Series | None": return None if self.group is None else self.rows[self.group]
-
-    @property
-    def weights(self) -> "pd.Series | None": return None if self.weight is None else self.rows[self.weight]
-
-    @functools.cached_property
-    def schema(self) -> "Schema":
-        "What a model remembers of the features."
-        from ml_pkg.schema import learn_schema
-        return learn_schema(self.X)
-
-    @functools.cached_property
-    def identity(self) -> Identity:
-        "Content and roles; for a file that is known already, without reading it."
-        stamp = vars(self).setdefault("_stamp", self.source.stamp())
-        rows = self.source.identity(lambda: (self._rows, self._read)[1], stamp) # checked first: an error about the rows is better than a key
-        return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(self)))))
-
-    @property
     def fingerprint(self) -> str:
         "The key of content and roles, 32 hexadecimal digits."
         return self.identity.key
@@ -101,6 +79,28 @@ class Dataset:
     def sample(self, n:int=5, seed:int=0) -> "pd.DataFrame":
         "Some rows, always the same for one seed."
         return self.rows.sample(min(n, len(self.rows)), random_state=seed)
+
+    @property
+    def groups(self) -> "pd.Series | None": return None if self.group is None else self.rows[self.group]
+    @property
+    def weights(self) -> "pd.Series | None": return None if self.weight is None else self.rows[self.weight]
+    @functools.cached_property
+    def schema(self) -> "Schema": return _schema_of(self)
+    @functools.cached_property
+    def identity(self) -> Identity: return _identity_of(self)
+    @functools.cached_property
+    def _rows(self) -> "pd.DataFrame": return _in_order(_checked(self._read, self), self)
+    @functools.cached_property
+    def _read(self) -> "pd.DataFrame": return _read_unchanged(self)
+
+    def __getstate__(self) -> dict: return {part.name: getattr(self, part.name) for part in fields(self)} # what was read is not kept
+    def __eq__(self, other:Any) -> bool: return isinstance(other, Dataset) and self.fingerprint == other.fingerprint
+    def __hash__(self) -> int: return hash(self.fingerprint)
+    def __len__(self) -> int: return len(self.rows)
+    def __repr__(self) -> str: return f"Dataset({self.source}, {', '.join(f'{role}={names}' for role, names in _roles(self).items())})"
+    def _repr_html_(self) -> str: return _page(self)
+
+Dataset.__init__ = _named_roles(Dataset.__init__)
 
 # %% ../nbs/api/12_dataset.ipynb #29057da1
 def _roles(dataset:Dataset) -> dict[str, Any]:
@@ -114,11 +114,12 @@ def _check_roles(dataset:Dataset) -> None:
     if dataset.features and dataset.drop: raise InvalidDeclaration("give either features= (what to use) or drop= (what to leave out), not both")
     for role in ("target", "features", "drop"):
         names = getattr(dataset, role)
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice: raise InvalidDeclaration(f"'{twice}' stands twice in {role}")
+        if twice := _twice(names): raise InvalidDeclaration(f"'{twice}' stands twice in {role}")
     if dataset.group and dataset.time: raise InvalidDeclaration("give either group= or time=: no splitter keeps groups together and the past before the future")
     both = sorted(set(dataset.target) & set(dataset.features))
     if both: raise InvalidDeclaration(f"'{both[0]}' is a target and a feature: it would predict itself")
+
+def _twice(names:Iterable[str]) -> str | None: return next((name for name, count in Counter(names).items() if count > 1), None)
 
 def _declared_names(dataset:Dataset) -> list[str]:
     "Every column that a role mentions."
@@ -131,17 +132,36 @@ def feature_names(dataset:Dataset) -> list[str]:
     taken = set(_declared_names(dataset))
     return [name for name in dataset.rows.columns if name not in taken]
 
+# %% ../nbs/api/12_dataset.ipynb #658db864
+def _read_unchanged(dataset:Dataset) -> "pd.DataFrame":
+    "The rows as they came. Raises `InvalidData` if the file has changed since the dataset was identified."
+    stamp = dataset.source.stamp()
+    if vars(dataset).setdefault("_stamp", stamp) != stamp: raise InvalidData(f"{dataset.source} has changed since this dataset was identified: declare it again, to start from the new rows")
+    return dataset.source.read()
+
+def _identity_of(dataset:Dataset) -> Identity:
+    "Content and roles; for a file that is known already, without reading it."
+    stamp = vars(dataset).setdefault("_stamp", dataset.source.stamp())
+    rows = dataset.source.identity(lambda: (dataset._rows, dataset._read)[1], stamp) # checked first: an error about the rows is better than a key
+    return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(dataset)))))
+
+def _schema_of(dataset:Dataset) -> "Schema":
+    "What a model remembers of the features."
+    from ml_pkg.schema import learn_schema
+    return learn_schema(dataset.X)
+
 # %% ../nbs/api/12_dataset.ipynb #c25ae0bb
 def _checked(rows:"pd.DataFrame", dataset:Dataset) -> "pd.DataFrame":
     "The rows, or the first thing that is wrong with them."
     columns = list(rows.columns)
     if odd := next((name for name in columns if not isinstance(name, str)), None): raise InvalidData(f"column names must be text, and {odd!r} of {dataset.source} is not: frame.rename(columns=str)")
-    twice = next((name for name in columns if columns.count(name) > 1), None)
+    twice = _twice(columns)
     if twice is not None: raise InvalidData(f"{dataset.source} has the column '{twice}' {columns.count(twice)} times. Rename one: which is meant cannot be told")
+    there = set(columns)
     for name in _declared_names(dataset):
-        if name not in columns: raise UnknownName(f"'{name}' is not a column of {dataset.source}.{did_you_mean(name, columns, 'columns')}")
+        if name not in there: raise UnknownName(f"'{name}' is not a column of {dataset.source}.{did_you_mean(name, columns, 'columns')}")
     if not len(rows): raise InvalidData(f"{dataset.source} has a header and no rows")
-    if set(columns) <= set(_declared_names(dataset)) - set(dataset.features): raise InvalidData(f"{dataset.source} has no column left to predict from")
+    if there <= set(_declared_names(dataset)) - set(dataset.features): raise InvalidData(f"{dataset.source} has no column left to predict from")
     for name in (*dataset.target, dataset.group, dataset.time, dataset.weight):
         if name and rows[name].isna().any(): raise InvalidData(_missing(rows, name, dataset))
     return rows

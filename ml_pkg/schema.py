@@ -10,6 +10,7 @@ import datetime
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -328,5 +329,6 @@ def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
     missing = [name for name in schema.names if name not in frame.columns]
     if len(missing) == 1: raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], frame.columns, 'columns given', meant=set(frame.columns) - set(schema.names))}")
     if missing: raise InvalidInput(f"{len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(frame.columns)}.")
-    twice = [name for name in schema.names if list(frame.columns).count(name) > 1]
-    if twice: raise InvalidInput(f"column '{twice[0]}' is there {list(frame.columns).count(twice[0])} times: which one is meant cannot be told")
+    times = Counter(frame.columns)
+    twice = next((name for name in schema.names if times[name] > 1), None)
+    if twice is not None: raise InvalidInput(f"column '{twice}' is there {times[twice]} times: which one is meant cannot be told")

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ def check_header(path:str|Path, sep:str=",") -> None:
     import pandas as pd
     first = pd.read_csv(path, nrows=1, header=None, dtype=str, sep=sep, encoding="utf-8-sig", keep_default_na=False, quoting=csv.QUOTE_MINIMAL)
     names = [str(name) for name in first.iloc[0]]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None: raise InvalidData(f"{path} has the column '{twice}' {names.count(twice)} times. Rename one: which is meant cannot be told")
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1: raise InvalidData(f"{path} has the column '{twice}' {count} times. Rename one: which is meant cannot be told")
 
 # %% ../nbs/api/10_sources.ipynb #c9635c10
 def read_table(
@@ -221,9 +222,10 @@ class SQL:
 
     def _from_sqlalchemy(self) -> "pd.DataFrame":
         import pandas as pd
-        engine = optional("sqlalchemy", "sql").create_engine(self.url)
+        sqlalchemy = optional("sqlalchemy", "sql")
+        engine = sqlalchemy.create_engine(self.url)
         try:
-            with engine.connect() as connection: return pd.read_sql_query(engine.dialect and optional("sqlalchemy", "sql").text(self.query), connection)
+            with engine.connect() as connection: return pd.read_sql_query(sqlalchemy.text(self.query), connection)
         finally: engine.dispose()
 
 # %% ../nbs/api/10_sources.ipynb #2424f87c
