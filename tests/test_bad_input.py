@@ -131,7 +131,9 @@ def test_model_files(trained:Path, project:Path, command:Callable):
     cases = {"cut": content[:-100], "changed": content[:600] + bytes([content[600] ^ 1]) + content[601:], "pickle": pickle.dumps(Payload(marker))}
     for name, bad in cases.items():
         (project / f"{name}.mlpkg").write_bytes(bad)
-        assert_refused(command("predict", f"{name}.mlpkg", "unseen.csv"), f"{name}.mlpkg")
+        assert_refused(command("predict", f"{name}.mlpkg", "unseen.csv"), f"{name}.mlpkg is no model file")
+    rewritten(trained, project / "swapped.mlpkg", {"card.json": b"{}"})
+    assert_refused(command("predict", "swapped.mlpkg", "unseen.csv"), "swapped.mlpkg was changed after it was written: card.json")
     stranger(trained, project / "stranger.mlpkg", pickle.dumps(Payload(marker)))
     assert_refused(command("predict", "stranger.mlpkg", "unseen.csv"), "could run code")
     assert not marker.exists()
@@ -139,12 +141,17 @@ def test_model_files(trained:Path, project:Path, command:Callable):
     assert marker.exists() # the payload was a real one
 
 
+def rewritten(model:Path, target:Path, changes:dict[str, bytes]) -> None:
+    "A well-formed copy of a model file in which some members are others."
+    with zipfile.ZipFile(model) as archive: members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in {**members, **changes}.items(): archive.writestr(name, content)
+
+
 def stranger(model:Path, target:Path, payload:bytes) -> None:
     "A well-formed model file whose estimator is a pickle that this workspace did not write."
     import hashlib
     import json
-    with zipfile.ZipFile(model) as archive: members = {name: archive.read(name) for name in archive.namelist()}
-    manifest = json.loads(members["manifest.json"])
+    with zipfile.ZipFile(model) as archive: manifest = json.loads(archive.read("manifest.json"))
     manifest["persister"], manifest["members"]["estimator"] = "pickle", hashlib.sha256(payload).hexdigest()
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in {**members, "estimator": payload, "manifest.json": json.dumps(manifest)}.items(): archive.writestr(name, content)
+    rewritten(model, target, {"estimator": payload, "manifest.json": json.dumps(manifest).encode()})
