@@ -21,9 +21,9 @@ from .checkpoints import NONE, Checkpoints, NoCheckpoints, pack
 from .dataset import Dataset
 from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, listed
 from .estimators import seeded, settings_identity
-from .evaluation import Evaluation, folds, is_classification, scorers
+from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
 from .identity import Identity, identify
-from .model import probability_columns
+from .model import probability_columns, probability_name
 from .threads import limited
 
 # %% ../nbs/api/24_fitting.ipynb #4c1ec691
@@ -256,12 +256,12 @@ def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[st
     predicted = np.asarray(answers.predict(reached))
     columns = {"prediction": predicted} if predicted.ndim == 1 else {f"prediction {target}": predicted[:, place] for place, target in enumerate(targets)}
     probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
-    return pd.DataFrame({"row": test, **columns, **{f"probability {' '.join(map(str, label)) if isinstance(label, tuple) else label}": each for label, each in probabilities.items()}})
+    return pd.DataFrame({"row": test, **columns, **{probability_name(label): each for label, each in probabilities.items()}})
 
 # %% ../nbs/api/24_fitting.ipynb #dad55c2f
 def fold_places(store:Checkpoints|NoCheckpoints, dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int, threads:int, count:int) -> list[Place]:
     "Where each fold keeps its results: under the rows, the split and the number of the fold. Metrics do not count, since they fit nothing."
-    try: parts = [("dataset", dataset.identity), ("cv", identify(evaluation.cv, "cv")), ("holdout", identify(evaluation.holdout)), ("seed", identify(seed)),
+    try: parts = [("dataset", dataset.identity), ("cv", identify(evaluation.cv, "cv")), ("holdout", holdout_identity(evaluation)), ("seed", identify(seed)),
                   ("classification", identify(classification)), ("threads", identify(threads)), ("scikit-learn configuration", settings_identity())]
     except Unidentifiable: return [NOWHERE] * count
     return [Place(store, Identity("fold", parts=(*parts, ("fold", identify(number)))).key) for number in range(count)]

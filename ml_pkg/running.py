@@ -146,9 +146,9 @@ def fitted_model(
     run:Run,           # of that declaration
 ) -> "Model":
     "The saved model of a run, or a new one if the declaration still has the key that ran. Raises `InvalidDeclaration` if it has not."
-    from ml_pkg.model import Model
+    from ml_pkg.model import Model, check_key
     saved = run.model_path
-    if saved: return Model.load(saved, persisters=[Skops(), Joblib(), Pickle(), experiment.persister])
+    if saved: return check_key(Model.load(saved, persisters=[Skops(), Joblib(), Pickle(), experiment.persister]), run.key, saved)
     try: found = experiment.key
     except Unidentifiable: found = None
     if found != run.key: raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
