@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ml_pkg.persistence import Joblib as Joblib
     from ml_pkg.persistence import Pickle as Pickle
     from ml_pkg.persistence import Skops as Skops
+    from ml_pkg.remote import Remote as Remote
     from ml_pkg.run import Run as Run
     from ml_pkg.run import load_run as load_run
     from ml_pkg.run import runs as runs
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # Public names and the modules they are in. They load when they are used: `import ml_pkg` alone costs milliseconds.
 _PUBLIC = {
-    "Dataset": "dataset", "SQL": "sources", "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
+    "Dataset": "dataset", "SQL": "sources", "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
     "Run": "run", "runs": "run", "load_run": "run", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }

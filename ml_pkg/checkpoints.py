@@ -39,11 +39,11 @@ class NoTier:
     def send(self, key:str, path:Path) -> None: pass
 
 # %% ../nbs/api/19_checkpoints.ipynb #7f74f85b
-OVERHEAD = 0.0005 # seconds that any entry costs, however small
+OVERHEAD = 0.0002 # seconds that any entry costs, however small, its lease included
 
 class _Speed:
-    "Bytes a second, as the last large entries were written."
-    def __init__(self): self.rate = 1e9
+    "Bytes a second, as the last large entries were written; at first, a cautious guess."
+    def __init__(self): self.rate = 5e8
 
     def learn(self, size:int, seconds:float) -> None:
         if size > 2**20: self.rate += 0.3 * (size / seconds - self.rate)
@@ -291,19 +291,17 @@ def made(
     compute:Callable[[], Any],
     still:Callable[[], bool]=lambda: True, # asked after computing: whether the key still says how it was done
     fits:Callable[[Any], bool]=lambda value: True, # whether a value that was found is what is meant
-    expected:float=float("inf"),           # seconds that computing is expected to take
-    spent:float=0.0,                       # seconds that went before and would have to be spent again
     read_only:bool=False,                  # whether arrays that were found are to be such as cannot be changed
     share:float|None=None,                 # of the computing time that writing may take, if not the store's
 ) -> Made:
     "The value of a key: found, waited for, or computed."
     if found := _found(store, key, fits, read_only): return found
     with store.lease(key).held() as ours:
-        if not ours and store.lease(key).wait(lambda: store.has(key), longest=2 * expected) and (found := _found(store, key, fits, read_only)): return found
+        if not ours and store.lease(key).wait(lambda: store.has(key), longest=float("inf")) and (found := _found(store, key, fits, read_only)): return found
         began = time.perf_counter()
         value = compute()
         seconds = time.perf_counter() - began
-        if seconds + spent > OVERHEAD and still(): _keep_if_worth(store, key, what, value, seconds + spent, share)
+        if still(): _keep_if_worth(store, key, what, value, seconds, share)
     return Made(value, False, seconds)
 
 def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:

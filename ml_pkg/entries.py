@@ -20,7 +20,7 @@ import numpy as np
 
 from .errors import DamagedFile
 from .identity import digest, remember_region
-from .signing import is_ours, signature
+from .signing import is_ours, key_name, signature
 
 # %% ../nbs/api/17_entries.ipynb #0d0f7c74
 MAGIC = b"ml_pkg entry 1\n"   # the number is that of the format
@@ -70,7 +70,7 @@ def write_entry(
     "Write an entry. Raises OSError."
     parts = [(len(content.stream), hashlib.sha256(content.stream).hexdigest()), *((buffer.nbytes, digest(buffer)) for buffer in content.buffers)]
     sections = _laid_out(0, parts)
-    header = json.dumps({"about": about, "sections": sections}).encode()
+    header = json.dumps({"key": key_name(), "about": about, "sections": sections}).encode()
     preamble = MAGIC + len(header).to_bytes(HEADER, "little") + header + signature("entry", MAGIC + header)
     with path.open("wb") as file:
         file.write(preamble)
@@ -79,6 +79,13 @@ def write_entry(
             file.write(part)
 
 # %% ../nbs/api/17_entries.ipynb #e2c8817a
+class NotForUs(DamagedFile):
+    "A sound entry that cannot be used here: a newer version of ml_pkg wrote it, or its classes are not there."
+
+def _is_newer(content:Any) -> bool:
+    name, _, number = bytes(content[:len(MAGIC)]).partition(b" entry ")
+    return name == b"ml_pkg" and number[:1].isdigit()
+
 class _Header(NamedTuple):
     about: dict
     sections: list[Section]
@@ -91,20 +98,19 @@ def _header(content:Any, path:Path) -> _Header:
     if content[:len(MAGIC)] != MAGIC: raise (NotForUs if _is_newer(content) else DamagedFile)(f"{path} is no checkpoint that this ml_pkg can read")
     length = int.from_bytes(content[len(MAGIC):start], "little")
     header, signed = bytes(content[start:start + length]), bytes(content[start + length:start + length + 32])
-    if not is_ours("entry", MAGIC + header, signed): raise DamagedFile(f"{path} is damaged, or was written with another key than yours")
-    stated = json.loads(header)
+    try: stated = json.loads(header)
+    except ValueError as error: raise DamagedFile(f"{path} has a header that says nothing ({error})") from error
+    _check_signature(header, signed, stated, path)
     sections, begins = [Section(*section) for section in stated["sections"]], _aligned(start + length + 32)
     return _Header(stated["about"], sections, begins, begins + sections[-1].offset + sections[-1].length)
 
-class NotForUs(DamagedFile):
-    "A sound entry that cannot be used here: a newer version of ml_pkg wrote it, or its classes are not there."
-
-def _is_newer(content:Any) -> bool:
-    name, _, number = bytes(content[:len(MAGIC)]).partition(b" entry ")
-    return name == b"ml_pkg" and number[:1].isdigit()
+def _check_signature(header:bytes, signed:bytes, stated:Any, path:Path) -> None:
+    if is_ours("entry", MAGIC + header, signed): return
+    if isinstance(stated, dict) and stated.get("key") not in (None, key_name()): raise NotForUs(f"{path} was written with another key than yours. A team that shares checkpoints sets the same ML_PKG_KEY")
+    raise DamagedFile(f"{path} is damaged: its signature does not fit")
 
 # %% ../nbs/api/17_entries.ipynb #caeced5e
-SMALL = 2**16 # bytes: below this, reading is faster than mapping
+SMALL = 2**20 # bytes: below this, reading is as fast as mapping
 
 def _opened(path:Path) -> Any:
     "The bytes of a file, in memory or mapped there."
@@ -112,11 +118,11 @@ def _opened(path:Path) -> Any:
         size = os.fstat(file.fileno()).st_size
         return bytearray(file.read()) if size < SMALL else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
+# %% ../nbs/api/17_entries.ipynb #eda5cdbf
 class Entry(NamedTuple):
     "A value that was read, and what was said of it."
     value: Any
     about: dict
-    buffers: list[tuple[memoryview, str]]   # with their digests
 
 def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Section]) -> None:
     "An array that cannot be changed is known by what the header says of it."
@@ -131,10 +137,7 @@ def read_entry(
 ) -> Entry:
     "Read an entry back. Raises `DamagedFile` if it is not what was written, OSError if it cannot be read."
     content = _opened(path)
-    try: header = _header(content, path)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        if isinstance(error, DamagedFile): raise
-        raise DamagedFile(f"{path} has a header that says nothing ({error})") from error
+    header = _header(content, path)
     if len(content) != header.size: raise DamagedFile(f"{path} has {len(content)} bytes, and {header.size} were written")
     whole = memoryview(content)
     def section(place:Section): return whole[header.begins + place.offset:header.begins + place.offset + place.length]
@@ -145,8 +148,9 @@ def read_entry(
     if read_only: _remember_digests(content, buffers, header.sections[1:])
     try: value = pickle.loads(stream, buffers=handed_out)
     except Exception as error: raise NotForUs(f"{path} cannot be read here: {type(error).__name__}: {error}") from error
-    return Entry(value, header.about, [(buffer, place.digest) for buffer, place in zip(buffers, header.sections[1:], strict=True)])
+    return Entry(value, header.about)
 
+# %% ../nbs/api/17_entries.ipynb #0328c0c1
 def read_about(path:Path) -> dict:
     "What an entry says of itself, without its value. Raises `DamagedFile`, OSError."
     with path.open("rb") as file:

@@ -123,6 +123,21 @@ def _kept(place:Place, key:str, chain:list[tuple[str, Any]], reached:Reached, se
     content = pack(reached, f"the result of {chain[depth - 1][0]}")
     return content is not None and place.store.is_worth(content.size, seconds) and place.store.save(key, content, seconds)
 
+_took:dict[str, float] = {} # seconds that steps took in this process, by name and class: what others are expected to take
+
+def _next(place:Place, chain:list[tuple[str, Any]], keys:list[str|None], reached:Reached, unkept:float, advance:Callable) -> tuple[Reached, float]:
+    "One step further, made by another process or here; and the seconds that went into what is not kept."
+    depth = len(reached.fitted)
+    key, kind = keys[depth], f"{chain[depth][0]} {type(chain[depth][1]).__qualname__}"
+    store = place.store if key else NONE
+    lease = store.lease(key or "")
+    with lease.held() as ours:
+        if not ours and lease.wait(lambda: store.has(key), 2 * _took.get(kind, float("inf"))) and (found := _found(place, key, chain)): return found, 0.0
+        reached = advance(reached)
+        _took[kind] = reached.steps[-1].seconds
+        unkept += _took[kind]
+        return reached, 0.0 if key and _kept(place, key, chain, reached, unkept) else unkept
+
 def fit_chain(
     chain:list[tuple[str, Any]],  # names and unfitted steps, which stay as they are; the last one predicts
     rows:Callable[[], tuple],     # gives the rows to fit on and the rows to score; asked only if they are needed
@@ -133,17 +148,11 @@ def fit_chain(
 ) -> Reached:
     "Fit one step after another, from the deepest checkpoint on."
     keys, until = _step_keys(place, chain), len(chain) if until is None else until
+    def advance(reached:Reached) -> Reached:
+        depth = len(reached.fitted)
+        return _advance(reached, *chain[depth], y, depth == len(chain) - 1, parameters)
     reached, unkept = _start(place, chain, keys[:until], rows), 0.0
-    for depth in range(len(reached.fitted), until):
-        name, step = chain[depth]
-        lease = place.store.lease(keys[depth] or "none")
-        with lease.held() as ours:
-            if keys[depth] and not ours and lease.wait(lambda key=keys[depth]: place.store.has(key), longest=float("inf")) and (found := _found(place, keys[depth], chain)):
-                reached = found
-                continue
-            reached = _advance(reached, name, step, y, depth == len(chain) - 1, parameters)
-            unkept += reached.steps[-1].seconds
-            if keys[depth] and _kept(place, keys[depth], chain, reached, unkept): unkept = 0.0
+    while len(reached.fitted) < until: reached, unkept = _next(place, chain, keys, reached, unkept, advance)
     return reached
 
 # %% ../nbs/api/24_fitting.ipynb #a8897aeb
@@ -243,12 +252,11 @@ def fit_fold(
     from sklearn.base import clone
     def rows(table, places): return None if table is None else table.iloc[places]
     chain = steps_of(estimator)
-    with limited(threads): done = fit_chain(chain, lambda: (rows(X, train), rows(X, test)), rows(y, train), _fit_parameters(chain[-1][1], rows(weights, train)), place)
-    fitted, steps, reached = _assembled(clone(estimator), done.fitted), list(done.steps), done.test
-    with _watched(steps, "predict"):
-        answers = _Answers(done.fitted[-1])
-        predictions = _predictions(answers, reached, test, targets)
-    with _watched(steps, "score"): scores = _score(metrics, fitted, answers, reached, rows(X, test), rows(y, test), rows(weights, test))
+    with limited(threads):
+        done = fit_chain(chain, lambda: (rows(X, train), rows(X, test)), rows(y, train), _fit_parameters(chain[-1][1], rows(weights, train)), place)
+        fitted, steps, answers = _assembled(clone(estimator), done.fitted), list(done.steps), _Answers(done.fitted[-1])
+        with _watched(steps, "predict"): predictions = _predictions(answers, done.test, test, targets)
+        with _watched(steps, "score"): scores = _score(metrics, fitted, answers, done.test, rows(X, test), rows(y, test), rows(weights, test))
     return Fold(scores, steps, predictions)
 
 def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import numpy as np
 from .checkpoints import Checkpoints, made, warn_once
 from .errors import Unidentifiable
 from .estimators import open_random_states, settings_identity
-from .identity import Identity, identify
+from .identity import Identity, identify, known_digest
 
 # %% ../nbs/api/23_memory.ipynb #94bdafa6
 _SAID = ("message", "message_clsname") # what scikit-learn prints when it is verbose
@@ -51,21 +51,21 @@ class Remembered:
         bound = inspect.signature(self.function).bind(*arguments, **named).arguments
         what = {name: value for name, value in bound.items() if name not in (*self.ignore, *_SAID)}
         code = {name: value for name, value in what.items() if hasattr(value, "get_params")}
-        try: key, before = call_identity(self.function, what).key, _code_key(code)
+        try: key, before = call_identity(self.function, what).key, _estimators_key(code)
         except Unidentifiable as error:
             warn_once(f"a step is computed each time: {error}")
             return compute()
-        return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _code_key(code) == before, lambda value: _is_same_code(value, before), read_only=True, share=10.0).value
+        return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _estimators_key(code) == before, lambda value: _is_same_code(value, before), read_only=True, share=10.0).value
 
-def _code_key(estimators:dict[str, Any]) -> str: return identify({name: type(value) for name, value in estimators.items()}).key
+def _estimators_key(estimators:dict[str, Any]) -> str: return identify(estimators).key
 
 def _is_same_code(value:Any, before:str) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."
     fitted = [each for each in value if hasattr(each, "get_params")] if isinstance(value, tuple) else []
-    return not fitted or _code_key({"transformer": fitted[0]}) == before
+    return not fitted or _estimators_key({"transformer": fitted[0]}) == before
 
 def _changeable(value:Any) -> Any:
     "An array as a step may want to overwrite it; those from the store are read-only."
-    return np.array(value, order="K") if isinstance(value, np.ndarray) and not value.flags.writeable else value
+    return np.array(value, order="K") if isinstance(value, np.ndarray) and known_digest(value) else value
 
 def _names(estimators:dict[str, Any]) -> str: return ", ".join(type(value).__name__ for value in estimators.values())
