@@ -63,9 +63,14 @@ def is_library_file(filename:str, module:str|None="") -> bool:
     return os.path.realpath(filename).startswith(_library_folders()) and not _is_project(package)
 
 # %% ../nbs/api/02_code.ipynb #12ff6015
+def _file_of(function:FunctionType) -> str:
+    "The file that a function comes from: that of its code, or, if that was made up (by exec, or by cloudpickle), of its module."
+    made_up = function.__code__.co_filename.startswith("<") and not function.__code__.co_filename.startswith("<frozen")
+    return function.__globals__.get("__file__") or function.__code__.co_filename if made_up else function.__code__.co_filename
+
 def is_library(value:Any) -> bool:
     "Whether a module, class or function belongs to a library (compiled code always does)."
-    if isinstance(value, FunctionType): return is_library_file(value.__code__.co_filename, value.__globals__.get("__name__"))
+    if isinstance(value, FunctionType): return is_library_file(_file_of(value), value.__globals__.get("__name__"))
     module = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "builtins")
     name = getattr(module, "__name__", "builtins")
     if name == "__main__": return False

@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,10 +53,11 @@ class Packed(NamedTuple):
 
 def packed(
     value:Any,
+    dumps:Callable=pickle.dumps, # or cloudpickle's
 ) -> Packed:
     "A value as a stream and buffers. Raises what pickle raises for what it cannot write."
     buffers:list[pickle.PickleBuffer] = []
-    stream = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    stream = dumps(value, protocol=5, buffer_callback=buffers.append)
     return Packed(stream, [buffer.raw() for buffer in buffers])
 
 # %% ../nbs/api/17_entries.ipynb #2322b564

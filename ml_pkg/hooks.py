@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .chain import NOWHERE, Link, Place, chain_of, fit_chain
 from .checkpoints import IN_WORKSPACE
 from .errors import UnknownName, did_you_mean
 from .estimators import seeded
 from .evaluation import folds, is_classification, locked_away
-from .fitting import NOWHERE, Place, fit_chain, fold_places, steps_of
+from .fitting import fold_places
 from .threads import limited
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def _as_frame(rows:Any, fitted:list[Any], names:list[str], numbers:np.ndarray) -
     if hasattr(rows, "tocsr"): return pd.DataFrame.sparse.from_spmatrix(rows, index=numbers, columns=names)
     return pd.DataFrame(rows, index=numbers, columns=names if names is not None and len(names) == rows.shape[1] else None)
 
-def _place_of(step:str, chain:list[tuple[str, Any]]) -> int:
+def _place_of(step:str, chain:list[Link]) -> int:
     "Where a step stands in a chain. Raises `UnknownName`."
-    names = [name for name, _ in chain]
+    names = [link.name for link in chain]
     if step not in names: raise UnknownName(f"'{step}' is not a step.{did_you_mean(step, names, 'steps')}")
     return names.index(step)
 
@@ -47,7 +48,7 @@ def _split(experiment:"Experiment", fold:int|None) -> tuple[np.ndarray, np.ndarr
     if not 0 <= fold < len(pairs): raise UnknownName(f"there is no fold {fold}: folds are numbered from 0 to {len(pairs) - 1}")
     return *pairs[fold], fold_places(IN_WORKSPACE, dataset, evaluation, classification, seed, 1, len(pairs))[fold]
 
-def _through(experiment:"Experiment", chain:list[tuple[str, Any]], count:int, fold:int|None) -> pd.DataFrame:
+def _through(experiment:"Experiment", chain:list[Link], count:int, fold:int|None) -> pd.DataFrame:
     "Rows through the first `count` steps."
     (train, test, place), X = _split(experiment, fold), experiment.dataset.X
     def rows(): return X.iloc[train], None if test is None else X.iloc[test]
@@ -61,7 +62,7 @@ def rows_before(
     fold:int|None=None, # number of a fold, from 0; by default all rows outside of the holdout are fitted on
 ) -> pd.DataFrame:      # one row for each row that is fitted on, indexed by its number in the dataset
     "The rows as they reach a step. Raises `UnknownName`."
-    chain = steps_of(seeded(experiment.estimator, experiment.seed))
+    chain = chain_of(seeded(experiment.estimator, experiment.seed))
     return _through(experiment, chain, _place_of(step, chain), fold)
 
 def rows_after(
@@ -70,6 +71,6 @@ def rows_after(
     fold:int|None=None, # number of a fold, from 0; by default all rows outside of the holdout are fitted on
 ) -> pd.DataFrame:      # one row for each row that is fitted on, indexed by its number in the dataset
     "The rows as they leave a step. Raises `UnknownName`, also for the step that predicts, since no rows leave it."
-    chain = steps_of(seeded(experiment.estimator, experiment.seed))
+    chain = chain_of(seeded(experiment.estimator, experiment.seed))
     transformers = chain[:-1]
     return _through(experiment, chain, _place_of(step, transformers) + 1, fold)

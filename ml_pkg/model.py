@@ -23,7 +23,7 @@ from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, UntrustedFile, Unwritable, did_you_mean, listed
 from .persistence import Joblib, Persister, Pickle, Skops, read_archive, write_archive
 from .schema import Conformed, Schema, conform
-from .store import connected, register_file, vouched_for
+from .store import connected, register_file
 from .workspace import Workspace
 
 # %% ../nbs/api/22_model.ipynb #615a4a8e
@@ -99,7 +99,7 @@ class Model:
 
     @classmethod
     def load(cls, path:str|Path, trusted:bool=False, persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle())) -> "Model":
-        "Read a model. Raises `NotFound`, `DamagedFile`, or `UntrustedFile` if loading could run code and neither this workspace wrote the file nor `trusted=True` is given."
+        "Read a model. Raises `NotFound`, `DamagedFile`, or `UntrustedFile` if loading could run code and neither your signature is on the file nor `trusted=True` is given."
         return _load(Path(path), trusted, {persister.name: persister for persister in persisters})
 
     def _ask(self, method:str, rows:Any, first_row:int) -> tuple[pd.Index, np.ndarray]:
@@ -147,7 +147,7 @@ def save_model(
     model:Model,
     path:Path,
     persister:Persister,
-    workspace:Workspace,   # notes that it wrote the file, and vouches for it later
+    workspace:Workspace,   # notes where the file is
     run:str|None=None,     # a run of that workspace that the model belongs to
 ) -> Path:
     "Write one file, as a whole or not at all."
@@ -159,11 +159,11 @@ def save_model(
 
 def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     "Check everything about a file before its estimator is interpreted."
-    manifest, members, digest = read_archive(path)
+    manifest, members, _, ours = read_archive(path)
     name = manifest.get("persister")
     if not isinstance(name, str) or name not in persisters: raise DamagedFile(f"{path} was written by a persister called {name!r}. Give it: Model.load(path, persisters=[…]). Given: {listed(persisters)}")
-    vouched = trusted or vouched_for(Workspace.current(), digest)
-    if persisters[name].runs_code and not vouched: raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and this workspace ({Workspace.current().folder}) did not write it. "
+    vouched = trusted or ours
+    if persisters[name].runs_code and not vouched: raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and it does not carry your signature. "
         "If you know where it comes from: trusted=True (on the command line: --trusted)")
     with _readable(path, "its description"):
         schema, card, versions = Schema.from_dict(json.loads(members["schema.json"])), dict(json.loads(members["card.json"])), dict(manifest.get("versions") or {})

@@ -6,7 +6,6 @@
 __all__ = ['log', 'run_experiment', 'fitted_model', 'fit_model']
 
 # %% ../nbs/api/30_running.ipynb #97e5ce7c
-import io
 import json
 import logging
 import pickle
@@ -14,16 +13,18 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .artifacts import Artifact, keep_declaration, keep_predictions
 from .checkpoints import Checkpoints, NoCheckpoints
 from .errors import InvalidDeclaration, MlPkgError, Unidentifiable
 from .estimators import seeded
 from .identity import Identity, components
 from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state, origin, packages, place
-from .run import Run, keep, keep_declaration, load_run
+from .run import Run, load_run
 from .store import connected, finished_run, now, record
 from .threads import limited
 from .workspace import Workspace
@@ -73,42 +74,64 @@ def _reuse(experiment:"Experiment", known:Run, connection:Any, base:dict, clock:
 def _compute(experiment:"Experiment", identity:Identity|None, workspace:Workspace, base:dict, clock:float, how:dict) -> Run:
     "Fit every fold and record what came of it, or how it failed."
     from ml_pkg.fitting import cross_validate
-    try: folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, **how)
-    except Exception as error:
-        failure = {"status": "failed", "seconds": time.perf_counter() - clock, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        with connected(workspace) as connection: record(connection, {**base, **_about(experiment, connection), **failure}, **_described(experiment, identity))
-        log.error("run failed", extra={"ml_pkg": {"experiment": experiment.name, "error": str(error)}})
-        raise
-    kept = [*_keep_declaration(workspace, experiment), _keep_predictions(workspace, folds)]
-    with connected(workspace) as connection:
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            _ = experiment.dataset.rows # before anybody else asks for them
+            described, kept = beside.submit(_described, experiment, identity), beside.submit(_keep_declaration, workspace, experiment)
+            folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, **how)
+        except Exception as error:
+            failure = {"status": "failed", "seconds": time.perf_counter() - clock, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            _record(experiment, workspace, {**base, **failure}, _described(experiment, identity), {})
+            log.error("run failed", extra={"ml_pkg": {"experiment": experiment.name, "error": str(error)}})
+            raise
+        artifacts = [*_declared(kept.result(), experiment), keep_predictions(workspace, [fold.predictions for fold in folds])]
         finished = {"status": "finished", "seconds": time.perf_counter() - clock}
-        files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": base["key"], "written": now()} for path, digest in kept]
-        identifier = record(connection, {**base, **_about(experiment, connection), **finished}, **_described(experiment, identity), **_outcome(folds), files=files)
+        files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": base["key"], "written": now()} for path, digest in artifacts]
+        identifier = _record(experiment, workspace, {**base, **finished}, described.result(), {**_outcome(folds), "files": files})
     _show_warnings(folds)
     log.info("run finished", extra={"ml_pkg": {"run": identifier, "experiment": experiment.name, "seconds": finished["seconds"]}})
     return load_run(identifier)
 
-# %% ../nbs/api/30_running.ipynb #feff1ade
-def _about(experiment:"Experiment", connection:Any) -> dict[str, Any]:
-    "Columns of a run that describe the declaration and its surroundings."
-    commit, dirty = git_state(experiment.dataset.source.folder if hasattr(experiment.dataset.source, "folder") else Path.cwd())
-    about = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(experiment.dataset.source), "git_commit": commit, "git_dirty": dirty}
-    try:
-        from ml_pkg.evaluation import is_classification, locked_away
-        about |= {"dataset_key": experiment.dataset.fingerprint, "dataset_rows": len(experiment.dataset), "schema": json.dumps(experiment.dataset.schema.to_dict()),
-                  "task": "classification" if is_classification(experiment.estimator, experiment.dataset.y) else "regression",
-                  "holdout_rows": int(locked_away(experiment.dataset, experiment.evaluation.holdout).sum())}
-    except (MlPkgError, ValueError, TypeError): pass # the failure that is being recorded may lie in the rows themselves
-    try: parent = experiment.varied_from and finished_run(connection, experiment.varied_from.key)
-    except MlPkgError: parent = None
-    return {**about, "variation_of": parent["id"] if parent else None}
+def _record(experiment:"Experiment", workspace:Workspace, base:dict, described:"_Described", outcome:dict) -> str:
+    "Write a run with all that belongs to it; its id."
+    with connected(workspace) as connection:
+        return record(connection, {**base, **described.run, **_about_rows(experiment), **_parent(experiment, connection)}, **described.details, **outcome)
 
-def _described(experiment:"Experiment", identity:Identity|None) -> dict[str, list[dict]]:
-    "Rows that describe the declaration: components of its key, flattened parameters, packages."
-    parameters = {name: repr(value) for name, value in experiment.estimator.get_params(deep=True).items()}
-    return {"components": [{"path": path, "content": content} for path, content in (components(identity) if identity else {}).items()],
-            "parameters": [{"name": name, "value": value} for name, value in parameters.items()],
-            "packages": [{"name": name, "version": version} for name, version in packages(experiment.estimator).items()]}
+# %% ../nbs/api/30_running.ipynb #feff1ade
+class _Described(NamedTuple):
+    "What can be said of a declaration without its rows."
+    run: dict[str, Any]             # columns of the run
+    details: dict[str, list[dict]]  # components of its key, flattened parameters, packages
+
+def _described(experiment:"Experiment", identity:Identity|None) -> _Described:
+    source = experiment.dataset.source
+    commit, dirty = git_state(source.folder if hasattr(source, "folder") else Path.cwd())
+    run = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(source), "git_commit": commit, "git_dirty": dirty}
+    parameters = {name: _in_short(value) for name, value in experiment.estimator.get_params(deep=True).items()}
+    return _Described(run, {"components": [{"path": path, "content": content} for path, content in (components(identity) if identity else {}).items()],
+                            "parameters": [{"name": name, "value": value} for name, value in parameters.items()],
+                            "packages": [{"name": name, "version": version} for name, version in packages(experiment.estimator).items()]})
+
+def _in_short(value:Any) -> str:
+    "A parameter as text; of an estimator its class, since its parameters stand by themselves."
+    if isinstance(value, list) and value and all(isinstance(each, tuple) for each in value): return f"[{', '.join(_in_short(each) for each in value)}]"
+    if isinstance(value, tuple): return f"({', '.join(_in_short(each) for each in value)})"
+    return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
+
+def _about_rows(experiment:"Experiment") -> dict[str, Any]:
+    "Columns of a run that describe its rows; none, if the failure that is being recorded lies in them."
+    from ml_pkg.evaluation import is_classification, locked_away
+    dataset = experiment.dataset
+    try: return {"dataset_key": dataset.fingerprint, "dataset_rows": len(dataset), "schema": json.dumps(dataset.schema.to_dict()),
+                 "task": "classification" if is_classification(experiment.estimator, dataset.y) else "regression",
+                 "holdout_rows": int(locked_away(dataset, experiment.evaluation.holdout).sum())}
+    except (MlPkgError, ValueError, TypeError): return {}
+
+def _parent(experiment:"Experiment", connection:Any) -> dict[str, Any]:
+    "The run of the declaration that this one varies, if it has run."
+    try: found = experiment.varied_from and finished_run(connection, experiment.varied_from.key)
+    except MlPkgError: found = None
+    return {"variation_of": found["id"] if found else None}
 
 def _outcome(folds:list) -> dict[str, list[dict]]:
     "Rows that say what came of each fold."
@@ -118,19 +141,16 @@ def _outcome(folds:list) -> dict[str, list[dict]]:
             "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message} for number, _, step, _ in numbered for category, message in step.warnings]}
 
 # %% ../nbs/api/30_running.ipynb #e0ae1ee8
-def _keep_predictions(workspace:Workspace, folds:list) -> tuple[Path, str]:
-    "Out-of-fold predictions as one Arrow file."
-    import pandas as pd
-    table = pd.concat([fold.predictions.assign(fold=number) for number, fold in enumerate(folds)], ignore_index=True)
-    table.to_feather(buffer := io.BytesIO())
-    return keep(workspace, "predictions", ".feather", buffer.getvalue())
+def _keep_declaration(workspace:Workspace, experiment:"Experiment") -> Artifact|Exception:
+    "The declaration as a file, or why there is none: it may hold what cannot be written down, such as a lock or a connection."
+    try: return keep_declaration(workspace, experiment)
+    except (TypeError, AttributeError, pickle.PicklingError) as error: return error
 
-def _keep_declaration(workspace:Workspace, experiment:"Experiment") -> list[tuple[Path, str]]:
-    "The declaration as a file; nothing if it holds what cannot be written down, such as a lock or a connection."
-    try: return [keep_declaration(workspace, experiment)]
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
-        warnings.warn(f"the declaration of {experiment.name} cannot be kept, so run.experiment will not give it back: {error}", UserWarning, stacklevel=5)
-        return []
+def _declared(kept:Artifact|Exception, experiment:"Experiment") -> list[Artifact]:
+    "The file of the declaration; nothing, with a warning, if there is none."
+    if isinstance(kept, Artifact): return [kept]
+    warnings.warn(f"the declaration of {experiment.name} cannot be kept, so run.experiment will not give it back: {kept}", UserWarning, stacklevel=5)
+    return []
 
 def _show_warnings(folds:list) -> None:
     "Each warning once, with the number of folds it came from."
@@ -163,14 +183,15 @@ def fit_model(
 
     import numpy as np
 
+    from ml_pkg.chain import fit_by_steps
     from ml_pkg.evaluation import is_classification, locked_away
-    from ml_pkg.fitting import fit_by_steps
+    from ml_pkg.fitting import fit_parameters
     from ml_pkg.model import Model, save_model
     from ml_pkg.schema import learn_schema
     dataset, chosen = experiment.dataset, seeded(experiment.estimator, experiment.seed)
     used = np.flatnonzero(~locked_away(dataset, experiment.evaluation.holdout))
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
-    with limited(run.row["threads"]): chosen, _ = fit_by_steps(chosen, X, y, weights)
+    with limited(run.row["threads"]): chosen, _ = fit_by_steps(chosen, X, y, fit_parameters(chosen, weights))
     classes = [_listed(each) for each in chosen.classes_] if isinstance(getattr(chosen, "classes_", None), list) else _listed(getattr(chosen, "classes_", []))
     card = {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id, "task": "classification" if is_classification(chosen, y) else "regression",
             "target": list(dataset.target), "classes": classes, "scores": {name: mean for name, (mean, _) in run.summary.items()},

@@ -85,19 +85,25 @@ def _check_kept(categories:pd.Index, column:Column) -> None:
 # %% ../nbs/api/08_schema.ipynb #11990092
 def _learn_column(series:pd.Series) -> Column:
     "What is remembered of a column. Object columns that hold nothing but text count as text."
-    present = series.dropna()
+    missing = series.isna().to_numpy()
+    first = None if missing.all() else series.iloc[missing.argmin()]
     kind = _kind(series.dtype)
-    if kind == "other" and len(present) and pd.api.types.infer_dtype(present, skipna=True) == "string": kind = "text"
-    values = None
-    if kind == "category": values = tuple(_plain(value) for value in series.cat.categories)
-    elif kind == "text" and present.nunique() <= FEW_VALUES: values = tuple(sorted(present.unique()))
-    spans = kind in ("integer", "float", "datetime") and len(present)
-    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=len(present) < len(series), values=values,
+    if kind == "other" and pd.api.types.infer_dtype(series, skipna=True) == "string": kind = "text"
+    values = tuple(_plain(value) for value in series.cat.categories) if kind == "category" else _few_values(series) if kind == "text" else None
+    spans = kind in ("integer", "float", "datetime") and first is not None
+    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=values,
         of=str(series.cat.categories.dtype) if kind == "category" else None,
-        ordered=bool(kind == "category" and series.cat.ordered), low=_plain(present.min()) if spans else None,
-        high=_plain(present.max()) if spans else None, example=_plain(present.iloc[0]) if len(present) else None)
+        ordered=bool(kind == "category" and series.cat.ordered), low=_plain(series.min()) if spans else None,
+        high=_plain(series.max()) if spans else None, example=None if first is None else _plain(first))
     if kind == "category": _check_kept(series.cat.categories, column)
     return column
+
+def _few_values(series:pd.Series) -> tuple | None:
+    "The distinct values of text, sorted; None if they are many, which the first rows often tell."
+    for part in (series.iloc[:10 * FEW_VALUES], series):
+        found = part.dropna().unique()
+        if len(found) > FEW_VALUES: return None
+    return tuple(sorted(found))
 
 # %% ../nbs/api/08_schema.ipynb #81d7c713
 @dataclass(frozen=True)
