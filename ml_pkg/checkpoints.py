@@ -293,15 +293,16 @@ def made(
     fits:Callable[[Any], bool]=lambda value: True, # whether a value that was found is what is meant
     read_only:bool=False,                  # whether arrays that were found are to be such as cannot be changed
     share:float|None=None,                 # of the computing time that writing may take, if not the store's
+    shared:bool=True,                      # whether other processes that need it wait for this one
 ) -> Made:
     "The value of a key: found, waited for, or computed."
     if found := _found(store, key, fits, read_only): return found
-    with store.lease(key).held() as ours:
+    with (store if shared else NONE).lease(key).held() as ours:
         if not ours and store.lease(key).wait(lambda: store.has(key), longest=float("inf")) and (found := _found(store, key, fits, read_only)): return found
         began = time.perf_counter()
         value = compute()
         seconds = time.perf_counter() - began
-        if still(): _keep_if_worth(store, key, what, value, seconds, share)
+        if store.is_worth(0, seconds, share) and still(): _keep_if_worth(store, key, what, value, seconds, share)
     return Made(value, False, seconds)
 
 def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:
@@ -309,6 +310,5 @@ def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:
     return entry and fits(entry.value) and Made(entry.value, True, entry.about["seconds"]) or None
 
 def _keep_if_worth(store:Any, key:str, what:str, value:Any, seconds:float, share:float|None) -> bool:
-    if not store.is_worth(0, seconds, share): return False
     content = pack(value, what)
     return content is not None and store.is_worth(content.size, seconds, share) and store.save(key, content, seconds)

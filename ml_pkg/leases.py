@@ -47,10 +47,18 @@ _heart = _Heart()
 # %% ../nbs/api/15_leases.ipynb #357292d8
 def _take(lease:Path) -> bool:
     "Whether the lease was free, and is ours now."
-    try:
-        with lease.open("x") as file: json.dump({"machine": socket.gethostname(), "process": os.getpid()}, file)
+    holder = json.dumps({"machine": socket.gethostname(), "process": os.getpid()}).encode()
+    try: handle = _made_anew(lease)
     except FileExistsError: return False
+    try: os.write(handle, holder)
+    finally: os.close(handle)
     return True
+
+def _made_anew(path:Path) -> int:
+    "A file that was not there, open for writing. Its folder seldom has to be made."
+    try: return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileNotFoundError: path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 def _is_gone(lease:Path) -> bool:
     "Whether the holder is known to be dead."
@@ -75,9 +83,7 @@ class Lease:
     @contextmanager
     def held(self) -> Iterator[bool]:
         "Holds the lease for as long as the block runs, if it is free; tells whether it was. A folder that cannot be written has no leases, and everybody works."
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            ours = _take(self.path)
+        try: ours = _take(self.path)
         except OSError: ours = True
         if ours: _heart.add(self.path)
         try: yield ours

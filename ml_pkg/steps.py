@@ -6,6 +6,7 @@
 __all__ = ['SHARE', 'Step', 'watched', 'blaming', 'fit_and_transform', 'remembered_branches']
 
 # %% ../nbs/api/24_steps.ipynb #c5458ce4
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,8 +66,8 @@ SHARE = 0.5 # of what a step may take to be written, for each of its branches
 
 class _Branch:
     "A transformer inside a step, that remembers what it gave."
-    def __init__(self, name:str, transformer:Any, key:str, store:Checkpoints):
-        self.name, self.transformer, self.key, self.store = name, transformer, key, store
+    def __init__(self, name:str, transformer:Any, meant:str, key:str, store:Checkpoints):
+        self.name, self.transformer, self.meant, self.key, self.store = name, transformer, meant, key, store # `meant` is the key of the transformer alone
         self.warnings, self.found = [], []
 
     def __getattr__(self, name:str) -> Any:
@@ -75,26 +76,27 @@ class _Branch:
 
     def __sklearn_clone__(self) -> "_Branch":
         from sklearn.base import clone
-        return _Branch(self.name, clone(self.transformer), self.key, self.store)
+        return _Branch(self.name, clone(self.transformer), self.meant, self.key, self.store)
 
     def fit(self, X:Any, y:Any=None) -> "_Branch":
         self.fit_transform(X, y)
         return self
 
     def fit_transform(self, X:Any, y:Any=None) -> Any:
-        before = identify(self.transformer).key
         def compute() -> tuple:
             happened:list[Step] = []
             with watched(happened, self.name): reached = fit_and_transform(self.transformer, X, y)
             return self.transformer, reached, happened[0].warnings
-        self.transformer, reached, self.warnings = self._made("fitted", compute, lambda value: identify(value[0]).key == before)
+        self.transformer, reached, self.warnings = self._made("fitted", compute, lambda value: self._is_meant(value[0]), shared=True)
         return reached
 
-    def transform(self, X:Any) -> Any: return self._made("scored", lambda: self.transformer.transform(X), lambda value: True)
+    def transform(self, X:Any) -> Any: return self._made("scored", lambda: self.transformer.transform(X), lambda value: True, shared=False)
 
-    def _made(self, part:str, compute:Callable, fits:Callable) -> Any:
-        before = identify(self.transformer).key
-        self.found.append(made(self.store, Identity(part, self.key).key, f"the result of {self.name}", compute, lambda: identify(self.transformer).key == before, fits, share=SHARE * self.store.share))
+    def _is_meant(self, transformer:Any) -> bool: return identify(transformer).key == self.meant
+
+    def _made(self, part:str, compute:Callable, fits:Callable, shared:bool) -> Any:
+        still = functools.partial(self._is_meant, self.transformer)
+        self.found.append(made(self.store, Identity(part, self.key).key, f"the result of {self.name}", compute, still, fits, share=SHARE * self.store.share, shared=shared))
         return self.found[-1].value
 
     @property
@@ -122,9 +124,10 @@ def _branch(step:str, part:tuple, upstream:str, store:Checkpoints|NoCheckpoints)
     "A part of a step as a branch; as it is, if it has no key, or does nothing that is worth one."
     name, transformer, *columns = part
     if not (hasattr(transformer, "fit") and hasattr(transformer, "transform")): return transformer
-    try: identity = Identity("branch", parts=(("upstream", Identity("key", upstream)), ("estimator", identify(transformer)), ("columns", identify(columns))))
+    try: meant, chosen = identify(transformer), identify(columns)
     except Unidentifiable: return transformer
-    return _Branch(f"{step}__{name}", transformer, identity.key, store)
+    key = Identity("branch", parts=(("upstream", Identity("key", upstream)), ("estimator", meant), ("columns", chosen))).key
+    return _Branch(f"{step}__{name}", transformer, meant.key, key, store)
 
 def _plain(part:Any) -> Any: return part.transformer if isinstance(part, _Branch) else part
 
