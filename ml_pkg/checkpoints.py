@@ -100,7 +100,7 @@ class Checkpoints:
 
     def save(self, key:str, content:Packed, seconds:float, about:dict|None=None) -> bool:
         "Keep a value that took so long to compute; whether it is kept. What cannot be written is reported, never raised."
-        return _save(self, key, content, {"seconds": seconds, **(about or {})})
+        return _save(self, key, content, {"entry": key, "seconds": seconds, **(about or {})})
 
     def lease(self, key:str) -> Lease: return Lease(self.place(key).with_suffix(".lease"))
 
@@ -142,6 +142,7 @@ def _load(store:Checkpoints, key:str, read_only:bool) -> Entry | None:
     try:
         stamp = _stamp(path)
         entry = read_entry(path, read_only, check_buffers=_verified.get(path) != stamp)
+        if entry.about.get("entry") != key: raise DamagedFile(f"{path} was put in place of another entry")
     except NotForUs as error: return warn_once(f"{error}. It is computed again")
     except DamagedFile as error: return _set_aside(store, path, error)
     except OSError: return None # removed meanwhile, or not ours to read

@@ -16,7 +16,7 @@ from .dataset import Dataset
 from .display import definition
 from .errors import InvalidDeclaration
 from .evaluation import Evaluation
-from .hooks import rows_after, rows_before
+from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
 from .persistence import Persister, Skops
 from .provenance import declared_source
@@ -98,6 +98,10 @@ class Experiment:
     def before(self, step:str, fold:int|None=None) -> "pd.DataFrame":
         "The rows as they reach a step. Raises `UnknownName`."
         return rows_before(self, step, fold)
+
+    def with_output(self, step:str, rows:Any) -> "Experiment":
+        "With given rows (a frame as `after` gives it, an array, a sparse matrix) for what a step returns. Raises `UnknownName`, `InvalidData`."
+        return _varied(self, estimator=with_rows(self, step, rows))
 
     def fit(self) -> "Model":
         "The model fitted on all rows outside of the holdout. Runs the experiment first, if it has not run."

@@ -332,7 +332,7 @@ def _rule(kind:type) -> Callable | None:
 def _random_state(value:Any) -> Any:
     return value.get_state(legacy=False) if isinstance(value, np.random.RandomState) else value.bit_generator.state
 
-def _is_estimator(value:Any) -> bool: return hasattr(value, "get_params") and not isinstance(value, type)
+def _is_estimator(value:Any) -> bool: return callable(getattr(type(value), "get_params", None)) # by the class: some objects have an attribute for any name
 
 def _identify_by_type(value:Any, visit:Callable) -> Identity:
     leaf = _LEAVES.get(type(value))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .artifacts import Artifact, keep_declaration, keep_predictions
 from .checkpoints import Checkpoints, NoCheckpoints
 from .errors import InvalidDeclaration, MlPkgError, Unidentifiable
-from .estimators import seeded
+from .estimators import has_given_rows, seeded
 from .identity import Identity, components
 from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state, origin, packages, place
@@ -79,12 +79,12 @@ def _compute(experiment:"Experiment", identity:Identity|None, workspace:Workspac
             _ = experiment.dataset.rows # before anybody else asks for them
             described, kept = beside.submit(_described, experiment, identity), beside.submit(_keep_declaration, workspace, experiment)
             folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, **how)
-        except Exception as error:
-            failure = {"status": "failed", "seconds": time.perf_counter() - clock, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            artifacts = [*_declared(kept.result(), experiment), keep_predictions(workspace, [fold.predictions for fold in folds])]
+        except (Exception, KeyboardInterrupt) as error:
+            failure = {"status": "failed", "seconds": time.perf_counter() - clock, "error": f"{type(error).__name__}: {error}".removesuffix(": "), "traceback": traceback.format_exc()}
             _record(experiment, workspace, {**base, **failure}, _described(experiment, identity), {})
             log.error("run failed", extra={"ml_pkg": {"experiment": experiment.name, "error": str(error)}})
             raise
-        artifacts = [*_declared(kept.result(), experiment), keep_predictions(workspace, [fold.predictions for fold in folds])]
         finished = {"status": "finished", "seconds": time.perf_counter() - clock}
         files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": base["key"], "written": now()} for path, digest in artifacts]
         identifier = _record(experiment, workspace, {**base, **finished}, described.result(), {**_outcome(folds), "files": files})
@@ -116,6 +116,7 @@ def _in_short(value:Any) -> str:
     "A parameter as text; of an estimator its class, since its parameters stand by themselves."
     if isinstance(value, list) and value and all(isinstance(each, tuple) for each in value): return f"[{', '.join(_in_short(each) for each in value)}]"
     if isinstance(value, tuple): return f"({', '.join(_in_short(each) for each in value)})"
+    if hasattr(value, "shape") and len(value.shape): return f"{type(value).__name__} of shape {tuple(value.shape)}"
     return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
 
 def _about_rows(experiment:"Experiment") -> dict[str, Any]:
@@ -188,6 +189,7 @@ def fit_model(
     from ml_pkg.fitting import fit_parameters
     from ml_pkg.model import Model, save_model
     from ml_pkg.schema import learn_schema
+    if has_given_rows(experiment.estimator): raise InvalidDeclaration(f"{experiment.name} starts from rows that were given for '{experiment.estimator.steps[0][0]}', and nothing makes such rows of new ones: fit the experiment that has the steps themselves")
     dataset, chosen = experiment.dataset, seeded(experiment.estimator, experiment.seed)
     used = np.flatnonzero(~locked_away(dataset, experiment.evaluation.holdout))
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))

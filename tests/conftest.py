@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,3 +83,20 @@ def python(project:Path) -> Callable:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
     return run
+
+
+NOBODY = 65534
+
+
+def unprivileged(folder:Path) -> dict:
+    "Options for a child process that may not write what root has made read-only; for root, another user."
+    if os.geteuid() != 0: return {}
+    for path in (folder, *folder.parents):
+        if path != Path("/") and path.stat().st_uid == 0 and not path.stat().st_mode & stat.S_IXOTH: path.chmod(path.stat().st_mode | 0o055)
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+
+
+def can_run_python(options:dict) -> bool:
+    "Whether another user may use this interpreter at all; some are installed below a private home."
+    try: return subprocess.run([sys.executable, "-c", "import sklearn, ml_pkg"], capture_output=True, cwd="/", **options).returncode == 0
+    except PermissionError: return False

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import can_run_python, unprivileged
 
 from ml_pkg import Checkpoints
 from ml_pkg.checkpoints import pack
@@ -87,6 +88,85 @@ def test_killed_50_times_while_fitting_repeats_nothing_that_was_kept(tmp_path):
         trace.write_text("")
         subprocess.run([sys.executable, program, store, trace, out], check=True, stdout=subprocess.DEVNULL)
         assert trace.read_text() == ""
+
+
+def test_interrupted_by_ctrl_c_keeps_what_was_finished(tmp_path):
+    program, trace, out, store = tmp_path / "fitting.py", tmp_path / "trace", tmp_path / "out.pkl", tmp_path / "store"
+    program.write_text(FITTING)
+    subprocess.run([sys.executable, program, tmp_path / "first", trace, tmp_path / "reference.pkl"], check=True, stdout=subprocess.DEVNULL)
+    trace.write_text("")
+    for _ in range(3):
+        interrupted = subprocess.Popen([sys.executable, program, store, trace, out], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        seen = len(trace.read_text().splitlines())
+        while len(trace.read_text().splitlines()) < seen + 2: time.sleep(0.002)
+        interrupted.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in interrupted.communicate()[1] and interrupted.returncode != 0
+    assert not list(store.glob("??/*.lease")) and not list(store.glob("??/*.part"))
+    assert 3 <= len(list(store.glob("??/*.entry"))) < 9
+    subprocess.run([sys.executable, program, store, trace, out], check=True, stdout=subprocess.DEVNULL)
+    pd.testing.assert_frame_equal(pd.read_pickle(out), pd.read_pickle(tmp_path / "reference.pkl"), check_exact=True)
+    assert len(trace.read_text().splitlines()) <= 9 + 3 # a step that was under way is taken again, and none that was finished
+
+
+SHARING = """
+import sys, time
+from ml_pkg.checkpoints import Checkpoints, made
+def compute():
+    print("computes", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return sys.argv[3]
+found = made(Checkpoints(sys.argv[1]), "ab" * 16, "a result", compute)
+print(found.value, found.reused, flush=True)
+"""
+
+
+def sharing(*arguments):
+    return subprocess.Popen([sys.executable, "-c", SHARING, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_that_need_one_result_compute_it_once(tmp_path):
+    first = sharing(tmp_path, 2, "first")
+    assert first.stdout.readline() == "computes\n"
+    second = sharing(tmp_path, 2, "second")
+    assert (first.communicate()[0], second.communicate()[0]) == ("first False\n", "first True\n")
+
+
+def test_a_killed_process_is_not_waited_for(tmp_path):
+    first = sharing(tmp_path, 600, "first")
+    assert first.stdout.readline() == "computes\n"
+    second = sharing(tmp_path, 0.5, "second")
+    time.sleep(1.5) # long enough to be waiting
+    assert second.poll() is None
+    first.kill(), first.wait()
+    began = time.monotonic()
+    assert second.communicate()[0] == "computes\nsecond False\n"
+    assert time.monotonic() - began < 30 and not list(tmp_path.glob("??/*.lease"))
+
+
+READING = """
+import sys, warnings
+from ml_pkg.checkpoints import Checkpoints, made
+warnings.simplefilter("error")
+store = Checkpoints(sys.argv[1])
+print(made(store, "ab" * 16, "a result", lambda: "anew").value)
+warnings.simplefilter("ignore")
+print(made(store, "cd" * 16, "another result", lambda: __import__("time").sleep(0.1) or "anew").value)
+"""
+
+
+def test_a_read_only_store_is_read(tmp_path, python, monkeypatch):
+    "What is there is found, what is not is computed, and nothing is written."
+    monkeypatch.setenv("ML_PKG_KEY", "a secret that both users know")
+    store = Checkpoints(tmp_path / "store")
+    assert store.save(KEY, pack("kept", "a result"), seconds=100)
+    def files() -> list[str]: return sorted(path.name for path in store.path.rglob("*") if path.is_file())
+    before = files()
+    for path in (*store.path.rglob("*"), store.path): path.chmod(0o555 if path.is_dir() else 0o444)
+    options = unprivileged(tmp_path)
+    # Where root's interpreter is out of other users' reach, root itself is stopped by a file size of zero.
+    if not can_run_python(options): options = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))}
+    assert python(READING, store.path, cwd="/", **options).split() == ["kept", "anew"]
+    assert files() == before
 
 
 def test_killed_at_50_random_moments_of_writing_leaves_whole_entries(tmp_path):

@@ -1,32 +1,12 @@
 """A workspace that cannot be written is told in one line; a model that is there goes on predicting."""
 
-import os
 import resource
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-NOBODY = 65534
-
-
-def unprivileged(folder:Path) -> dict:
-    "Options for a child process that may not write what root has made read-only; for root, another user."
-    if os.geteuid() != 0: return {}
-    for path in (folder, *folder.parents):
-        if path != Path("/") and path.stat().st_uid == 0 and not path.stat().st_mode & stat.S_IXOTH: path.chmod(path.stat().st_mode | 0o055)
-    return {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-
-
-def can_run_python(options:dict) -> bool:
-    "Whether another user may use this interpreter at all; some are installed below a private home."
-    import subprocess
-    import sys
-    try: return subprocess.run([sys.executable, "-c", "import sklearn, ml_pkg"], capture_output=True, cwd="/", **options).returncode == 0
-    except PermissionError: return False
-
+from conftest import can_run_python, unprivileged
 
 def assert_refused(done) -> None:
     assert done.returncode == 2, (done.stdout, done.stderr)
