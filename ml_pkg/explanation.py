@@ -27,7 +27,11 @@ def upstream(
         return steps == [WHOLE] or not path.startswith("estimator.steps.") or any(_is_within(path, name) for name in steps)
     return {path: content for path, content in components.items() if counts(path)}
 
-def _is_within(path:str, step:str) -> bool: return f"{path}.".startswith(f"estimator.steps.{step}.")
+def _is_within(path:str, step:str) -> bool:
+    "Whether a component belongs to a step, or, for a name such as `step__branch`, to that branch of it."
+    name, _, branch = step.partition("__")
+    places = [f"{held}.{branch}." for held in ("transformers", "transformer_list")] if branch else [""]
+    return any(f"{path}.".startswith(f"estimator.steps.{name}.{place}") for place in places)
 
 # %% ../nbs/api/27_explanation.ipynb #adf578a6
 def nearest_difference(
@@ -89,7 +93,8 @@ def explained(
 ) -> Explanation:
     "Each step but those that only ask and score, with the reason if it was computed."
     names = [name for name in dict.fromkeys(row["step"] for row in sorted(timings, key=lambda row: row["place"])) if name not in ("predict", "score")]
-    return Explanation(title, [_report(name, names[:place + 1], timings, components, earlier) for place, name in enumerate(names)])
+    def until(place:int) -> list[str]: return [*(name for name in names[:place] if "__" not in name), names[place]] # a branch does not depend on those beside it
+    return Explanation(title, [_report(name, until(place), timings, components, earlier) for place, name in enumerate(names)])
 
 def _report(name:str, until:list[str], timings:list[dict], components:dict[str, str], earlier:list[dict[str, str]]) -> StepReport:
     rows = [row for row in timings if row["step"] == name]

@@ -116,7 +116,7 @@ def _in_short(value:Any) -> str:
     "A parameter as text; of an estimator its class, since its parameters stand by themselves."
     if isinstance(value, list) and value and all(isinstance(each, tuple) for each in value): return f"[{', '.join(_in_short(each) for each in value)}]"
     if isinstance(value, tuple): return f"({', '.join(_in_short(each) for each in value)})"
-    if hasattr(value, "shape") and len(value.shape): return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(shape := getattr(value, "shape", None), tuple) and shape: return f"{type(value).__name__} of shape {shape}"
     return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
 
 def _about_rows(experiment:"Experiment") -> dict[str, Any]:
