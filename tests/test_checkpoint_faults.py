@@ -96,7 +96,8 @@ def test_interrupted_by_ctrl_c_keeps_what_was_finished(tmp_path):
     subprocess.run([sys.executable, program, tmp_path / "first", trace, tmp_path / "reference.pkl"], check=True, stdout=subprocess.DEVNULL)
     trace.write_text("")
     for _ in range(3):
-        interrupted = subprocess.Popen([sys.executable, program, store, trace, out], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        interrupted = subprocess.Popen([sys.executable, program, store, trace, out], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                       preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # what a shell starts in the background ignores it
         seen = len(trace.read_text().splitlines())
         while len(trace.read_text().splitlines()) < seen + 2: time.sleep(0.002)
         interrupted.send_signal(signal.SIGINT)
