@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier', 'warn_once', 'Checkpoints', 'NoCheckpoints',
-           'pack', 'Kept', 'Usage', 'Made', 'made']
+           'pack', 'Kept', 'Usage', 'Made', 'made', 'is_reproducible']
 
 # %% ../nbs/api/19_checkpoints.ipynb #b3919fe1
 import logging
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from .draws import Draws
 from .entries import Entry, NotForUs, Packed, packed, read_about, read_entry, write_entry
 from .errors import DamagedFile, MlPkgError
 from .leases import Lease
@@ -300,11 +301,19 @@ def made(
     if found := _found(store, key, fits, read_only): return found
     with (store if shared else NONE).lease(key).held() as ours:
         if not ours and store.lease(key).wait(lambda: store.has(key), longest=float("inf")) and (found := _found(store, key, fits, read_only)): return found
-        began = time.perf_counter()
+        began, draws = time.perf_counter(), Draws()
         value = compute()
         seconds = time.perf_counter() - began
-        if store.is_worth(0, seconds, share) and still(): _keep_if_worth(store, key, what, value, seconds, share)
+        if store.is_worth(0, seconds, share) and still() and is_reproducible(draws, what): _keep_if_worth(store, key, what, value, seconds, share)
     return Made(value, False, seconds)
+
+def is_reproducible(
+    draws:Draws,   # from before a result was computed
+    what:str,      # in words
+) -> bool:
+    "Whether a result can be made again; warns, once, of one that a global random generator had a part in."
+    if draws.happened: warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
+    return not draws.happened
 
 def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:
     entry = store.load(key, read_only)

@@ -185,6 +185,7 @@ class _Names(NamedTuple):
     "What a code object reads from outside itself."
     chains: tuple[tuple[str, ...], ...]                  # global names, each with the attributes read off it
     imports: tuple[tuple[int, str, tuple[str, ...]], ...] # imports in its body: level of a relative one, module, attributes read off it
+    seedless: tuple[str, ...]                            # generators that it makes without a seed
 
 @_kept_per_code
 def _names(code:CodeType) -> _Names:
@@ -210,7 +211,20 @@ def _names(code:CodeType) -> _Names:
             if chain and source: imports.add((*source, chain[1:]))
             elif chain: chains.add(chain)
             constants = [*constants[-1:], step.argval] if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") else []
-    return _Names(tuple(sorted(chains)), tuple(sorted(imports)))
+    return _Names(tuple(sorted(chains)), tuple(sorted(imports)), tuple(sorted(_seedless(code))))
+
+_GENERATORS, _ENTROPY = {"default_rng", "RandomState", "Random", "SeedSequence"}, {"SystemRandom", "urandom", "uuid1", "uuid4"}
+
+def _seedless(code:CodeType) -> set[str]:
+    "Names of generators that are called without a seed, and of what draws from the machine itself."
+    found = set()
+    for part in _nested(code):
+        called = None
+        for step in dis.get_instructions(part):
+            if step.opname in ("CACHE", "PRECALL", "PUSH_NULL"): continue
+            if called in _GENERATORS and step.opname == "CALL" and step.arg == 0 or called in _ENTROPY: found.add(called)
+            called = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "LOAD_DEREF") else None
+    return found
 
 # %% ../nbs/api/02_code.ipynb #eddb6893
 def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] | None:
@@ -276,6 +290,7 @@ def references(
     found = {}
     if not is_library(function):
         names = _names(function.__code__)
+        if names.seedless: raise Unidentifiable(f"{names.seedless[0]} draws its seed from the machine; take a random_state and use it")
         resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(*each, function.__globals__) for each in names.imports]
         found = {name: value for name, value in filter(None, resolved)}
         modules = {name for name, value in found.items() if isinstance(value, ModuleType) and not is_library(value)}

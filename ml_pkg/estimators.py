@@ -109,6 +109,8 @@ def insert(
     from sklearn.base import clone
     if bool(before) == bool(after): raise InvalidDeclaration(f"say where '{name}' goes: before='…' or after='…', one of them")
     if "__" in name or not name.isidentifier(): raise InvalidDeclaration(f"'{name}' cannot name a step: letters, digits and single underscores, not starting with a digit")
+    if not (isinstance(step, str) and step in ("passthrough", "drop") or hasattr(step, "fit") and not isinstance(step, type)):
+        raise InvalidDeclaration(f"'{name}' is to be an estimator, and not {f'the class {step.__name__}: give an instance, {step.__name__}()' if isinstance(step, type) else repr(step)}")
     changed, path = clone(estimator), (before or after).split("__")
     holder = _within(changed, path)
     place = _place(holder, path[-1]) + bool(after)

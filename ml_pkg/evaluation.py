@@ -61,7 +61,7 @@ class Evaluation:
 
     @property
     def identity(self) -> Identity:
-        return Identity("evaluation", parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")), ("holdout", holdout_identity(self))))
+        return Identity("evaluation", parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(sorted(self.metrics)), "metrics")), ("holdout", holdout_identity(self))))
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Evaluation) and self.identity.key == other.identity.key
     def __hash__(self) -> int: return hash(self.identity.key)

@@ -30,8 +30,12 @@ def _as_frame(rows:Any, fitted:list[Any], names:list[str], numbers:np.ndarray) -
         if names is not None:
             try: names = list(step.get_feature_names_out(names))
             except (AttributeError, ValueError, NotImplementedError): names = None
-    if hasattr(rows, "tocsr"): return pd.DataFrame.sparse.from_spmatrix(rows, index=numbers, columns=names)
+    if hasattr(rows, "tocsr"): return _mostly_full_as_dense(pd.DataFrame.sparse.from_spmatrix(rows, index=numbers, columns=names))
     return pd.DataFrame(rows, index=numbers, columns=names if names is not None and len(names) == rows.shape[1] else None)
+
+def _mostly_full_as_dense(frame:pd.DataFrame) -> pd.DataFrame:
+    "A sparse frame in which columns of numbers are ordinary ones, since pandas lets nobody write into sparse ones."
+    return frame.apply(lambda column: column.sparse.to_dense() if column.sparse.density > 0.5 else column)
 
 def _place_of(step:str, chain:list[Link]) -> int:
     "Where a step stands in a chain. Raises `UnknownName`."
@@ -81,8 +85,13 @@ def _placed(rows:Any, numbers:np.ndarray, step:str) -> Any:
     if not isinstance(rows, pd.DataFrame):
         if not (hasattr(rows, "shape") and len(rows.shape) == 2): raise InvalidData(f"what '{step}' returned is a table (a DataFrame, an array or a sparse matrix), and not a {type(rows).__name__}")
         if rows.shape[0] == len(numbers): return rows.tocsr() if hasattr(rows, "tocsr") else rows
-    elif len(rows) == len(numbers) and rows.index.is_unique and rows.index.isin(numbers).all(): return rows.loc[numbers]
+    elif len(rows) == len(numbers) and rows.index.is_unique and rows.index.isin(numbers).all(): return _all_sparse_or_none(rows.loc[numbers])
     raise InvalidData(f"{len(numbers)} rows are fitted on, and {rows.shape[0]} were given for '{step}'" + (", or their index is not the numbers of those rows" if isinstance(rows, pd.DataFrame) else "") + f": give one for each, as after('{step}') does")
+
+def _all_sparse_or_none(frame:pd.DataFrame) -> pd.DataFrame:
+    "A frame that scikit-learn takes as a sparse matrix, if some of its columns are sparse."
+    sparse = [isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes]
+    return frame.astype(pd.SparseDtype(float, 0.0)) if any(sparse) and not all(sparse) else frame
 
 def with_rows(
     experiment:"Experiment",

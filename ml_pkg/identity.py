@@ -16,7 +16,8 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
@@ -162,7 +163,7 @@ def _objects(values:np.ndarray, visit:Callable) -> Identity:
     import pandas as pd
     if len(values) and pd.api.types.infer_dtype(values, skipna=False) == "string":
         import pyarrow as pa
-        return Identity("column", f"object {_arrow_digest(pa.array(values, pa.large_string()))}")
+        with suppress(UnicodeEncodeError): return Identity("column", f"object {_arrow_digest(pa.array(values, pa.large_string()))}") # Arrow holds no lone surrogates
     keys = "\n".join(visit(value, f"[{row}]").key for row, value in enumerate(values))
     return Identity("column", f"object {digest(keys.encode())}")
 
@@ -171,15 +172,18 @@ def _frame(frame:Any, visit:Callable) -> Identity:
     "Column names, order, dtypes and values, and the index. Columns are told apart, so a difference names the column."
     parts = [("index", _index(frame.index, visit)), ("columns", _index(frame.columns, visit))]
     parts += [(f"column {place} {name!r}", _column(frame.iloc[:, place], visit)) for place, name in enumerate(frame.columns)]
+    if frame.attrs: parts.append(("attrs", visit(frame.attrs, ".attrs")))
     return Identity(type(frame).__name__, f"{frame.shape[0]} rows, {frame.shape[1]} columns", tuple(parts))
 
 def _series(series:Any, visit:Callable) -> Identity:
-    return Identity("Series", parts=(("name", visit(series.name, ".name")), ("index", _index(series.index, visit)), ("values", _column(series, visit))))
+    attrs = (("attrs", visit(series.attrs, ".attrs")),) if series.attrs else ()
+    return Identity("Series", parts=(("name", visit(series.name, ".name")), ("index", _index(series.index, visit)), ("values", _column(series, visit)), *attrs))
 
 def _index(index:Any, visit:Callable) -> Identity:
     "Names and labels. The usual 0, 1, 2, … is written in short, however it is kept."
     import pandas as pd
     names = ("names", visit(list(index.names), ".names"))
+    if getattr(index, "freq", None) is not None: names = ("names and frequency", visit([list(index.names), index.freqstr], ".names"))
     if isinstance(index, pd.MultiIndex):
         levels = tuple((f"level {n}", _column(index.get_level_values(n), visit)) for n in range(index.nlevels))
         return Identity("MultiIndex", parts=(names, *levels))
@@ -198,10 +202,13 @@ def _text_only(kind:str, text:str) -> Identity:
     return Identity(kind, text)
 
 def _parameters(estimator:Any) -> list[tuple[str, Any]]:
-    "Names and values. `memory` only says where results are kept, and never changes one."
-    return [(name, value) for name, value in sorted(estimator.get_params(deep=False).items()) if name != "memory" or not _is_memory(value)]
+    "Names and values. scikit-learn's own `memory` only says where results are kept, and never changes one; a project's may mean anything."
+    held = sorted(estimator.get_params(deep=False).items())
+    return [(name, value) for name, value in held if name != "memory" or not _is_memory(estimator, value)]
 
-def _is_memory(value:Any) -> bool: return value is None or isinstance(value, str) or hasattr(value, "cache")
+def _is_memory(estimator:Any, value:Any) -> bool:
+    takes_it = type(estimator).__module__.startswith("sklearn.") or isinstance(estimator, _loaded("sklearn.pipeline", "Pipeline"))
+    return takes_it and (value is None or isinstance(value, str) or hasattr(value, "cache"))
 
 def _estimator(estimator:Any, visit:Callable) -> Identity:
     "Class, parameters (recursively) and configuration."
@@ -216,10 +223,11 @@ def _keeps_state(estimator:Any) -> bool:
     base = _loaded("sklearn.base", "BaseEstimator")
     return own is not None and not any(own is getattr(each, "__sklearn_clone__", None) for each in base)
 
-def _frozen(estimator:Any, visit:Callable) -> Identity:
-    "An estimator with its state, and with that of all estimators inside it."
+@contextmanager
+def _with_state() -> Iterator[None]:
+    "In the block, estimators count with what they have learnt: nobody clones one that an object, a function or a dict holds."
     before, _inside.frozen = getattr(_inside, "frozen", False), True
-    try: return _reduced(estimator, visit)
+    try: yield
     finally: _inside.frozen = before
 
 # %% ../nbs/api/04_identity.ipynb #b699b76b
@@ -239,7 +247,7 @@ def _code(value:Any, visit:Callable) -> Identity:
     if met is not None and id(value) in met: return met[id(value)][1]
     def piece(text, values):
         if not values: return _text_only("code", text)
-        return Identity("code", text, tuple((name, visit(used, f" uses {name}")) for name, used in sorted(values.items())))
+        with _with_state(): return Identity("code", text, tuple((name, visit(used, f" uses {name}")) for name, used in sorted(values.items())))
     found = [(name, piece(*each)) for name, each in pieces(value).items()]
     identity = found[0][1] if len(found) == 1 else Identity("code", parts=tuple(found))
     if met is not None and not _in_a_circle(identity): met[id(value)] = value, identity
@@ -256,20 +264,21 @@ def _reduced(value:Any, visit:Callable) -> Identity:
     except Exception as error: raise Unidentifiable(f"a {type(value).__qualname__} has no content that a key could stand for ({error}). Replace it by a value, or make it where it is used") from error
     if isinstance(reduced, str): return Identity("global", f"{type(value).__module__}.{reduced}")
     maker, arguments, state, items, pairs = (*reduced, None, None, None, None)[:5]
-    parts = [("class", _code(type(value), visit)), ("made by", _code(maker, visit)), ("arguments", visit(arguments, ""))]
-    parts += [(name, visit(part, "")) for name, part in (("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
+    if isinstance(state, dict) and all(isinstance(name, str) for name in state): state = dict(sorted(state.items())) # attributes have no order
+    parts = [("class", _code(type(value), visit)), ("made by", _code(maker, visit))]
+    with _with_state(): parts += [(name, visit(part, "")) for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
     return Identity("object", type(value).__qualname__, tuple(parts))
 
 # %% ../nbs/api/04_identity.ipynb #dfd985eb
 def _partial(value:functools.partial, visit:Callable) -> Identity:
-    return Identity("partial", parts=(("function", visit(value.func, ".func")), ("arguments", visit(value.args, ".args")), ("keywords", visit(value.keywords, ".keywords"))))
+    with _with_state(): return Identity("partial", parts=(("function", visit(value.func, ".func")), ("arguments", visit(value.args, ".args")), ("keywords", visit(value.keywords, ".keywords"))))
 
 def _method(value:Any, visit:Callable) -> Identity:
-    return Identity("method", value.__name__, (("function", _code(value.__func__, visit)), ("self", visit(value.__self__, ".__self__"))))
+    with _with_state(): return Identity("method", value.__name__, (("function", _code(value.__func__, visit)), ("self", visit(value.__self__, ".__self__"))))
 
 def _bound(value:Any, visit:Callable) -> Identity:
     "A method of a compiled type, such as `table.get`, with the object it belongs to."
-    return Identity("method", value.__name__, (("self", visit(value.__self__, ".__self__")),))
+    with _with_state(): return Identity("method", value.__name__, (("self", visit(value.__self__, ".__self__")),))
 
 def _ufunc(value:np.ufunc, visit:Callable) -> Identity:
     "One that numpy or scipy itself has under its name; one made from a Python function does not say what it does."
@@ -278,12 +287,10 @@ def _ufunc(value:np.ufunc, visit:Callable) -> Identity:
     raise Unidentifiable(f"the ufunc {value.__name__} does not say what it computes: use a function")
 
 def _mapping(value:dict, visit:Callable) -> Identity:
-    "A dict, whose order does not count."
-    pairs = [Identity("pair", parts=(("key", visit(name, "")), ("value", visit(item, f"[{name!r}]")))) for name, item in value.items()]
-    named = all(isinstance(name, str) for name in value)
-    labels = list(value) if named else [pair.key for pair in pairs]
-    contents = [pair.parts[1][1] for pair in pairs] if named else pairs
-    return Identity("dict" if named else "dict of pairs", parts=tuple(sorted(zip(labels, contents, strict=True), key=lambda part: part[0])))
+    "A dict, in its order: whoever goes through it may depend on that."
+    with _with_state(): pairs = [(visit(name, ""), visit(item, f"[{name!r}]")) for name, item in value.items()]
+    if all(isinstance(name, str) for name in value): return Identity("dict", parts=tuple((name, item) for name, (_, item) in zip(value, pairs, strict=True)))
+    return Identity("dict of pairs", parts=tuple((name.key, Identity("pair", parts=(("key", name), ("value", item)))) for name, item in pairs))
 
 def _unordered(value:Iterable, visit:Callable) -> Identity:
     return Identity(type(value).__name__, parts=tuple(sorted(((part.key, part) for part in (visit(item, "") for item in value)), key=lambda part: part[0])))
@@ -339,7 +346,7 @@ def _identify_by_type(value:Any, visit:Callable) -> Identity:
     if leaf: return (_text_only if type(value) is not str or len(value) < 256 else Identity)(type(value).__name__, leaf(value))
     rule = _CONTAINERS.get(type(value)) or _rule(type(value))
     if rule: return rule(value, visit)
-    if _is_estimator(value): return (_frozen if getattr(_inside, "frozen", False) or _keeps_state(value) else _estimator)(value, visit)
+    if _is_estimator(value): return (_reduced if getattr(_inside, "frozen", False) or _keeps_state(value) else _estimator)(value, visit)
     if isinstance(value, BuiltinFunctionType) and not isinstance(value.__self__, (ModuleType, type, type(None))): return _bound(value, visit)
     if inspect.ismethod(value) and not isinstance(value.__self__, type): return _method(value, visit)
     if isinstance(value, (type, type(_float), type(len))) or unwrapped(value) or inspect.ismodule(value): return _code(value, visit)

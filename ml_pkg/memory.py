@@ -25,6 +25,10 @@ def _plain(value:Any) -> Any:
     "scikit-learn's own kinds of dict as dicts."
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
+def _each(arguments:dict[str, Any]) -> Identity:
+    "Arguments by name; an estimator among them is to be fitted, so it counts without what it has learnt."
+    return Identity("arguments", parts=tuple((name, identify(value)) for name, value in arguments.items()))
+
 def _open(value:Any) -> list[str]:
     "Parameters of an estimator that leave its random numbers open."
     return open_random_states(value) if hasattr(value, "get_params") and not isinstance(value, type) else []
@@ -36,7 +40,7 @@ def call_identity(
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."
     for value in arguments.values():
         if found := _open(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
-    return Identity("call", parts=(("function", identify(function)), ("arguments", identify({name: _plain(value) for name, value in arguments.items()})), ("scikit-learn configuration", settings_identity())))
+    return Identity("call", parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()})), ("scikit-learn configuration", settings_identity())))
 
 # %% ../nbs/api/23_memory.ipynb #73c36eae
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Remembered:
     def __call__(self, *arguments, **named) -> Any:
         def compute(): return self.function(*map(_changeable, arguments), **named)
         bound = inspect.signature(self.function).bind(*arguments, **named).arguments
-        what = {name: value for name, value in bound.items() if name not in (*self.ignore, *_SAID)}
+        said = _SAID if self.function.__module__.startswith("sklearn.") else ()
+        what = {name: value for name, value in bound.items() if name not in (*self.ignore, *said)}
         code = {name: value for name, value in what.items() if hasattr(value, "get_params")}
         try: key, before = call_identity(self.function, what).key, _estimators_key(code)
         except Unidentifiable as error:
@@ -57,7 +62,7 @@ class Remembered:
             return compute()
         return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _estimators_key(code) == before, lambda value: _is_same_code(value, before), read_only=True, share=10.0).value
 
-def _estimators_key(estimators:dict[str, Any]) -> str: return identify(estimators).key
+def _estimators_key(estimators:dict[str, Any]) -> str: return _each(estimators).key
 
 def _is_same_code(value:Any, before:str) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."
