@@ -9,7 +9,6 @@ __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier
 # %% ../nbs/api/19_checkpoints.ipynb #b3919fe1
 import logging
 import os
-import pickle
 import secrets
 import time
 import warnings
@@ -18,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from .draws import Draws
 from .entries import Entry, NotForUs, Packed, packed, read_about, read_entry, write_entry
@@ -31,13 +32,13 @@ log = logging.getLogger("ml_pkg")
 class Tier(Protocol):
     "A store behind the local one. Its failures are reported and cost nothing but the entry."
     def fetch(self, key:str, path:Path) -> bool: ...   # write the entry to a path; whether there was one
-    def send(self, key:str, path:Path) -> None: ...    # take a copy of a local entry
+    def send(self, key:str, path:Path, replace:bool) -> None: ... # take a copy of a local entry; of one that is there already only if it is to be replaced
 
 @dataclass(frozen=True)
 class NoTier:
     "Nothing stands behind the local store."
     def fetch(self, key:str, path:Path) -> bool: return False
-    def send(self, key:str, path:Path) -> None: pass
+    def send(self, key:str, path:Path, replace:bool) -> None: pass
 
 # %% ../nbs/api/19_checkpoints.ipynb #7f74f85b
 OVERHEAD = 0.0002 # seconds that any entry costs, however small, its lease included
@@ -87,9 +88,11 @@ class Checkpoints:
 
     def place(self, key:str) -> Path: return self.path/key[:2]/f"{key}.entry"
 
+    def is_here(self, key:str) -> bool: return self.place(key).exists()
+
     def has(self, key:str) -> bool:
         "Whether there is an entry here or behind; it may still turn out to be damaged."
-        return self.place(key).exists() or _fetched(self, key)
+        return self.is_here(key) or _fetched(self, key)
 
     def load(self, key:str, read_only:bool=False) -> Entry | None:
         "The entry of a key; None if there is none that can be trusted."
@@ -126,8 +129,7 @@ class Checkpoints:
 @dataclass(frozen=True)
 class NoCheckpoints:
     "Nothing is kept and nothing is found: everything is computed."
-    budget: int = 0
-
+    def is_here(self, key:str) -> bool: return False
     def has(self, key:str) -> bool: return False
     def load(self, key:str, read_only:bool=False) -> None: return None
     def is_worth(self, size:int, seconds:float, share:float|None=None) -> bool: return False
@@ -161,6 +163,7 @@ def _note_used(path:Path) -> None:
 
 def _set_aside(store:Checkpoints, path:Path, error:Exception) -> None:
     "Move a damaged entry out of the way, where it can be looked at."
+    _replaced.add(path.stem)
     with suppress(OSError):
         (store.path/"damaged").mkdir(exist_ok=True)
         os.replace(path, store.path/"damaged"/path.name)
@@ -203,17 +206,20 @@ def _save(store:Checkpoints, key:str, content:Packed, about:dict) -> bool:
     _keep_within_budget(store, content.size)
     return True
 
+_replaced:set[str] = set() # keys of damaged entries: what is made in their place replaces them behind as well
+
 def _send(store:Checkpoints, key:str, path:Path) -> None:
-    try: store.behind.send(key, path)
+    try: store.behind.send(key, path, key in _replaced)
     except Exception as error: warn_once(f"the shared checkpoints {store.behind} cannot be written ({type(error).__name__}: {error}); this machine goes on alone")
 
 def pack(
     value:Any,
     what:str,      # for the warning
 ) -> Packed | None:
-    "A value ready to be kept; None, with one warning, for what cannot be written down."
+    "A value ready to be kept; None, with one warning, for what cannot be written down, and for arrays that would come back in another layout."
+    if any(isinstance(part, np.ndarray) and not part.flags.forc for part in (value if isinstance(value, tuple) else [value])): return None # sums over them would differ in the last bit
     try: return packed(value)
-    except (pickle.PicklingError, TypeError, AttributeError, NotImplementedError, RecursionError, ValueError) as error:
+    except Exception as error: # whatever an object of the user's raises on the way
         return warn_once(f"{what} cannot be kept ({type(error).__name__}: {error}), so it will be computed each time. Define its classes and functions where they can be imported")
 
 # %% ../nbs/api/19_checkpoints.ipynb #dec7fd64
@@ -300,7 +306,7 @@ def made(
     "The value of a key: found, waited for, or computed."
     if found := _found(store, key, fits, read_only): return found
     with (store if shared else NONE).lease(key).held() as ours:
-        if not ours and store.lease(key).wait(lambda: store.has(key), longest=float("inf")) and (found := _found(store, key, fits, read_only)): return found
+        if not ours and store.lease(key).wait(lambda: store.is_here(key), longest=float("inf")) and (found := _found(store, key, fits, read_only)): return found
         began, draws = time.perf_counter(), Draws()
         value = compute()
         seconds = time.perf_counter() - began

@@ -9,6 +9,7 @@ __all__ = ['app', 'AsJson', 'reported', 'options', 'train', 'predict', 'runs', '
 import functools
 import gc
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import InvalidDeclaration, MlPkgError
+from .errors import InvalidDeclaration, MlPkgError, NotFound
 
 app = typer.Typer(name="ml_pkg", help="Production is exploration: train, predict with and compare experiments declared in notebooks.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -39,6 +40,9 @@ def reported(command:Callable) -> Callable:
             if _options["debug"]: raise
             _print_error(str(error))
             raise typer.Exit(2) from error
+        except BrokenPipeError: # whoever read the output has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except (Exception, KeyboardInterrupt) as error:
             if _options["debug"]: raise
             _print_error("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error} (the whole traceback: ml_pkg --debug …)")
@@ -233,17 +237,24 @@ def explain(
 def checkpoints(
     verify:Annotated[bool, typer.Option("--verify", help="Check every byte; what is damaged is moved aside.")] = False,
     clear:Annotated[bool, typer.Option("--clear", help="Remove all of them: every step is computed again.")] = False,
+    folder:Annotated[str, typer.Option("--folder", help="Of a store that stands elsewhere, such as Checkpoints('shared').")] = "",
     as_json:AsJson = False,
 ) -> None:
-    "Say how much is kept of the results of steps; check it, or remove it."
+    "Say how much is kept of the results of steps; check it, or remove it. Exit code 1 if something was damaged."
     from ml_pkg.checkpoints import Checkpoints
-    store = Checkpoints()
+    if folder and not Path(folder).is_dir(): raise NotFound(f"there is no folder {folder}")
+    store = Checkpoints(folder)
     damaged = store.verify() if verify else []
     removed = store.clear() if clear else 0
     found = store.usage()
-    if as_json: return _print_json({"entries": found.entries, "bytes": found.bytes, "budget": found.budget, "folder": found.folder, "damaged": damaged, "removed": removed})
-    if verify: print(f"{len(damaged)} damaged{', moved aside: ' + ', '.join(path.name for path in damaged) if damaged else ''}")
-    if clear: print(f"{removed} removed")
+    if as_json: _print_json({"entries": found.entries, "bytes": found.bytes, "budget": found.budget, "folder": found.folder, "damaged": damaged, "removed": removed})
+    else: _print_usage(found, damaged if verify else None, removed if clear else None)
+    if damaged: raise typer.Exit(1)
+
+def _print_usage(found:Any, damaged:list[Path]|None, removed:int|None) -> None:
+    "What was checked and removed, if anything was, and what is there."
+    if damaged is not None: print(f"{len(damaged)} damaged{', moved aside: ' + ', '.join(path.name for path in damaged) if damaged else ''}")
+    if removed is not None: print(f"{removed} removed")
     print(found)
 
 # %% ../nbs/api/50_cli.ipynb #cce5f462

@@ -198,7 +198,7 @@ def _with_random_state(splitter:Any, number:int) -> Any:
 
 # %% ../nbs/api/16_estimators.ipynb #aedcf878
 def settings_identity() -> Identity:
-    "The global settings of scikit-learn that change results."
+    "The global settings of scikit-learn, but for those that only say how things are shown or checked."
     import sklearn
-    settings = {name: value for name, value in sklearn.get_config().items() if name in ("transform_output", "enable_metadata_routing", "array_api_dispatch")}
-    return identify(settings)
+    shown = ("display", "print_changed_only", "skip_parameter_validation", "assume_finite", "working_memory")
+    return identify({name: value for name, value in sorted(sklearn.get_config().items()) if name not in shown})

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .chain import NOWHERE, Link, Place, assembled, chain_of, fit_chain
+from .chain import NOWHERE, Link, Place, assembled, chain_of, fit_chain, make_importable
 from .checkpoints import NONE, Checkpoints, NoCheckpoints
+from .code import remember_texts, texts_within
 from .dataset import Dataset
 from .errors import InvalidDeclaration, Unidentifiable
 from .estimators import seeded, settings_identity
@@ -88,9 +89,12 @@ def fit_fold(
     targets:list[str],
     place:Place=NOWHERE,         # where the results of the steps are kept
     threads:int=1,               # of linear algebra
+    texts:dict|None=None,        # of project functions whose source is not at hand in this process
 ) -> Fold:
     "Fit on some rows, score and predict the others."
     def rows(table, places): return None if table is None else table.iloc[places]
+    remember_texts(texts or {})
+    make_importable([link.step for link in chain])
     with limited(threads):
         done = fit_chain(chain, lambda: (rows(X, train), rows(X, test)), rows(y, train), fit_parameters(chain[-1].step, rows(weights, train)), place)
         steps, answers = list(done.steps), _Answers(done.fitted[-1])
@@ -125,12 +129,15 @@ def cross_validate(
     threads:int=1,         # of linear algebra, in each fit
 ) -> list[Fold]:
     "Fit and score every fold."
-    from joblib import Parallel, delayed
+    from joblib import effective_n_jobs
+    from sklearn.utils.parallel import Parallel, delayed  # joblib's, with scikit-learn's configuration taken along
+
     classification = is_classification(estimator, dataset.y)
     metrics = scorers(evaluation, classification)
     pairs = folds(evaluation, dataset, classification, seed)
     places = fold_places(checkpoints, dataset, evaluation, classification, seed, threads, len(pairs))
     filled, X, y, weights = seeded(estimator, seed), dataset.X, dataset.y, dataset.weights
     chain = chain_of(filled)
-    done = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(fit_fold)(filled, chain, X, y, weights, train, test, metrics, list(dataset.target), place, threads) for (train, test), place in zip(pairs, places, strict=True))
+    texts = texts_within(chain) if effective_n_jobs(n_jobs) > 1 else None
+    done = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(fit_fold)(filled, chain, X, y, weights, train, test, metrics, list(dataset.target), place, threads, texts) for (train, test), place in zip(pairs, places, strict=True))
     return list(progress(done, len(pairs)))

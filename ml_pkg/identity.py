@@ -153,6 +153,9 @@ def _column(column:Any, visit:Callable) -> Identity:
     if isinstance(dtype, np.dtype) and not dtype.hasobject: return Identity("column", f"{dtype} {_array(column.to_numpy(), visit).text}")
     if isinstance(dtype, pd.DatetimeTZDtype): return Identity("column", f"{dtype} {digest(column.array.asi8)}")
     if isinstance(dtype, np.dtype): return _objects(column.to_numpy(), visit)
+    if isinstance(dtype, pd.SparseDtype):
+        held = column.array
+        return Identity("column", repr(dtype), (("length", visit(len(held), "")), ("places", visit(held.sp_index.indices if hasattr(held.sp_index, "indices") else held.sp_index.to_int_index().indices, "")), ("values", visit(held.sp_values, "")), ("fill", visit(held.fill_value, ""))))
     import pyarrow as pa
     try: array = pa.array(column.array)
     except pa.ArrowException: return Identity("column", repr(dtype), (("values", _objects(column.to_numpy(dtype=object), visit)),)) # sparse ones, among others
@@ -173,6 +176,7 @@ def _frame(frame:Any, visit:Callable) -> Identity:
     parts = [("index", _index(frame.index, visit)), ("columns", _index(frame.columns, visit))]
     parts += [(f"column {place} {name!r}", _column(frame.iloc[:, place], visit)) for place, name in enumerate(frame.columns)]
     if frame.attrs: parts.append(("attrs", visit(frame.attrs, ".attrs")))
+    parts += [(name, visit(getattr(frame, name, None), f".{name}")) for name in frame._metadata] # of a subclass, which pandas hands on
     return Identity(type(frame).__name__, f"{frame.shape[0]} rows, {frame.shape[1]} columns", tuple(parts))
 
 def _series(series:Any, visit:Callable) -> Identity:

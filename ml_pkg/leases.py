@@ -22,11 +22,10 @@ PATIENCE = 15.0  # seconds without one after which the holder counts as dead; co
 
 class _Heart:
     "One thread a process that touches all its leases."
-    def __init__(self): self._held, self._lock, self._thread, self._process = set(), threading.Lock(), None, None
+    def __init__(self): self._held, self._lock, self._thread = set(), threading.Lock(), None
 
     def add(self, lease:Path) -> None:
         with self._lock:
-            if self._process != os.getpid(): self._held, self._thread, self._process = set(), None, os.getpid() # a fork has none of its parent's threads
             self._held.add(lease)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="ml_pkg leases", daemon=True)
@@ -43,6 +42,13 @@ class _Heart:
                 with suppress(OSError): os.utime(lease)
 
 _heart = _Heart()
+
+def _anew() -> None:
+    "A fork has none of its parent's threads, and may have its lock in a state that nobody will ever leave."
+    global _heart
+    _heart = _Heart()
+
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
 
 # %% ../nbs/api/15_leases.ipynb #357292d8
 def _take(lease:Path) -> bool:

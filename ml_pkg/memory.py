@@ -60,14 +60,14 @@ class Remembered:
         except Unidentifiable as error:
             warn_once(f"a step is computed each time: {error}")
             return compute()
-        return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _estimators_key(code) == before, lambda value: _is_same_code(value, before), read_only=True, share=10.0).value
+        return made(self.store, key, f"the result of {_names(code) or self.function.__name__}", compute, lambda: _estimators_key(code) == before, lambda value: _is_same_code(value, {identify(each).key for each in code.values()}), read_only=True, share=10.0).value
 
 def _estimators_key(estimators:dict[str, Any]) -> str: return _each(estimators).key
 
-def _is_same_code(value:Any, before:str) -> bool:
+def _is_same_code(value:Any, meant:set[str]) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."
     fitted = [each for each in value if hasattr(each, "get_params")] if isinstance(value, tuple) else []
-    return not fitted or _estimators_key({"transformer": fitted[0]}) == before
+    return not fitted or identify(fitted[0]).key in meant
 
 def _changeable(value:Any) -> Any:
     "An array as a step may want to overwrite it; those from the store are read-only."

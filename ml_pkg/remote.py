@@ -28,10 +28,10 @@ class Remote:
         except FileNotFoundError: return False
         return True
 
-    def send(self, key:str, path:Path) -> None:
-        "Take a copy of a local entry, unless it is there."
+    def send(self, key:str, path:Path, replace:bool=False) -> None:
+        "Take a copy of a local entry, unless it is there, or it is to be replaced."
         files, place = self._place(key)
-        if files.exists(place): return
+        if files.exists(place) and not replace: return
         files.makedirs(place.rpartition("/")[0], exist_ok=True)
         part = f"{place}.{secrets.token_hex(4)}.part"
         files.put_file(str(path), part)

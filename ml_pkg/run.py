@@ -101,7 +101,9 @@ class Run:
 
     def explain(self) -> Explanation:
         "For each step: computed or reused, the time spent and saved, and what differed from the nearest earlier run."
-        return explained(self.name + (" (reused as a whole)" if self.reused else ""), self._details("timings"), self.components, earlier_components(self))
+        if not self.reused: return explained(self.name, self._details("timings"), self.components, earlier_components(self))
+        taken_over = [{**row, "outcome": "reused"} for row in self._details("timings")]
+        return explained(f"{self.name} (reused as a whole from run {self.row['reuses']})", taken_over, self.components, [])
 
     def diff(self, other:"Run") -> dict[str, tuple[str, str]]:
         "Components in which two runs differ: path -> (here, there)."
@@ -174,7 +176,7 @@ def find_model(
     if run.name == name: candidates = (load_run(row["id"]) for row in run_list(name) if row["status"] == "finished" and not row["varied"])
     else: candidates = iter([run])
     if path := next((path for each in candidates if (path := each.model_path)), None): return path
-    raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed" else ". Fit it with ml_pkg train, or with run.model"))
+    raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed" else ". Fit it with ml_pkg train, or with run.model; a variation that goes by the name of what it varies is found by its run's id, or by a name of its own: named('…')"))
 
 def runs(
     experiment:str="", # only those of one name

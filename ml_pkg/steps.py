@@ -6,16 +6,17 @@
 __all__ = ['SHARE', 'Step', 'watched', 'blaming', 'fit_and_transform', 'remembered_branches']
 
 # %% ../nbs/api/24_steps.ipynb #c5458ce4
-import functools
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from .checkpoints import NONE, Checkpoints, NoCheckpoints, made
+from .checkpoints import NONE, Checkpoints, Made, NoCheckpoints, made
 from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, listed
 from .identity import Identity, identify
 
@@ -34,10 +35,17 @@ def watched(
 ) -> Iterator[None]:
     "Append a step: how long the block took, and what it warned of."
     started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
+    with _recorded() as caught: yield
     steps.append(Step(name, time.perf_counter() - started, [(warning.category, str(warning.message)) for warning in caught]))
+
+@contextmanager
+def _recorded() -> Iterator[list]:
+    "Warnings of the block; in a thread beside the main one none, since Python's recorder is one for the whole process."
+    if threading.current_thread() is not threading.main_thread(): yield []
+    else:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
 
 # %% ../nbs/api/24_steps.ipynb #3313531d
 @contextmanager
@@ -64,11 +72,26 @@ def _culprit(error:Exception, X:Any) -> str | None:
 # %% ../nbs/api/24_steps.ipynb #e66c3bb5
 SHARE = 0.5 # of what a step may take to be written, for each of its branches
 
+class _Beside:
+    "Watches the rows that the branches of a step share. One that writes into them decides what those after it are given, and nothing is kept from there on."
+    def __init__(self): self.changed = False
+
+    @contextmanager
+    def watching(self, X:Any) -> Iterator[None]:
+        before = _content_of(X)
+        yield
+        self.changed = self.changed or _content_of(X) != before
+
+def _content_of(X:Any) -> str | None:
+    "What would differ if somebody had written into rows. Frames are only asked what is quick to tell: their columns, and the numbers in them."
+    if isinstance(X, pd.DataFrame): return identify([list(X.columns), *(X[name].to_numpy() for name in X.columns.unique() if isinstance(X[name], pd.Series) and isinstance(X[name].dtype, np.dtype) and not X[name].dtype.hasobject)]).key
+    return identify(X).key if isinstance(X, np.ndarray) or hasattr(X, "tocsr") else None
+
 class _Branch:
     "A transformer inside a step, that remembers what it gave."
-    def __init__(self, name:str, transformer:Any, meant:str, key:str, store:Checkpoints):
+    def __init__(self, name:str, transformer:Any, meant:str, key:str, store:Checkpoints, beside:"_Beside"):
         self.name, self.transformer, self.meant, self.key, self.store = name, transformer, meant, key, store # `meant` is the key of the transformer alone
-        self.warnings, self.found = [], []
+        self.warnings, self.found, self.beside = [], [], beside
 
     def __getattr__(self, name:str) -> Any:
         if name.startswith("__") or "transformer" not in vars(self): raise AttributeError(name) # while it is being unpickled
@@ -76,7 +99,7 @@ class _Branch:
 
     def __sklearn_clone__(self) -> "_Branch":
         from sklearn.base import clone
-        return _Branch(self.name, clone(self.transformer), self.meant, self.key, self.store)
+        return _Branch(self.name, clone(self.transformer), self.meant, self.key, self.store, self.beside)
 
     def fit(self, X:Any, y:Any=None) -> "_Branch":
         self.fit_transform(X, y)
@@ -85,19 +108,32 @@ class _Branch:
     def fit_transform(self, X:Any, y:Any=None) -> Any:
         def compute() -> tuple:
             happened:list[Step] = []
-            with watched(happened, self.name): reached = fit_and_transform(self.transformer, X, y)
+            with watched(happened, self.name), self.beside.watching(X): reached = fit_and_transform(self.transformer, X, y)
             return self.transformer, reached, happened[0].warnings
         self.transformer, reached, self.warnings = self._made("fitted", compute, lambda value: self._is_meant(value[0]), shared=True)
         return reached
 
-    def transform(self, X:Any) -> Any: return self._made("scored", lambda: self.transformer.transform(X), lambda value: True, shared=False)
+    def transform(self, X:Any) -> Any:
+        def compute() -> Any:
+            with self.beside.watching(X): return self.transformer.transform(X)
+        return self._made("scored", compute, lambda value: True, shared=False)
 
     def _is_meant(self, transformer:Any) -> bool: return identify(transformer).key == self.meant
 
     def _made(self, part:str, compute:Callable, fits:Callable, shared:bool) -> Any:
-        still = functools.partial(self._is_meant, self.transformer)
-        self.found.append(made(self.store, Identity(part, self.key).key, f"the result of {self.name}", compute, still, fits, share=SHARE * self.store.share, shared=shared))
-        return self.found[-1].value
+        if self.beside.changed: return self._anew(compute)
+        transformer = self.transformer
+        def still() -> bool: return not self.beside.changed and self._is_meant(transformer)
+        found = made(self.store, Identity(part, self.key).key, f"the result of {self.name}", compute, still, fits, share=SHARE * self.store.share, shared=shared)
+        self.found.append(found._replace(value=None)) # how it came about is told later
+        return found.value
+
+    def _anew(self, compute:Callable) -> Any:
+        "What is computed on other rows than the key stands for."
+        began = time.perf_counter()
+        value = compute()
+        self.found.append(Made(None, False, time.perf_counter() - began))
+        return value
 
     @property
     def happened(self) -> Step:
@@ -120,14 +156,14 @@ def _holder(step:Any) -> str | None:
     from sklearn.pipeline import FeatureUnion
     return {ColumnTransformer: "transformers", FeatureUnion: "transformer_list"}.get(type(step)) # no subclasses: they may do anything
 
-def _branch(step:str, part:tuple, upstream:str, store:Checkpoints|NoCheckpoints) -> Any:
+def _branch(step:str, part:tuple, upstream:str, store:Checkpoints|NoCheckpoints, beside:_Beside) -> Any:
     "A part of a step as a branch; as it is, if it has no key, or does nothing that is worth one."
     name, transformer, *columns = part
     if not (hasattr(transformer, "fit") and hasattr(transformer, "transform")): return transformer
     try: meant, chosen = identify(transformer), identify(columns)
     except Unidentifiable: return transformer
     key = Identity("branch", parts=(("upstream", Identity("key", upstream)), ("estimator", meant), ("columns", chosen))).key
-    return _Branch(f"{step}__{name}", transformer, meant.key, key, store)
+    return _Branch(f"{step}__{name}", transformer, meant.key, key, store, beside)
 
 def _plain(part:Any) -> Any: return part.transformer if isinstance(part, _Branch) else part
 
@@ -141,7 +177,8 @@ def remembered_branches(
     "In the block, the branches of a step are looked up before they are fitted."
     held, happened = _holder(step) if upstream and store != NONE else None, []
     parts = list(getattr(step, held)) if held else []
-    branches = [_branch(name, part, upstream, store) for part in parts]
+    beside = _Beside()
+    branches = [_branch(name, part, upstream, store, beside) for part in parts]
     if sum(isinstance(branch, _Branch) for branch in branches) < 2: held = None # one branch is the step itself
     if held: setattr(step, held, [(part[0], branch, *part[2:]) for part, branch in zip(parts, branches, strict=True)])
     yield happened

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def project_of_many_rows(project:Path) -> Path:
     values = random.normal(size=(50_000, 8))
     pd.DataFrame(values, columns=list("abcdefgh")).assign(y=(values[:, 0] > 0).astype(int)).to_csv(project / "many.csv", index=False)
     (project / "many.py").write_text(DECLARED)
+    time.sleep(2.1) # what was written a moment ago may be written again without a trace in its times, so it is read again
     return project
 
 
