@@ -17,6 +17,7 @@ from .chain import NOWHERE, Link, Place, assembled, chain_of, fit_chain, make_im
 from .checkpoints import NONE, Checkpoints, NoCheckpoints
 from .code import remember_texts, texts_within
 from .dataset import Dataset
+from .draws import Draws
 from .errors import InvalidDeclaration, Unidentifiable
 from .estimators import seeded, settings_identity
 from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
@@ -79,6 +80,7 @@ class Fold(NamedTuple):
     scores: dict[str, float]
     steps: list[Step]
     predictions: pd.DataFrame   # row, prediction (one column a target), probabilities where there are any
+    reproducible: bool = True   # whether nothing in it drew from a global random generator
 
 def fit_fold(
     estimator:Any,               # unfitted; stays as it is
@@ -93,6 +95,7 @@ def fit_fold(
 ) -> Fold:
     "Fit on some rows, score and predict the others."
     def rows(table, places): return None if table is None else table.iloc[places]
+    draws = Draws()
     remember_texts(texts or {})
     make_importable([link.step for link in chain])
     with limited(threads):
@@ -101,7 +104,7 @@ def fit_fold(
         with watched(steps, "predict"): predictions = _predictions(answers, done.test, test, targets)
         def whole(): return assembled(estimator, done.fitted), rows(X, test)
         with watched(steps, "score"): scores = _score(metrics, whole, answers, done.test, rows(y, test), rows(weights, test))
-    return Fold(scores, steps, predictions)
+    return Fold(scores, steps, predictions, reproducible=not draws.happened)
 
 def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> pd.DataFrame:
     "Out-of-fold predictions as a table."

@@ -129,7 +129,9 @@ def finish(
     if isinstance(prepared.declaration, Exception): warnings.warn(f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}", UserWarning, stacklevel=5)
     artifacts = [each for each in (prepared.declaration, keep_predictions(begun.workspace, [fold.predictions for fold in folds])) if isinstance(each, Artifact)]
     files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": begun.row["key"], "written": now()} for path, digest in artifacts]
-    identifier = _record(begun, {"status": "finished", "seconds": begun.seconds}, prepared.run, {**prepared.details, **_outcome(folds), "files": files})
+    reproducible = all(fold.reproducible for fold in folds)
+    if not reproducible: warnings.warn(f"{begun.experiment.name} drew from a global random generator, so it will be run anew each time. Give the step that does a random_state, and draw from that", UserWarning, stacklevel=5)
+    identifier = _record(begun, {"status": "finished", "seconds": begun.seconds, "reproducible": reproducible}, prepared.run, {**prepared.details, **_outcome(folds), "files": files})
     _show_warnings(folds)
     log.info("run finished", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name}})
     return load_run(identifier)

@@ -45,6 +45,8 @@ MIGRATIONS: list[list[str]] = [[
     "CREATE INDEX files_by_key ON files (key, kind)",
 ], [
     "ALTER TABLE runs ADD COLUMN threads INTEGER NOT NULL DEFAULT 1", # of the linear algebra, in each fit
+], [
+    "ALTER TABLE runs ADD COLUMN reproducible INTEGER NOT NULL DEFAULT 1", # whether no fold drew from a global random generator
 ]]
 
 # %% ../nbs/api/18_store.ipynb #de93c92c
@@ -156,5 +158,5 @@ def finished_run(
     key:str,           # of an experiment
     threads:int=1,     # that a fit used: results can depend on it
 ) -> sqlite3.Row | None:
-    "The run that first computed the results for a key."
-    return connection.execute("SELECT * FROM runs WHERE key = ? AND threads = ? AND status = 'finished' AND reuses IS NULL ORDER BY number LIMIT 1", [key, threads]).fetchone()
+    "The run that first computed the results for a key, if they can be computed again."
+    return connection.execute("SELECT * FROM runs WHERE key = ? AND threads = ? AND status = 'finished' AND reproducible AND reuses IS NULL ORDER BY number LIMIT 1", [key, threads]).fetchone()
