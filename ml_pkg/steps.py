@@ -83,9 +83,13 @@ class _Beside:
         self.changed = self.changed or _content_of(X) != before
 
 def _content_of(X:Any) -> str | None:
-    "What would differ if somebody had written into rows. Frames are only asked what is quick to tell: their columns, and the numbers in them."
-    if isinstance(X, pd.DataFrame): return identify([list(X.columns), *(X[name].to_numpy() for name in X.columns.unique() if isinstance(X[name], pd.Series) and isinstance(X[name].dtype, np.dtype) and not X[name].dtype.hasobject)]).key
+    "What would differ if somebody had written into rows. Of a frame, what is quick to tell: its columns, and the numbers in them."
+    if isinstance(X, pd.DataFrame): return identify([list(X.columns), *_numbers(X)]).key
     return identify(X).key if isinstance(X, np.ndarray) or hasattr(X, "tocsr") else None
+
+def _numbers(frame:pd.DataFrame) -> list[np.ndarray]:
+    "The values of the columns that numpy holds as numbers."
+    return [frame.iloc[:, place].to_numpy() for place, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.hasobject]
 
 class _Branch:
     "A transformer inside a step, that remembers what it gave."
