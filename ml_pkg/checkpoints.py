@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -86,6 +86,8 @@ class Checkpoints:
     @property
     def path(self) -> Path: return Path(self.folder).expanduser().absolute() if self.folder else Workspace.current().folder/"checkpoints"
 
+    def settled(self) -> "Checkpoints": return replace(self, folder=str(self.path)) # the same folder, wherever the process stands that uses it
+
     def place(self, key:str) -> Path: return self.path/key[:2]/f"{key}.entry"
 
     def is_here(self, key:str) -> bool: return self.place(key).exists()
@@ -129,6 +131,7 @@ class Checkpoints:
 @dataclass(frozen=True)
 class NoCheckpoints:
     "Nothing is kept and nothing is found: everything is computed."
+    def settled(self) -> "NoCheckpoints": return self
     def is_here(self, key:str) -> bool: return False
     def has(self, key:str) -> bool: return False
     def load(self, key:str, read_only:bool=False) -> None: return None

@@ -47,6 +47,10 @@ MIGRATIONS: list[list[str]] = [[
     "ALTER TABLE runs ADD COLUMN threads INTEGER NOT NULL DEFAULT 1", # of the linear algebra, in each fit
 ], [
     "ALTER TABLE runs ADD COLUMN reproducible INTEGER NOT NULL DEFAULT 1", # whether no fold drew from a global random generator
+], [
+    "ALTER TABLE runs ADD COLUMN comparable TEXT", # a key for the rows that were scored and how they were split: equal for scores that can be compared
+    "CREATE INDEX runs_by_comparable ON runs (comparable, status)",
+    "CREATE TABLE findings (run TEXT NOT NULL REFERENCES runs (id), name TEXT NOT NULL, message TEXT NOT NULL, accepted TEXT)", # of the checks before a run; `accepted` is the reason why a finding is all right
 ]]
 
 # %% ../nbs/api/18_store.ipynb #de93c92c
