@@ -89,7 +89,7 @@ def reused(begun:Attempt) -> Run | None:
     with connected(begun.workspace) as connection:
         known = finished_run(connection, begun.identity.key, begun.threads)
         if not known: return None
-        facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "comparable")}
+        facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "comparable", "held_out", "seconds_per_row", "model_bytes")}
         identifier = record(connection, {**begun.row, **facts, "status": "finished", "reuses": known["id"], "seconds": begun.seconds})
     log.info("run reused", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name, "reuses": known["id"]}})
     return load_run(identifier)
@@ -134,7 +134,9 @@ def finish(
     "Record a run that went well."
     artifacts = [each for each in (prepared.declaration, keep_predictions(begun.workspace, [fold.predictions for fold in folds])) if isinstance(each, Artifact)]
     files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": begun.row["key"], "written": now()} for path, digest in artifacts]
-    outcome = {"status": "finished", "seconds": begun.seconds, "reproducible": all(fold.reproducible for fold in folds)}
+    cost = folds[0].cost
+    outcome = {"status": "finished", "seconds": begun.seconds, "reproducible": all(fold.reproducible for fold in folds),
+               "held_out": sum(len(fold.predictions) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)), "seconds_per_row": cost and cost.seconds_per_row, "model_bytes": cost and cost.bytes}
     identifier = _record(begun, outcome, prepared.run, {**prepared.details, **_outcome(folds), "files": files})
     log.info("run finished", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name}})
     return load_run(identifier)
