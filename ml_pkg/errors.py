@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'NotFound', 'Unidentifiable',
-           'DamagedFile', 'UntrustedFile', 'Unwritable', 'WorkspaceUnusable', 'MissingExtra', 'listed', 'did_you_mean',
-           'optional']
+           'DamagedFile', 'UntrustedFile', 'Unwritable', 'WorkspaceUnusable', 'MissingExtra', 'PreflightWarning',
+           'listed', 'did_you_mean', 'optional']
 
 # %% ../nbs/api/00_errors.ipynb #7f88b54c
 import difflib
@@ -51,6 +51,9 @@ class WorkspaceUnusable(Unwritable):
 
 class MissingExtra(MlPkgError, ImportError):
     "An optional dependency that is not installed."
+
+class PreflightWarning(UserWarning):
+    "Something in a declaration that may make its scores mean less than they seem to."
 
 # %% ../nbs/api/00_errors.ipynb #42d6532b
 def listed(

@@ -6,7 +6,7 @@
 __all__ = ['Experiment', 'Difference']
 
 # %% ../nbs/api/40_experiment.ipynb #9450b25c
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .evaluation import Evaluation
 from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
 from .persistence import Persister, Skops
+from .preflight import Preflight, checked_accepts, preflight
 from .provenance import declared_source
 from .run import Run, run_list
 from .running import fitted_model, run_experiment
@@ -39,6 +40,7 @@ class Experiment:
     evaluation: Evaluation = Evaluation()    # an immutable value
     seed: int = 0                            # fills every random_state that is left open
     persister: Persister = Skops()           # how its model becomes a file; no part of the key
+    accepts: Mapping[str, str] = field(default_factory=dict, kw_only=True) # name of a check -> why what it finds is all right; no part of the key
     source: str|None = field(default=None, kw_only=True)              # the statement that declares it, found out by itself
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
 
@@ -46,6 +48,7 @@ class Experiment:
         from sklearn.base import clone
         _check_declaration(self)
         object.__setattr__(self, "estimator", clone(self.estimator))
+        object.__setattr__(self, "accepts", checked_accepts(self.accepts))
         object.__setattr__(self, "source", self.source or declared_source())
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Experiment) and self.key == other.key
@@ -82,6 +85,7 @@ class Experiment:
     def with_evaluation(self, evaluation:Evaluation) -> "Experiment": return _varied(self, evaluation=evaluation)
     def with_seed(self, seed:int) -> "Experiment": return _varied(self, seed=seed)
     def with_persister(self, persister:Persister) -> "Experiment": return _varied(self, persister=persister)
+    def accepting(self, **reasons:str) -> "Experiment": return _varied(self, accepts={**self.accepts, **reasons})
     def named(self, name:str) -> "Experiment": return _varied(self, name=name)
 
     def diff(self, other:"Experiment") -> "Difference":
@@ -91,6 +95,10 @@ class Experiment:
     def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Run:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
         return run_experiment(self, n_jobs, progress, checkpoints, threads)
+
+    def check(self) -> Preflight:
+        "What looks wrong with the declaration: leaks, duplicates, groups on both sides, … Nothing is fitted, and `run` warns of the same. What is meant is accepted for a reason: `accepting(duplicates='the sensor repeats itself')`."
+        return preflight(self.dataset, self.evaluation, self.estimator, self.seed, self.accepts)
 
     def vary(self, **axes) -> "Sweep|Space":
         "All combinations of values for parameters, steps and fields: `vary(selectkbest__k=[1, 2])`; with a distribution, a space to draw from. Raises `UnknownName`, `InvalidDeclaration`."

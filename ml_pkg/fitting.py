@@ -21,7 +21,7 @@ from .chain import NOWHERE, Link, Place, assembled, chain_of, fit_chain, is_as_d
 from .checkpoints import NONE, Checkpoints, NoCheckpoints, pack
 from .code import remember_texts, texts_within
 from .dataset import Dataset
-from .draws import Draws
+from .draws import Draws, draw_apart
 from .errors import InvalidDeclaration, NotFound, Unidentifiable
 from .estimators import seeded, settings_identity
 from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
@@ -78,7 +78,7 @@ def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reache
         except (ValueError, TypeError) as error: raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {error}") from error
     return scores
 
-# %% ../nbs/api/26_fitting.ipynb #e6eb8747
+# %% ../nbs/api/26_fitting.ipynb #e210a1bd
 class Rows(NamedTuple):
     "What all folds of a split have in common."
     X: pd.DataFrame
@@ -116,7 +116,7 @@ def _read(store:Checkpoints, key:str) -> Rows:
         _at_hand[key] = entry.value
     return _at_hand[key]
 
-# %% ../nbs/api/26_fitting.ipynb #903f1b58
+# %% ../nbs/api/26_fitting.ipynb #77ecb7b2
 class Cost(NamedTuple):
     "What a fitted estimator costs in use."
     seconds_per_row: float  # to predict a batch of at most a thousand rows
@@ -159,6 +159,7 @@ def fit_fold(
     texts:dict|None=None,        # of project functions whose source is not at hand in this process
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is."
+    draw_apart("distributed", "tornado") # which talk to the scheduler of a cluster
     remember_texts(texts or {})
     make_importable([link.step for link in work.chain])
     if found := _kept_fold(work): return found

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['COSTS', 'SHOWN', 'Judged', 'judged', 'Pictures', 'Verdict', 'Leaderboard', 'leaderboard']
 
-# %% ../nbs/api/38_leaderboard.ipynb #4e6a98e4
+# %% ../nbs/api/38_leaderboard.ipynb #6cbf7567
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -20,7 +21,7 @@ import pandas as pd
 from .display import table
 from .errors import InvalidDeclaration, MlPkgError, UnknownName, did_you_mean
 from .intervals import Interval, mean_interval
-from .plots import plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
+from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
 from .resampling import FoldScores, Sample, resampled
 from .run import Run, runs_on
 from .sweeping import Result
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from ml_pkg.experiment import Experiment
 
-# %% ../nbs/api/38_leaderboard.ipynb #3e2abe77
+# %% ../nbs/api/38_leaderboard.ipynb #be50f26e
 COSTS = ["fit_seconds", "predict_seconds_per_row", "model_bytes"]
 
 class Judged(NamedTuple):
@@ -62,13 +63,13 @@ def _sample(experiment:"Experiment", runs:list[Run], metric:str) -> Sample | Non
     dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)
     if dataset.time is not None or len(dataset.target) > 1 or not isinstance(declared, str): return None
     scores = [each.summary[metric][0] for each in runs]
-    return resampled(declared, dataset.y, [_predictions(each) for each in runs], runs[0].row["held_out"] or 0.0, scores, dataset.weights, dataset.groups)
+    return resampled(declared, dataset.y, [_predictions(each) for each in runs], scores, dataset.weights, dataset.groups)
 
 def _predictions(run:Run) -> pd.DataFrame | None:
     try: return run.predictions
     except MlPkgError: return None # deleted, or damaged: it counts no more
 
-# %% ../nbs/api/38_leaderboard.ipynb #21e3c833
+# %% ../nbs/api/38_leaderboard.ipynb #3935700b
 class Pictures:
     "Pictures of a leaderboard. They need the extra 'plot'."
     def __init__(self, board:"Leaderboard"): self.board = board
@@ -95,11 +96,29 @@ class Pictures:
         "The parameters in which the variants differ, a line for each variant, coloured by its score."
         return plot_parallel(_varied_parameters(self.board), self.board.frame["score"], self.board.metric, ax)
 
+    def curve(self, axis:str, ax:"Axes|None"=None) -> "Axes":
+        "Scores over the values of a parameter (a validation curve), or over `train_size` (a learning curve, over the rows that were fitted on). Raises `UnknownName`, or `InvalidDeclaration` if variants differ in something else too."
+        return plot_curve(_curve(self.board, axis), "rows fitted on" if axis == "train_size" else axis, self.board.metric, ax)
+
     def best(self, ax:"Axes|None"=None) -> "Axes":
         "What the best variant predicted out of fold, beside what was so: a confusion matrix, or residuals. Raises `InvalidDeclaration` for several targets."
         found, dataset = self.board.best.run.predictions, self.board.best.experiment.dataset
         if len(dataset.target) > 1: raise InvalidDeclaration(f"the dataset has {len(dataset.target)} targets ({', '.join(dataset.target)}), and a picture shows one")
         return plot_outcome(dataset.y.iloc[found["row"]].reset_index(drop=True), found["prediction"].reset_index(drop=True), self.board.best.run.row["task"] == "classification", ax)
+
+def _curve(board:"Leaderboard", axis:str) -> pd.DataFrame:
+    "Scores with their intervals, by the value that each variant has on an axis."
+    values = [_value(each, axis) for each in board if each.run.status == "finished"]
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None: raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
+    return board.frame[board.frame["error"] == ""].set_axis(pd.Index(values, dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
+
+def _value(result:Result, axis:str) -> Any:
+    "The value of a parameter; of `train_size`, how many rows were fitted on."
+    if axis == "train_size": return round(len(result.run.predictions) / result.run.row["held_out"] / len(result.run.scores))
+    parameters = result.experiment.estimator.get_params()
+    if axis not in parameters: raise UnknownName(f"'{axis}' is not a parameter of {result.name}.{did_you_mean(axis, [*parameters, 'train_size'], 'parameters')}")
+    return parameters[axis]
 
 def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     "Parameters that are not the same in all variants: of each variant its value, missing where it has no such parameter."
@@ -108,7 +127,7 @@ def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(held, orient="index", dtype=object)
     return frame[[name for name in frame if len({(type(values.get(name)), values.get(name)) for values in held.values()}) > 1]]
 
-# %% ../nbs/api/38_leaderboard.ipynb #8d106dca
+# %% ../nbs/api/38_leaderboard.ipynb #3d9c653f
 class Verdict(NamedTuple):
     "What is to be said of the best variant."
     best: str            # its name
@@ -202,20 +221,25 @@ class Leaderboard:
     def __repr__(self) -> str: return _text(self)
     def _repr_html_(self) -> str: return f"<div><b>{escape(str(self.verdict))}</b></div>{table(_header(self), _lines(self)[:SHOWN])}{_more(self)}"
 
-# %% ../nbs/api/38_leaderboard.ipynb #046a909c
+# %% ../nbs/api/38_leaderboard.ipynb #b1d5a9e3
 def leaderboard(
     results:Sequence[Result],
     baseline:str="",   # name of the variant that the others are held against; by default the first
 ) -> Leaderboard:
     "Variants that ran, beside each other."
-    metrics = [name for each in results for name in each.run.metrics]
-    return Leaderboard(tuple(results), metrics[0] if metrics else "", baseline or results[0].name)
+    once = {(each.name, each.run.content): each for each in results}.values() # a search may ask for one twice
+    seen:Counter = Counter()
+    def apart(each:Result) -> Result:
+        seen[each.name] += 1
+        return each if seen[each.name] == 1 else each._replace(name=f"{each.name} ({seen[each.name]})")
+    metrics = [name for each in once for name in each.run.metrics]
+    return Leaderboard(tuple(map(apart, once)), metrics[0] if metrics else "", baseline or results[0].name)
 
 def _is_beside(run:Run, reference:Run) -> bool:
     "Whether two runs were scored on the same rows."
     return run.id == reference.id or run.row["comparable"] is not None and run.row["comparable"] == reference.row["comparable"]
 
-# %% ../nbs/api/38_leaderboard.ipynb #e678c12d
+# %% ../nbs/api/38_leaderboard.ipynb #1aaae332
 def _frame(board:Leaderboard) -> pd.DataFrame:
     "The best on top; below, what cannot be compared with the baseline, and what failed."
     found = pd.DataFrame([_row(board, each) for each in board.results]).set_index("variant")
@@ -263,7 +287,7 @@ def _verdict(board:Leaderboard) -> Verdict:
     before = runs[top].id if lower > 1e-12 else ""
     return Verdict(best, score, Interval(*(end - lower for end in luck)), len(runs), int(frame["among_best"].sum()) - 1, by_rows, before)
 
-# %% ../nbs/api/38_leaderboard.ipynb #7bddaae7
+# %% ../nbs/api/38_leaderboard.ipynb #eed10274
 SHOWN = 50 # variants of a board in a notebook
 
 def _seconds(value:float) -> str:

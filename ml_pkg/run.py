@@ -83,6 +83,8 @@ class Run:
     def packages(self) -> dict[str, str]: return {row["name"]: row["version"] for row in self._details("packages")}
     @property
     def warnings(self) -> list[dict]: return self._details("warnings")
+    @property
+    def findings(self) -> list[dict]: return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")] # of the checks before it ran, with the reason where one was accepted
 
     @property
     def experiment(self) -> Any:

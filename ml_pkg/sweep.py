@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -47,7 +47,7 @@ def _label(name:str, value:Any, among:Sequence) -> str:
     alone = sum(type(other) is type(value) for other in among) == 1
     return short if alone else f"{name}={_in_short(value)}"
 
-# %% ../nbs/api/39_sweep.ipynb #507c5c52
+# %% ../nbs/api/39_sweep.ipynb #0b006b97
 def name_beside(
     baseline:"Experiment",
     experiment:"Experiment",
@@ -139,7 +139,8 @@ def _within(sweep:Sweep, budget:float) -> tuple[Variant, ...]:
 
 def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoints|NoCheckpoints, threads:int) -> Leaderboard:
     results = run_variants(asking, n_jobs, display, checkpoints, threads)
-    return leaderboard(results, AS_DECLARED if any(result.name == AS_DECLARED for result in results) else "")
+    declared = AS_DECLARED if any(result.name == AS_DECLARED for result in results) else ""
+    return leaderboard(results, asking.baseline or declared)
 
 def _joined(*names:str) -> str: return ", ".join(name for name in names if name != AS_DECLARED) or AS_DECLARED
 
@@ -157,7 +158,12 @@ def _key_of(experiment:"Experiment") -> Any:
     except Unidentifiable: return id(experiment)
 
 # %% ../nbs/api/39_sweep.ipynb #3f75198c
-_FIELDS = {"dataset": "with_dataset", "evaluation": "with_evaluation", "seed": "with_seed"}
+_FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there, and one with another value
+    "dataset": (lambda declared: declared.dataset, lambda declared, value: declared.with_dataset(value)),
+    "evaluation": (lambda declared: declared.evaluation, lambda declared, value: declared.with_evaluation(value)),
+    "seed": (lambda declared: declared.seed, lambda declared, value: declared.with_seed(value)),
+    "train_size": (lambda declared: declared.evaluation.train_size, lambda declared, value: declared.with_evaluation(replace(declared.evaluation, train_size=value))),
+}
 
 def _is_distribution(values:Any) -> bool: return hasattr(values, "rvs")
 
@@ -169,14 +175,14 @@ def _values_of(name:str, values:Any) -> list:
 
 def _current(experiment:"Experiment", name:str) -> Any:
     "What a declaration has on an axis now; nothing for what replacing will refuse."
-    if name in _FIELDS and name not in experiment.estimator.get_params(deep=False): return getattr(experiment, name)
+    if name in _FIELDS and name not in experiment.estimator.get_params(deep=False): return _FIELDS[name][0](experiment)
     return experiment.estimator.get_params().get(name)
 
 def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment":
     fields = {name for name in changes if name in _FIELDS and name not in experiment.estimator.get_params(deep=False)}
     inside = {name: value for name, value in changes.items() if name not in fields}
     if inside: experiment = experiment.replace(**inside)
-    for name in fields: experiment = getattr(experiment, _FIELDS[name])(changes[name])
+    for name in fields: experiment = _FIELDS[name][1](experiment, changes[name])
     return experiment
 
 def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[str, Sequence]) -> Variant:
@@ -198,6 +204,10 @@ class Space:
         points = [{name: drawn(name, values) for name, values in self.axes.items()} for _ in range(count)]
         among = {name: [point[name] for point in points] for name in self.axes}
         return _distinct([_variant(self.experiment, point, among) for point in points])
+
+    def at(self, point:Mapping[str, Any]) -> Variant:
+        "The variant at a point: a value for each axis."
+        return _variant(self.experiment, point, {name: [point[name]] if _is_distribution(values) else values for name, values in self.axes.items()})
 
     def search(self, search:Search, n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Leaderboard:
         "Run the variants that a search asks for: `search(Optuna(50))`."
@@ -229,7 +239,7 @@ def vary(
     points = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
     return _distinct([_variant(experiment, point, lists) for point in points])
 
-# %% ../nbs/api/39_sweep.ipynb #a267ed18
+# %% ../nbs/api/39_sweep.ipynb #be6f8936
 def compare(
     *variants:"Experiment|Sweep", # the first is what the others are held against
     n_jobs:int|None=None,         # workers; None means one, or as joblib.parallel_config says
@@ -240,4 +250,5 @@ def compare(
     "Experiments beside each other; those that have not run are run. Raises `InvalidDeclaration` for what is no experiment."
     if odd := next((each for each in variants if not isinstance(each, Sweep) and not hasattr(each, "estimator")), None): raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd)}")
     whole = sum(variants[1:], variants[0] + Sweep(())) if variants else Sweep(())
-    return _run(All(_within(whole, math.inf)), n_jobs, display, checkpoints, threads)
+    checked = _within(whole, math.inf)
+    return _run(All(checked, checked[0].name), n_jobs, display, checkpoints, threads)

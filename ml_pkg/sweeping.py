@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Course', 'workers', 'Asking', 'All', 'Result', 'run_variants']
 
-# %% ../nbs/api/37_sweeping.ipynb #533c5864
+# %% ../nbs/api/37_sweeping.ipynb #b4881fc9
 import functools
 import statistics
 import warnings
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
-from .errors import InvalidDeclaration
+from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, Plans, Work, failure, tried
 from .progress import Display, Standing
 from .provenance import git_state
 from .run import Run
-from .running import Attempt, attempt, fail, finish, prepare, remarks, reused
+from .running import Attempt, attempt, fail, finish, news, prepare, remarks, reused
 from .schedule import Schedule, shared_keys
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
 
-# %% ../nbs/api/37_sweeping.ipynb #d0c152a5
+# %% ../nbs/api/37_sweeping.ipynb #6b425a76
 @dataclass
 class Course:
     "A variant on its way from a declaration to a run."
@@ -46,7 +46,7 @@ def _course(name:str, experiment:"Experiment", checkpoints:Checkpoints|NoCheckpo
     begun = attempt(experiment, threads)
     return Course(name, begun, run=reused(begun) if isinstance(checkpoints, Checkpoints) else None)
 
-# %% ../nbs/api/37_sweeping.ipynb #30bf2b3b
+# %% ../nbs/api/37_sweeping.ipynb #8eb7d517
 def workers(
     n_jobs:int|None, # None means one, or as joblib.parallel_config says; -1 all cores
 ) -> int:            # how many
@@ -64,7 +64,7 @@ def _unsendable(work:Work) -> Failure | None:
             return failure(InvalidDeclaration(f"{name} cannot be sent to a worker ({type(error).__name__}: {error}). Define what it holds where it can be imported, or run with n_jobs=1"))
     return None
 
-# %% ../nbs/api/37_sweeping.ipynb #d62235a8
+# %% ../nbs/api/37_sweeping.ipynb #8d82e145
 PATIENCE = 3 # workers that may be lost over a fold before it counts as failed
 
 def _labelled(place:int, work:Work, texts:dict) -> tuple[int, int, Fold|Failure]: return place, work.number, tried(work, texts)
@@ -96,22 +96,23 @@ def _results(
                 if lost[place, number] < PATIENCE: schedule.again(place, work)
                 else: yield place, work, Failure(f"{type(error).__name__}: {PATIENCE} workers were lost while they were at work on fold {number} (out of memory, or killed). {error}", "")
 
-# %% ../nbs/api/37_sweeping.ipynb #50110b51
+# %% ../nbs/api/37_sweeping.ipynb #c5edac3f
 class Asking(Protocol):
     "Something that decides which variants are run."
+    baseline: str                                                # name of the variant that the others are held against; empty for the first
     def ask(self) -> Sequence[tuple[str, "Experiment"]]: ...     # names and declarations to run next; none, when it has ended
     def tell(self, runs:Sequence[Run]) -> None: ...             # what came of them, in their order
     def goes_on(self, place:int, scores:list[float]) -> bool: ... # whether a variant (its place among those asked for) is to be fitted in more folds, given the scores of the first metric so far
 
 class All:
     "Asks for all of some variants, once."
-    def __init__(self, variants:Sequence[tuple[str, "Experiment"]]): self._left = [list(variants)]
+    def __init__(self, variants:Sequence[tuple[str, "Experiment"]], baseline:str=""): self._left, self.baseline = [list(variants)], baseline
 
     def ask(self) -> Sequence[tuple[str, "Experiment"]]: return self._left.pop() if self._left else []
     def tell(self, runs:Sequence[Run]) -> None: pass
     def goes_on(self, place:int, scores:list[float]) -> bool: return True
 
-# %% ../nbs/api/37_sweeping.ipynb #9bf545f7
+# %% ../nbs/api/37_sweeping.ipynb #1ddc2d3e
 class Result(NamedTuple):
     "A variant that has come to an end."
     name: str
@@ -150,6 +151,8 @@ class _Sweep:
         "Bring some variants to their end."
         self.standing.variants += len(courses)
         for course in courses: self._plan(course)
+        for course in courses:
+            for finding in news(course.begun.experiment) if course.works else (): warnings.warn(str(finding), PreflightWarning, stacklevel=5)
         shared = shared_keys([course.works for course in courses])
         for course in courses: course.works = [_waited_for(work, shared) for work in course.works]
         self.standing.folds += sum(len(course.works) for course in courses)

@@ -1,0 +1,153 @@
+"""A sweep that is killed, interrupted, or loses a worker goes on from where it was, and its leaderboard is the same."""
+
+import importlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import make_project
+
+from ml_pkg.checkpoints import Checkpoints
+from ml_pkg.fitting import Plans
+
+SWEPT = """
+import os, sys, time
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from ml_pkg import Dataset, Evaluation, Experiment
+
+def trace(*what):
+    "One line in a file that several processes write to."
+    handle = os.open(os.environ["TRACE"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, (" ".join(map(str, what)) + "\\n").encode())
+    os.close(handle)
+
+class Slow(TransformerMixin, BaseEstimator):
+    def __init__(self, name=""): self.name = name
+    def fit(self, X, y=None):
+        time.sleep(0.15)
+        self.mean_ = X.mean(axis=0)
+        trace(self.name, len(X), y.index[:40].to_numpy().sum(), os.getpid())
+        return self
+    def transform(self, X): return X - self.mean_
+
+class Last(LogisticRegression):
+    def fit(self, X, y):
+        time.sleep(0.05)
+        super().fit(X, y)
+        trace(f"C={self.C}", len(X), y.index[:40].to_numpy().sum(), os.getpid())
+        return self
+
+flowers = Experiment("flowers", Dataset("iris.csv", target="species"), make_pipeline(Slow("first"), Slow("second"), Last(max_iter=1000)), Evaluation(3, ["accuracy", "f1_macro"]))
+sweep = flowers.vary(last__C=[0.1, 1.0, 10.0, 100.0])
+"""
+
+RUN = """
+import sys
+from swept import sweep
+print("begins", flush=True)
+board = sweep.run(n_jobs=2)
+board.scores.to_pickle(sys.argv[1])
+print(board.verdict, flush=True)
+"""
+
+
+@pytest.fixture
+def swept(tmp_path:Path, monkeypatch:pytest.MonkeyPatch) -> Path:
+    "A project with a sweep of four variants behind two slow steps, and a file that its fits leave traces in."
+    folder = make_project(tmp_path / "swept")
+    (folder / "swept.py").write_text(SWEPT)
+    monkeypatch.setenv("TRACE", str(tmp_path / "trace"))
+    monkeypatch.syspath_prepend(str(folder))
+    sys.modules.pop("swept", None)
+    return folder
+
+
+def start(folder:Path, board:Path, **environment) -> subprocess.Popen:
+    "Begins the sweep in a group of processes of its own."
+    process = subprocess.Popen([sys.executable, "-c", RUN, board], cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "begins\n"
+    return process
+
+
+def finished(folder:Path, board:Path, **environment) -> pd.DataFrame:
+    out, errors = (process := start(folder, board, **environment)).communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return pd.read_pickle(board)
+
+
+def traces(tmp_path:Path) -> list[str]:
+    "What was fitted: step, rows, and which rows; without the process."
+    path = tmp_path / "trace"
+    return [line.rpartition(" ")[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def published(sweep, store:Checkpoints) -> set[str]:
+    "The traces that steps would leave whose results are kept."
+    found = set()
+    for experiment in sweep:
+        works = Plans(store, 1).of(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed)
+        for work in works:
+            rows = work.shared.rows
+            train = rows.pairs[work.number][0]
+            which = f"{len(train)} {rows.y.index[train][:40].to_numpy().sum()}"
+            for name, keys in (("first", work.keys[1:]), ("second", work.keys[2:]), (f"C={experiment.estimator[-1].C}", work.keys[3:])):
+                if any(store.is_here(key) for key in keys): found.add(f"{name} {which}")
+    return found
+
+
+def test_killed_20_times_a_sweep_repeats_nothing_that_was_published(swept:Path, tmp_path:Path):
+    expected = finished(swept, tmp_path / "board.pkl", ML_PKG_WORKSPACE=str(tmp_path / "reference"))
+    assert sorted(set(traces(tmp_path))) == sorted(traces(tmp_path)) and len(traces(tmp_path)) == 2 * 3 + 4 * 3 # each step once in each fold
+    sweep = importlib.import_module("swept").sweep
+    moment = random.Random(0)
+    for attempt in range(20):
+        workspace = tmp_path / f"workspace{attempt // 5}" # five kills for each workspace, each further on
+        store = Checkpoints(workspace / "checkpoints")
+        kept = published(sweep, store)
+        (tmp_path / "trace").write_text("")
+        process = start(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=str(workspace))
+        time.sleep(moment.uniform(0.5, 5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not kept & set(traces(tmp_path)), attempt
+        if attempt % 5 < 4: continue
+        kept = published(sweep, store)
+        (tmp_path / "trace").write_text("")
+        pd.testing.assert_frame_equal(finished(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=str(workspace)), expected, check_exact=True)
+        again = traces(tmp_path)
+        assert not kept & set(again) and len(set(again)) == len(again)
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(swept:Path, tmp_path:Path):
+    workspace = str(tmp_path / "workspace")
+    process = start(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=workspace)
+    while len(traces(tmp_path)) < 8: time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT) # as a terminal does it
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors and out == ""
+    before = traces(tmp_path)
+    board = finished(swept, tmp_path / "board.pkl", ML_PKG_WORKSPACE=workspace)
+    assert len(traces(tmp_path)) - len(before) <= 2 * 3 + 4 * 3 - len(before) + 2 # of each worker, a step that was under way is taken again
+    pd.testing.assert_frame_equal(board, finished(swept, tmp_path / "other.pkl", ML_PKG_WORKSPACE=str(tmp_path / "fresh")), check_exact=True)
+
+
+def test_a_worker_that_is_killed_loses_only_its_running_step(swept:Path, tmp_path:Path):
+    process = start(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=str(tmp_path / "workspace"))
+    while len(traces(tmp_path)) < 5: time.sleep(0.01)
+    worker = int((tmp_path / "trace").read_text().split()[-1])
+    assert worker != process.pid
+    os.kill(worker, signal.SIGKILL)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "best of 4 tried" in out
+    repeated = len(traces(tmp_path)) - len(set(traces(tmp_path)))
+    assert len(set(traces(tmp_path))) == 2 * 3 + 4 * 3 and repeated <= 2 # what the two workers were at
