@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COSTS', 'SHOWN', 'Judged', 'judged', 'Pictures', 'Verdict', 'Leaderboard', 'leaderboard']
 
-# %% ../nbs/api/38_leaderboard.ipynb #6cbf7567
+# %% ../nbs/api/38_leaderboard.ipynb #e5bbda98
 import functools
 import math
 from collections import Counter
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ml_pkg.experiment import Experiment
 
-# %% ../nbs/api/38_leaderboard.ipynb #be50f26e
+# %% ../nbs/api/38_leaderboard.ipynb #088f9f6a
 COSTS = ["fit_seconds", "predict_seconds_per_row", "model_bytes"]
 
 class Judged(NamedTuple):
@@ -54,9 +54,8 @@ def judged(
     tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
     runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if metric in each.metrics]
     if sample := _sample(experiment, runs, metric): return Judged(runs, sample, by_rows=True)
-    folds = len(run.scores)
-    runs = [each for each in runs if len(each.scores) == folds]
-    return Judged(runs, FoldScores(np.array([each.scores[metric].to_numpy(float) for each in runs]), run.row["held_out"] or 0.0), by_rows=False)
+    runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
+    return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0), by_rows=False)
 
 def _sample(experiment:"Experiment", runs:list[Run], metric:str) -> Sample | None:
     "Scores on rows drawn at random, if rows can be, and the metric can be told from predictions."
@@ -69,7 +68,7 @@ def _predictions(run:Run) -> pd.DataFrame | None:
     try: return run.predictions
     except MlPkgError: return None # deleted, or damaged: it counts no more
 
-# %% ../nbs/api/38_leaderboard.ipynb #3935700b
+# %% ../nbs/api/38_leaderboard.ipynb #6e9f3382
 class Pictures:
     "Pictures of a leaderboard. They need the extra 'plot'."
     def __init__(self, board:"Leaderboard"): self.board = board
@@ -85,7 +84,7 @@ class Pictures:
         "The difference of each variant to the baseline, fold by fold."
         board = self.board
         beside = [each for each in board if board.frame.loc[each.name, "comparable"]]
-        return plot_differences(pd.DataFrame({each.name: each.run.scores[board.metric].to_numpy(float) for each in beside}).T, board.baseline, board.metric, ax)
+        return plot_differences(pd.DataFrame({each.name: each.run.fold_scores[board.metric] for each in beside}).T, board.baseline, board.metric, ax)
 
     def pareto(self, cost:str="fit_seconds", ax:"Axes|None"=None) -> "Axes":
         "Score beside a cost (`fit_seconds`, `predict_seconds_per_row` or `model_bytes`), and the variants that no other beats in both. Raises `UnknownName`."
@@ -115,7 +114,7 @@ def _curve(board:"Leaderboard", axis:str) -> pd.DataFrame:
 
 def _value(result:Result, axis:str) -> Any:
     "The value of a parameter; of `train_size`, how many rows were fitted on."
-    if axis == "train_size": return round(len(result.run.predictions) / result.run.row["held_out"] / len(result.run.scores))
+    if axis == "train_size": return round(len(result.run.predictions) / result.run.row["held_out"] / len(next(iter(result.run.fold_scores.values()))))
     parameters = result.experiment.estimator.get_params()
     if axis not in parameters: raise UnknownName(f"'{axis}' is not a parameter of {result.name}.{did_you_mean(axis, [*parameters, 'train_size'], 'parameters')}")
     return parameters[axis]
@@ -127,7 +126,7 @@ def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(held, orient="index", dtype=object)
     return frame[[name for name in frame if len({(type(values.get(name)), values.get(name)) for values in held.values()}) > 1]]
 
-# %% ../nbs/api/38_leaderboard.ipynb #3d9c653f
+# %% ../nbs/api/38_leaderboard.ipynb #ad7802e2
 class Verdict(NamedTuple):
     "What is to be said of the best variant."
     best: str            # its name
@@ -221,7 +220,7 @@ class Leaderboard:
     def __repr__(self) -> str: return _text(self)
     def _repr_html_(self) -> str: return f"<div><b>{escape(str(self.verdict))}</b></div>{table(_header(self), _lines(self)[:SHOWN])}{_more(self)}"
 
-# %% ../nbs/api/38_leaderboard.ipynb #b1d5a9e3
+# %% ../nbs/api/38_leaderboard.ipynb #e766bca3
 def leaderboard(
     results:Sequence[Result],
     baseline:str="",   # name of the variant that the others are held against; by default the first
@@ -239,7 +238,7 @@ def _is_beside(run:Run, reference:Run) -> bool:
     "Whether two runs were scored on the same rows."
     return run.id == reference.id or run.row["comparable"] is not None and run.row["comparable"] == reference.row["comparable"]
 
-# %% ../nbs/api/38_leaderboard.ipynb #1aaae332
+# %% ../nbs/api/38_leaderboard.ipynb #60c6a173
 def _frame(board:Leaderboard) -> pd.DataFrame:
     "The best on top; below, what cannot be compared with the baseline, and what failed."
     found = pd.DataFrame([_row(board, each) for each in board.results]).set_index("variant")
@@ -250,7 +249,7 @@ def _frame(board:Leaderboard) -> pd.DataFrame:
 def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     "One variant."
     run, reference, board_judged = result.run, board._reference, board.judged
-    beside = bool(reference) and board.metric in run.metrics and _is_beside(run, reference.run) and len(run.scores) == len(reference.run.scores)
+    beside = bool(reference) and board.metric in run.metrics and _is_beside(run, reference.run)
     score, difference = _alone(run, board.metric), Interval(math.nan, math.nan, math.nan)
     if beside:
         place = board_judged.place(run)
@@ -263,7 +262,7 @@ def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
 def _alone(run:Run, metric:str) -> Interval:
     "The score of a variant by itself."
     if metric not in run.metrics: return Interval(math.nan, math.nan, math.nan)
-    return mean_interval(run.scores[metric].to_numpy(float), run.row["held_out"] or 0.0)
+    return mean_interval(run.fold_scores[metric], run.row["held_out"] or 0.0)
 
 def _among_best(board:Leaderboard) -> list[bool]:
     "Which variants of the board cannot be told from the best of the board."
@@ -287,7 +286,7 @@ def _verdict(board:Leaderboard) -> Verdict:
     before = runs[top].id if lower > 1e-12 else ""
     return Verdict(best, score, Interval(*(end - lower for end in luck)), len(runs), int(frame["among_best"].sum()) - 1, by_rows, before)
 
-# %% ../nbs/api/38_leaderboard.ipynb #eed10274
+# %% ../nbs/api/38_leaderboard.ipynb #c3cdbf66
 SHOWN = 50 # variants of a board in a notebook
 
 def _seconds(value:float) -> str:

@@ -46,11 +46,16 @@ class Run:
     def metrics(self) -> list[str]: return list(self.summary)
 
     @functools.cached_property
-    def summary(self) -> dict[str, tuple[float, float]]:
-        "Mean and standard deviation over the folds, by metric."
+    def fold_scores(self) -> dict[str, list[float]]:
+        "Scores of the folds, in order, by metric."
         values:dict[str, list[float]] = {}
         for row in self._details("scores"): values.setdefault(row["metric"], []).append(float("nan") if row["value"] is None else row["value"])
-        return {metric: (statistics.fmean(each), statistics.pstdev(each)) for metric, each in values.items()}
+        return values
+
+    @functools.cached_property
+    def summary(self) -> dict[str, tuple[float, float]]:
+        "Mean and standard deviation over the folds, by metric."
+        return {metric: (statistics.fmean(each), statistics.pstdev(each)) for metric, each in self.fold_scores.items()}
 
     @property
     def scores(self) -> "pd.DataFrame":
@@ -120,9 +125,13 @@ class Run:
         return differences(self.components, other.components)
 
     def _details(self, kind:str) -> list[dict]:
-        "What belongs to the run; for a reused one, to the run that computed it."
-        with connected(self.workspace) as connection:
-            return [dict(row) for row in connection.execute(f"SELECT * FROM {kind} WHERE run = ?", [self.row["reuses"] or self.id])]
+        "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."
+        if kind not in self._read:
+            with connected(self.workspace) as connection: self._read[kind] = connection.execute(f"SELECT * FROM {kind} WHERE run = ?", [self.row["reuses"] or self.id]).fetchall()
+        return [dict(row) for row in self._read[kind]]
+
+    @functools.cached_property
+    def _read(self) -> dict[str, list]: return {}
 
     def _file(self, kind:str) -> tuple[Path, str]:
         "A file that belongs to the run, and the sha256 of what was written to it."

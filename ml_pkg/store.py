@@ -111,8 +111,8 @@ def now() -> str:
     "The time, in UTC, to the microsecond."
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
-def _insert(connection:sqlite3.Connection, table:str, row:Mapping[str, Any]) -> None:
-    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+def _insert(connection:sqlite3.Connection, table:str, *rows:Mapping[str, Any]) -> None: # all with the same columns
+    if rows: connection.executemany(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({', '.join(f':{name}' for name in rows[0])})", rows)
 
 # %% ../nbs/api/18_store.ipynb #a4ddf464
 def record(
@@ -126,8 +126,7 @@ def record(
         try:
             with transaction(connection):
                 _insert(connection, "runs", {"id": identifier, **run})
-                for table, rows in details.items():
-                    for row in rows: _insert(connection, table, {"run": identifier, **row})
+                for table, rows in details.items(): _insert(connection, table, *({"run": identifier, **row} for row in rows))
             return identifier
         except sqlite3.IntegrityError as error:
             if "runs.id" not in str(error): raise # an id that is taken is drawn again
