@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COSTS', 'SHOWN', 'Judged', 'judged', 'Pictures', 'Verdict', 'Leaderboard', 'leaderboard']
 
-# %% ../nbs/api/38_leaderboard.ipynb #e5bbda98
+# %% ../nbs/api/38_leaderboard.ipynb #56550565
 import functools
 import math
 from collections import Counter
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ml_pkg.experiment import Experiment
 
-# %% ../nbs/api/38_leaderboard.ipynb #088f9f6a
+# %% ../nbs/api/38_leaderboard.ipynb #63e6b426
 COSTS = ["fit_seconds", "predict_seconds_per_row", "model_bytes"]
 
 class Judged(NamedTuple):
@@ -68,7 +68,7 @@ def _predictions(run:Run) -> pd.DataFrame | None:
     try: return run.predictions
     except MlPkgError: return None # deleted, or damaged: it counts no more
 
-# %% ../nbs/api/38_leaderboard.ipynb #6e9f3382
+# %% ../nbs/api/38_leaderboard.ipynb #157a76f2
 class Pictures:
     "Pictures of a leaderboard. They need the extra 'plot'."
     def __init__(self, board:"Leaderboard"): self.board = board
@@ -126,7 +126,7 @@ def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(held, orient="index", dtype=object)
     return frame[[name for name in frame if len({(type(values.get(name)), values.get(name)) for values in held.values()}) > 1]]
 
-# %% ../nbs/api/38_leaderboard.ipynb #ad7802e2
+# %% ../nbs/api/38_leaderboard.ipynb #b3f4d672
 class Verdict(NamedTuple):
     "What is to be said of the best variant."
     best: str            # its name
@@ -220,7 +220,7 @@ class Leaderboard:
     def __repr__(self) -> str: return _text(self)
     def _repr_html_(self) -> str: return f"<div><b>{escape(str(self.verdict))}</b></div>{table(_header(self), _lines(self)[:SHOWN])}{_more(self)}"
 
-# %% ../nbs/api/38_leaderboard.ipynb #e766bca3
+# %% ../nbs/api/38_leaderboard.ipynb #19937b79
 def leaderboard(
     results:Sequence[Result],
     baseline:str="",   # name of the variant that the others are held against; by default the first
@@ -238,7 +238,7 @@ def _is_beside(run:Run, reference:Run) -> bool:
     "Whether two runs were scored on the same rows."
     return run.id == reference.id or run.row["comparable"] is not None and run.row["comparable"] == reference.row["comparable"]
 
-# %% ../nbs/api/38_leaderboard.ipynb #60c6a173
+# %% ../nbs/api/38_leaderboard.ipynb #32d0bdcb
 def _frame(board:Leaderboard) -> pd.DataFrame:
     "The best on top; below, what cannot be compared with the baseline, and what failed."
     found = pd.DataFrame([_row(board, each) for each in board.results]).set_index("variant")
@@ -269,12 +269,8 @@ def _among_best(board:Leaderboard) -> list[bool]:
     if board.judged is None: return [False] * len(board.results)
     beside = [each for each in board.results if board.metric in each.run.metrics and _is_beside(each.run, board._reference.run)]
     places = [board.judged.place(each.run) for each in beside]
-    found = dict(zip((each.name for each in beside), _only(board.judged.sample, places).among_the_best(), strict=True))
+    found = dict(zip((each.name for each in beside), board.judged.sample.only(places).among_the_best(), strict=True))
     return [bool(found.get(each.name, False)) for each in board.results]
-
-def _only(sample:Sample|FoldScores, places:list[int]) -> Sample | FoldScores:
-    if isinstance(sample, FoldScores): return replace(sample, values=sample.values[places])
-    return replace(sample, scores=sample.scores[places], pooled=sample.pooled[places], draws=sample.draws[:, places])
 
 def _verdict(board:Leaderboard) -> Verdict:
     frame = board.frame[board.frame["comparable"]]
@@ -286,7 +282,7 @@ def _verdict(board:Leaderboard) -> Verdict:
     before = runs[top].id if lower > 1e-12 else ""
     return Verdict(best, score, Interval(*(end - lower for end in luck)), len(runs), int(frame["among_best"].sum()) - 1, by_rows, before)
 
-# %% ../nbs/api/38_leaderboard.ipynb #c3cdbf66
+# %% ../nbs/api/38_leaderboard.ipynb #16aade99
 SHOWN = 50 # variants of a board in a notebook
 
 def _seconds(value:float) -> str:

@@ -1,0 +1,81 @@
+"""Sweeps on real clusters of two workers each: the same bits as in one process, also when a worker is killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_sweep_faults import finished, swept, traces  # noqa: F401 - a fixture
+
+ON_DASK = """
+import os, signal, sys, threading, time
+import joblib
+from distributed import Client, LocalCluster
+
+def main():
+    from swept import sweep
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    client = Client(cluster)
+    print("begins", flush=True)
+    if "kill" in sys.argv: threading.Thread(target=kill_one, daemon=True).start()
+    with joblib.parallel_config(backend="dask", wait_for_workers_timeout=60): board = sweep.run()
+    board.scores.to_pickle(sys.argv[1])
+    print(board.verdict, flush=True)
+    client.close(); cluster.close()
+"""
+
+ON_RAY = """
+import os, signal, sys, threading, time
+import joblib
+
+def main():
+    from swept import sweep
+    import ray
+    from ray.util.joblib import register_ray
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd() + os.pathsep + os.environ.get("PYTHONPATH", "")}})
+    register_ray()
+    print("begins", flush=True)
+    if "kill" in sys.argv: threading.Thread(target=kill_one, daemon=True).start()
+    with joblib.parallel_config(backend="ray", n_jobs=2): board = sweep.run()
+    board.scores.to_pickle(sys.argv[1])
+    print(board.verdict, flush=True)
+    ray.shutdown()
+"""
+
+KILLING = """
+def kill_one():
+    "Kill the worker that left the last trace, once there are a few."
+    def lines():
+        try: return open(os.environ["TRACE"]).read().splitlines()
+        except FileNotFoundError: return []
+    while len(lines()) < 5: time.sleep(0.01)
+    os.kill(int(lines()[-1].split()[-1]), signal.SIGKILL)
+
+if __name__ == "__main__": main()
+"""
+
+
+def on_cluster(program:str, folder:Path, board:Path, *arguments:str, **environment:str) -> pd.DataFrame:
+    "The board of a sweep that a cluster of its own has run."
+    path = folder / "on_cluster.py" # workers import the main module
+    path.write_text(program + KILLING)
+    done = subprocess.run([sys.executable, path, board, *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "drew from a global random generator" not in done.stderr
+    return pd.read_pickle(board)
+
+
+@pytest.mark.parametrize("program", [ON_DASK, ON_RAY], ids=["dask", "ray"])
+def test_a_cluster_gives_the_same_leaderboard_as_one_process(program:str, swept:Path, tmp_path:Path):  # noqa: F811
+    pytest.importorskip("distributed" if program is ON_DASK else "ray")
+    expected = finished(swept, tmp_path / "here.pkl", ML_PKG_WORKSPACE=str(tmp_path / "here"))
+    for arguments in ([], ["kill"]):
+        (tmp_path / "trace").write_text("")
+        board = on_cluster(program, swept, tmp_path / "there.pkl", *arguments, ML_PKG_WORKSPACE=str(tmp_path / f"there{len(arguments)}"))
+        pd.testing.assert_frame_equal(board, expected, check_exact=True)
+        done = traces(tmp_path)
+        assert len(set(done)) == 2 * 3 + 4 * 3
+        assert len(done) - len(set(done)) <= 2 * len(arguments), done # what a killed worker was at is fitted again, and nothing else
