@@ -164,7 +164,6 @@ def _some(train:np.ndarray, share:float, dataset:Dataset, classification:bool, s
     if dataset.time is not None: return train[-max(1, round(share * len(train))):]
     drawn = np.random.default_rng(seed).permutation(train)
     if not (classification and len(dataset.target) == 1): return np.sort(drawn[:max(1, round(share * len(drawn)))])
-    import pandas as pd
     classes = dataset.y.iloc[drawn].groupby(dataset.y.iloc[drawn].to_numpy(), observed=True)
     taken = classes.cumcount().to_numpy() < np.maximum(1, np.round(share * classes.transform("size").to_numpy()))
     return np.sort(drawn[taken])
@@ -183,7 +182,7 @@ def _check_classes(dataset:Dataset, y:Any, classification:bool) -> None:
         classes = (y if y.ndim == 1 else y[name]).unique().tolist()
         if len(classes) == 1: raise InvalidData(f"'{name}' of {dataset.source} has only one class, {classes[0]!r}: there is nothing to tell apart")
 
-# %% ../nbs/api/14_evaluation.ipynb #09eeaaef
+# %% ../nbs/api/14_evaluation.ipynb #f9fb460d
 def comparable(
     dataset:Dataset,
     evaluation:Evaluation,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .chain import NOWHERE, Link, Place, chain_of, fit_chain
+from .chain import NOWHERE, Link, Place, chain_of, fit_chain, keys_of
 from .checkpoints import IN_WORKSPACE
 from .errors import InvalidData, UnknownName, did_you_mean
 from .estimators import GivenRows, given, seeded
@@ -56,7 +56,7 @@ def _through(experiment:"Experiment", chain:list[Link], count:int, fold:int|None
     "Rows through the first `count` steps."
     (train, test, place), X = _split(experiment, fold), experiment.dataset.X
     def rows(): return X.iloc[train], None if test is None else X.iloc[test]
-    with limited(1): reached = fit_chain(chain, rows, experiment.dataset.y.iloc[train], {}, place, until=count)
+    with limited(1): reached = fit_chain(chain, keys_of(place, chain), rows, experiment.dataset.y.iloc[train], {}, place, until=count)
     return _as_frame(reached.train, reached.fitted, list(X.columns), train)
 
 # %% ../nbs/api/31_hooks.ipynb #f27e3217

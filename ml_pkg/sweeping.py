@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'Course', 'workers', 'Asking', 'All', 'Result', 'run_variants']
 
-# %% ../nbs/api/37_sweeping.ipynb #b4881fc9
-import functools
+# %% ../nbs/api/37_sweeping.ipynb #7e61f118
 import statistics
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,15 +19,14 @@ from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, Plans, Work, failure, tried
 from .progress import Display, Standing
-from .provenance import git_state
 from .run import Run
-from .running import Attempt, attempt, fail, finish, news, prepare, remarks, reused
-from .schedule import Schedule, shared_keys
+from .running import Attempt, Surroundings, attempt, fail, finish, news, prepare, remarks, reused
+from .schedule import Schedule, parting_keys
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
 
-# %% ../nbs/api/37_sweeping.ipynb #6b425a76
+# %% ../nbs/api/37_sweeping.ipynb #29f26509
 @dataclass
 class Course:
     "A variant on its way from a declaration to a run."
@@ -34,19 +34,20 @@ class Course:
     begun: Attempt
     works: list[Work] = field(default_factory=list)     # empty, if there is nothing to fit
     folds: dict[int, Fold] = field(default_factory=dict) # those that are done
-    run: Run|None = None                                # when it has come to an end
+    run: Run|None = None                                # when it is recorded
+    has_ended: bool = False                             # nothing is to be fitted for it any more
 
     @property
     def scores(self) -> list[float]:
         "The first metric, in the folds that are done, in the order in which they were."
         return [next(iter(fold.scores.values())) for fold in self.folds.values()]
 
-def _course(name:str, experiment:"Experiment", checkpoints:Checkpoints|NoCheckpoints, threads:int) -> Course:
+def _course(name:str, begun:Attempt, checkpoints:Checkpoints|NoCheckpoints) -> Course:
     "A variant at its start; at its end already, if it has run before."
-    begun = attempt(experiment, threads)
-    return Course(name, begun, run=reused(begun) if isinstance(checkpoints, Checkpoints) else None)
+    run = reused(begun) if isinstance(checkpoints, Checkpoints) else None
+    return Course(name, begun, run=run, has_ended=run is not None)
 
-# %% ../nbs/api/37_sweeping.ipynb #8eb7d517
+# %% ../nbs/api/37_sweeping.ipynb #df5a8f94
 def workers(
     n_jobs:int|None, # None means one, or as joblib.parallel_config says; -1 all cores
 ) -> int:            # how many
@@ -64,7 +65,7 @@ def _unsendable(work:Work) -> Failure | None:
             return failure(InvalidDeclaration(f"{name} cannot be sent to a worker ({type(error).__name__}: {error}). Define what it holds where it can be imported, or run with n_jobs=1"))
     return None
 
-# %% ../nbs/api/37_sweeping.ipynb #8d82e145
+# %% ../nbs/api/37_sweeping.ipynb #28c46960
 PATIENCE = 3 # workers that may be lost over a fold before it counts as failed
 
 def _labelled(place:int, work:Work, texts:dict) -> tuple[int, int, Fold|Failure]: return place, work.number, tried(work, texts)
@@ -96,7 +97,7 @@ def _results(
                 if lost[place, number] < PATIENCE: schedule.again(place, work)
                 else: yield place, work, Failure(f"{type(error).__name__}: {PATIENCE} workers were lost while they were at work on fold {number} (out of memory, or killed). {error}", "")
 
-# %% ../nbs/api/37_sweeping.ipynb #c5edac3f
+# %% ../nbs/api/37_sweeping.ipynb #184052ca
 class Asking(Protocol):
     "Something that decides which variants are run."
     baseline: str                                                # name of the variant that the others are held against; empty for the first
@@ -112,7 +113,7 @@ class All:
     def tell(self, runs:Sequence[Run]) -> None: pass
     def goes_on(self, place:int, scores:list[float]) -> bool: return True
 
-# %% ../nbs/api/37_sweeping.ipynb #1ddc2d3e
+# %% ../nbs/api/37_sweeping.ipynb #142b36c8
 class Result(NamedTuple):
     "A variant that has come to an end."
     name: str
@@ -127,72 +128,74 @@ def run_variants(
     threads:int,         # of linear algebra, in each fit
 ) -> list[Result]:       # in the order in which they were asked for
     "Run what has not run yet. A variant that fails is a run that failed. Raises `KeyboardInterrupt` after recording what was under way; what was done is kept."
-    sweep, results = _Sweep(asking, checkpoints, threads, display, is_sent=workers(n_jobs) > 1), []
-    try:
-        while asked := asking.ask():
-            courses = sweep.run([_course(name, experiment, checkpoints, threads) for name, experiment in asked], n_jobs)
-            results += [Result(name, experiment, course.run) for (name, experiment), course in zip(asked, courses, strict=True)]
-            asking.tell([course.run for course in courses])
-    except KeyboardInterrupt:
-        display.close(sweep.standing, "stopped; what is done is kept, and running it again goes on from there")
-        raise
+    results:list[Result] = []
+    with ThreadPoolExecutor(1) as recorder:
+        sweep = _Sweep(asking, checkpoints, threads, display, recorder, is_sent=workers(n_jobs) > 1)
+        try:
+            while asked := asking.ask():
+                courses = sweep.run(asked, n_jobs)
+                results += [Result(name, experiment, course.run) for (name, experiment), course in zip(asked, courses, strict=True)]
+                asking.tell([course.run for course in courses])
+        except KeyboardInterrupt:
+            display.close(sweep.standing, "stopped; what is done is kept, and running it again goes on from there")
+            raise
     display.close(sweep.standing, "done")
     sweep.warn()
     return results
 
 class _Sweep:
-    "What is common to all variants of a sweep, and how far it is."
-    def __init__(self, asking:Asking, checkpoints:Checkpoints|NoCheckpoints, threads:int, display:Display, is_sent:bool):
-        self.asking, self.plans, self.display, self.is_sent = asking, Plans(checkpoints, threads), display, is_sent
-        self.git = functools.cache(git_state) # asked once for all variants
-        self.standing, self.said = Standing(0, 0), {}
+    "What is common to all variants of a sweep, and how far it is. Runs are recorded beside the fitting."
+    def __init__(self, asking:Asking, checkpoints:Checkpoints|NoCheckpoints, threads:int, display:Display, recorder:ThreadPoolExecutor, is_sent:bool):
+        self.asking, self.checkpoints, self.threads, self.display, self.recorder, self.is_sent = asking, checkpoints, threads, display, recorder, is_sent
+        self.plans, self.surroundings, self.standing = Plans(checkpoints, threads), Surroundings(), Standing(0, 0)
+        self.said, self._unrecorded = {}, deque()
 
-    def run(self, courses:list[Course], n_jobs:int|None) -> list[Course]:
+    def run(self, asked:Sequence[tuple[str, "Experiment"]], n_jobs:int|None) -> list[Course]:
         "Bring some variants to their end."
+        courses = [_course(name, attempt(experiment, self.threads, self.surroundings), self.checkpoints) for name, experiment in asked]
         self.standing.variants += len(courses)
         for course in courses: self._plan(course)
-        for course in courses:
-            for finding in news(course.begun.experiment) if course.works else (): warnings.warn(str(finding), PreflightWarning, stacklevel=5)
-        shared = shared_keys([course.works for course in courses])
-        for course in courses: course.works = [_waited_for(work, shared) for work in course.works]
+        wanted = parting_keys([course.works for course in courses])
+        for course in courses: course.works = [_waited_for(work, wanted) for work in course.works]
         self.standing.folds += sum(len(course.works) for course in courses)
-        texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else {}
-        schedule = Schedule([course.works for course in courses])
-        try:
-            self.display.show(self.standing)
-            for place, work, result in _results(schedule, n_jobs, texts): self._take(courses, schedule, place, work, result)
+        try: self._fit(courses, n_jobs)
         except KeyboardInterrupt as error:
             for course in courses:
-                if course.folds and course.run is None: self._fail(course, failure(error))
+                if course.folds and not course.has_ended: self._fail(course, failure(error))
             raise
+        finally: self._recorded(at_most=0)
         return courses
 
     def _plan(self, course:Course) -> None:
         "Find the folds of a variant that has not run. One that cannot be planned, or not be sent, has failed."
-        if course.run is not None:
+        if course.has_ended:
             self.standing.reused += 1
-            return self._note(course)
+            return self._note(course, course.run.fold_scores)
         declared = course.begun.experiment
         try: works = self.plans.of(declared.estimator, declared.dataset, declared.evaluation, declared.seed)
         except Exception as error: return self._fail(course, failure(error)) # a declaration that means nothing is a row of the leaderboard
         if self.is_sent and (why := _unsendable(works[0])): return self._fail(course, why)
+        for finding in news(declared): warnings.warn(str(finding), PreflightWarning, stacklevel=6)
         course.works = works
 
-    def _take(self, courses:list[Course], schedule:Schedule, place:int, work:Work, result:Fold|Failure) -> None:
-        "A fold is done."
-        course = courses[place]
-        schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
-        self.standing.folds_done += 1
-        if course.run is not None: return # it had failed in another fold
-        if isinstance(result, Failure): self._fail(course, result)
-        else:
-            course.folds[work.number] = result
-            for step in result.steps: self._count(step)
-            if len(course.folds) == len(course.works): self._finish(course)
-            elif not self.asking.goes_on(place, course.scores):
-                schedule.drop(place)
-                self._fail(course, Failure(f"Pruned: {statistics.fmean(course.scores):.4f} after {len(course.folds)} of {len(course.works)} folds", ""))
+    def _fit(self, courses:list[Course], n_jobs:int|None) -> None:
+        "Hand out the folds, and take what comes of them."
+        texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else {}
+        schedule = Schedule([course.works for course in courses])
         self.display.show(self.standing)
+        for place, work, result in _results(schedule, n_jobs, texts):
+            schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
+            self.standing.folds_done += 1
+            if not courses[place].has_ended: self._take(courses[place], work, result)
+            if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores): self._prune(schedule, place, courses[place])
+            self.display.show(self.standing)
+
+    def _take(self, course:Course, work:Work, result:Fold|Failure) -> None:
+        "A fold is done."
+        if isinstance(result, Failure): return self._fail(course, result)
+        course.folds[work.number] = result
+        for step in result.steps: self._count(step)
+        if len(course.folds) == len(course.works): self._finish(course)
 
     def _count(self, step:Any) -> None:
         if step.name in ("predict", "score"): return
@@ -200,30 +203,51 @@ class _Sweep:
         else: self.standing.computed += 1
 
     def _finish(self, course:Course) -> None:
-        folds, prepared = [fold for _, fold in sorted(course.folds.items())], prepare(course.begun, self.git)
-        course.run = finish(course.begun, folds, prepared)
-        for remark in dict.fromkeys(remarks(course.begun, folds, prepared)): self.said[remark] = self.said.get(remark, 0) + 1
-        course.folds.clear()
+        folds = [fold for _, fold in sorted(course.folds.items())]
         self.standing.finished += 1
-        self._note(course)
+        self._note(course, {metric: [fold.scores[metric] for fold in folds] for metric in folds[0].scores})
+        self._end(course, _finished, folds)
 
     def _fail(self, course:Course, why:Failure) -> None:
-        course.run = fail(course.begun, why, self.git)
         self.standing.failed += 1
         self.standing.folds_done += max(0, len(course.works) - len(course.folds) - 1) # those that will not be begun
-        course.folds.clear()
+        self._end(course, _failed, why)
 
-    def _note(self, course:Course) -> None:
+    def _prune(self, schedule:Schedule, place:int, course:Course) -> None:
+        schedule.drop(place)
+        self._fail(course, Failure(f"Pruned: {statistics.fmean(course.scores):.4f} after {len(course.folds)} of {len(course.works)} folds", ""))
+
+    def _note(self, course:Course, scores:dict[str, list[float]]) -> None:
         "Whether a variant is the best so far."
-        if course.run.status != "finished": return
-        self.standing.metric = course.run.metrics[0]
-        self.standing.beaten(course.name, course.run.summary[self.standing.metric][0])
+        self.standing.metric = next(iter(scores))
+        self.standing.beaten(course.name, statistics.fmean(scores[self.standing.metric]))
+
+    def _end(self, course:Course, record:Callable, what:Any) -> None:
+        "Record what came of a variant, beside the fitting; a few may be waiting for that."
+        course.has_ended = True
+        course.folds = {}
+        self._unrecorded.append(self.recorder.submit(record, course, what))
+        self._recorded(at_most=4)
+
+    def _recorded(self, at_most:int) -> None:
+        "Wait until no more than a few variants are unrecorded."
+        while len(self._unrecorded) > at_most:
+            for remark in dict.fromkeys(self._unrecorded.popleft().result()): self.said[remark] = self.said.get(remark, 0) + 1
 
     def warn(self) -> None:
         "Each remark once, with the number of variants it was made of."
         for (category, message), count in self.said.items(): warnings.warn(f"{message} (in {count} of {self.standing.variants} variants)", category, stacklevel=5)
 
-def _waited_for(work:Work, shared:frozenset[str]) -> Work:
+def _finished(course:Course, folds:list[Fold]) -> list[tuple[type, str]]:
+    "Record a variant that went well; what is to be said of it."
+    prepared = prepare(course.begun)
+    course.run = finish(course.begun, folds, prepared)
+    return remarks(course.begun, folds, prepared)
+
+def _failed(course:Course, why:Failure) -> list[tuple[type, str]]:
+    course.run = fail(course.begun, why)
+    return []
+
+def _waited_for(work:Work, wanted:frozenset[str]) -> Work:
     "A fold that keeps what others need, and what comes of itself."
-    wanted = shared.intersection(work.keys) | {work.keys[-1]} - {None}
-    return work._replace(place=work.place._replace(wanted=frozenset(wanted)))
+    return work._replace(place=work.place._replace(wanted=wanted.intersection(work.keys) | {work.keys[-1]} - {None}))
