@@ -9,6 +9,7 @@ __all__ = ['NOWHERE', 'QUICK', 'Link', 'chain_of', 'Place', 'Reached', 'keys_of'
 # %% ../nbs/api/25_chain.ipynb #6379bc52
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -78,8 +79,14 @@ def _found(place:Place, key:str|None, chain:list[Link]) -> Reached | None:
     entry = place.store.load(key) if key else None
     if entry is None: return None
     reached = entry.value
-    same = all(_key_of(fitted) == link.key for fitted, link in zip(reached.fitted, chain, strict=False))
+    same = all(_is_same_kind(fitted, link.step) for fitted, link in zip(reached.fitted, chain, strict=False))
     return reached._replace(steps=taken_over(reached.steps, chain)) if same else None
+
+def _is_same_kind(fitted:Any, step:Any) -> bool:
+    "Whether what was kept has the classes and functions that are meant; that its parameters are the same, its key says."
+    if type(fitted) is not type(step) or not hasattr(step, "get_params"): return _key_of(fitted) == _key_of(step)
+    held, meant = fitted.get_params(deep=False), step.get_params(deep=False)
+    return all(isinstance(value, (int, float, str, type(None))) or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else _key_of(held[name]) == _key_of(value)) for name, value in meant.items())
 
 def taken_over(steps:list[Step], chain:list[Link]) -> list[Step]:
     "Steps as they are told of a run that takes them over: under the names that they have there."
@@ -107,15 +114,20 @@ def _start(place:Place, chain:list[Link], keys:list[str|None], rows:Callable) ->
 def _advance(reached:Reached, link:Link, upstream:Place, y:Any, is_last:bool, parameters:dict) -> tuple[Reached, float]:
     "One step further, and the seconds it took. `X` and `y` are those of fitting; the rows to score follow."
     from sklearn.base import clone
-    steps, X, test, step = list(reached.steps), reached.train, reached.test, clone(link.step)
+    steps, X, test, step, applied = list(reached.steps), reached.train, reached.test, clone(link.step), 0.0
     with remembered_branches(step, link.name, upstream.key, upstream.store) as branches, blaming(link.name, X), watched(steps, link.name):
         if is_last: step.fit(X, y, **parameters)
         else:
             X = fit_and_transform(step, X, y)
-            test = test if test is None else step.transform(test)
+            if test is not None: test, applied = _applied(step, test)
     whole = steps.pop()
     own = max(0.0, whole.seconds - sum(branch.seconds for branch in branches if branch.outcome == "computed"))
-    return Reached([*reached.fitted, step], [*steps, *branches, whole._replace(seconds=own)], None if is_last else X, test), whole.seconds
+    return Reached([*reached.fitted, step], [*steps, *branches, whole._replace(seconds=own, applied=applied)], None if is_last else X, test), whole.seconds
+
+def _applied(step:Any, rows:Any) -> tuple[Any, float]:
+    "The rows through a fitted step, and the seconds that took."
+    began = time.perf_counter()
+    return step.transform(rows), time.perf_counter() - began
 
 def _kept(place:Place, key:str, name:str, reached:Reached, seconds:float) -> bool:
     "Whether a checkpoint was wanted, or worth its bytes."
@@ -146,7 +158,8 @@ def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached
     reached, _took[_kind(link)] = advance(reached)
     if _key_of(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"): keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
     unkept += _took[_kind(link)]
-    return reached, 0.0 if keys[depth + 1] and _kept(place, key, link.name, reached, unkept) else unkept
+    is_outcome = depth == len(chain) - 1 and place.wanted and key not in place.wanted # what comes of the fold is kept instead
+    return reached, 0.0 if keys[depth + 1] and not is_outcome and _kept(place, key, link.name, reached, unkept) else unkept
 
 def _kind(link:Link) -> str: return f"{link.name} {type(link.step).__qualname__}"
 

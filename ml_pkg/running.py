@@ -161,9 +161,8 @@ def finish(
     "Record a run that went well."
     artifacts = [each for each in (prepared.declaration, keep_predictions(begun.workspace, [fold.predictions for fold in folds])) if isinstance(each, Artifact)]
     files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": begun.row["key"], "written": now()} for path, digest in artifacts]
-    cost = folds[0].cost
     outcome = {"status": "finished", "seconds": begun.seconds, "reproducible": all(fold.reproducible for fold in folds),
-               "held_out": sum(len(fold.predictions) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)), "seconds_per_row": cost and cost.seconds_per_row, "model_bytes": cost and cost.bytes}
+               "held_out": sum(len(fold.predictions) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)), "seconds_per_row": sum(fold.seconds_per_row for fold in folds) / len(folds), "model_bytes": folds[0].model_bytes}
     identifier = _record(begun, outcome, prepared.run, {**prepared.details, **_outcome(folds), "files": files})
     log.info("run finished", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name}})
     return load_run(identifier)

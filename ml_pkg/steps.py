@@ -27,6 +27,7 @@ class Step(NamedTuple):
     seconds: float                     # without the branches, which stand by themselves
     warnings: list[tuple[type, str]]   # category and message
     outcome: str = "computed"          # or "reused": then the seconds are those that were saved
+    applied: float = 0.0               # seconds of these that went into the rows to score
 
 @contextmanager
 def watched(

@@ -50,7 +50,7 @@ MIGRATIONS: list[list[str]] = [[
 ], [
     "ALTER TABLE runs ADD COLUMN comparable TEXT", # a key for the rows that were scored and how they were split: equal for scores that can be compared
     "ALTER TABLE runs ADD COLUMN held_out REAL",        # rows scored in a fold over rows fitted on
-    "ALTER TABLE runs ADD COLUMN seconds_per_row REAL", # to predict, as measured in the first fold
+    "ALTER TABLE runs ADD COLUMN seconds_per_row REAL", # to take a row from the first step to a prediction, in a batch
     "ALTER TABLE runs ADD COLUMN model_bytes INTEGER",  # of the estimator fitted in the first fold
     "CREATE INDEX runs_by_comparable ON runs (comparable, status)",
     "CREATE TABLE findings (run TEXT NOT NULL REFERENCES runs (id), name TEXT NOT NULL, message TEXT NOT NULL, accepted TEXT)", # of the checks before a run; `accepted` is the reason why a finding is all right
