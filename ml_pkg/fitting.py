@@ -77,7 +77,7 @@ def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reache
         except (ValueError, TypeError) as error: raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {error}") from error
     return scores
 
-# %% ../nbs/api/26_fitting.ipynb #b82e30b7
+# %% ../nbs/api/26_fitting.ipynb #034c5ec7
 class Rows(NamedTuple):
     "What all folds of a split have in common."
     X: pd.DataFrame
@@ -115,7 +115,7 @@ def _read(store:Checkpoints, key:str) -> Rows:
         _at_hand[key] = entry.value
     return _at_hand[key]
 
-# %% ../nbs/api/26_fitting.ipynb #1932bb1c
+# %% ../nbs/api/26_fitting.ipynb #fe7a0a8b
 def pickled_bytes(
     estimator:Any, # fitted
 ) -> int|None:     # None for what cannot be pickled
@@ -151,7 +151,7 @@ def fit_fold(
     texts:dict|None=None,        # of project functions whose source is not at hand in this process
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is."
-    draw_apart("distributed", "tornado") # which talk to the scheduler of a cluster
+    draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
     remember_texts(texts or {})
     make_importable([link.step for link in work.chain])
     if found := _kept_fold(work): return found
