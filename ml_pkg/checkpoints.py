@@ -108,6 +108,10 @@ class Checkpoints:
         "Keep a value that took so long to compute; whether it is kept. What cannot be written is reported, never raised."
         return _save(self, key, content, {"entry": key, "seconds": seconds, **(about or {})})
 
+    def pass_on(self, key:str) -> None:
+        "Send an entry that is here to the store behind, if there is one and it has it not."
+        if not isinstance(self.behind, NoTier): _send(self, key, self.place(key))
+
     def lease(self, key:str) -> Lease: return Lease(self.place(key).with_suffix(".lease"))
 
     def cache(self, function:Callable, ignore:list[str]|None=None) -> Callable:

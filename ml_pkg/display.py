@@ -11,13 +11,17 @@ from html import escape
 from typing import Any
 
 # %% ../nbs/api/03_display.ipynb #d5ea0d65
+_NUMERIC = tuple("+-0123456789")
+
 def table(
     header:Iterable,         # names of the columns
     rows:Iterable[Iterable], # rows of values, which are escaped
 ) -> str:
-    "An HTML table that scrolls when it is wider than the page."
-    def line(tag, values): return "<tr>" + "".join(f"<{tag} style='text-align:left;padding:2px 10px'>{escape(str(value))}</{tag}>" for value in values) + "</tr>"
-    return f"<div style='overflow-x:auto'><table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table></div>"
+    "An HTML table that scrolls when it is wider than the page. A number with its unit stays in one line, and other short texts in two."
+    def width(text:str) -> str: return "white-space:nowrap" if text.startswith(_NUMERIC) and len(text) < 32 else f"min-width:{min(len(text) // 2 + 2, 32)}ch"
+    def cell(tag:str, text:str) -> str: return f"<{tag} style='text-align:left;padding:2px 10px;{width(text)}'>{escape(text)}</{tag}>"
+    def line(tag:str, values:Iterable) -> str: return "<tr>" + "".join(cell(tag, str(value)) for value in values) + "</tr>"
+    return f"<div style='overflow-x:auto'><table style='font-variant-numeric:tabular-nums'>{line('th', header)}{''.join(line('td', row) for row in rows)}</table></div>"
 
 def definition(
     title:str,               # what it is

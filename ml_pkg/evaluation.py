@@ -186,9 +186,11 @@ def _check_classes(dataset:Dataset, y:Any, classification:bool) -> None:
 def comparable(
     dataset:Dataset,
     evaluation:Evaluation,
+    classification:bool,
+    seed:int,
 ) -> str | None:  # equal for what can be compared; None for what cannot be identified
-    "A key for the rows that are scored, and how they are split."
-    try: rows, cv = dict(dataset.identity.parts)["rows"], identify(evaluation.cv, "cv")
+    "A key for the rows that are scored, and how they are split. How many of the others are fitted on does not count."
+    try: rows, split = dict(dataset.identity.parts)["rows"], identify(splitter(evaluation, dataset, classification, seed), "splitter")
     except Unidentifiable: return None
     roles = identify({role: getattr(dataset, role) for role in ("target", "group", "time", "weight")})
-    return Identity("comparable", parts=(("rows", rows), ("roles", roles), ("cv", cv), ("holdout", holdout_identity(evaluation)), ("train size", identify(float(evaluation.train_size))))).key
+    return Identity("comparable", parts=(("rows", rows), ("roles", roles), ("splitter", split), ("holdout", holdout_identity(evaluation)))).key

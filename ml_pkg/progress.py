@@ -52,7 +52,7 @@ class Standing:
     def __str__(self) -> str:
         counts = [f"{count} {word}" for count, word in ((self.reused, "known"), (self.failed, "failed")) if count]
         variants = f"{self.done} of {self.variants} variants" + (f" ({', '.join(counts)})" if counts else "")
-        best = f" · best so far: {self.best} ({self.metric} {self.score:.4f})" if self.best else ""
+        best = f" · best{' so far' if self.done < self.variants else ''}: {self.best} ({self.metric} {self.score:.4f})" if self.best else ""
         return f"{variants} · {self.computed} steps fitted, {self.taken_over} reused{best}"
 
 def in_words(seconds:float) -> str:
@@ -112,7 +112,7 @@ def bar(standing:Standing) -> str:
     "A bar as HTML, in the colours of the page around it."
     left = standing.seconds_left
     filled = f"<div style='background:#2a78b8;height:100%;width:{100 * standing.share:.1f}%'></div>"
-    track = f"<div role='progressbar' aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * standing.share:.0f}' style='height:10px;max-width:480px;background:rgba(128,128,128,.3);border-radius:5px;overflow:hidden'>{filled}</div>"
+    track = f"<div role='progressbar' aria-valuemin='0' aria-valuemax='100' aria-valuenow='{100 * standing.share:.0f}' style='height:10px;max-width:480px;margin:4px 0;background:rgba(128,128,128,.3);border-radius:5px;overflow:hidden'>{filled}</div>"
     return f"{track}<div>{escape(str(standing))}{f' · {in_words(left)} left' if left is not None else ''}</div>"
 
 # %% ../nbs/api/32_progress.ipynb #8454eb2f

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'SHARES_EXPLAINED', 'TABLES', 'RANKS', 'METRICS', 'DRAWS', 'WIDENING', 'Answers', 'Metric', 'Table',
-           'Sample', 'resampled', 'FoldScores']
+           'highest', 'Sample', 'resampled', 'FoldScores']
 
 # %% ../nbs/api/34_resampling.ipynb #e4e98876
 import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -214,6 +214,11 @@ RANKS = {
 }
 METRICS = LOSSES | SHARES_EXPLAINED | TABLES | RANKS
 
+def highest(metric:Any) -> float:
+    "The highest score there is by a metric of scikit-learn, given by name; none for a metric of one's own."
+    if not isinstance(metric, str): return math.inf
+    return 0.0 if metric.startswith("neg_") else 1.0 if metric in METRICS else math.inf
+
 # %% ../nbs/api/34_resampling.ipynb #5b3b2c62
 DRAWS = 1000             # enough for the ends of an interval at 95%
 _MOST_UNITS = 100_000    # above, rows are drawn in parcels, which is as good and takes less memory
@@ -271,7 +276,7 @@ def _around(shown:float, pooled:float, draws:np.ndarray, level:float) -> Interva
     "The percentile interval of draws, moved from the score they vary about to the one that is shown. Without draws, it has no end."
     if not np.isfinite(shown) or np.isnan(draws).all(): return Interval(float(shown), -math.inf, math.inf)
     low, high = np.nanquantile(draws.astype(float), [(1 - level) / 2, (1 + level) / 2]) - pooled
-    return Interval(float(shown), float(shown + low), float(shown + high))
+    return Interval(float(shown), round(float(shown + low), 9), round(float(shown + high), 9)) # what lies behind is the rounding of sums
 
 # %% ../nbs/api/34_resampling.ipynb #24f64608
 _BLOCK = 1 << 17  # numbers compared at a time, so that they stay in the processor's cache
@@ -351,8 +356,8 @@ WIDENING = 1 + 1 / math.pi # halfway between fits that share no luck and fits th
 
 def _on(weights:np.ndarray, sums:np.ndarray, metric:Metric) -> np.ndarray:
     "Scores on weighted units: (n_draws, n_units) and (n_units, n_variants, n_terms) give (n_draws, n_variants)."
-    flat = sums.reshape(len(sums), -1).astype(np.float32)
-    found = [weights[batch].astype(np.float32) @ flat for batch in _batches(len(weights), _AT_ONCE // len(sums))]
+    flat = sums.reshape(len(sums), -1) # in double precision, so that which variants stand beside each other does not show
+    found = [weights[batch].astype(float) @ flat for batch in _batches(len(weights), _AT_ONCE // len(sums))]
     with np.errstate(divide="ignore", invalid="ignore"): return metric.score(np.concatenate(found).reshape(len(weights), *sums.shape[1:]))
 
 def _winners(draws:np.ndarray, left_out:np.ndarray) -> np.ndarray:
@@ -391,11 +396,14 @@ def resampled(
     known, frames = METRICS.get(metric) if isinstance(metric, str) else None, [predictions[place] for place in there]
     if known is None or not frames or y.ndim != 1: return None
     facts = _facts(y, frames[0]["row"].to_numpy(), weights, clusters, seed)
-    if (needed := known.needs(facts.labels)) is None or not all(set(needed) <= set(frame.columns) for frame in frames): return None
+    if (needed := known.needs(facts.labels)) is None: return None
+    there = [place for place in there if set(needed) <= set(predictions[place].columns)] # others are as if their predictions were gone
+    if not there: return None
+    frames = [predictions[place] for place in there]
     _check_same_rows(frames)
     found = _drawn(known, facts, frames, _counts(facts.unit.max() + 1, draws, seed), math.sqrt(widening))
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
-    return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out), int(facts.unit.max() + 1), 0.0 if metric.startswith("neg_") else 1.0)
+    return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out), int(facts.unit.max() + 1), highest(metric))
 
 # %% ../nbs/api/34_resampling.ipynb #9d4f98c6
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ __all__ = ['Run', 'earlier_components', 'describe', 'load_run', 'find_model', 'r
 
 # %% ../nbs/api/29_run.ipynb #15c95f0c
 import functools
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,19 +44,24 @@ class Run:
     @property
     def content(self) -> str: return self.key if self.key and self.row["reproducible"] else self.row["reuses"] or self.id # equal for runs of equal results
     @property
-    def metrics(self) -> list[str]: return list(self.summary)
+    def metrics(self) -> list[str]: return list(self.fold_scores)
 
     @functools.cached_property
     def fold_scores(self) -> dict[str, list[float]]:
         "Scores of the folds, in order, by metric."
-        values:dict[str, list[float]] = {}
+        values:dict[str, list[float]] = {metric: [] for metric in self.meanings}
         for row in self._details("scores"): values.setdefault(row["metric"], []).append(float("nan") if row["value"] is None else row["value"])
         return values
 
     @functools.cached_property
+    def meanings(self) -> dict[str, str|None]:
+        "The metrics as they were declared, in that order, with a key of what each computes; None for what has no key."
+        return {row["metric"]: row["meaning"] for row in sorted(self._details("metrics"), key=lambda row: row["place"])}
+
+    @functools.cached_property
     def summary(self) -> dict[str, tuple[float, float]]:
         "Mean and standard deviation over the folds, by metric."
-        return {metric: (statistics.fmean(each), statistics.pstdev(each)) for metric, each in self.fold_scores.items()}
+        return {metric: _mean_and_deviation(each) for metric, each in self.fold_scores.items()}
 
     @property
     def scores(self) -> "pd.DataFrame":
@@ -127,7 +133,8 @@ class Run:
     def _details(self, kind:str) -> list[dict]:
         "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."
         if kind not in self._read:
-            with connected(self.workspace) as connection: self._read[kind] = connection.execute(f"SELECT * FROM {kind} WHERE run = ?", [self.row["reuses"] or self.id]).fetchall()
+            owner = self.id if kind == "findings" else self.row["reuses"] or self.id
+            with connected(self.workspace) as connection: self._read[kind] = [dict(row) for row in connection.execute(f"SELECT * FROM {kind} WHERE run = ?", [owner])]
         return [dict(row) for row in self._read[kind]]
 
     @functools.cached_property
@@ -144,6 +151,11 @@ class Run:
     def _repr_html_(self) -> str: return _page(self)
 
 # %% ../nbs/api/29_run.ipynb #8aad65f4
+def _mean_and_deviation(values:list[float]) -> tuple[float, float]:
+    "Of numbers that may be missing or infinite: then there is no deviation."
+    mean = statistics.fmean(values)
+    return mean, statistics.pstdev(values) if math.isfinite(mean) else math.nan
+
 def _facts(run:Run) -> dict[str, str]:
     "What is worth knowing at a glance, without times that differ from run to run."
     facts = {"status": run.status, "key": (run.key or "none: not identifiable")[:12], "data": f"{run.row['dataset']}, {run.row['dataset_rows'] or 0:,} rows"}
@@ -165,8 +177,7 @@ def describe(
     run:Run,
 ) -> str:
     "A run as text: its name, and its scores by fold."
-    rows = {row["metric"]: [] for row in run._details("scores")}
-    for row in run._details("scores"): rows[row["metric"]].append(row["value"])
+    rows = run.fold_scores
     if not rows: return f"{run.name}: {run.status}" + (f"\n{run.row['error']}" if run.row["error"] else "")
     width = max(len(name) for name in rows)
     head = " " * width + "    mean     std  " + " ".join(f"fold {fold:<2}" for fold in range(1, len(next(iter(rows.values()))) + 1))

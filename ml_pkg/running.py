@@ -10,7 +10,6 @@ __all__ = ['log', 'Surroundings', 'Attempt', 'attempt', 'run_experiment', 'reuse
 import functools
 import json
 import logging
-import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from .artifacts import Artifact, keep_declaration, keep_predictions
 from .checkpoints import Checkpoints, NoCheckpoints
 from .errors import InvalidDeclaration, MlPkgError, PreflightWarning, Unidentifiable
 from .estimators import has_given_rows, seeded
-from .identity import Identity, components
+from .identity import Identity, components, identify
 from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state, origin, packages, place
 from .run import Run, load_run
@@ -105,8 +104,10 @@ def reused(begun:Attempt) -> Run | None:
     with connected(begun.workspace) as connection:
         known = finished_run(connection, begun.identity.key, begun.threads)
         if not known: return None
-        facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "comparable", "held_out", "seconds_per_row", "model_bytes")}
-        identifier = record(connection, {**begun.row, **facts, "status": "finished", "reuses": known["id"], "seconds": begun.seconds})
+        facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes")}
+        accepts = begun.experiment.accepts
+        findings = [{"name": name, "message": message, "accepted": accepts.get(name)} for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
+        identifier = record(connection, {**begun.row, **facts, "status": "finished", "reuses": known["id"], "seconds": begun.seconds}, findings=findings)
     log.info("run reused", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name, "reuses": known["id"]}})
     return load_run(identifier)
 
@@ -147,8 +148,9 @@ class Prepared(NamedTuple):
 def prepare(begun:Attempt) -> Prepared:
     "Describe a declaration and write it down. It may hold what cannot be written, such as a lock or a connection."
     try: kept = keep_declaration(begun.workspace, begun.experiment)
-    except (TypeError, AttributeError, pickle.PicklingError) as error: kept = error
+    except Exception as error: kept = error # whatever an object of the user's raises while it is written
     run, details = _described(begun)
+    details["metrics"] = _meanings(begun.experiment)
     found = begun.experiment.check()
     findings = [{"name": finding.check, "message": finding.message, "accepted": found.accepts.get(finding.check)} for finding in found.findings]
     return Prepared(run, {**details, "findings": findings}, kept)
@@ -204,10 +206,21 @@ def _about_rows(experiment:"Experiment") -> dict[str, Any]:
     "Columns of a run that describe its rows; none, if the failure that is being recorded lies in them."
     from ml_pkg.evaluation import comparable, is_classification, locked_away
     dataset = experiment.dataset
-    try: return {"comparable": comparable(dataset, experiment.evaluation), "dataset_key": dataset.fingerprint, "dataset_rows": len(dataset), "schema": json.dumps(dataset.schema.to_dict()),
+    try: return {"comparable": comparable(dataset, experiment.evaluation, is_classification(experiment.estimator, dataset.y), experiment.seed), "train_size": experiment.evaluation.train_size, "dataset_key": dataset.fingerprint, "dataset_rows": len(dataset), "schema": json.dumps(dataset.schema.to_dict()),
                  "task": "classification" if is_classification(experiment.estimator, dataset.y) else "regression",
                  "holdout_rows": int(locked_away(dataset, experiment.evaluation.holdout).sum())}
     except (MlPkgError, ValueError, TypeError): return {}
+
+def _meanings(experiment:"Experiment") -> list[dict]:
+    "The metrics in the order of their declaration, with a key of what each computes."
+    from ml_pkg.evaluation import is_classification, scorers
+    named = scorers(experiment.evaluation, is_classification(experiment.estimator, experiment.dataset.y))
+    declared = dict(experiment.evaluation.metrics)
+    return [{"metric": name, "place": place, "meaning": _key_or_none(declared.get(name, name))} for place, name in enumerate(named)]
+
+def _key_or_none(value:Any) -> str | None:
+    try: return identify(value).key
+    except Unidentifiable: return None
 
 def _parent(begun:Attempt, connection:Any) -> dict[str, Any]:
     "The run of the declaration that this one varies, if it has run."

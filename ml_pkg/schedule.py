@@ -8,6 +8,7 @@ __all__ = ['shared_keys', 'parting_keys', 'Schedule']
 # %% ../nbs/api/36_schedule.ipynb #ecd9c4c4
 import heapq
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,7 @@ def parting_keys(
 class Schedule:
     "Folds of variants, in an order that is decided as results come in."
     def __init__(self, works:list[list[Any]]): # for each variant, its folds: `keys` of the results on the way, `chain` of the steps
+        self._lock = threading.RLock() # work is taken in one thread of joblib's, and ends in another
         self.shared = shared_keys(works)
         self._open = [list(folds) for folds in works]                   # folds that nobody has begun
         self._made, self._making = set(), Counter()                     # shared keys that are there, and how many work at those that are not
@@ -48,7 +50,12 @@ class Schedule:
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         "Variant and fold, one after the other, as long as there are any. A fold counts as begun when it is given."
-        while (taken := self._next()) is not None: yield taken
+        while (taken := self._locked_next()) is not None: yield taken
+
+    @property
+    def is_over(self) -> bool:
+        "Whether every fold has been begun, or is not wanted any more."
+        with self._lock: return not any(self._open)
 
     def done(
         self,
@@ -57,21 +64,18 @@ class Schedule:
         took:dict[str, float]|None, # seconds by name of the step; None for a fold that failed
     ) -> None:
         "A fold has ended. Of a variant that failed, no other fold is begun."
-        if took is None: self.drop(place)
-        for key in self._shared_of(work):
-            self._making[key] -= 1
-            if key not in self._made:
-                if took is not None: self._made.add(key)
-                for other in self._needing[key]: self._wait(other)
-        self._learn(work, took or {})
+        with self._lock:
+            if took is None: self.drop(place)
+            for key in self._shared_of(work):
+                self._making[key] -= 1
+                if key not in self._made:
+                    if took is not None: self._made.add(key)
+                    for other in self._needing[key]: self._wait(other)
+            self._learn(work, took or {})
 
-    def drop(self, place:int) -> None: self._open[place] = [] # what is left of a variant is not wanted any more
-
-    def again(self, place:int, work:Any) -> None:
-        "A fold was lost with the process that worked at it."
-        for key in self._shared_of(work): self._making[key] -= 1
-        self._open[place].insert(0, work)
-        self._sort()
+    def drop(self, place:int) -> None:
+        "What is left of a variant is not wanted any more."
+        with self._lock: self._open[place] = []
 
     def _shared_of(self, work:Any) -> list[str]: return [key for key in work.keys[1:] if key in self.shared]
 
@@ -93,6 +97,9 @@ class Schedule:
         if new: self._sort()
 
     def _is_blocked(self, work:Any) -> bool: return any(self._making[key] and key not in self._made for key in self._shared_of(work))
+
+    def _locked_next(self) -> tuple[int, Any] | None:
+        with self._lock: return self._next()
 
     def _next(self) -> tuple[int, Any] | None:
         "The first fold that waits for nothing, of the variant with the least left to do. If all of them wait, one is given all the same, and waits where it is fitted."

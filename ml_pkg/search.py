@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Random', 'Resource', 'Rows', 'Parameter', 'rounds', 'Halving', 'score_of', 'Optuna']
 
-# %% ../nbs/api/41_search.ipynb #532290cf
+# %% ../nbs/api/41_search.ipynb #bbed99ee
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,21 +16,27 @@ import numpy as np
 from .errors import InvalidDeclaration, optional
 from .run import Run
 from .sweep import Space, Sweep, Variant
-from .sweeping import All, Asking
+from .sweeping import PRUNED, All, Asking
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
 
-# %% ../nbs/api/41_search.ipynb #278b29f0
+# %% ../nbs/api/41_search.ipynb #b02104a7
+def _check(name:str, number:Any, least:int) -> None:
+    "Raise `InvalidDeclaration` for what is no number, or too small."
+    if isinstance(number, bool) or not isinstance(number, int) or number < least: raise InvalidDeclaration(f"{name} is a whole number from {least} on, and not {number!r}")
+
 @dataclass(frozen=True)
 class Random:
     "Some of the variants, drawn at random."
     count: int      # how many
     seed: int = 0
 
+    def __post_init__(self): _check("count", self.count, 1)
+
     def over(self, variants:Sweep|Space) -> Asking: return All(variants.sample(self.count, self.seed).variants)
 
-# %% ../nbs/api/41_search.ipynb #fa246ebb
+# %% ../nbs/api/41_search.ipynb #4853fdb8
 class Resource(Protocol):
     "What variants are given more and more of."
     def most(self, experiment:"Experiment") -> int: ...   # how much there is
@@ -76,25 +82,28 @@ def _rows_to_fit(experiment:"Experiment") -> int:
     dataset = experiment.dataset
     return min(len(train) for train, _ in folds(experiment.evaluation, dataset, is_classification(experiment.estimator, dataset.y), experiment.seed))
 
-# %% ../nbs/api/41_search.ipynb #bdb30a09
+# %% ../nbs/api/41_search.ipynb #e34cbee8
 def rounds(
     variants:int,    # how many there are at first
     least:int,       # of the resource, that a variant needs to be judged
     most:int,        # of the resource, that there is
     factor:int,      # how many times as much the next round gives, to one in so many
 ) -> list[tuple[int, int]]: # for each round, how many variants, and how much each is given
-    "The rounds of scikit-learn's successive halving with `min_resources='exhaust'`: the last one gives as much as there is, or nearly."
+    "The rounds of scikit-learn's successive halving with `min_resources='exhaust'`, but that the last one always gives all there is: who wins has been seen with that."
     wanted = 1 + math.floor(math.log(variants, factor) + 1e-9)
     first = max(least, most // factor ** (wanted - 1))
     possible = 1 + math.floor(math.log(most // first, factor) + 1e-9) if most >= first else 1
-    return [(math.ceil(variants / factor ** number), min(first * factor ** number, most)) for number in range(min(wanted, possible))]
+    numbers = range(min(wanted, possible))
+    return [(math.ceil(variants / factor ** number), most if number == numbers[-1] else first * factor ** number) for number in numbers]
 
-# %% ../nbs/api/41_search.ipynb #cc75e19e
+# %% ../nbs/api/41_search.ipynb #92d0f7be
 @dataclass(frozen=True)
 class Halving:
     "Successive halving: the better part of the variants gets more and more of a resource."
     factor: int = 3              # one in so many goes on, with so many times as much
     resource: Resource = Rows()
+
+    def __post_init__(self): _check("factor", self.factor, 2)
 
     def over(self, variants:Sweep|Space) -> Asking:
         "Raises `InvalidDeclaration` for a space, of which some have to be drawn first."
@@ -128,7 +137,7 @@ def score_of(run:Run) -> float:
     score = next(iter(run.summary.values()))[0] if run.status == "finished" else math.nan
     return score if math.isfinite(score) else -math.inf
 
-# %% ../nbs/api/41_search.ipynb #1acf02e8
+# %% ../nbs/api/41_search.ipynb #24a5a454
 @dataclass(frozen=True)
 class Optuna:
     "Variants that an Optuna study asks for."
@@ -138,9 +147,14 @@ class Optuna:
     at_once: int = 4     # variants that are asked for together: at least as many as there are workers. More is quicker, fewer learn more from each other
     seed: int = 0
 
+    def __post_init__(self):
+        _check("count", self.count, 1)
+        _check("at_once", self.at_once, 1)
+
     def over(self, variants:Sweep|Space) -> Asking:
         "Raises `MissingExtra` without Optuna."
         optuna = optional("optuna", "optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING) # the board tells it all
         study = optuna.create_study(direction="maximize", sampler=self.sampler or optuna.samplers.TPESampler(seed=self.seed), pruner=self.pruner or optuna.pruners.NopPruner())
         return _Study(optuna, study, variants, self.count, self.at_once)
 
@@ -161,7 +175,7 @@ class _Study:
         for trial, run in zip(self.trials, runs, strict=True):
             score = score_of(run)
             if math.isfinite(score): self.study.tell(trial, score)
-            else: self.study.tell(trial, state=states.PRUNED if (run.row["error"] or "").startswith("Pruned") else states.FAIL)
+            else: self.study.tell(trial, state=states.PRUNED if (run.row["error"] or "").startswith(PRUNED) else states.FAIL)
 
     def goes_on(self, place:int, scores:list[float]) -> bool:
         trial = self.trials[place]

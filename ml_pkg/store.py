@@ -49,6 +49,8 @@ MIGRATIONS: list[list[str]] = [[
     "ALTER TABLE runs ADD COLUMN reproducible INTEGER NOT NULL DEFAULT 1", # whether no fold drew from a global random generator
 ], [
     "ALTER TABLE runs ADD COLUMN comparable TEXT", # a key for the rows that were scored and how they were split: equal for scores that can be compared
+    "ALTER TABLE runs ADD COLUMN train_size REAL",      # share of the rows to fit on that was used
+    "CREATE TABLE metrics (run TEXT NOT NULL REFERENCES runs (id), metric TEXT NOT NULL, place INTEGER NOT NULL, meaning TEXT, PRIMARY KEY (run, metric)) WITHOUT ROWID", # in the order in which they were declared; `meaning` is a key of what is computed, whatever it is called
     "ALTER TABLE runs ADD COLUMN held_out REAL",        # rows scored in a fold over rows fitted on
     "ALTER TABLE runs ADD COLUMN seconds_per_row REAL", # to take a row from the first step to a prediction, in a batch
     "ALTER TABLE runs ADD COLUMN model_bytes INTEGER",  # of the estimator fitted in the first fold

@@ -8,7 +8,6 @@ __all__ = ['AS_DECLARED', 'LARGE', 'MOST', 'name_beside', 'Variant', 'Sweep', 'S
 # %% ../nbs/api/39_sweep.ipynb #81b553e6
 import itertools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -91,6 +90,7 @@ class Sweep(Sequence):
 
     def __add__(self, other:"Sweep|Experiment") -> "Sweep":
         "These variants and others, without those that are there already."
+        if not isinstance(other, Sweep) and not hasattr(other, "estimator"): raise InvalidDeclaration(f"a sweep takes experiments and sweeps beside its variants, and not {_in_short(other)}")
         if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self[0], other) if len(self) else other.name, other),))
         return _distinct([*self.variants, *other.variants])
 
@@ -102,12 +102,12 @@ class Sweep(Sequence):
 
     def sample(self, count:int, seed:int=0) -> "Sweep":
         "Some of the variants, in their order; the same for one seed."
-        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        chosen = np.random.default_rng(seed).permutation(len(self))[:_count(count)]
         return Sweep(tuple(self.variants[place] for place in sorted(chosen)))
 
     def vary(self, **axes) -> "Sweep":
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
-        return _distinct([Variant(_joined(variant.name, other.name), other.experiment) for variant in self.variants for other in vary(variant.experiment, axes).variants])
+        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name)), other.experiment) for variant in self.variants for other in vary(variant.experiment, axes).variants])
 
     def replace(self, **changes) -> "Sweep": return self._each(lambda experiment: experiment.replace(**changes))
     def drop(self, step:str) -> "Sweep": return self._each(lambda experiment: experiment.drop(step))
@@ -120,9 +120,11 @@ class Sweep(Sequence):
     def search(self, search:"Search", n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Leaderboard:
         "Run those of the variants that a search asks for: `search(Halving())`."
         _within(self, math.inf)
-        return _run(search.over(self), n_jobs, display, checkpoints, threads)
+        return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
-    def _each(self, change:Callable) -> "Sweep": return Sweep(tuple(Variant(variant.name, change(variant.experiment)) for variant in self.variants))
+    def _each(self, change:Callable) -> "Sweep":
+        changed = [(variant.name, change(variant.experiment)) for variant in self.variants]
+        return _distinct([Variant(_name_of(experiment, name), experiment) for name, experiment in changed])
 
     def __repr__(self) -> str: return f"Sweep of {len(self)} variants: " + "; ".join([*self.names[:5], *(["…"] if len(self) > 5 else [])])
     def _repr_html_(self) -> str: return f"<b>Sweep of {len(self)} variants</b>" + table(["", "variant"], [[place, name] for place, name in enumerate(self.names[:20])])
@@ -137,20 +139,38 @@ def _within(sweep:Sweep, budget:float) -> tuple[Variant, ...]:
     if len(sweep) > budget: raise InvalidDeclaration(f"{len(sweep):,} variants are more than {budget:,}: if they are meant, say so, run(budget={len(sweep)}); or draw some, sample(100).run()")
     return sweep.variants
 
+def _asking(search:Search, variants:"Sweep|Space") -> Asking:
+    "A search at its beginning. Raises `InvalidDeclaration` for what is none."
+    if isinstance(search, type) or not hasattr(search, "over"): raise InvalidDeclaration(f"search takes a search, such as Halving(), Random(20) or Optuna(50), and not {_in_short(search)}")
+    return search.over(variants)
+
 def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoints|NoCheckpoints, threads:int) -> Leaderboard:
     results = run_variants(asking, n_jobs, display, checkpoints, threads)
     declared = AS_DECLARED if any(result.name == AS_DECLARED for result in results) else ""
     return leaderboard(results, asking.baseline or declared)
+
+def _name_of(experiment:"Experiment", otherwise:str) -> str:
+    "What to call a variant: by what differs from the declaration that it goes back to."
+    declared = experiment
+    while declared.varied_from is not None and declared.varied_from.name == declared.name: declared = declared.varied_from
+    if _key_of(experiment) == id(experiment): return otherwise # it has no key, so what differs cannot be told
+    return name_beside(declared, experiment)
+
+def _count(count:Any) -> int:
+    "How many variants. Raises `InvalidDeclaration` for what is no number of them."
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1: raise InvalidDeclaration(f"how many variants is a whole number from 1 on, and not {count!r}")
+    return count
 
 def _joined(*names:str) -> str: return ", ".join(name for name in names if name != AS_DECLARED) or AS_DECLARED
 
 def _distinct(variants:Iterable[Variant]) -> Sweep:
     "Each declaration once, under the first name it had; equal names are numbered."
     once = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
-    seen = Counter()
+    taken:set[str] = set()
     def apart(name:str) -> str:
-        seen[name] += 1
-        return name if seen[name] == 1 else f"{name} ({seen[name]})"
+        free = next(each for number in itertools.count(1) if (each := name if number == 1 else f"{name} ({number})") not in taken)
+        taken.add(free)
+        return free
     return Sweep(tuple(Variant(apart(variant.name), variant.experiment) for variant in once))
 
 def _key_of(experiment:"Experiment") -> Any:
@@ -182,7 +202,8 @@ def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment"
     fields = {name for name in changes if name in _FIELDS and name not in experiment.estimator.get_params(deep=False)}
     inside = {name: value for name, value in changes.items() if name not in fields}
     if inside: experiment = experiment.replace(**inside)
-    for name in fields: experiment = _FIELDS[name][1](experiment, changes[name])
+    for name in _FIELDS: # an evaluation first, then what changes it
+        if name in fields: experiment = _FIELDS[name][1](experiment, changes[name])
     return experiment
 
 def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[str, Sequence]) -> Variant:
@@ -201,7 +222,7 @@ class Space:
         def drawn(name:str, values:Any) -> Any:
             value = values.rvs(random_state=random) if _is_distribution(values) else values[random.randint(len(values))]
             return value.item() if isinstance(value, np.generic) else value
-        points = [{name: drawn(name, values) for name, values in self.axes.items()} for _ in range(count)]
+        points = [{name: drawn(name, values) for name, values in self.axes.items()} for _ in range(_count(count))]
         among = {name: [point[name] for point in points] for name in self.axes}
         return _distinct([_variant(self.experiment, point, among) for point in points])
 
@@ -211,7 +232,7 @@ class Space:
 
     def search(self, search:Search, n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Leaderboard:
         "Run the variants that a search asks for: `search(Optuna(50))`."
-        return _run(search.over(self), n_jobs, display, checkpoints, threads)
+        return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
     def run(self, *arguments, **named) -> Leaderboard:
         "Raises `InvalidDeclaration`: there is no end to what could be run."
