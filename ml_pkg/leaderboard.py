@@ -135,7 +135,7 @@ def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     def plain(value:Any) -> Any: return value if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
     held = {each.name: {name: plain(value) for name, value in each.experiment.estimator.get_params().items() if not isinstance(value, (list, tuple))} for each in board}
     frame = pd.DataFrame.from_dict(held, orient="index", dtype=object)
-    return frame[[name for name in frame if len({(type(values.get(name)), values.get(name)) for values in held.values()}) > 1]]
+    return frame[[name for name in frame if len({(type(values[name]), values[name]) for values in held.values() if name in values}) > 1]] # among those that have it: what came with another step does not vary
 
 # %% ../nbs/api/38_leaderboard.ipynb #b3f4d672
 class Verdict(NamedTuple):

@@ -37,7 +37,8 @@ def _axes(
         ink = dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], INK)
         paper = dict.fromkeys(["figure.facecolor", "axes.facecolor"], PAPER)
         size = dict.fromkeys(["font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"], 10)
-        with pyplot.rc_context({**ink, **paper, **size, "axes.grid": False}): _, ax = pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
+        figure = pyplot.figure(figsize=(WIDTH, height), layout="constrained", facecolor=PAPER) # outside of the context: a notebook's backend is loaded here, and says in rcParams that it shows figures
+        with pyplot.rc_context({**ink, **paper, **size, "axes.grid": False}): ax = figure.subplots()
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     return ax

@@ -8,7 +8,7 @@ __all__ = ['PAUSE', 'SUITED', 'Standing', 'in_words', 'Display', 'Silent', 'Term
 # %% ../nbs/api/32_progress.ipynb #c922b5dc
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ class Standing:
     best: str = ""           # the best variant so far
     score: float = float("nan") # of the best one
     metric: str = ""
-    began: float = field(default_factory=time.monotonic)
+    first: tuple[float, float]|None = None # when the first fold was done, and the share that was done then
 
     @property
     def done(self) -> int: return self.finished + self.reused + self.failed
@@ -38,12 +38,16 @@ class Standing:
         return self.folds_done / self.folds if self.folds else 1.0
 
     @property
-    def seconds(self) -> float: return time.monotonic() - self.began
-
-    @property
     def seconds_left(self) -> float | None:
-        "If it goes on like this; None as long as nothing is known."
-        return self.seconds / self.share * (1 - self.share) if self.share else None
+        "If it goes on as it did since the first fold was done; None before there is a second one. How long workers take to start says nothing."
+        if self.first is None or self.share <= self.first[1]: return None
+        began, share = self.first
+        return (time.monotonic() - began) / (self.share - share) * (1 - self.share)
+
+    def advance(self, folds:int) -> None:
+        "Some folds are done."
+        self.folds_done += folds
+        if self.first is None and self.folds_done: self.first = time.monotonic(), self.share
 
     def beaten(self, name:str, score:float) -> None:
         "Take note of a variant that is done: the first of those with the highest score is the best."

@@ -36,7 +36,8 @@ def _is(one:Any, other:Any) -> bool:
 def _cut(text:str) -> str: return text if len(text) <= 40 else text[:39] + "…"
 
 def _in_short(value:Any) -> str:
-    return _cut(" ".join(repr(value).split()))
+    text = " ".join(repr(value).split())
+    return _cut(f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
 
 def _label(name:str, value:Any, among:Sequence) -> str:
     "What to call a value of an axis, told from the others."

@@ -224,7 +224,7 @@ class _Sweep:
         self._end(course, _failed, why)
 
     def _advance(self, course:Course, folds:int) -> None:
-        self.standing.folds_done += folds
+        self.standing.advance(folds)
         course.counted += folds
 
     def _prune(self, schedule:Schedule, place:int, course:Course) -> None:
