@@ -6,6 +6,7 @@
 __all__ = ['PAUSE', 'SUITED', 'Standing', 'in_words', 'Display', 'Silent', 'Terminal', 'Notebook', 'bar', 'suited', 'Suited']
 
 # %% ../nbs/api/32_progress.ipynb #c922b5dc
+import importlib
 import sys
 import time
 from dataclasses import dataclass
@@ -107,10 +108,10 @@ class Notebook:
     def close(self, standing:Standing, words:str) -> None: self._put(f"<div>{escape(words)}: {escape(str(standing))}</div>")
 
     def _put(self, html:str) -> None:
-        from IPython.display import HTML, display
+        notebook = importlib.import_module("IPython.display") # is there where there is a notebook, and no requirement of ours
         self._shown = time.monotonic()
-        if self._handle is None: self._handle = display(HTML(html), display_id=True)
-        else: self._handle.update(HTML(html))
+        if self._handle is None: self._handle = notebook.display(notebook.HTML(html), display_id=True)
+        else: self._handle.update(notebook.HTML(html))
 
 def bar(standing:Standing) -> str:
     "A bar as HTML, in the colours of the page around it."
