@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['WAITED_FOR', 'LAYOUT', 'weight_parameter', 'fit_parameters', 'Rows', 'Shared', 'pickled_bytes', 'Work', 'Fold',
-           'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'Plans', 'workers', 'cross_validate']
+           'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'Plans', 'workers', 'handed_out', 'cross_validate']
 
 # %% ../nbs/api/26_fitting.ipynb #2b082522
 import inspect
+import itertools
 import numbers
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -268,6 +269,20 @@ def workers(
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, numbers.Integral) or n_jobs == 0): raise InvalidDeclaration(f"n_jobs is how many workers there are, such as 1, 2, or -1 for one a core, and not {n_jobs!r}")
     return effective_n_jobs(n_jobs)
 
+def handed_out(
+    tasks:Iterable,        # of joblib's `delayed`
+    n_jobs:int|None,
+    return_as:str,         # joblib's "generator" or "generator_unordered"
+) -> Iterator:
+    "What comes of tasks, as workers are done with them. A backend that gives results only together, as Ray's does, is given as many at a time as it has workers."
+    from sklearn.utils.parallel import Parallel  # joblib's, with scikit-learn's configuration taken along
+    try: parallel = Parallel(n_jobs=n_jobs, return_as=return_as)
+    except ValueError: parallel = None # joblib's word for a backend that cannot
+    if parallel is not None: yield from parallel(tasks)
+    else:
+        tasks = iter(tasks)
+        while some := list(itertools.islice(tasks, workers(n_jobs))): yield from Parallel(n_jobs=n_jobs)(some)
+
 def cross_validate(
     estimator:Any,         # unfitted; stays as it is
     dataset:Dataset,
@@ -279,9 +294,9 @@ def cross_validate(
     threads:int=1,         # of linear algebra, in each fit
 ) -> list[Fold]:
     "Fit and score every fold."
-    from sklearn.utils.parallel import Parallel, delayed  # joblib's, with scikit-learn's configuration taken along
+    from sklearn.utils.parallel import delayed
     is_sent = workers(n_jobs) > 1
     work = Plans(checkpoints, threads).of(estimator, dataset, evaluation, seed)
     texts = texts_within(work[0].chain) if is_sent else None
-    done = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(fit_fold)(each, texts) for each in work)
+    done = handed_out((delayed(fit_fold)(each, texts) for each in work), n_jobs, "generator")
     return list(progress(done, len(work)))

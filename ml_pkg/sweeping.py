@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning, WorkspaceUnusable
-from .fitting import Failure, Fold, Plans, Work, failure, tried, workers
+from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, workers
 from .progress import Display, Standing
 from .run import Run
 from .running import Attempt, Surroundings, attempt, fail, finish, news, prepare, remarks, reused
@@ -73,7 +73,7 @@ def _results(
     texts:dict,       # of project functions whose source is not at hand in workers
 ) -> Iterator[tuple[int, Work, Fold|Failure]]:
     "What comes of each fold, in the order in which they are done. What was lost with a worker is fitted again, one fold after the other, so that the one to blame is found."
-    from sklearn.utils.parallel import Parallel, delayed  # joblib's, with scikit-learn's configuration taken along
+    from sklearn.utils.parallel import delayed
     under_way:dict[tuple[int, int], Work] = {}
 
     def tasks() -> Iterator:
@@ -83,7 +83,7 @@ def _results(
 
     while not schedule.is_over or under_way:
         try:
-            for place, number, result in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks()): yield place, under_way.pop((place, number)), result
+            for place, number, result in handed_out(tasks(), n_jobs, "generator_unordered"): yield place, under_way.pop((place, number)), result
         except Exception as error: # no fold raises: this is a worker that was lost, in the words of its backend
             if not under_way: raise
             log.warning("a worker was lost: %s", error)
