@@ -185,7 +185,7 @@ def show(
     "Show all that is recorded of a run."
     from ml_pkg.run import load_run
     found = load_run(run)
-    if as_json: return _print_json({**_facts(found), "parameters": found.parameters, "components": found.components, "packages": found.packages, "warnings": found.warnings, "model": found.model_path})
+    if as_json: return _print_json({**_facts(found), "parameters": found.parameters, "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
     print(f"{found}\n")
     row = found.row
     commit = row["git_commit"] and row["git_commit"][:12] + (" with uncommitted changes" if row["git_dirty"] else "")
@@ -193,6 +193,7 @@ def show(
              "commit": commit, "data": f"{row['dataset']} ({row['dataset_rows']} rows, {row['holdout_rows']} locked away)", "model": found.model_path, "key": found.key}
     for name, value in facts.items():
         if value is not None: print(f"{name:8} {value}")
+    for finding in found.findings: print(f"check    {finding['message']}" + (f" (accepted: {finding['accepted']})" if finding["accepted"] else ""))
     for warning in found.warnings: print(f"warning  fold {warning['fold'] + 1}, {warning['step']}: {warning['message'].splitlines()[0]}")
     if row["source"]: print(f"\n{row['source']}")
     if row["traceback"]: print(f"\n{row['traceback']}")

@@ -30,11 +30,15 @@ def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     return tuple(pairs)
 
 def _check_scorer(name:str, metric:Any) -> None:
-    "Raise for a metric of labels where a scorer of an estimator is needed."
-    if isinstance(metric, str): return
+    "Raise for a name that scikit-learn does not have, and for a metric of labels where a scorer of an estimator is needed."
+    if isinstance(metric, str): return _check_known(metric)
     if not callable(metric): raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
     takes = list(inspect.signature(metric).parameters)[:2]
     if takes and takes[0] in ("y_true", "y"): raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
+
+def _check_known(metric:str) -> None:
+    from sklearn.metrics import get_scorer_names
+    if metric not in get_scorer_names(): raise UnknownName(f"'{metric}' is not a metric of scikit-learn.{did_you_mean(metric, get_scorer_names(), 'metrics')}")
 
 def _metric_name(metric:Any) -> str:
     if isinstance(metric, str): return metric
@@ -88,12 +92,9 @@ def scorers(
     evaluation:Evaluation,
     classification:bool,   # decides which metric is meant when none is declared
 ) -> dict[str, Callable]:  # name -> scorer(estimator, X, y)
-    "The metrics as callables. Raises `UnknownName` for a metric that scikit-learn does not have."
-    from sklearn.metrics import get_scorer, get_scorer_names
+    "The metrics as callables."
+    from sklearn.metrics import get_scorer
     metrics = evaluation.metrics or _named_metrics("accuracy" if classification else "r2")
-    for _, metric in metrics:
-        if isinstance(metric, str) and metric not in get_scorer_names():
-            raise UnknownName(f"'{metric}' is not a metric of scikit-learn.{did_you_mean(metric, get_scorer_names(), 'metrics')}")
     return {name: get_scorer(metric) if isinstance(metric, str) else metric for name, metric in metrics}
 
 # %% ../nbs/api/14_evaluation.ipynb #924f2b23

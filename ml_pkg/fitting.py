@@ -26,6 +26,7 @@ from .draws import Draws, draw_apart
 from .errors import InvalidDeclaration, NotFound, Unidentifiable
 from .estimators import seeded, settings_identity
 from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
+from .heap import keep_freed
 from .identity import Identity, identify
 from .model import probability_columns, probability_name
 from .steps import Step, watched
@@ -159,6 +160,7 @@ def fit_fold(
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is."
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
+    keep_freed()
     remember_texts(texts or {})
     make_importable([link.step for link in work.chain])
     if found := _kept_fold(work): return found
@@ -240,8 +242,8 @@ class Plans:
         metrics = scorers(evaluation, classification)
         shared, places = self._split(dataset, evaluation, classification, seed)
         filled = seeded(estimator, seed)
-        chain = chain_of(filled)
-        return [Work(number, filled, chain, shared, metrics, place, _keys(place, chain, metrics), self.threads) for number, place in enumerate(places)]
+        chain, meaning = chain_of(filled), _meaning(metrics)
+        return [Work(number, filled, chain, shared, metrics, place, _keys(place, chain, meaning), self.threads) for number, place in enumerate(places)]
 
     def _split(self, dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int) -> tuple[Shared, list[Place]]:
         identity = _split_identity(dataset, evaluation, classification, seed, self.threads)
@@ -254,12 +256,15 @@ class Plans:
 
 LAYOUT = "2" # of a fold as it is kept; one of another layout is not found
 
-def _keys(place:Place, chain:list[Link], metrics:dict[str, Callable]) -> tuple[str|None, ...]:
+def _meaning(metrics:dict[str, Callable]) -> Identity | None:
+    "What the metrics compute; None if that cannot be identified."
+    try: return identify(metrics)
+    except Unidentifiable: return None
+
+def _keys(place:Place, chain:list[Link], meaning:Identity|None) -> tuple[str|None, ...]:
     "Keys of the rows along a chain, and of what comes of the fold in the end."
     keys = keys_of(place, chain)
-    try: outcome = keys[-1] and Identity("outcome", LAYOUT, parts=(("fitted", Identity("key", keys[-1])), ("metrics", identify(metrics)))).key
-    except Unidentifiable: outcome = None
-    return (*keys, outcome)
+    return (*keys, Identity("outcome", LAYOUT, parts=(("fitted", Identity("key", keys[-1])), ("metrics", meaning))).key if keys[-1] and meaning else None)
 
 def workers(
     n_jobs:int|None, # None means one, or as joblib.parallel_config says; -1 all cores

@@ -70,11 +70,16 @@ def _sample(experiment:"Experiment", runs:list[Run], metric:str) -> Sample | Non
     dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)
     if dataset.time is not None or len(dataset.target) > 1 or not isinstance(declared, str): return None
     scores = [each.summary[metric][0] for each in runs]
-    return resampled(declared, dataset.y, [_predictions(each) for each in runs], scores, dataset.weights, dataset.groups)
+    return resampled(declared, dataset.y, _Predictions(runs), scores, dataset.weights, dataset.groups)
 
-def _predictions(run:Run) -> pd.DataFrame | None:
-    try: return run.predictions
-    except MlPkgError: return None # deleted, or damaged: it counts no more
+class _Predictions(Sequence):
+    "Out-of-fold predictions of runs, each read when it is asked for."
+    def __init__(self, runs:list[Run]): self.runs = runs
+    def __len__(self) -> int: return len(self.runs)
+
+    def __getitem__(self, place:int) -> pd.DataFrame | None:
+        try: return self.runs[place].predictions
+        except MlPkgError: return None # deleted, or damaged: it counts no more
 
 # %% ../nbs/api/38_leaderboard.ipynb #157a76f2
 class Pictures:
@@ -141,8 +146,8 @@ def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
 class Verdict(NamedTuple):
     "What is to be said of the best variant."
     best: str            # its name
-    score: float         # as it came out
-    corrected: Interval  # without what it won by being picked
+    score: float         # as it came out: too good by what luck adds to the best of many
+    corrected: Interval  # what it can be expected to score on new rows: picked on rows drawn at random, scored on those left out, again and again (Tsamardinos et al. 2018)
     tried: int           # declarations that ever ran on the same rows in this workspace, those of the board among them
     equals: int          # variants that cannot be told from it, itself not counted
     by_rows: bool        # whether luck was measured by drawing rows, or told from the folds
@@ -160,7 +165,12 @@ def _ends(interval:Interval) -> str: return f" ({interval.low:.4f} to {interval.
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Leaderboard:
-    "Variants that ran, the best on top, with what can be said of them."
+    """Variants that ran, the best on top, with what can be said of them.
+
+    The line on top names the best, its score, how many declarations were ever tried on these rows in this workspace, and the
+    score corrected for having been picked among that many: the one to report, and to expect in production. Intervals are at
+    95%. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
+    """
     results: tuple[Result, ...]
     metric: str       # that decides
     baseline: str     # name of the variant that the others are held against

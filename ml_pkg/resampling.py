@@ -8,8 +8,9 @@ __all__ = ['LOSSES', 'SHARES_EXPLAINED', 'TABLES', 'RANKS', 'METRICS', 'DRAWS', 
 
 # %% ../nbs/api/34_resampling.ipynb #e4e98876
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -262,12 +263,10 @@ def _facts(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, clusters:S
     unit[used] = _numbered(used if clusters is None else np.asarray(clusters)[used], seed)
     return _Rows(y.to_numpy(), np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float), unit, pd.Index(np.asarray(y.dropna().unique())).sort_values())
 
-def _check_same_rows(predictions:Sequence[pd.DataFrame]) -> None:
-    "Raise `InvalidData` if variants predicted different rows."
-    expected = np.unique(predictions[0]["row"])
-    for place, frame in enumerate(predictions):
-        if not np.array_equal(found := np.unique(frame["row"]), expected):
-            raise InvalidData(f"variants 0 and {place} predicted different rows ({len(expected)} and {len(found)} of them, {len(np.intersect1d(expected, found))} the same), so they cannot be compared row by row: evaluate both in the same way")
+def _check_same_rows(expected:np.ndarray, place:int, frame:pd.DataFrame) -> None:
+    "Raise `InvalidData` if a variant predicted other rows than the first one."
+    if not np.array_equal(found := np.unique(frame["row"]), expected):
+        raise InvalidData(f"variants 0 and {place} predicted different rows ({len(expected)} and {len(found)} of them, {len(np.intersect1d(expected, found))} the same), so they cannot be compared row by row: evaluate both in the same way")
 
 def _batches(count:int, size:int) -> list[slice]: return [slice(start, start + size) for start in range(0, count, max(1, size))]
 
@@ -365,14 +364,33 @@ def _winners(draws:np.ndarray, left_out:np.ndarray) -> np.ndarray:
     best = np.where(np.isnan(draws), -np.inf, draws).argmax(axis=1)
     return np.take_along_axis(left_out, best[:, None], axis=1)[:, 0].astype(float)
 
-def _drawn(metric:Metric, facts:_Rows, frames:list[pd.DataFrame], counts:np.ndarray, factor:float) -> tuple[np.ndarray, ...]:
-    "Scores on all rows, on those drawn and on those left out, a batch of variants at a time."
-    width, found = facts.sums(metric, frames[0]).shape[1], []
-    for batch in _batches(len(frames), _AT_ONCE // (counts.shape[1] * width)):
-        sums = np.stack([facts.sums(metric, frame) for frame in frames[batch]], axis=1)
+def _summed(metric:Metric, facts:_Rows, frames:Iterable[tuple[int, pd.DataFrame]]) -> Iterator[tuple[int, np.ndarray]]:
+    "What is summed, of each variant that has what the metric needs; a variant's predictions are let go before the next are read."
+    needed, expected = set(metric.needs(facts.labels)), np.flatnonzero(facts.unit >= 0)
+    for place, frame in frames:
+        if not needed <= set(frame.columns): continue
+        _check_same_rows(expected, place, frame)
+        yield place, facts.sums(metric, frame)
+
+def _batched(summed:Iterable[tuple[int, np.ndarray]]) -> Iterator[list]:
+    "Variants, as many at a time as have no more numbers together than are held at once."
+    batch:list = []
+    for place, sums in summed:
+        if batch and (len(batch) + 1) * sums.size > _AT_ONCE:
+            yield batch
+            batch = []
+        batch.append((place, sums))
+    if batch: yield batch
+
+def _drawn(metric:Metric, summed:Iterable[tuple[int, np.ndarray]], counts:np.ndarray, factor:float) -> tuple[list[int], list[np.ndarray]]:
+    "Places of the variants; their scores on all rows, on those drawn and on those left out."
+    places, found = [], []
+    for batch in _batched(summed):
+        places += [place for place, _ in batch]
+        sums = np.stack([each for _, each in batch], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"): pooled = metric.score(sums.sum(axis=0))
         found.append((pooled, *(pooled.astype(np.float32) + np.float32(factor) * (_on(weights, sums, metric) - pooled.astype(np.float32)) for weights in (counts, counts == 0))))
-    return tuple(np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    return places, [np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)]
 
 def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
     "Values in the places of the variants that have any."
@@ -383,7 +401,7 @@ def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
 def resampled(
     metric:str,                              # a scorer's name
     y:pd.Series,                             # the target of all rows of the dataset
-    predictions:Sequence[pd.DataFrame|None], # of each variant, out of fold: row, prediction, probabilities; None for a variant that has none
+    predictions:Sequence[pd.DataFrame|None], # of each variant, out of fold: row, prediction, probabilities; None for a variant that has none; read once, one after the other
     scores:Sequence[float]|None=None,        # as they are shown, such as means over folds; by default those on all rows at once
     weights:Sequence[float]|None=None,       # how much each row of the dataset counts
     clusters:Sequence|None=None,             # which group each row of the dataset belongs to
@@ -392,16 +410,13 @@ def resampled(
     widening:float=WIDENING,                 # variance of a score over what rows drawn independently would give it
 ) -> Sample | None:                          # None for a metric that cannot be told from the predictions that were kept
     "Score variants on rows drawn with replacement (the bootstrap: Efron 1979), the same rows for all. Raises `InvalidData` if they predicted different rows."
-    there = [place for place, frame in enumerate(predictions) if frame is not None and (scores is None or np.isfinite(scores[place]))]
-    known, frames = METRICS.get(metric) if isinstance(metric, str) else None, [predictions[place] for place in there]
-    if known is None or not frames or y.ndim != 1: return None
-    facts = _facts(y, frames[0]["row"].to_numpy(), weights, clusters, seed)
-    if (needed := known.needs(facts.labels)) is None: return None
-    there = [place for place in there if set(needed) <= set(predictions[place].columns)] # others are as if their predictions were gone
-    if not there: return None
-    frames = [predictions[place] for place in there]
-    _check_same_rows(frames)
-    found = _drawn(known, facts, frames, _counts(facts.unit.max() + 1, draws, seed), math.sqrt(widening))
+    known = METRICS.get(metric) if isinstance(metric, str) else None
+    frames = ((place, frame) for place, frame in enumerate(predictions) if frame is not None and (scores is None or np.isfinite(scores[place])))
+    if known is None or y.ndim != 1 or (first := next(frames, None)) is None: return None
+    facts = _facts(y, first[1]["row"].to_numpy(), weights, clusters, seed)
+    if known.needs(facts.labels) is None: return None
+    there, found = _drawn(known, _summed(known, facts, itertools.chain([first], frames)), _counts(facts.unit.max() + 1, draws, seed), math.sqrt(widening))
+    if not there: return None # no variant has what the metric needs
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
     return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out), int(facts.unit.max() + 1), highest(metric))
 

@@ -43,9 +43,14 @@ def _label(name:str, value:Any, among:Sequence) -> str:
     "What to call a value of an axis, told from the others."
     if isinstance(value, str) and value in ("passthrough", "drop"): return f"no {name}"
     if not hasattr(value, "get_params"): return f"{name}={value if isinstance(value, str) else _in_short(value)}"
-    short = type(value).__name__.lower()
-    alone = sum(type(other) is type(value) for other in among) == 1
-    return short if alone else f"{name}={_in_short(value)}"
+    short, alike = type(value).__name__.lower(), [other for other in among if type(other) is type(value)]
+    if len(alike) == 1: return short
+    return f"{short}({', '.join(f'{each}={_in_short(held)}' for each, held in _apart(value, alike).items())})"
+
+def _apart(value:Any, alike:Sequence) -> dict[str, Any]:
+    "The parameters that tell an estimator from others of its class."
+    held = {name: each for name, each in value.get_params().items() if not hasattr(each, "get_params") and not isinstance(each, list)}
+    return {name: each for name, each in held.items() if not all(_is(each, other.get_params().get(name)) for other in alike)}
 
 # %% ../nbs/api/39_sweep.ipynb #0b006b97
 def name_beside(
@@ -237,12 +242,19 @@ class Space:
 
     def run(self, *arguments, **named) -> Leaderboard:
         "Raises `InvalidDeclaration`: there is no end to what could be run."
-        raise InvalidDeclaration(f"{self._endless}: a distribution has no end. Run some of it, vary(…).sample(20).run(), or search it, vary(…).search(…)")
+        raise self._to_be_drawn(".run(), or search it, vary(…).search(…)")
 
-    @property
-    def _endless(self) -> str: return ", ".join(name for name, values in self.axes.items() if _is_distribution(values))
+    def filter(self, condition:Callable) -> Sweep: raise self._to_be_drawn(".filter(…)")
+    def __add__(self, other:Any) -> Sweep: raise self._to_be_drawn(" + …")
+    __radd__ = __add__
+    def __getitem__(self, place:Any) -> Sweep: raise self._to_be_drawn("[:5]")
+    def __iter__(self) -> Iterator: raise self._to_be_drawn("")
 
-    def __iter__(self) -> Iterator: raise InvalidDeclaration(f"{self._endless}: a distribution has no end. Draw from it: vary(…).sample(20)")
+    def _to_be_drawn(self, then:str) -> InvalidDeclaration:
+        "The error for what only a finite number of variants can do."
+        endless = ", ".join(name for name, values in self.axes.items() if _is_distribution(values))
+        return InvalidDeclaration(f"{endless}: a distribution has no end. Draw some variants first: vary(…).sample(20){then}")
+
     def __repr__(self) -> str: return f"Space over {', '.join(self.axes)}"
 
 MOST = 100_000 # variants of a sweep
