@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ml_pkg.errors import MlPkgError as MlPkgError
     from ml_pkg.evaluation import Evaluation as Evaluation
     from ml_pkg.experiment import Experiment as Experiment
+    from ml_pkg.history import runs as runs
     from ml_pkg.leaderboard import Leaderboard as Leaderboard
     from ml_pkg.model import Model as Model
     from ml_pkg.persistence import Joblib as Joblib
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ml_pkg.remote import Remote as Remote
     from ml_pkg.run import Run as Run
     from ml_pkg.run import load_run as load_run
-    from ml_pkg.run import runs as runs
     from ml_pkg.search import Halving as Halving
     from ml_pkg.search import Optuna as Optuna
     from ml_pkg.search import Parameter as Parameter
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Public names and the modules they are in. They load when they are used: `import ml_pkg` alone costs milliseconds.
 _PUBLIC = {
     "Dataset": "dataset", "SQL": "sources", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
-    "Run": "run", "runs": "run", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
+    "Run": "run", "runs": "history", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",

@@ -20,8 +20,9 @@ from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
 from .persistence import Persister, Skops
 from .preflight import Preflight, checked_accepts, preflight
-from .provenance import declared_source
-from .run import Run, run_list
+from .provenance import declared_source, declaring_module
+from .history import History, history, run_list
+from .run import Run
 from .running import fitted_model, run_experiment
 from .sweep import Space, Sweep, vary
 
@@ -42,6 +43,7 @@ class Experiment:
     persister: Persister = Skops()           # how its model becomes a file; no part of the key
     accepts: Mapping[str, str] = field(default_factory=dict, kw_only=True) # name of a check -> why what it finds is all right; no part of the key
     source: str|None = field(default=None, kw_only=True)              # the statement that declares it, found out by itself
+    module: str|None = field(default=None, kw_only=True)              # the module of that statement; '__main__' is a notebook or a script
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
 
     def __post_init__(self):
@@ -50,6 +52,7 @@ class Experiment:
         object.__setattr__(self, "estimator", clone(self.estimator))
         object.__setattr__(self, "accepts", checked_accepts(self.accepts))
         object.__setattr__(self, "source", self.source or declared_source())
+        object.__setattr__(self, "module", self.module or declaring_module())
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Experiment) and self.key == other.key
     def __hash__(self) -> int: return hash(self.key)
@@ -96,6 +99,10 @@ class Experiment:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
         return run_experiment(self, n_jobs, progress, checkpoints, threads)
 
+    def history(self) -> History:
+        "Every run of an experiment of this name, the oldest first, with what changed; `history().plot(metric)` shows a metric over time."
+        return history(self.name)
+
     def check(self) -> Preflight:
         "What looks wrong with the declaration: leaks, duplicates, groups on both sides, … Nothing is fitted, and `run` warns of the same. What is meant is accepted for a reason: `accepting(duplicates='the sensor repeats itself')`."
         return preflight(self.dataset, self.evaluation, self.estimator, self.seed, self.accepts)
@@ -140,7 +147,7 @@ def _check_replaceable(experiment:Experiment, changes:dict) -> None:
     for name in changes:
         if name in fields and name not in experiment.estimator.get_params(deep=False): raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
-def _varied(experiment:Experiment, **changes) -> Experiment: return replace(experiment, source=None, varied_from=experiment, **changes)
+def _varied(experiment:Experiment, **changes) -> Experiment: return replace(experiment, source=None, module=None, varied_from=experiment, **changes)
 
 def _in_a_line(estimator:Any) -> str: return " ".join(repr(estimator).split())
 
@@ -171,8 +178,7 @@ def _plain(content:str) -> str:
 # %% ../nbs/api/400_experiment.ipynb #c3401129
 def _page(experiment:Experiment) -> str:
     "What is declared, a diagram of the estimator, the last scores."
-    past = run_list(experiment.name)
-    last = next((run for run in past if run["status"] == "finished"), None)
+    last = next(iter(run_list(experiment.name, "status == 'finished'", limit=1)), None)
     facts = {"dataset": experiment.dataset, "evaluation": experiment.evaluation, "seed": experiment.seed}
     if last: facts["last run"] = ", ".join([last["id"], *(f"{name} {value:.4f}" for name, value in last.items() if isinstance(value, float) and name != "seconds")])
     return definition(f"Experiment {experiment.name}", facts) + experiment.estimator._repr_html_()

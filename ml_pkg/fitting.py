@@ -31,6 +31,7 @@ from .identity import Identity, identify
 from .model import probability_columns, probability_name
 from .steps import Step, watched
 from .threads import limited
+from .usage import Usage
 
 # %% ../nbs/api/260_fitting.ipynb #4c1ec691
 def weight_parameter(
@@ -153,6 +154,8 @@ class Fold(NamedTuple):
     model_bytes: int|None = None # of the fitted estimator; only the first fold is weighed
     train_rows: int = 0         # how many it was fitted on
     reproducible: bool = True   # whether nothing in it drew from a global random generator
+    cpu_seconds: float = 0.0    # of the process that fitted it, in all its threads
+    peak_memory: int|None = None # bytes: the most that process had meanwhile
 
 def fit_fold(
     work:Work,
@@ -164,10 +167,10 @@ def fit_fold(
     remember_texts(texts or {})
     make_importable([link.step for link in work.chain])
     if found := _kept_fold(work): return found
-    draws = Draws()
+    draws, usage = Draws(), Usage()
     keys = list(work.keys[:-1])
     with limited(work.threads): fold = _fitted(work, keys, *work.shared.rows)
-    fold = fold._replace(reproducible=not draws.happened)
+    fold = fold._replace(reproducible=not draws.happened, cpu_seconds=usage.seconds, peak_memory=usage.memory)
     if keys[-1]: _keep_fold(work, fold)
     return fold
 
@@ -203,7 +206,7 @@ def tried(work:Work, texts:dict|None=None) -> Fold|Failure:
 
 def _kept_fold(work:Work) -> Fold | None:
     entry = work.place.store.load(work.keys[-1]) if work.keys[-1] else None
-    return entry and entry.value._replace(steps=taken_over(entry.value.steps, work.chain))
+    return entry and entry.value._replace(steps=taken_over(entry.value.steps, work.chain), cpu_seconds=0.0, peak_memory=None)
 
 def _keep_fold(work:Work, fold:Fold) -> None:
     "Keep what came of a fold, if others wait for it or it is worth its bytes: whoever was interrupted goes on from there."
@@ -254,7 +257,7 @@ class Plans:
         if key: self._splits[key] = found
         return found
 
-LAYOUT = "2" # of a fold as it is kept; one of another layout is not found
+LAYOUT = "3" # of a fold as it is kept; one of another layout is not found
 
 def _meaning(metrics:dict[str, Callable]) -> Identity | None:
     "What the metrics compute; None if that cannot be identified."

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .display import table
-from .errors import InvalidDeclaration, MlPkgError, UnknownName, did_you_mean
+from .errors import InvalidDeclaration, MlPkgError, UnknownName, WorkspaceUnusable, did_you_mean
 from .intervals import Interval, mean_interval
 from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
 from .resampling import FoldScores, Sample, highest, resampled
@@ -52,7 +52,8 @@ def judged(
     others:Sequence[Run]=(), # runs that are judged in any case
 ) -> Judged:
     "Everything that was tried on the rows of a run, scored by a metric."
-    tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
+    try: tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
+    except WorkspaceUnusable: tried = [] # those of the board are known all the same
     runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if _means_the_same(each, run, metric)]
     if sample := _sample(experiment, runs, metric): return Judged(runs, sample, True, _places(runs))
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
-from .errors import InvalidDeclaration, PreflightWarning, WorkspaceUnusable
+from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, workers
 from .progress import Display, Standing
 from .run import Run
@@ -263,7 +263,6 @@ class Here:
 def _tried(record:Callable, course:Course, what:Any) -> list[tuple[type, str]]:
     "Record what came of a variant. What cannot be recorded as it is, is recorded as failed."
     try: return record(course, what)
-    except WorkspaceUnusable: raise
     except Exception as error: return _failed(course, failure(error))
 
 def _finished(course:Course, folds:list[Fold]) -> list[tuple[type, str]]:
