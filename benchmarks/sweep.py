@@ -25,10 +25,8 @@ joblib as here. dask-ml runs on its threads, which is its default. skrub stores 
 import argparse
 import collections
 import contextlib
-import importlib.metadata
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +37,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import environments
 import numpy as np
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401 (IterativeImputer is there after it)
 from sklearn.feature_selection import SelectKBest
@@ -55,7 +54,6 @@ MOST_OVER_LEAST, MOST_WARM = 1.15, 0.5      # ratio, seconds
 MOST_UNEVEN, MOST_MEMORY = 1.2, 1.5         # ratios of the dearest size to the cheapest, and of the peaks of the largest and the smallest
 ROWS, QUICK_ROWS, FEW_ROWS, GROWTH_ROWS = 20_000, 4_000, 400, 1_000
 REQUIREMENTS = {"dask-ml": ["dask-ml==2025.1.0"], "skrub": ["skrub==0.11.0"]}
-SHARED = ("scikit-learn", "numpy", "pandas", "joblib", "threadpoolctl")
 
 
 # What is fitted. This file also runs in the other environments, where ml_pkg is not installed.
@@ -291,39 +289,11 @@ def forget_fits() -> None: Path(os.environ["SWEEP_LOG"]).write_text("")
 
 # Environments and processes.
 
-def environment(name:str, folder:Path) -> Path:
-    "The Python of a contestant. Makes the virtual environment, if it is not there as required. Raises CalledProcessError."
-    if not name: return Path(sys.executable)
-    required = [*REQUIREMENTS[name], *(f"{each}=={importlib.metadata.version(each)}" for each in SHARED)]
-    home, made = folder/name, folder/name/"required.json"
-    python = home/"bin"/"python"
-    if made.exists() and json.loads(made.read_text()) == required: return python
-    print(f"installing {' '.join(required)} in {home}", flush=True)
-    shutil.rmtree(home, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, capture_output=True, text=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *required], check=True, capture_output=True, text=True)
-    made.write_text(json.dumps(required))
-    return python
-
-
-def environments(names:list[str], folder:Path) -> tuple[dict[str, Path], dict[str, str]]:
-    "The Python of each contestant that can be installed, and why the others cannot."
-    found, absent = {}, {}
-    for name in names:
-        try: found[name] = environment(CONTESTANTS[name].environment, folder)
-        except subprocess.CalledProcessError as error: absent[name] = f"cannot be installed: {last_line(error.stderr)}"
-    return found, absent
-
-
-def last_line(text:str) -> str: return (text.strip().splitlines() or ["nothing was printed"])[-1]
-
-
 def surroundings(name:str, store:str) -> dict[str, str]:
     "Environment variables of a process. Worker processes inherit them."
     own = name in CONTESTANTS and CONTESTANTS[name].environment
     inherited = {key: value for key, value in os.environ.items() if key not in ("SKB_CACHE", *(["PYTHONPATH"] if own else []))}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**inherited, **threads, "PYTHONWARNINGS": "ignore", "SWEEP_LOG": f"{store}/fits.log", "ML_PKG_WORKSPACE": f"{store}/workspace", "SKB_TARGET_CACHE_SIZE": "none",
+    return {**inherited, **environments.ONE_THREAD, "PYTHONWARNINGS": "ignore", "SWEEP_LOG": f"{store}/fits.log", "ML_PKG_WORKSPACE": f"{store}/workspace", "SKB_TARGET_CACHE_SIZE": "none",
             **({"SKB_CACHE": f"{store}/steps"} if name == "skrub cached 2" else {})}
 
 
@@ -337,8 +307,8 @@ def begun(python:Path, name:str, rows:int, strengths:int, store:str) -> subproce
 def ended(process:subprocess.Popen) -> dict[str, Any]:
     "What a process measured; the reason, if it failed."
     printed, complaints = process.communicate()
-    if process.returncode == 0: return json.loads(last_line(printed))
-    return {"failed": f"exit {process.returncode}: {last_line(complaints)}"}
+    if process.returncode == 0: return json.loads(environments.last_line(printed))
+    return {"failed": f"exit {process.returncode}: {environments.last_line(complaints)}"}
 
 
 @contextlib.contextmanager
@@ -400,7 +370,8 @@ def result(name:str, rounds:list[dict]) -> Result:
 
 def side_by_side(chosen:argparse.Namespace, rows:int, repeats:int) -> bool:
     "Measure and print all contestants; whether every bar holds."
-    pythons, failed = environments(chosen.only, chosen.environments)
+    kept_in = {name: CONTESTANTS[name].environment for name in chosen.only}
+    pythons, failed = environments.environments({name: (kept, REQUIREMENTS.get(kept, [])) for name, kept in kept_in.items()}, chosen.environments)
     rounds = []
     for number in range(repeats):
         rounds.append({"least": least(rows)})
@@ -539,7 +510,6 @@ def growth(rows:int, sizes:list[int], repeats:int, is_timed:bool) -> bool:
 
 
 def arguments() -> argparse.Namespace:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home()/".cache"))/"ml_pkg-benchmarks"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--growth", action="store_true", help="instead, sweeps of ours that grow")
     parser.add_argument("--quick", action="store_true", help="fewer rows, one repeat, or the two smaller sizes of --growth; times are not judged")
@@ -547,7 +517,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help=f"default: {ROWS:,}, or {GROWTH_ROWS:,} with --growth")
     parser.add_argument("--sizes", type=int, nargs="+", default=[24, 240, 2_400], help=f"variants with --growth, in multiples of {len(KEPT)}")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="CONTESTANT", help="; ".join(CONTESTANTS))
-    parser.add_argument("--environments", type=Path, default=cache, help=f"where the virtual environments are kept (default: {cache})")
+    environments.add_option(parser)
     for hidden, kind in (("--worker", str), ("--strengths", int), ("--store", Path)): parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS) # a process of its own
     chosen = parser.parse_args()
     if any(size % len(KEPT) for size in chosen.sizes): parser.error(f"--sizes takes multiples of {len(KEPT)}, the number of values of k")
@@ -561,9 +531,8 @@ def main() -> None:
         print("\n" + json.dumps(work(kind, jobs, chosen.rows, chosen.strengths, chosen.store) if kind else work_least(chosen.rows)))
         return
     repeats = chosen.repeats or (1 if chosen.quick or chosen.growth else 3)
-    versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in (*SHARED, "ml_pkg"))
     rows = chosen.rows or (GROWTH_ROWS if chosen.growth else QUICK_ROWS if chosen.quick else ROWS)
-    print(f"Python {sys.version.split()[0]}, {versions}, {os.cpu_count()} cores, one BLAS and one OpenMP thread, {rows:,} rows by {COLUMNS}, medians of {'at least ' * chosen.growth}{repeats}", flush=True)
+    print(f"{environments.versions('ml_pkg')}, {rows:,} rows by {COLUMNS}, medians of {'at least ' * chosen.growth}{repeats}", flush=True)
     held = growth(rows, chosen.sizes[:2] if chosen.quick else chosen.sizes, repeats, not chosen.quick) if chosen.growth else side_by_side(chosen, rows, repeats)
     raise SystemExit(0 if held else 1)
 

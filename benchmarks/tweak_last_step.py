@@ -15,20 +15,18 @@ not the fitted steps, so it stores less than the others.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import environments
 import numpy as np
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
@@ -39,7 +37,6 @@ COLUMNS = 20
 MOST_OVERHEAD, MOST_SHARE, MOST_IDENTICAL = 0.010, 0.03, 0.020 # seconds, share of the baseline, seconds
 LEAST_FACTOR = {10_000: 5, 1_000_000: 50}                      # joblib's overhead over ours, by rows
 REQUIREMENTS = {"skrub": ["skrub==0.11.0"], "hamilton": ["apache-hamilton==1.90.0"]}
-SHARED = ("scikit-learn", "numpy", "pandas", "joblib", "threadpoolctl")
 
 
 # What is fitted. This file also runs in the other environments, where ml_pkg is not installed.
@@ -181,38 +178,10 @@ def run_worker(name:str, rows:int, repeats:int, folder:Path) -> None:
 
 # Environments and processes.
 
-def environment(name:str, folder:Path) -> Path:
-    "The Python of a contestant. Makes the virtual environment, if it is not there as required. Raises CalledProcessError."
-    if name not in REQUIREMENTS: return Path(sys.executable)
-    required = [*REQUIREMENTS[name], *(f"{each}=={importlib.metadata.version(each)}" for each in SHARED)]
-    home, made = folder/name, folder/name/"required.json"
-    python = home/"bin"/"python"
-    if made.exists() and json.loads(made.read_text()) == required: return python
-    print(f"installing {' '.join(required)} in {home}", flush=True)
-    shutil.rmtree(home, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, capture_output=True, text=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *required], check=True, capture_output=True, text=True)
-    made.write_text(json.dumps(required))
-    return python
-
-
-def environments(names:list[str], folder:Path) -> dict[str, Path]:
-    "The Python of each contestant that can be installed; those that cannot are told."
-    found = {}
-    for name in names:
-        try: found[name] = environment(name, folder)
-        except subprocess.CalledProcessError as error: print(f"{name} cannot be installed and is left out: {last_line(error.stderr)}")
-    return found
-
-
-def last_line(text:str) -> str: return (text.strip().splitlines() or ["nothing was printed"])[-1]
-
-
 def surroundings(name:str, store:str) -> dict[str, str]:
     "Environment variables of a contestant's process."
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" or name not in REQUIREMENTS}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**inherited, **threads, "ML_PKG_WORKSPACE": f"{store}/workspace", "HAMILTON_TELEMETRY_ENABLED": "false", "SKB_TARGET_CACHE_SIZE": "none",
+    return {**inherited, **environments.ONE_THREAD, "ML_PKG_WORKSPACE": f"{store}/workspace", "HAMILTON_TELEMETRY_ENABLED": "false", "SKB_TARGET_CACHE_SIZE": "none",
             **({"SKB_CACHE": f"{store}/steps"} if name == "skrub" else {})}
 
 
@@ -221,8 +190,8 @@ def measure(name:str, python:Path, rows:int, repeats:int) -> dict[str, list[floa
     with tempfile.TemporaryDirectory(prefix="tweak-") as store:
         command = [str(python), __file__, "--worker", name, "--rows", str(rows), "--repeats", str(repeats), "--store", f"{store}/steps"]
         done = subprocess.run(command, env=surroundings(name, store), capture_output=True, text=True)
-    if done.returncode == 0: return json.loads(last_line(done.stdout))
-    print(f"{name} failed at {rows:,} rows (exit {done.returncode}): {last_line(done.stderr)}", flush=True)
+    if done.returncode == 0: return json.loads(environments.last_line(done.stdout))
+    print(f"{name} failed at {rows:,} rows (exit {done.returncode}): {environments.last_line(done.stderr)}", flush=True)
     return None
 
 
@@ -263,12 +232,11 @@ def verdict(rows:int, what:str, holds:bool) -> bool:
 
 
 def arguments() -> argparse.Namespace:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home()/".cache"))/"ml_pkg-benchmarks"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--repeats", type=int, default=7, help="tweaked fits that are timed")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="CONTESTANT", help=", ".join(CONTESTANTS))
-    parser.add_argument("--environments", type=Path, default=cache, help=f"where the virtual environments are kept (default: {cache})")
+    environments.add_option(parser)
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS) # a process of one contestant
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -279,9 +247,9 @@ def main() -> None:
     if chosen.worker:
         run_worker(chosen.worker, chosen.rows[0], chosen.repeats, chosen.store)
         return
-    versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in SHARED)
-    print(f"Python {sys.version.split()[0]}, {versions}, {os.cpu_count()} cores, one BLAS and one OpenMP thread, medians of {chosen.repeats}")
-    pythons = environments(chosen.only, chosen.environments)
+    print(f"{environments.versions()}, medians of {chosen.repeats}")
+    pythons, absent = environments.environments({name: (name, REQUIREMENTS.get(name, [])) for name in chosen.only}, chosen.environments)
+    for name, reason in absent.items(): print(f"{name} {reason}, and is left out")
     held, results = [], {}
     for rows in chosen.rows:
         times = {name: measure(name, python, rows, chosen.repeats) for name, python in pythons.items()}

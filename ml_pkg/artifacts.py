@@ -22,6 +22,7 @@ from .signing import sealed, unsealed
 from .workspace import Workspace, written_whole
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 # %% ../nbs/api/280_artifacts.ipynb #b8411e14
@@ -101,18 +102,22 @@ def _kept_frame(path:Path) -> "pd.DataFrame":
 # %% ../nbs/api/280_artifacts.ipynb #72577474
 def keep_predictions(
     workspace:Workspace,
-    folds:list["pd.DataFrame"], # of each fold: row, prediction, probabilities where there are any
+    folds:list[dict[str, "np.ndarray"]], # of each fold its columns: row, prediction, probabilities where there are any
 ) -> Artifact:
     "Write the predictions of all folds as one table."
-    joined(folds).to_feather(buffer := io.BytesIO())
+    import pyarrow as pa
+    from pyarrow.feather import write_feather
+    write_feather(pa.table(joined(folds)), buffer := io.BytesIO())
     return _keep(workspace, "predictions", ".feather", buffer.getvalue())
 
 def joined(
-    folds:list["pd.DataFrame"], # of each fold: row, prediction, probabilities where there are any
-) -> "pd.DataFrame":
-    "The predictions of all folds, with the number of the fold."
-    import pandas as pd
-    return pd.concat([predictions.assign(fold=number) for number, predictions in enumerate(folds)], ignore_index=True)
+    folds:list[dict[str, "np.ndarray"]], # of each fold its columns
+) -> dict[str, "np.ndarray"]:
+    "The columns of all folds together, with the number of the fold. What a fold does not have, such as a class that it never saw, is missing there."
+    import numpy as np
+    names, sizes = list(dict.fromkeys(name for fold in folds for name in fold)), [len(fold["row"]) for fold in folds]
+    columns = {name: np.concatenate([fold[name] if name in fold else np.full(size, np.nan) for fold, size in zip(folds, sizes, strict=True)]) for name in names}
+    return {**columns, "fold": np.repeat(np.arange(len(folds)), sizes)}
 
 def kept_predictions(
     path:Path,

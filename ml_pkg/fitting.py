@@ -149,13 +149,16 @@ class Fold(NamedTuple):
     "What came of one fold."
     scores: dict[str, float]
     steps: list[Step]
-    predictions: pd.DataFrame   # row, prediction (one column a target), probabilities where there are any
+    columns: dict[str, np.ndarray] # of its predictions: row, prediction (one column a target), probabilities where there are any
     seconds_per_row: float = 0.0 # to take a row from the first step to a prediction, in the batch that was scored
     model_bytes: int|None = None # of the fitted estimator; only the first fold is weighed
     train_rows: int = 0         # how many it was fitted on
     reproducible: bool = True   # whether nothing in it drew from a global random generator
     cpu_seconds: float = 0.0    # of the process that fitted it, in all its threads
     peak_memory: int|None = None # bytes: the most that process had meanwhile
+
+    @property
+    def predictions(self) -> pd.DataFrame: return pd.DataFrame(self.columns)
 
 def fit_fold(
     work:Work,
@@ -179,18 +182,18 @@ def _fitted(work:Work, keys:list[str|None], X:pd.DataFrame, y:Any, weights:Any, 
     train, test = pairs[work.number]
     done = fit_chain(work.chain, keys, lambda: (rows(X, train), rows(X, test)), rows(y, train), fit_parameters(work.chain[-1].step, rows(weights, train)), work.place)
     steps, answers = list(done.steps), _Answers(done.fitted[-1])
-    with watched(steps, "predict"): predictions = _predictions(answers, done.test, test, targets)
+    with watched(steps, "predict"): columns = _predictions(answers, done.test, test, targets)
     def whole(): return assembled(work.estimator, done.fitted), rows(X, test)
     with watched(steps, "score"): scores = _score(work.metrics, whole, answers, done.test, rows(y, test), rows(weights, test))
     applied = sum(step.seconds if step.name == "predict" else step.applied for step in steps)
-    return Fold(scores, steps, predictions, applied / max(1, len(test)), pickled_bytes(whole()[0]) if work.number == 0 else None, len(train))
+    return Fold(scores, steps, columns, applied / max(1, len(test)), pickled_bytes(whole()[0]) if work.number == 0 else None, len(train))
 
-def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> pd.DataFrame:
-    "Out-of-fold predictions as a table."
+def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> dict[str, np.ndarray]:
+    "Out-of-fold predictions, column by column."
     predicted = np.asarray(answers.predict(reached))
     columns = {"prediction": predicted} if predicted.ndim == 1 else {f"prediction {target}": predicted[:, place] for place, target in enumerate(targets)}
     probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
-    return pd.DataFrame({"row": test, **columns, **{probability_name(label): each for label, each in probabilities.items()}})
+    return {"row": test, **columns, **{probability_name(label): np.asarray(each) for label, each in probabilities.items()}}
 
 class Failure(NamedTuple):
     "Why a fold could not be fitted, in a form that travels."
@@ -257,7 +260,7 @@ class Plans:
         if key: self._splits[key] = found
         return found
 
-LAYOUT = "3" # of a fold as it is kept; one of another layout is not found
+LAYOUT = "4" # of a fold as it is kept; one of another layout is not found
 
 def _meaning(metrics:dict[str, Callable]) -> Identity | None:
     "What the metrics compute; None if that cannot be identified."

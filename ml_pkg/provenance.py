@@ -50,6 +50,11 @@ def _git(folder:Path, *words:str) -> str | None:
     except (OSError, subprocess.TimeoutExpired): return None
     return done.stdout.strip() if done.returncode == 0 else None
 
+def _split(told:str) -> tuple[dict[str, str], str]:
+    "What `git status` says of the branch, and its lines about files."
+    lines = told.splitlines()
+    return dict(line[2:].split(" ", 1) for line in lines if line.startswith("# ")), "\n".join(line for line in lines if not line.startswith("# "))
+
 class GitState(NamedTuple):
     "What git says of a work tree; nothing outside of one."
     commit: str|None = None
@@ -60,8 +65,10 @@ def git_state(
     folder:Path, # a folder in the work tree
 ) -> GitState:
     "The commit that is checked out, and whether and how files differ from it."
-    if not (commit := _git(folder, "rev-parse", "HEAD")): return GitState()
-    changed = _git(folder, "status", "--porcelain")
+    if not (told := _git(folder, "status", "--porcelain=v2", "--branch")): return GitState()
+    facts, changed = _split(told)
+    commit = facts.get("branch.oid")
+    if commit == "(initial)": return GitState()
     return GitState(commit, True, hashlib.sha256(f"{changed}\n{_git(folder, 'diff', 'HEAD', '--binary')}".encode()).hexdigest()[:32]) if changed else GitState(commit, False)
 
 # %% ../nbs/api/210_provenance.ipynb #07bc8f61

@@ -31,7 +31,7 @@ from .estimators import has_given_rows, seeded
 from .explanation import Explanation, explained
 from .identity import Identity, components, identify
 from .persistence import Joblib, Pickle, Skops
-from .provenance import git_state, origin, packages, place
+from .provenance import GitState, git_state, origin, packages, place
 from .run import Run, load_run
 from .store import connected, finished_run, now, record
 from .threads import limited
@@ -82,6 +82,11 @@ class Attempt:
 
     @property
     def seconds(self) -> float: return time.perf_counter() - self.clock
+
+    def git(self) -> GitState:
+        "Of the folder that the rows come from, or of the working directory. Asked once."
+        source = self.experiment.dataset.source
+        return self.surroundings.git(source.folder if hasattr(source, "folder") else Path.cwd())
 
 def attempt(
     experiment:"Experiment",
@@ -139,13 +144,15 @@ def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Chec
         try:
             _ = experiment.dataset.rows # before anybody else asks for them
             for finding in news(experiment): warnings.warn(str(finding), PreflightWarning, stacklevel=4)
-            prepared = beside.submit(prepare, begun)
+            told = beside.submit(begun.git) # another process: it takes nothing from the fits
             folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, n_jobs, progress, checkpoints, begun.threads)
-            run = finish(begun, folds, prepared.result())
+            told.result()
+            prepared = prepare(begun)
+            run = finish(begun, folds, prepared)
         except (Exception, KeyboardInterrupt) as error:
             fail(begun, failure(error))
             raise
-    for category, message in remarks(begun, folds, prepared.result()): warnings.warn(message, category, stacklevel=4)
+    for category, message in remarks(begun, folds, prepared): warnings.warn(message, category, stacklevel=4)
     return run
 
 _told:set[tuple] = set() # findings that this process has told
@@ -182,8 +189,8 @@ def finish(
     "Record a run that went well. If the workspace cannot be written now, the run is told all the same, and recorded later."
     peaks = [fold.peak_memory for fold in folds if fold.peak_memory]
     outcome = {"status": "finished", "seconds": begun.seconds, "reproducible": all(fold.reproducible for fold in folds), "cpu_seconds": sum(fold.cpu_seconds for fold in folds), "peak_memory": max(peaks, default=None),
-               "held_out": sum(len(fold.predictions) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)), "seconds_per_row": sum(fold.seconds_per_row for fold in folds) / len(folds), "model_bytes": folds[0].model_bytes}
-    run = _recorded(begun, outcome, prepared, _outcome(folds), [fold.predictions for fold in folds])
+               "held_out": sum(len(fold.columns["row"]) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)), "seconds_per_row": sum(fold.seconds_per_row for fold in folds) / len(folds), "model_bytes": folds[0].model_bytes}
+    run = _recorded(begun, outcome, prepared, _outcome(folds), [fold.columns for fold in folds])
     log.info("run finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "seconds": begun.seconds}})
     return run
 
@@ -206,13 +213,15 @@ class _Row(dict):
 class UnrecordedRun(Run):
     "A run that could not be recorded yet. It has its scores and predictions, and gets its id when it is."
     details: dict[str, list[dict]]     # table -> rows
-    folds: list["pd.DataFrame"]        # predictions of each
+    folds: list[dict]                  # columns of the predictions of each
     declared: "Experiment"
 
     @property
     def is_recorded(self) -> bool: return self.id != UNRECORDED
     @property
-    def predictions(self) -> "pd.DataFrame": return joined(self.folds)
+    def predictions(self) -> "pd.DataFrame":
+        import pandas as pd
+        return pd.DataFrame(joined(self.folds))
     @property
     def experiment(self) -> "Experiment": return self.declared
     @property
@@ -268,7 +277,7 @@ def _write(begun:Attempt, row:dict, prepared:"Prepared", run:UnrecordedRun) -> N
 def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
     "Columns of a run, and what belongs to it, that can be told without its rows."
     experiment, identity, source = begun.experiment, begun.identity, begun.experiment.dataset.source
-    commit, dirty, difference = begun.surroundings.git(source.folder if hasattr(source, "folder") else Path.cwd())
+    commit, dirty, difference = begun.git()
     run = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(source), "git_commit": commit, "git_dirty": dirty, "git_difference": difference}
     parameters = {name: _in_short(value) for name, value in experiment.estimator.get_params(deep=True).items()}
     return run, {"components": [{"path": path, "content": content} for path, content in (components(identity) if identity else {}).items()],

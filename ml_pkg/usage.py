@@ -23,8 +23,8 @@ class Usage:
     @property
     def memory(self) -> int|None:
         "The most bytes that it had in memory; None where the system does not say."
-        try: import resource
-        except ImportError: return None # Windows
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+        with suppress(ImportError): # of Windows
+            import resource
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
 
 _UNIT = 1024 if Path("/proc").exists() else 1 # kilobytes on Linux, bytes on macOS
