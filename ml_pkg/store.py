@@ -7,8 +7,10 @@ __all__ = ['MEAN', 'MIGRATIONS', 'journal_mode', 'connected', 'transaction', 'no
            'find_run', 'finished_run']
 
 # %% ../nbs/api/180_store.ipynb #ab445371
+import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -96,21 +98,60 @@ def connected(
     workspace:Workspace,
 ) -> Iterator[sqlite3.Connection]:
     "A connection to the workspace's database, with its tables up to date. Raises `WorkspaceUnusable` if it cannot be written."
-    workspace.made()
     try:
-        connection = sqlite3.connect(workspace.database, timeout=60, isolation_level=None)
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.create_function("number", 1, number, deterministic=True)
-            connection.execute("PRAGMA foreign_keys = ON")
-            if journal_mode(sqlite3.sqlite_version_info) == "WAL": connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            _migrate(connection, workspace)
-            yield connection
-        finally: connection.close()
-    except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+        connection = _still_open(workspace) or _opened(workspace)
+        _migrate(connection, workspace)
+        yield connection
+    except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError): raise
-        raise unusable(workspace, error) from error
+        _forget()
+        raise (_damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE else unusable)(workspace, error) from error
+
+def _opened(workspace:Workspace) -> sqlite3.Connection:
+    workspace.made()
+    connection = sqlite3.connect(workspace.database, timeout=60, isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.create_function("number", 1, number, deterministic=True)
+        connection.execute("PRAGMA foreign_keys = ON")
+        if journal_mode(sqlite3.sqlite_version_info) == "WAL": connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    if not any(other.in_transaction for other, _ in _held.connections.values()): # in one that is under way somebody asks for another
+        _forget()
+        _held.connections = {workspace.database: (connection, _place_of(workspace.database))} # one a thread: who changes the workspace leaves the other
+    return connection
+
+class _Held(threading.local):
+    "The connection of each thread. To open one costs as much as to record a run: the tables are read anew."
+    def __init__(self): self.connections = {}
+
+_held = _Held()
+
+def _place_of(path:Path) -> tuple:
+    "Tells a file from another one of the same name, and this process from one that it was forked from."
+    try: found = path.stat()
+    except OSError: return ()
+    return os.getpid(), found.st_dev, found.st_ino
+
+def _still_open(workspace:Workspace) -> sqlite3.Connection | None:
+    "This thread's connection, if it is to the file that is there now, and nothing is under way in it."
+    connection, place = _held.connections.get(workspace.database, (None, ()))
+    return connection if connection and place == _place_of(workspace.database) and not connection.in_transaction else None
+
+def _forget() -> None:
+    "Close the connections of this thread; one that came with a fork is its parent's to close."
+    for connection, place in _held.connections.values():
+        if place[:1] == (os.getpid(),): connection.close()
+    _held.connections = {}
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+def _damaged(workspace:Workspace, error:Exception) -> WorkspaceUnusable:
+    "The error for a database that is none any more."
+    return WorkspaceUnusable(f"the run store {workspace.database} is damaged ({error}): nothing can be recorded or found in it. `ml_pkg doctor` says what is wrong with the workspace, and `ml_pkg doctor --rescue` saves what can be read. Everything else works meanwhile")
 
 # %% ../nbs/api/180_store.ipynb #03fca88e
 @contextmanager
