@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from .conditions import Asked, Term, asked
 from .display import table
 from .errors import InvalidQuery, UnknownName, did_you_mean
-from .plots import plot_history
 from .store import connected
 from .workspace import Workspace
 
@@ -128,6 +127,7 @@ class History:
         known = [name for name in self.frame if name not in (*FACTS, "changed")]
         chosen = metric or (known[0] if known else "")
         if chosen not in known: raise UnknownName(f"'{chosen}' was not scored in any run of {self.name}.{did_you_mean(chosen, known, 'metrics')}")
+        from ml_pkg.plots import plot_history
         return plot_history(self.frame, chosen, ax)
 
     def __len__(self) -> int: return len(self.frame)

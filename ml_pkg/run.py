@@ -18,12 +18,13 @@ from .artifacts import kept_declaration, kept_predictions
 from .display import definition, score, table
 from .errors import InvalidDeclaration, NotFound, UnknownName, did_you_mean
 from .explanation import Earlier, Explanation, explained, step_names
-from .identity import differences
 from .store import annotate, connected, find_run
-from .workspace import Workspace
+from .workspace import Workspace, written_whole
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ml_pkg.difference import RunDifference
 
 # %% ../nbs/api/290_run.ipynb #778e3323
 @dataclass(frozen=True, eq=False)
@@ -147,9 +148,17 @@ class Run:
         taken_over = [{**row, "outcome": "reused"} for row in self._details("timings")]
         return explained(f"{self.name} (reused as a whole from run {self.row['reuses']})", taken_over, self.components, [])
 
-    def diff(self, other:"Run") -> dict[str, tuple[str, str]]:
-        "Components in which two runs differ: path -> (here, there)."
-        return differences(self.components, other.components)
+    def diff(self, other:"Run") -> "RunDifference":
+        "What another run has otherwise: declaration, data, code, environment, scores, predictions, time. Prints in words; a part is empty where nothing differs."
+        from ml_pkg.difference import difference
+        return difference(self, other)
+
+    def report(self, path:str|Path) -> Path:
+        "Write all that is known of the run as one HTML file that needs no network; its path. Raises `Unwritable`."
+        from ml_pkg.report import report
+        path, page = Path(path), report(self)
+        with written_whole(path) as part: part.write_text(page, encoding="utf-8", errors="backslashreplace") # a name may hold what no encoding has
+        return path
 
     def _details(self, kind:str) -> list[dict]:
         "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."
