@@ -50,6 +50,7 @@ setup(
     package_data={"ml_pkg": ["data/*.csv", "py.typed"]},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
+        "ml_pkg.sinks": [f"mlflow={settings['lib_path']}.mlflow_sink:mlflow_sink"],
         "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"],
     },
     zip_safe=False,

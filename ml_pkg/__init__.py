@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment as Experiment
     from ml_pkg.history import runs as runs
     from ml_pkg.leaderboard import Leaderboard as Leaderboard
+    from ml_pkg.mlflow_sink import from_registry as from_registry
     from ml_pkg.model import Model as Model
     from ml_pkg.persistence import Joblib as Joblib
     from ml_pkg.persistence import Pickle as Pickle
@@ -37,7 +38,7 @@ _PUBLIC = {
     "Run": "run", "runs": "history", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
-    "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
+    "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }
 __all__ = list(_PUBLIC)
 

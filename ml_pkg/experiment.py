@@ -17,6 +17,7 @@ from .difference import Difference
 from .display import definition
 from .errors import InvalidDeclaration
 from .evaluation import Evaluation
+from .events import configure
 from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
 from .persistence import Persister, Skops
@@ -98,6 +99,7 @@ class Experiment:
 
     def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Run:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
+        configure()
         return run_experiment(self, n_jobs, progress, checkpoints, threads)
 
     def history(self) -> History:

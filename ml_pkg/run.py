@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import kept_declaration, kept_predictions
+from .deliveries import tell_more
 from .display import definition, score, table
 from .errors import InvalidDeclaration, NotFound, UnknownName, did_you_mean
 from .explanation import Earlier, Explanation, explained, step_names
@@ -177,6 +178,7 @@ class Run:
         for text in texts:
             if not isinstance(text, str) or not text.strip() and "star" not in kind: raise InvalidDeclaration(f"a {kind} is a text, and not {text!r}")
         with connected(self.workspace) as connection: annotate(connection, self.id, kind, *texts)
+        tell_more(self.workspace, self.id)
         return self
 
     @functools.cached_property

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .artifacts import Artifact, joined, keep_declaration, keep_predictions
 from .checkpoints import Checkpoints, NoCheckpoints, warn_once
+from .deliveries import chosen_sinks, new_deliveries, start_sender, tell_more
 from .errors import InvalidDeclaration, MlPkgError, PreflightWarning, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
 from .estimators import has_given_rows, seeded
 from .explanation import Explanation, explained
@@ -128,10 +129,11 @@ def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection)
     facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes")}
     accepts = begun.experiment.accepts
     findings = [{"name": name, "message": message, "accepted": accepts.get(name)} for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
-    try: identifier = record(connection, {**begun.row, **facts, "status": "finished", "reuses": known["id"], "seconds": begun.seconds}, findings=findings)
+    try: identifier = record(connection, {**begun.row, **facts, "status": "finished", "reuses": known["id"], "seconds": begun.seconds}, findings=findings, deliveries=new_deliveries(sinks := chosen_sinks()))
     except sqlite3.OperationalError as error:
         warn_once(f"{unusable(begun.workspace, error)}. That run {known['id']} was asked for again is not recorded")
         return Run(begun.workspace, dict(known))
+    if sinks: start_sender(begun.workspace)
     log.info("run reused", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name, "reuses": known["id"]}})
     return load_run(identifier)
 
@@ -191,6 +193,9 @@ def finish(
     outcome = {"status": "finished", "seconds": begun.seconds, "reproducible": all(fold.reproducible for fold in folds), "cpu_seconds": sum(fold.cpu_seconds for fold in folds), "peak_memory": max(peaks, default=None),
                "held_out": sum(len(fold.columns["row"]) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)), "seconds_per_row": sum(fold.seconds_per_row for fold in folds) / len(folds), "model_bytes": folds[0].model_bytes}
     run = _recorded(begun, outcome, prepared, _outcome(folds), [fold.columns for fold in folds])
+    if log.isEnabledFor(logging.INFO):
+        for number, fold in enumerate(folds):
+            for step in fold.steps: log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number, "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
     log.info("run finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "seconds": begun.seconds}})
     return run
 
@@ -271,7 +276,8 @@ def _write(begun:Attempt, row:dict, prepared:"Prepared", run:UnrecordedRun) -> N
     artifacts = [each for each in (declaration, keep_predictions(begun.workspace, run.folds) if run.folds else None) if isinstance(each, Artifact)]
     files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": row["key"], "written": now()} for path, digest in artifacts]
     with connected(begun.workspace) as connection:
-        run.row["id"] = record(connection, {**row, **_parent(begun, connection)}, **run.details, files=files)
+        run.row["id"] = record(connection, {**row, **_parent(begun, connection)}, **run.details, files=files, deliveries=new_deliveries(sinks := chosen_sinks()))
+    if sinks: start_sender(begun.workspace)
 
 # %% ../nbs/api/300_running.ipynb #feff1ade
 def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
@@ -382,6 +388,7 @@ def fit_model(
     model = Model(chosen, learn_schema(X), card)
     try: save_model(model, run.workspace.made("models")/f"{experiment.name}-{card['run']}.mlpkg", experiment.persister, run.workspace, card["run"])
     except (InvalidDeclaration, Unwritable) as error: warnings.warn(f"the model of {experiment.name} works here and is not saved: {error}", UserWarning, stacklevel=5)
+    else: tell_more(run.workspace, run.id, card["run"])
     return model
 
 def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]

@@ -17,6 +17,7 @@ import numpy as np
 from .checkpoints import IN_WORKSPACE, Checkpoints, NoCheckpoints
 from .display import table
 from .errors import InvalidDeclaration, Unidentifiable
+from .events import configure
 from .identity import ABSENT, components, differences, identify
 from .leaderboard import Leaderboard, leaderboard
 from .progress import SUITED, Display
@@ -151,6 +152,7 @@ def _asking(search:Search, variants:"Sweep|Space") -> Asking:
     return search.over(variants)
 
 def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoints|NoCheckpoints, threads:int) -> Leaderboard:
+    configure()
     results = run_variants(asking, n_jobs, display, checkpoints, threads)
     declared = AS_DECLARED if any(result.name == AS_DECLARED for result in results) else ""
     return leaderboard(results, asking.baseline or declared)
