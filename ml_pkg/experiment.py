@@ -18,12 +18,12 @@ from .display import definition
 from .errors import InvalidDeclaration
 from .evaluation import Evaluation
 from .events import configure
+from .history import History, history, run_list
 from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
 from .persistence import Persister, Skops
 from .preflight import Preflight, checked_accepts, preflight
 from .provenance import declared_source, declaring_module
-from .history import History, history, run_list
 from .run import Run
 from .running import fitted_model, run_experiment
 from .sweep import Space, Sweep, vary
