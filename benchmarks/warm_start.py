@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 REPEATS, BAR = 10, 1.5
-TRAIN = [sys.executable, "-c", "from ml_pkg.cli import main; main()", "train", "ml_pkg.experiments.iris:iris"]
+TRAIN = [sys.executable, "-c", "from ml_pkg.commands import main; main()", "train", "ml_pkg.experiments.iris:iris"]
 IMPORT = [sys.executable, "-c", "import sklearn.pipeline, pandas"]
 RUN = [sys.executable, "-W", "ignore", "-c", "from many import many; print(many.run())"]
 

@@ -8,7 +8,9 @@ __all__ = ['Artifact', 'keep_declaration', 'kept_declaration', 'keep_predictions
 # %% ../nbs/api/280_artifacts.ipynb #280b879f
 import copy
 import io
+import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,9 +37,14 @@ def _keep(workspace:Workspace, kind:str, suffix:str, content:bytes) -> Artifact:
     "Write bytes under the name of their digest, unless they are there."
     digest = sha256(content)
     path = workspace.made(kind)/f"{digest[:32]}{suffix}"
-    if not (path.is_file() and sha256(path.read_bytes()) == digest):
+    if path.is_file() and sha256(path.read_bytes()) == digest: _renew(path)
+    else:
         with written_whole(path) as part: part.write_bytes(content)
     return Artifact(path, digest)
+
+def _renew(path:Path) -> None:
+    "A file that is there already and about to be recorded again: cleaning up leaves alone what is young."
+    with suppress(OSError): os.utime(path)
 
 def _content(path:Path) -> bytes:
     try: return path.read_bytes()
@@ -48,7 +55,9 @@ def _keep_frame(workspace:Workspace, frame:"pd.DataFrame") -> str:
     "Write a frame under the name of its content, unless it is there; the name."
     import cloudpickle
     path = workspace.made("frames")/f"{identify(frame).key}.entry"
-    try: read_about(path)
+    try:
+        read_about(path)
+        _renew(path)
     except (FileNotFoundError, DamagedFile):
         with written_whole(path) as part: write_entry(part, packed(frame, cloudpickle.dumps), {})
     return path.name

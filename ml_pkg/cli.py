@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'reported', 'options', 'train', 'predict', 'runs', 'note', 'tag', 'show', 'diff', 'report', 'explain',
-           'checkpoints', 'sync', 'main']
+           'checkpoints', 'sync']
 
 # %% ../nbs/api/500_cli.ipynb #5ac0e869
 import functools
@@ -37,6 +37,7 @@ def reported(command:Callable) -> Callable:
         from ml_pkg.provenance import entrance
         entrance.set("command line")
         warnings.showwarning = lambda message, category, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        if str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd())) # where the user's own modules are
         try:
             configure()
             return command(*arguments, **options)
@@ -149,7 +150,6 @@ def predict(
         from ml_pkg.mlflow_sink import model_file
         from ml_pkg.model import Model
         from ml_pkg.prediction import predict_file
-        if str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd())) # where train found the model's own classes
     if as_json and output is None: raise typer.BadParameter("--json needs --output: standard output can hold only one of them")
     loaded = Model.load(model_file(model), trusted=trusted)
     with _progress("predicting") as show:
@@ -168,17 +168,26 @@ def runs(
     as_json:AsJson = False,
 ) -> None:
     "List the runs of the workspace, newest first."
-    from ml_pkg.history import FACTS, run_list
+    from ml_pkg.history import FACTS, changes, run_count, run_list
     found = run_list(experiment, where, metric and f"-{metric}", limit)
     if as_json: return _print_json(found)
-    if not found: return print("no runs" + ("" if where or metric else " yet") + (f" of {experiment}" if experiment else "") + (f" for which {where}" if where else ""))
+    if not found: return _print_none(experiment, where)
+    differs = changes([run["id"] for run in found])
     metrics = list(dict.fromkeys(name for run in found for name in run if name not in FACTS))
-    lines = [["run", "experiment", "status", *metrics, "started", "seconds", "tags"]]
-    for run in found:
+    lines = [["run", "experiment", "status", *metrics, "started", "seconds", "tags", "varies"]]
+    for run, changed in zip(found, differs, strict=True):
         status = "reused" if run["reused"] else run["status"]
         tags = " ".join(["*"] * run["starred"] + run["tags"])
-        lines.append([run["id"], run["experiment"], status, *(f"{run[name]:.4f}" if name in run else "" for name in metrics), run["started"][:19].replace("T", " "), f"{run['seconds']:.2f}", tags])
+        lines.append([run["id"], run["experiment"], status, *(f"{run[name]:.4f}" if name in run else "" for name in metrics), run["started"][:19].replace("T", " "), f"{run['seconds']:.2f}", tags, changed if len(changed) < 60 else changed[:59] + "…"])
     _print_columns(lines)
+    if len(found) == limit and (more := run_count(experiment, where) - limit) > 0 and not metric: print(f"… and {more:,} more: --limit {limit + more}")
+
+def _print_none(experiment:str, where:str) -> None:
+    "Say that there are no runs. Raises `UnknownName` for an experiment that never ran."
+    from ml_pkg.run import load_run
+    from ml_pkg.workspace import Workspace
+    if experiment: load_run(experiment)
+    print("no runs" + (f" of {experiment}" if experiment else "") + (f" for which {where}" if where else "" if Workspace.current().database.exists() else f" yet: there is no workspace {Workspace.current().folder}"))
 
 @app.command()
 @reported
@@ -217,16 +226,18 @@ def show(
     as_json:AsJson = False,
 ) -> None:
     "Show all that is recorded of a run."
+    from ml_pkg.history import changes
     from ml_pkg.run import load_run
     found = load_run(run)
-    if as_json: return _print_json({**_facts(found), "parameters": found.parameters, "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
+    if as_json: return _print_json({**_facts(found), "tags": found.tags, "starred": found.starred, "notes": found.notes, "parameters": found.parameters, "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
     print(f"{found}\n")
     row = found.row
     commit = row["git_commit"] and row["git_commit"][:12] + (" with uncommitted changes" if row["git_dirty"] else "")
     facts = {"run": found.id, "status": found.status, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"], "seconds": f"{row['seconds']:.3f}", "origin": row["origin"], "place": row["place"],
-             "commit": commit, "data": f"{row['dataset']} ({row['dataset_rows']} rows, {row['holdout_rows']} locked away)", "model": found.model_path, "key": found.key}
+             "estimator": " ".join((row["estimator"] or "").split()) or None, "changed": changes([found.id])[0] or None, "tags": ", ".join(["*"] * found.starred + found.tags) or None, "commit": commit, "data": f"{row['dataset']} ({row['dataset_rows']} rows, {row['holdout_rows']} locked away)", "model": found.model_path, "key": found.key}
     for name, value in facts.items():
         if value is not None: print(f"{name:8} {value}")
+    for each in found.notes: print(f"note     {each['made'][:19].replace('T', ' ')}  {each['text']}")
     for finding in found.findings: print(f"check    {finding['message']}" + (f" (accepted: {finding['accepted']})" if finding["accepted"] else ""))
     for warning in found.warnings: print(f"warning  fold {warning['fold'] + 1}, {warning['step']}: {warning['message'].splitlines()[0]}")
     if row["source"]: print(f"\n{row['source']}")
@@ -319,8 +330,3 @@ def sync(
     if as_json: _print_json({"is_complete": report.is_complete, "sinks": [dataclasses.asdict(each) for each in report.sinks]})
     else: print(report)
     if not report.is_complete: raise typer.Exit(1)
-
-# %% ../nbs/api/500_cli.ipynb #cce5f462
-def main() -> None:
-    "The entry point of the command `ml_pkg`."
-    app()

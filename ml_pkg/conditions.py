@@ -8,6 +8,7 @@ __all__ = ['Term', 'Asked', 'asked', 'number']
 # %% ../nbs/api/015_conditions.ipynb #e5e544a1
 import ast
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from .errors import InvalidQuery
@@ -19,6 +20,7 @@ class Term(NamedTuple):
     values: tuple = ()       # its parameters
     is_written: bool = False # whether what it gives is text as `repr` writes it: '3', "'rbf'", 'None'
     is_set: bool = False     # whether it is a subquery of several values, for `in`
+    is_time: bool = False    # whether it is a time, as ISO 8601 writes it
 
 class Asked(NamedTuple):
     "A condition for SQLite."
@@ -33,6 +35,7 @@ def asked(
     named:Callable[[str], Term],   # what a name stands for; raises `UnknownName`
 ) -> Asked:
     "A condition as SQL. Raises `InvalidQuery` for what is none."
+    if not isinstance(where, str): raise InvalidQuery(f"a condition is a text, and not {where!r}. {_HOW}")
     try: tree = ast.parse(where.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_HOW}") from error
     try: return _condition(tree.body, named)
@@ -66,9 +69,15 @@ def _comparison(left:ast.expr, how:ast.cmpop, right:ast.expr, named:Callable) ->
     if _is_constant(left) and not _is_constant(right): left, right, how = right, left, _turned(how)
     term, constant = _term(left, named), _constant(right)
     if term.is_set or type(how) not in _COMPARED: raise _refused(ast.Compare(left, [how], [right]))
+    if term.is_time: return Asked(f"julianday({term.sql}) {_COMPARED[type(how)]} julianday(?)", [*term.values, _time(constant)])
     is_number = isinstance(constant, (int, float)) and not isinstance(constant, bool)
     sql = f"number({term.sql})" if term.is_written and is_number else term.sql
     return Asked(f"{sql} {_COMPARED[type(how)]} ?", [*term.values, repr(constant) if term.is_written and not is_number else constant])
+
+def _time(constant:Any) -> str:
+    "A day or a time of it, in UTC unless it says otherwise. Raises `InvalidQuery`."
+    try: return datetime.fromisoformat(constant).isoformat()
+    except (TypeError, ValueError) as error: raise InvalidQuery(f"{constant!r} is no time: write it as '2026-01-31' or '2026-01-31 18:00'") from error
 
 def _turned(how:ast.cmpop) -> ast.cmpop:
     "The comparison with its sides exchanged."

@@ -228,7 +228,7 @@ def describe(
     width = max(len(name) for name in rows)
     head = " " * width + "    mean     std  " + " ".join(f"fold {fold:<2}" for fold in range(1, len(next(iter(rows.values()))) + 1))
     lines = [f"{name:{width}}  {run.summary[name][0]:6.4f}  {run.summary[name][1]:6.4f}  " + " ".join(f"{value:7.4f}" for value in values) for name, values in rows.items()]
-    return "\n".join([run.name + (" (reused)" if run.reused else ""), head.rstrip(), *lines])
+    return "\n".join([run.name + (" (reused)" if run.reused else "" if run.is_recorded else " (not recorded)"), head.rstrip(), *lines])
 
 def _page(run:Run) -> str:
     scores = [[name, score(*found)] for name, found in run.summary.items()]

@@ -15,13 +15,13 @@ import sqlite3
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .artifacts import Artifact, joined, keep_declaration, keep_predictions
@@ -84,6 +84,8 @@ class Attempt:
     @property
     def seconds(self) -> float: return time.perf_counter() - self.clock
 
+    def since(self, seconds:float) -> "Attempt": return replace(self, started=now(seconds), clock=time.perf_counter() - seconds) # the same, begun so long ago
+
     def git(self) -> GitState:
         "Of the folder that the rows come from, or of the working directory. Asked once."
         source = self.experiment.dataset.source
@@ -126,7 +128,7 @@ def reused(begun:Attempt) -> Run | None:
 
 def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection) -> Run:
     "A run that takes over the results of an earlier one; the earlier one, if nothing can be recorded."
-    facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes")}
+    facts = {name: known[name] for name in ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes")}
     accepts = begun.experiment.accepts
     findings = [{"name": name, "message": message, "accepted": accepts.get(name)} for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
     try: identifier = record(connection, {**begun.row, **facts, "status": "finished", "reuses": known["id"], "seconds": begun.seconds}, findings=findings, deliveries=new_deliveries(sinks := chosen_sinks()))
@@ -214,7 +216,7 @@ class _Row(dict):
     "Columns of a run; those that nobody has filled in are empty."
     def __missing__(self, name:str) -> None: return None
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class UnrecordedRun(Run):
     "A run that could not be recorded yet. It has its scores and predictions, and gets its id when it is."
     details: dict[str, list[dict]]     # table -> rows
@@ -241,34 +243,35 @@ def _recorded(begun:Attempt, outcome:dict, prepared:"Prepared", details:dict, fo
     "A run, written with all that belongs to it; one that is written later, if it cannot be now."
     row = {**begun.row, **outcome, **prepared.run, **_about_rows(begun.experiment)}
     run = UnrecordedRun(begun.workspace, _Row(row, id=UNRECORDED), {**prepared.details, **details}, folds, begun.experiment)
-    _unwritten.append(partial(_write, begun, row, prepared, run))
-    try: _write_what_is_left()
-    except Unwritable as error:
-        warnings.warn(f"the run of {begun.experiment.name} is not recorded: {error}. It will be with the next run of this process, or at its end, if it can be then", UnrecordedWarning, stacklevel=5)
-        return run
-    return load_run(run.id)
+    _unwritten.append((begun.workspace, partial(_write, begun, row, prepared, run)))
+    failed = _write_what_is_left()
+    if run.is_recorded: return load_run(run.id)
+    warnings.warn(f"the run of {begun.experiment.name} is not recorded: {failed[begun.workspace]}. It will be with the next run of this process, or at its end, if it can be then", UnrecordedWarning, stacklevel=5)
+    return run
 
-_unwritten:deque[Callable[[], None]] = deque() # what could not be recorded, in order
-
+_unwritten:list[tuple[Workspace, Callable[[], None]]] = [] # what could not be recorded, in order
 _writer = Lock()
 
-def _write_what_is_left() -> None:
-    "Record what was not, in order. Raises `Unwritable` if it cannot be now."
+def _write_what_is_left() -> dict[Workspace, Unwritable]:
+    "Record what was not, in order; why it cannot be now, by workspace. What one workspace does not take holds up no other."
+    failed:dict[Workspace, Unwritable] = {}
     with _writer:
-        while _unwritten:
-            try: _unwritten[0]()
-            except Unwritable: raise
+        for workspace, write in list(_unwritten):
+            if workspace in failed: continue
+            try: write()
+            except Unwritable as error:
+                failed[workspace] = error
+                continue
             except BaseException:
-                _unwritten.popleft() # it will never be
+                _unwritten.remove((workspace, write)) # it will never be
                 raise
-            _unwritten.popleft()
+            _unwritten.remove((workspace, write))
+    return failed
 
 @atexit.register
 def _write_at_last() -> None:
     "Record what was not before the process ends."
-    count = len(_unwritten)
-    try: _write_what_is_left()
-    except Unwritable as error: print(f"warning: {f'{count} runs are' if count > 1 else 'a run is'} lost: {error}", file=sys.stderr)
+    for error in _write_what_is_left().values() if _unwritten else (): print(f"warning: what ran in this process and could not be recorded is lost: {error}", file=sys.stderr)
 
 def _write(begun:Attempt, row:dict, prepared:"Prepared", run:UnrecordedRun) -> None:
     "Write the files of a run, and its record."
@@ -292,6 +295,7 @@ def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
 
 def _in_short(value:Any) -> str:
     "A parameter as text; of an estimator its class, since its parameters stand by themselves."
+    if isinstance(value, FunctionType): return f"{value.__module__}.{value.__qualname__}" # where it stands in memory differs from process to process
     if isinstance(value, list) and value and all(isinstance(each, tuple) for each in value): return f"[{', '.join(_in_short(each) for each in value)}]"
     if isinstance(value, tuple): return f"({', '.join(_in_short(each) for each in value)})"
     if isinstance(shape := getattr(value, "shape", None), tuple) and shape: return f"{type(value).__name__} of shape {shape}"
@@ -386,6 +390,7 @@ def fit_model(
             "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)], "rows": len(used), "seed": experiment.seed,
             "fitted": now(), "versions": packages(chosen), "source": experiment.source}
     model = Model(chosen, learn_schema(X), card)
+    if not run.is_recorded: return model # to be saved under the name of a run
     try: save_model(model, run.workspace.made("models")/f"{experiment.name}-{card['run']}.mlpkg", experiment.persister, run.workspace, card["run"])
     except (InvalidDeclaration, Unwritable) as error: warnings.warn(f"the model of {experiment.name} works here and is not saved: {error}", UserWarning, stacklevel=5)
     else: tell_more(run.workspace, run.id, card["run"])

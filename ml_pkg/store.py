@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +175,11 @@ def _migrate(connection:sqlite3.Connection, workspace:Workspace) -> None:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 # %% ../nbs/api/180_store.ipynb #16937032
-def now() -> str:
+def now(
+    before:float=0.0, # seconds ago
+) -> str:
     "The time, in UTC, to the microsecond."
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return (datetime.now(UTC) - timedelta(seconds=before)).isoformat(timespec="microseconds")
 
 def _insert(connection:sqlite3.Connection, table:str, *rows:Mapping[str, Any]) -> None: # all with the same columns
     if rows: connection.executemany(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({', '.join(f':{name}' for name in rows[0])})", rows)

@@ -64,7 +64,7 @@ def project(tmp_path:Path) -> Path:
 @pytest.fixture(scope="session")
 def cli() -> list[str]:
     "The words that start the command line in a process of its own, installed or not."
-    return [sys.executable, "-c", "from ml_pkg.cli import main; main()"]
+    return [sys.executable, "-c", "from ml_pkg.commands import main; main()"]
 
 
 @pytest.fixture
