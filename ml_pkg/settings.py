@@ -67,4 +67,6 @@ def settings_of(
 
 def settings() -> Settings:
     "What is set for the project around the working directory. Raises `UnknownName`, `InvalidDeclaration`."
-    return settings_of(project_root(Path.cwd()), os.environ)
+    try: here = Path.cwd()
+    except OSError: return settings_of(None, os.environ) # the working directory is gone
+    return settings_of(project_root(here), os.environ)

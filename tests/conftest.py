@@ -5,7 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -100,3 +100,14 @@ def can_run_python(options:dict) -> bool:
     "Whether another user may use this interpreter at all; some are installed below a private home."
     try: return subprocess.run([sys.executable, "-c", "import sklearn, ml_pkg"], capture_output=True, cwd="/", **options).returncode == 0
     except PermissionError: return False
+
+
+@pytest.fixture
+def small_disk(tmp_path:Path) -> Iterator[Path]:
+    "A file system of 1 MB."
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True) if shutil.which("mount") else None
+    if done is None or done.returncode: pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -291,17 +291,6 @@ def test_journal_of_a_killed_process(memory:Path, told:Callable):
 
 # --- a disk that is full, and one that cannot be written
 
-@pytest.fixture
-def small_disk(tmp_path:Path) -> Iterator[Path]:
-    "A file system of 1 MB."
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True) if shutil.which("mount") else None
-    if done is None or done.returncode: pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 NO_ROOM = """
 import json, os, subprocess, sys, warnings
 os.environ["ML_PKG_WORKSPACE"], faults, mending, moment = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]

@@ -144,17 +144,6 @@ def test_rescue_on_the_command_line(tool:Callable, workspace:Path, filled:Worksp
     assert "files of runs are left where they are" in text
 
 
-@pytest.fixture
-def small_disk(tmp_path:Path) -> Iterator[Path]:
-    "A file system of 1 MB."
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True) if shutil.which("mount") else None
-    if done is None or done.returncode: pytest.skip(f"no file system can be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
 def test_read_only_folder(mode:str, tool:Callable, small_disk:Path, tmp_path:Path):
     "The doctor looks, gc plans, export exports; what would write says that it cannot."
