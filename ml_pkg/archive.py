@@ -29,7 +29,7 @@ from .doctor import digest_of, frames_of, kept_files, reading
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, WorkspaceUnusable, listed
 from .rescue import counted, migrate, staging
 from .signing import is_ours, signature
-from .store import MIGRATIONS, connected, now, transaction
+from .store import MEAN, MIGRATIONS, connected, now, transaction
 from .workspace import Workspace, unusable, written_whole
 
 # %% ../nbs/api/454_archive.ipynb #21e759bd
@@ -249,6 +249,7 @@ def _copy(source:Path, target:Path, path:Path) -> None:
         if set(_tables(connection)) - set(_tables(connection, "stranger")): raise _refused(path, "its database lacks tables")
         for table in _tables(connection): _copy_table(connection, table, path)
         migrate(connection, version, len(MIGRATIONS))
+        connection.execute(f"UPDATE metrics SET mean = {MEAN}") # what the archive says of it need not be so
         connection.execute("COMMIT")
         if connection.execute("PRAGMA main.foreign_key_check").fetchone() or connection.execute(f"SELECT 1 FROM runs WHERE id NOT GLOB '{_ID}'").fetchone(): raise _refused(path, "its database is not consistent")
 
@@ -273,10 +274,10 @@ def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouche
         connection.execute("DELETE FROM files WHERE rowid NOT IN (SELECT max(files.rowid) FROM files JOIN settled ON files.path = before AND files.sha256 = settled.sha256 GROUP BY files.path, run)")
         connection.execute("UPDATE files SET path = (SELECT path FROM settled WHERE before = files.path)")
         connection.execute("DELETE FROM deliveries WHERE state = 'waiting'") # the business of the workspace where they wait
-        if not vouched: connection.execute("UPDATE runs SET reproducible = 0")
+        if not vouched: connection.execute("UPDATE runs SET reproducible = 0, varied = 1") # and no name of an experiment means one of their models
 
 # %% ../nbs/api/454_archive.ipynb #caf3b8eb
-_APART = {"runs": ("number", "reproducible"), "metrics": ("mean",), "annotations": ("number",)} # columns that do not tell one run from another
+_APART = {"runs": ("number", "reproducible", "varied"), "metrics": ("mean",), "annotations": ("number",)} # columns that do not tell one run from another
 
 def _shared(connection:sqlite3.Connection, table:str) -> str: return ", ".join(name for name in _columns(connection, table) if name not in _APART.get(table, ()))
 

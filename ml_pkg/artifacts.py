@@ -116,7 +116,10 @@ def keep_predictions(
     "Write the predictions of all folds as one table."
     import pyarrow as pa
     from pyarrow.feather import write_feather
-    write_feather(pa.table(joined(folds)), buffer := io.BytesIO())
+    def column(values:"np.ndarray") -> pa.Array:
+        try: return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError): return pa.array([str(value) for value in values]) # of several types, or of one that no file has
+    write_feather(pa.table({name: column(values) for name, values in joined(folds).items()}), buffer := io.BytesIO())
     return _keep(workspace, "predictions", ".feather", buffer.getvalue())
 
 def joined(

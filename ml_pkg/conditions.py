@@ -54,10 +54,11 @@ def _condition(node:ast.expr, named:Callable) -> Asked:
         return _joined("AND", [_comparison(left, how, right, named) for left, how, right in zip(sides, node.ops, sides[1:], strict=False)])
     term = _term(node, named)
     if term.is_set or term.is_written: raise _refused(node)
-    return Asked(term.sql, list(term.values))
+    return Asked(f"coalesce({term.sql}, '') NOT IN ('', 0)", list(term.values)) # as in Python: neither None, nor empty, nor 0
 
 def _joined(how:str, parts:list[Asked]) -> Asked:
     if len(parts) == 1: return parts[0]
+    if len(parts) > 100: parts = [_joined(how, parts[:len(parts) // 2]), _joined(how, parts[len(parts) // 2:])] # SQLite takes a chain for a tree, and 1000 levels at most
     return Asked("(" + f" {how} ".join(part.sql for part in parts) + ")", [value for part in parts for value in part.values])
 
 def _not(found:Asked) -> Asked: return Asked(f"NOT coalesce({found.sql}, 0)", found.values) # what is not known does not hold
@@ -113,4 +114,4 @@ def _constant(node:ast.expr) -> Any:
     try: value = ast.literal_eval(node)
     except ValueError as error: raise _refused(node) from error # such as -'a'
     if not isinstance(value, (str, int, float, type(None))) or isinstance(value, int) and abs(value) >= 2**63: raise _refused(node)
-    return value
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value # as the store writes it

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import MlPkgError, Unwritable
 from .settings import settings
-from .store import connected, now, transaction
+from .store import connected, encodable, now, transaction
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def settle(
     "Note what came of a try."
     with transaction(connection):
         connection.execute("""UPDATE deliveries SET state = iif(changed = :seen, :state, state), tries = iif(:state = 'sent', 0, tries), remote = coalesce(:remote, remote), error = :error
-            WHERE run = :run AND sink = :sink""", {"seen": begun.changed, "state": state, "remote": remote, "error": error, "run": begun.run, "sink": begun.sink})
+            WHERE run = :run AND sink = :sink""", {"seen": begun.changed, "state": state, "remote": encodable(remote), "error": encodable(error), "run": begun.run, "sink": begun.sink})
 
 # %% ../nbs/api/184_deliveries.ipynb #0f74dc41
 def locked(

@@ -28,7 +28,7 @@ def upstream(
     def counts(path:str) -> bool:
         if path.startswith("evaluation.metrics"): return False
         return steps == [WHOLE] or not path.startswith("estimator.steps.") or any(_is_within(path, name) for name in steps)
-    return {path: content for path, content in components.items() if counts(path)} | {BEFORE: ", ".join(steps[:-1]) or "none"}
+    return {path: content for path, content in components.items() if counts(path)} | {BEFORE: ", ".join(steps[:-1]) or "(none)"}
 
 def _is_within(path:str, step:str) -> bool:
     "Whether a component belongs to a step, or, for a name such as `step__branch`, to that branch of it."

@@ -43,7 +43,7 @@ def _named(connection:sqlite3.Connection) -> Callable[[str], Term]:
     "What names stand for: a column, then a metric, then a parameter. Those in `metrics[…]` and `parameters[…]` come with that in front."
     def term(name:str) -> Term:
         kind, _, inside = name.partition(".")
-        if inside: return _metric(inside) if kind == "metrics" else _parameter(inside)
+        if inside and _known(connection, kind, "metric" if kind == "metrics" else "name", inside): return _metric(inside) if kind == "metrics" else _parameter(inside)
         if name in COLUMNS: return COLUMNS[name]
         if _known(connection, "metrics", "metric", name): return _metric(name)
         if _known(connection, "parameters", "name", name): return _parameter(name)
@@ -81,7 +81,7 @@ def run_list(
     if not workspace.database.exists(): return []
     with connected(workspace) as connection:
         condition, (source, ordered) = _condition(connection, experiment, where), _sorted(connection, order)
-        rows = connection.execute(f"SELECT runs.*, {STARRED} AS starred FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?", [*source.values, *condition.values, *ordered.values, limit, offset]).fetchall()
+        rows = _found(connection, f"SELECT runs.*, {STARRED} AS starred FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?", [*source.values, *condition.values, *ordered.values, limit, offset])
         return _described(connection, rows)
 
 def run_count(experiment:str="", where:str="") -> int:
@@ -90,7 +90,13 @@ def run_count(experiment:str="", where:str="") -> int:
     if not workspace.database.exists(): return 0
     with connected(workspace) as connection:
         condition = _condition(connection, experiment, where)
-        return connection.execute(f"SELECT count(*) FROM runs WHERE {condition.sql}", condition.values).fetchone()[0]
+        return _found(connection, f"SELECT count(*) FROM runs WHERE {condition.sql}", condition.values)[0][0]
+
+def _found(connection:sqlite3.Connection, statement:str, values:list) -> list[sqlite3.Row]:
+    try: return connection.execute(statement, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR: raise # of the disk
+        raise InvalidQuery(f"the condition is too long, or nested too deeply ({error})") from error
 
 def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> list[dict]:
     "Runs with their mean scores and tags."
@@ -149,6 +155,7 @@ def changes(
     in_turn:bool=False, # a run that varies none is held against the one before it
 ) -> list[str]:
     "For each run, the parameters that are not those of the run that it varies; nothing where there is none to hold it against."
+    if not ids: return []
     with connected(Workspace.current()) as connection:
         varied = dict(connection.execute("SELECT id, variation_of FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]).fetchall())
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]

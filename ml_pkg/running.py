@@ -11,6 +11,7 @@ import atexit
 import functools
 import json
 import logging
+import os
 import sqlite3
 import sys
 import time
@@ -33,8 +34,8 @@ from .explanation import Explanation, explained
 from .identity import Identity, components, identify
 from .persistence import Joblib, Pickle, Skops
 from .provenance import GitState, git_state, origin, packages, place
-from .run import Run, load_run
-from .store import connected, finished_run, now, record
+from .run import Run
+from .store import connected, find_run, finished_run, now, record
 from .threads import limited
 from .workspace import Workspace, unusable
 
@@ -137,7 +138,7 @@ def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection)
         return Run(begun.workspace, dict(known))
     if sinks: start_sender(begun.workspace)
     log.info("run reused", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name, "reuses": known["id"]}})
-    return load_run(identifier)
+    return Run(begun.workspace, dict(find_run(connection, identifier)))
 
 # %% ../nbs/api/300_running.ipynb #62677b6e
 def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Checkpoints|NoCheckpoints) -> Run:
@@ -222,6 +223,7 @@ class UnrecordedRun(Run):
     details: dict[str, list[dict]]     # table -> rows
     folds: list[dict]                  # columns of the predictions of each
     declared: "Experiment"
+    refused: list[Exception] = field(default_factory=list) # why it will never be recorded, if so
 
     @property
     def is_recorded(self) -> bool: return self.id != UNRECORDED
@@ -236,6 +238,10 @@ class UnrecordedRun(Run):
 
     def explain(self) -> Explanation: return super().explain() if self.is_recorded else explained(self.name, self._details("timings"), self.components, [])
     def _details(self, kind:str) -> list[dict]: return [dict(row) for row in self.details.get(kind, [])]
+    def _annotations(self, *kinds:str) -> list[dict]: return super()._annotations(*kinds) if self.is_recorded else []
+    def _annotate(self, kind:str, *texts:str) -> Run:
+        if not self.is_recorded: raise WorkspaceUnusable(f"the run of {self.name} is not recorded yet, so there is nothing to put a {kind} beside. It will be with the next run of this process, if the workspace can be written then")
+        return super()._annotate(kind, *texts)
 
 UNRECORDED = "not recorded" # stands for an id
 
@@ -245,12 +251,17 @@ def _recorded(begun:Attempt, outcome:dict, prepared:"Prepared", details:dict, fo
     run = UnrecordedRun(begun.workspace, _Row(row, id=UNRECORDED), {**prepared.details, **details}, folds, begun.experiment)
     _unwritten.append((begun.workspace, partial(_write, begun, row, prepared, run)))
     failed = _write_what_is_left()
-    if run.is_recorded: return load_run(run.id)
+    if run.refused: raise run.refused[0]
+    if run.is_recorded: return _loaded(begun.workspace, run.id)
     warnings.warn(f"the run of {begun.experiment.name} is not recorded: {failed[begun.workspace]}. It will be with the next run of this process, or at its end, if it can be then", UnrecordedWarning, stacklevel=5)
     return run
 
+def _loaded(workspace:Workspace, identifier:str) -> Run: # which may not be the current one any more
+    with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, identifier)))
+
 _unwritten:list[tuple[Workspace, Callable[[], None]]] = [] # what could not be recorded, in order
 _writer = Lock()
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_unwritten.clear) # its parent's to record
 
 def _write_what_is_left() -> dict[Workspace, Unwritable]:
     "Record what was not, in order; why it cannot be now, by workspace. What one workspace does not take holds up no other."
@@ -262,8 +273,11 @@ def _write_what_is_left() -> dict[Workspace, Unwritable]:
             except Unwritable as error:
                 failed[workspace] = error
                 continue
+            except Exception as error: # it will never be: that concerns its own run, and not the one that is recorded now
+                write.args[-1].refused.append(error)
+                log.error("run lost", extra={"ml_pkg": {"experiment": write.args[0].experiment.name, "error": f"{type(error).__name__}: {error}"}})
             except BaseException:
-                _unwritten.remove((workspace, write)) # it will never be
+                _unwritten.remove((workspace, write))
                 raise
             _unwritten.remove((workspace, write))
     return failed

@@ -70,7 +70,7 @@ def _told(sink:Any, run:Run, begun:Delivery) -> str:
     "What the run is called there, once it is."
     there = begun.remote
     if there is None and begun.tries > 1 and hasattr(sink, "find"): there = sink.find(run)
-    if there is None: return sink.send(run)
+    if there is None: return str(sink.send(run) or run.id) # one that has no name for it was told all the same
     if hasattr(sink, "add"): sink.add(run, there)
     return there
 

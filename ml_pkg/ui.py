@@ -64,6 +64,9 @@ class RecordedRun(Run):
 
 def recorded_run(name:str) -> RecordedRun:
     "A run by what `load_run` takes. Raises `UnknownName`."
+    workspace = Workspace.current()
+    if workspace.database.exists():
+        with reading(workspace): pass # `load_run` would bring older tables up to date
     found = load_run(name)
     return RecordedRun(found.workspace, found.row)
 

@@ -6,6 +6,7 @@
 __all__ = ['Usage']
 
 # %% ../nbs/api/092_usage.ipynb #c63ab4a3
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,14 +16,17 @@ class Usage:
     "What this process takes from now on, in all its threads."
     def __init__(self):
         with suppress(OSError): Path("/proc/self/clear_refs").write_text("5") # Linux forgets the peak of before; elsewhere it is that of the whole life of the process
-        self._began = time.process_time()
+        self._clock = time.process_time if threading.current_thread() is threading.main_thread() else time.thread_time # beside others, only what this thread takes
+        self._began = self._clock()
 
     @property
-    def seconds(self) -> float: return time.process_time() - self._began # of the processor
+    def seconds(self) -> float: return self._clock() - self._began # of the processor
 
     @property
     def memory(self) -> int|None:
         "The most bytes that it had in memory; None where the system does not say."
+        with suppress(OSError, StopIteration): # Linux; what `getrusage` says there begins with the peak of the process that started this one
+            return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
         with suppress(ImportError): # of Windows
             import resource
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

@@ -23,7 +23,7 @@ import sys, time
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
+from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 from ml_pkg import Checkpoints, Dataset, Evaluation
 from ml_pkg.fitting import cross_validate
@@ -38,7 +38,7 @@ class Slow(TransformerMixin, BaseEstimator):
     def transform(self, X): return X - self.mean_
 
 store, trace, out = sys.argv[1:]
-pipeline = make_pipeline(Slow("first", trace), Slow("second", trace), Slow("third", trace), LogisticRegression())
+pipeline = make_pipeline(Slow("first", trace), Slow("second", trace), Slow("third", trace), DummyClassifier())
 print("begins", flush=True)
 folds = cross_validate(pipeline, Dataset(load_iris(as_frame=True).frame, target="target"), Evaluation(3), 0, checkpoints=Checkpoints(store, share=0.5))
 pd.concat([fold.predictions for fold in folds]).to_pickle(out)
@@ -80,7 +80,8 @@ def test_killed_50_times_while_fitting_repeats_nothing_that_was_kept(tmp_path):
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         if attempt % 5 < 4: continue
-        kept = len(list(store.glob("??/*.entry")))
+        entries = len(list(store.glob("??/*.entry")))
+        kept = entries - entries // 4 # of a whole fold three slow steps, and what came of it; the classifier is too quick to be kept
         trace.write_text("")
         subprocess.run([sys.executable, program, store, trace, out], check=True, stdout=subprocess.DEVNULL)
         pd.testing.assert_frame_equal(pd.read_pickle(out), expected, check_exact=True)
