@@ -6,7 +6,7 @@
     python benchmarks/sweep.py --growth           # 24, 240 and 2,400 variants: seconds each, and memory
 
 An IterativeImputer, PolynomialFeatures and a StandardScaler that all variants share, four values of k in SelectKBest, six of C in
-a LogisticRegression: about nine seconds of fitting for each of two cores. The least possible is measured in the same run: a plain loop of scikit-learn calls in one process fits and
+a LogisticRegression. The least possible is measured in the same run: a plain loop of scikit-learn calls in one process fits and
 applies each distinct step once in each fold, and scores each variant; the sum of these times, divided by the number of jobs,
 is what nobody can beat who does the same work. Two such loops at once show how much of it two cores cost each other, so ours
 is also held against the steps as they were timed in its own processes, at their own speed. Every step

@@ -41,7 +41,7 @@ class NoTier:
     def send(self, key:str, path:Path, replace:bool) -> None: pass
 
 # %% ../nbs/api/190_checkpoints.ipynb #7f74f85b
-OVERHEAD = 0.001 # seconds that any entry costs, however small: its lease, packing it, a file, a look at the budget
+OVERHEAD = 0.001 # seconds that any entry costs, roughly, however small: its lease, packing it, a file, a look at the budget
 
 class _Speed:
     "Bytes a second, as the last large entries were written; at first, a cautious guess."

@@ -125,7 +125,7 @@ def _opened(workspace:Workspace) -> sqlite3.Connection:
     return connection
 
 class _Held(threading.local):
-    "The connection of each thread. To open one costs as much as to record a run: the tables are read anew."
+    "The connection of each thread. Whoever opens one reads all tables anew, and a run asks for it several times."
     def __init__(self): self.connections = {}
 
 _held = _Held()
