@@ -28,12 +28,26 @@ TAGS = "SELECT text FROM annotations WHERE run = runs.id AND kind IN ('tag', 'un
 STARRED = "coalesce((SELECT kind = 'star' FROM annotations WHERE run = runs.id AND kind IN ('star', 'unstar') ORDER BY number DESC LIMIT 1), 0)"
 _OWNER = "coalesce(runs.reuses, runs.id)"
 
+def _tagged(holds:Callable[[str], Asked]) -> Asked:
+    wanted = holds("text")
+    return Asked(f"(runs.id IN (SELECT run FROM annotations WHERE kind = 'tag' AND {wanted.sql}) AND EXISTS (SELECT 1 FROM ({TAGS}) WHERE {wanted.sql}))", wanted.values * 2)
+
 COLUMNS = {name: Term(f"runs.{name}") for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error", "varied", "cpu_seconds", "peak_memory")} | {
-    "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"), "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True),
+    "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"), "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True, among=_tagged),
     "notes": Term("(SELECT group_concat(text, char(10)) FROM annotations WHERE run = runs.id AND kind = 'note')"), "estimator": Term("runs.estimator")}
 
-def _metric(name:str) -> Term: return Term(f"(SELECT mean FROM metrics WHERE metrics.run = {_OWNER} AND metric = ?)", (name,))
-def _parameter(name:str) -> Term: return Term(f"(SELECT value FROM parameters WHERE parameters.run = {_OWNER} AND name = ?)", (name,), is_written=True)
+def _metric(name:str) -> Term:
+    def among(holds:Callable[[str], Asked]) -> Asked:
+        wanted = holds("mean")
+        return Asked(f"{_OWNER} IN (SELECT run FROM metrics WHERE metric = ? AND {wanted.sql})", [name, *wanted.values])
+    return Term(f"(SELECT mean FROM metrics WHERE metrics.run = {_OWNER} AND metric = ?)", (name,), among=among)
+
+def _parameter(name:str) -> Term:
+    value = f"(SELECT value FROM parameters WHERE parameters.run = {_OWNER} AND name = ?)"
+    def among(holds:Callable[[str], Asked]) -> Asked:
+        block, own = holds("value"), holds(value)
+        return Asked(f"((runs.reuses IS NOT NULL OR runs.number >> 8 IN (SELECT block FROM lookup_parameters WHERE name = ? AND {block.sql})) AND {own.sql})", [name, *block.values, name, *own.values])
+    return Term(value, (name,), is_written=True, among=among)
 
 # %% ../nbs/api/292_history.ipynb #f872159c
 def _known(connection:sqlite3.Connection, table:str, column:str, name:str) -> bool: return connection.execute(f"SELECT 1 FROM {table} WHERE {column} = ? LIMIT 1", [name]).fetchone() is not None
@@ -81,8 +95,9 @@ def run_list(
     if not workspace.database.exists(): return []
     with connected(workspace) as connection:
         condition, (source, ordered) = _condition(connection, experiment, where), _sorted(connection, order)
-        rows = _found(connection, f"SELECT runs.*, {STARRED} AS starred FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?", [*source.values, *condition.values, *ordered.values, limit, offset])
-        return _described(connection, rows)
+        numbers = [row[0] for row in _found(connection, f"SELECT runs.number FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?", [*source.values, *condition.values, *ordered.values, limit, offset])]
+        rows = {row["number"]: row for row in connection.execute(f"SELECT runs.*, {STARRED} AS starred FROM runs WHERE number IN (SELECT value FROM json_each(?))", [json.dumps(numbers)])}
+        return _described(connection, [rows[number] for number in numbers if number in rows])
 
 def run_count(experiment:str="", where:str="") -> int:
     "How many runs there are. Raises `InvalidQuery`, `UnknownName`."

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from .database_pages import Loss, Pages, Row, pass_over, strays, tree
 from .display import table as html_table
 from .errors import NotFound, WorkspaceUnusable
-from .store import MIGRATIONS, _forget, transaction
+from .store import LOOK_UP, MIGRATIONS, _forget, transaction
 from .workspace import Workspace, unusable
 
 # %% ../nbs/api/448_rescue.ipynb #33c242a9
@@ -42,7 +42,7 @@ _PYTHON = {"TEXT": str, "INTEGER": int, "REAL": (int, float)}
 
 def _tables(connection:sqlite3.Connection) -> dict[str, _Table]:
     found = {}
-    for name, sql, root in connection.execute("SELECT name, sql, rootpage FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall():
+    for name, sql, root in connection.execute("SELECT name, sql, rootpage FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'lookup_%'").fetchall():
         rows = connection.execute("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info(?)", [name]).fetchall()
         is_numbered = "WITHOUT ROWID" not in sql
         if not is_numbered: rows = sorted(rows, key=lambda row: row[4] or len(rows) + 1) # the key comes first
@@ -102,7 +102,7 @@ def _into(table:_Table, columns:int) -> str:
 
 def _copied(connection:sqlite3.Connection, path:Path, table:_Table) -> int | None:
     "Copy all rows of a table that SQLite can read to its end: how many were refused. None, and no row, if it cannot be."
-    before, count = connection.total_changes, 0
+    count = 0
     def rows() -> Iterator[tuple]:
         nonlocal count
         with closing(sqlite3.connect(path)) as damaged:
@@ -113,12 +113,12 @@ def _copied(connection:sqlite3.Connection, path:Path, table:_Table) -> int | Non
                 count += 1
                 yield row
     connection.execute("SAVEPOINT reading")
-    try: connection.executemany(_into(table, len(table.columns)), rows())
+    try: taken = connection.executemany(_into(table, len(table.columns)), rows()).rowcount
     except (sqlite3.Error, OverflowError):
         connection.execute("ROLLBACK TO reading")
         return None
     finally: connection.execute("RELEASE reading")
-    return count - (connection.total_changes - before)
+    return count - max(0, taken) # of no rows at all SQLite tells -1
 
 def _inserted(connection:sqlite3.Connection, table:_Table, row:Row) -> bool:
     "Whether the table took the row."
@@ -165,6 +165,7 @@ def _write(connection:sqlite3.Connection, path:Path) -> dict[str, int]:
         connection.execute("UPDATE runs SET variation_of = NULL WHERE variation_of NOT IN (SELECT id FROM runs)")
         connection.execute("UPDATE runs SET status = 'failed', error = 'the run ' || reuses || ', whose results it reused, was lost when the database was rescued', reuses = NULL WHERE reuses NOT IN (SELECT id FROM runs)")
         migrate(connection, version, len(MIGRATIONS))
+        connection.execute(LOOK_UP) # of parameters that were read before their runs
     return lost
 
 @contextmanager
