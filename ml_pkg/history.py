@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .conditions import Asked, Term, asked
 from .display import table
-from .errors import InvalidQuery, UnknownName, did_you_mean
+from .errors import InvalidQuery, UnknownName, did_you_mean, listed
 from .store import connected
 from .workspace import Workspace
 
@@ -47,9 +47,14 @@ def _named(connection:sqlite3.Connection) -> Callable[[str], Term]:
         if name in COLUMNS: return COLUMNS[name]
         if _known(connection, "metrics", "metric", name): return _metric(name)
         if _known(connection, "parameters", "name", name): return _parameter(name)
-        known = [*COLUMNS, *_all(connection, "metrics", "metric"), *_all(connection, "parameters", "name")]
-        raise UnknownName(f"'{name}' is no column, metric or parameter of a run.{did_you_mean(name, known, 'names')}")
+        raise _unknown(connection, name)
     return term
+
+def _unknown(connection:sqlite3.Connection, name:str) -> UnknownName:
+    "With all that could have been meant; metrics first, since there are few of them."
+    metrics, parameters = _all(connection, "metrics", "metric"), _all(connection, "parameters", "name")
+    suggestion = did_you_mean(name, metrics, "metrics", meant=[*metrics, *COLUMNS, *parameters])
+    return UnknownName(f"'{name}' is no column, metric or parameter of a run.{suggestion} Columns: {listed(COLUMNS, len(COLUMNS))}. Parameters: {listed(parameters, 200)}.")
 
 # %% ../nbs/api/292_history.ipynb #4fabd92a
 def _condition(connection:sqlite3.Connection, experiment:str, where:str) -> Asked:
