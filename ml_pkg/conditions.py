@@ -45,7 +45,7 @@ def _parsed(where:str) -> ast.expr:
     try: return ast.parse(where.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_mended(where) or _HOW}") from error
 
-# %% ../nbs/api/015_conditions.ipynb #90385afd
+# %% ../nbs/api/015_conditions.ipynb #af2c8efd
 _HOW = """Write comparisons as in Python, such as: accuracy > 0.9 and (status == "finished" or "candidate" in tags)"""
 _SLIPS = { # what was forgotten, beside texts in quotes -> what stands there then, and what to say
     r"(?<![=!<>:])=(?!=)": ("==", "Two values are compared by =="),
@@ -79,7 +79,7 @@ def _is_known(name:str, named:Callable) -> bool:
     try: return bool(named(name))
     except KeyError: return False # as `UnknownName` is one
 
-# %% ../nbs/api/015_conditions.ipynb #32a033b0
+# %% ../nbs/api/015_conditions.ipynb #0fecb41f
 def _condition(node:ast.expr, named:Callable) -> Asked:
     if isinstance(node, ast.BoolOp): return _joined("OR" if isinstance(node.op, ast.Or) else "AND", [_condition(each, named) for each in node.values])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not): return _not(_condition(node.operand, named))
@@ -119,7 +119,7 @@ def _turned(how:ast.cmpop) -> ast.cmpop:
     "The comparison with its sides exchanged."
     return {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}.get(type(how), type(how))()
 
-# %% ../nbs/api/015_conditions.ipynb #8c224500
+# %% ../nbs/api/015_conditions.ipynb #e132da43
 def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
     "A name among constants, a constant among the tags, or a piece of a text."
     if isinstance(right, (ast.List, ast.Tuple, ast.Set)): return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ml_pkg.explanation import Explanation
     from ml_pkg.run import Run
 
 # %% ../nbs/api/286_report.ipynb #21a7ec34
@@ -258,13 +259,21 @@ def checks_section(run:"Run") -> str:
 def timing_section(run:"Run") -> str:
     "Seconds for each step, computed or reused, and why."
     explained, row = run.explain(), run.row
-    steps = [[each.step, each.computed, each.reused, f"{each.spent:.3f} s", f"{each.saved:.3f} s"] for each in explained.steps]
-    why:dict[str, list[str]] = {}
+    whole = {"the run": _seconds(row["seconds"]), "a fold's fit": _seconds(run.fit_seconds) if run.status != "failed" else None, "to predict a row": _seconds(row["seconds_per_row"]), "processor": _seconds(row.get("cpu_seconds")), "peak of memory": _bytes(row.get("peak_memory")), "size of the model": _bytes(row["model_bytes"])}
+    return section("Time", facts(whole.items()), _steps_table(explained), _reasons(explained))
+
+def _steps_table(explained:"Explanation") -> str:
+    "What became of each step; of a run that failed, in words."
+    if any(each.outcome for each in explained.steps): return tabulated("steps", ["step", "what became of it"], ([each.step, each.what] for each in explained.steps))
+    return tabulated("steps", ["step", "folds computed", "folds reused", "spent", "saved"], ([each.step, each.computed, each.reused, f"{each.spent:.3f} s", f"{each.saved:.3f} s"] for each in explained.steps))
+
+def _reasons(explained:"Explanation") -> str:
+    "Each reason once, with the steps that have it."
+    steps:dict[str, list[str]] = {}
     for each in explained.steps:
-        if each.why: why.setdefault(each.why, []).append(each.step)
-    reasons = "".join(f"<h3>Why {escape(', '.join(names))} {'were' if len(names) > 1 else 'was'} computed</h3>{quoted(reason)}" for reason, names in why.items())
-    whole = {"the run": _seconds(row["seconds"]), "a fold's fit": _seconds(run.fit_seconds) if steps else None, "to predict a row": _seconds(row["seconds_per_row"]), "processor": _seconds(row.get("cpu_seconds")), "peak of memory": _bytes(row.get("peak_memory")), "size of the model": _bytes(row["model_bytes"])}
-    return section("Time", facts(whole.items()), tabulated("steps", ["step", "folds computed", "folds reused", "spent", "saved"], steps), reasons)
+        if each.why: steps.setdefault(each.why, []).append(each.step)
+    def title(names:list[str]) -> str: return f"What is new in {listed(names)}" if explained.steps[0].outcome else f"Why {listed(names)} {'were' if len(names) > 1 else 'was'} computed"
+    return "".join(f"<h3>{escape(title(names))}</h3>{quoted(why)}" for why, names in steps.items())
 
 def environment_section(run:"Run") -> str:
     "Where it ran, on which commit, with which packages."

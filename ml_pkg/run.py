@@ -18,7 +18,7 @@ from .artifacts import kept_declaration, kept_predictions
 from .deliveries import tell_more
 from .display import definition, score, table
 from .errors import InvalidDeclaration, NotFound, UnknownName, did_you_mean
-from .explanation import Earlier, Explanation, explained, step_names
+from .explanation import Earlier, Explanation, declared_steps, explained, explained_failure, failing_step, step_names
 from .store import annotate, connected, find_run
 from .workspace import Workspace, written_whole
 
@@ -144,7 +144,8 @@ class Run:
         return Path(saved["path"]) if saved and Path(saved["path"]).is_file() else None
 
     def explain(self) -> Explanation:
-        "For each step: computed or reused, the time spent and saved, and what differed from the nearest earlier run."
+        "For each step: computed or reused, the time spent and saved, and what differed from the nearest earlier run; of a run that failed, in which step it did."
+        if self.status == "failed": return _failure_explained(self)
         if not self.reused: return explained(self.name, self._details("timings"), self.components, earlier_runs(self))
         taken_over = [{**row, "outcome": "reused"} for row in self._details("timings")]
         return explained(f"{self.name} (reused as a whole from run {self.row['reuses']})", taken_over, self.components, [])
@@ -197,7 +198,7 @@ class Run:
 # %% ../nbs/api/290_run.ipynb #8aad65f4
 def _mean_and_deviation(values:list[float]) -> tuple[float, float]:
     "Of numbers that may be missing or infinite: then there is no deviation."
-    mean = statistics.fmean(values)
+    mean = statistics.fmean(values) if len({each for each in values if math.isinf(each)}) < 2 else math.nan # between one infinity and the other
     return mean, statistics.pstdev(values) if math.isfinite(mean) else math.nan
 
 def _facts(run:Run) -> dict[str, str]:
@@ -216,6 +217,11 @@ def earlier_runs(
         computed = connection.execute("SELECT number FROM runs WHERE id = ?", [run.row["reuses"] or run.id]).fetchone()["number"]
         before = connection.execute("SELECT id FROM runs WHERE number < ? AND status = 'finished' AND reuses IS NULL ORDER BY number DESC LIMIT ?", [computed, limit]).fetchall()
         return [Earlier(dict(connection.execute("SELECT path, content FROM components WHERE run = ?", [row["id"]]).fetchall()), _steps(connection, row["id"])) for row in before]
+
+def _failure_explained(run:Run) -> Explanation:
+    "In which step a run failed, as far as its traceback tells."
+    steps, components, error = declared_steps(run.parameters), run.components, run.row["error"] or "the reason is not known"
+    return explained_failure(run.name, error, failing_step(steps, components, error, run.row["traceback"] or ""), steps, components, earlier_runs(run))
 
 def _steps(connection:Any, run:str) -> list[str]: return step_names([dict(row) for row in connection.execute("SELECT place, step FROM timings WHERE run = ? AND fold = 0", [run])])
 
