@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 from .display import table
-from .errors import InvalidDeclaration, MlPkgError, UnknownName, WorkspaceUnusable, did_you_mean
+from .errors import InvalidDeclaration, UnknownName, WorkspaceUnusable, did_you_mean
 from .intervals import Interval, mean_interval
 from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
-from .resampling import FoldScores, Sample, highest, resampled
+from .resampling import FoldScores, Sample, highest, means_the_same, sampled
 from .run import Run, runs_on
 from .sweeping import Result
 
@@ -54,33 +54,12 @@ def judged(
     "Everything that was tried on the rows of a run, scored by a metric."
     try: tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
     except WorkspaceUnusable: tried = [] # those of the board are known all the same
-    runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if _means_the_same(each, run, metric)]
-    if sample := _sample(experiment, runs, metric): return Judged(runs, sample, True, _places(runs))
+    runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if means_the_same(each, run, metric)]
+    if sample := sampled(experiment, runs, metric): return Judged(runs, sample, True, _places(runs))
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
     return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0), False, _places(runs))
 
 def _places(runs:list[Run]) -> dict[str, int]: return {each.content: place for place, each in enumerate(runs)}
-
-def _means_the_same(run:Run, reference:Run, metric:str) -> bool:
-    "Whether a metric is the same one in two runs, and not only called the same."
-    meaning = reference.meanings.get(metric)
-    return metric in run.metrics and (run.content == reference.content or meaning is not None and run.meanings.get(metric) == meaning)
-
-def _sample(experiment:"Experiment", runs:list[Run], metric:str) -> Sample | None:
-    "Scores on rows drawn at random, if rows can be, and the metric can be told from predictions."
-    dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)
-    if dataset.time is not None or len(dataset.target) > 1 or not isinstance(declared, str): return None
-    scores = [each.summary[metric][0] for each in runs]
-    return resampled(declared, dataset.y, _Predictions(runs), scores, dataset.weights, dataset.groups)
-
-class _Predictions(Sequence):
-    "Out-of-fold predictions of runs, each read when it is asked for."
-    def __init__(self, runs:list[Run]): self.runs = runs
-    def __len__(self) -> int: return len(self.runs)
-
-    def __getitem__(self, place:int) -> pd.DataFrame | None:
-        try: return self.runs[place].predictions
-        except MlPkgError: return None # deleted, or damaged: it counts no more
 
 # %% ../nbs/api/380_leaderboard.ipynb #157a76f2
 class Pictures:
@@ -95,7 +74,8 @@ class Pictures:
     def scores(self, ax:"Axes|None"=None) -> "Axes":
         "Scores with their intervals, and what is left of the best once it is corrected for having been picked."
         board = self.board
-        return plot_scores(self._comparable, board.metric, board.held_against, board.verdict.corrected if board.verdict.tried > 1 else None, ax)
+        corrected = board.verdict.corrected
+        return plot_scores(self._comparable, board.metric, board.held_against, corrected if board.verdict.tried > 1 and math.isfinite(corrected.mean) else None, ax)
 
     def differences(self, ax:"Axes|None"=None) -> "Axes":
         "The difference of each variant to the baseline, fold by fold."
@@ -270,7 +250,7 @@ def leaderboard(
 def _is_beside(run:Run, reference:Run, metric:str) -> bool:
     "Whether two runs were fitted and scored on the same rows, by the same metric."
     same_rows = run.row["comparable"] is not None and all(run.row[name] == reference.row[name] for name in ("comparable", "train_size"))
-    return _means_the_same(run, reference, metric) and (run.content == reference.content or same_rows)
+    return means_the_same(run, reference, metric) and (run.content == reference.content or same_rows)
 
 # %% ../nbs/api/380_leaderboard.ipynb #32d0bdcb
 def _frame(board:Leaderboard) -> pd.DataFrame:
@@ -315,10 +295,11 @@ def _verdict(board:Leaderboard) -> Verdict:
     runs, sample, by_rows, _ = board.judged
     best, score, luck = frame.index[0], float(frame["score"].iloc[0]), sample.corrected()
     top = int(np.nanargmax(sample.scores))
-    lower = float(sample.scores[top]) - score # of what won among all that was tried
+    won = float(sample.scores[top]) # among all that was tried
+    lower = won - score if won != score else 0.0 # even if both are infinite
     before = runs[top].id if lower > 1e-12 else ""
     corrected = Interval(*(end - lower for end in luck)) if len(runs) > 1 else Interval(*frame[["score", "low", "high"]].iloc[0])
-    return Verdict(best, score, corrected, len(runs), int(frame["among_best"].sum()) - 1, by_rows, before)
+    return Verdict(best, score, corrected, len(runs), max(0, int(frame["among_best"].sum()) - 1), by_rows, before)
 
 # %% ../nbs/api/380_leaderboard.ipynb #16aade99
 SHOWN = 50 # variants of a board in a notebook
@@ -334,7 +315,7 @@ def _size(value:float) -> str:
     power = min(int(math.log(max(value, 1), 1024)), 3)
     return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
-def _number(value:float, sign:str="") -> str: return f"{value:{sign}.4f}" if math.isfinite(value) else ""
+def _number(value:float, sign:str="") -> str: return "" if math.isnan(value) else f"{value:{sign}.4f}"
 def _between(low:float, high:float, sign:str="") -> str: return f"{_number(low, sign)} to {_number(high, sign)}" if math.isfinite(low + high) else ""
 
 def _mark(name:str, row:Any, best:str) -> str:
@@ -349,7 +330,7 @@ def _lines(board:Leaderboard) -> list[list[str]]:
     "The board as text, cell by cell."
     best = board.verdict.best
     return [[name, _number(row["score"]), _between(row["low"], row["high"]), *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
-             _seconds(row["fit_seconds"]) if math.isfinite(row["score"]) else "", _seconds(row["predict_seconds_per_row"]), _size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
+             "" if math.isnan(row["score"]) else _seconds(row["fit_seconds"]), _seconds(row["predict_seconds_per_row"]), _size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
 
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""

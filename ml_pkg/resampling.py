@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'SHARES_EXPLAINED', 'TABLES', 'RANKS', 'METRICS', 'DRAWS', 'WIDENING', 'Answers', 'Metric', 'Table',
-           'highest', 'Sample', 'resampled', 'FoldScores']
+           'highest', 'Sample', 'resampled', 'FoldScores', 'means_the_same', 'sampled']
 
 # %% ../nbs/api/283_resampling.ipynb #e4e98876
 import functools
@@ -12,14 +12,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .errors import InvalidData
+from .errors import InvalidData, MlPkgError
 from .intervals import LEVEL, Interval, mean_interval
 from .model import probability_name
+
+if TYPE_CHECKING:
+    from ml_pkg.experiment import Experiment
+    from ml_pkg.run import Run
 
 # %% ../nbs/api/283_resampling.ipynb #238a7c71
 @dataclass(frozen=True)
@@ -336,10 +340,10 @@ class Sample:
 
     def corrected(self, level:float=LEVEL) -> Interval:
         "Of the best, without what it won by being chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018)."
-        if np.isnan(self.scores).all(): return Interval(math.nan, -math.inf, math.inf)
+        if not np.isfinite(best := _best(self.scores)): return Interval(best, -math.inf, math.inf)
         fair = float(np.nanmean(self.winners))
-        found = _around(np.nanmax(self.scores) - (np.nanmax(self.pooled) - fair), fair, self.winners, level)
-        return Interval(found.mean, found.low, min(found.high, self.highest))
+        found = _around(best - (np.nanmax(self.pooled) - fair), fair, self.winners, level)
+        return Interval(*(min(end, self.highest) for end in found)) # winners may be luckier on the rows left out than any score can be
 
     def only(self, places:Sequence[int]) -> "Sample": return replace(self, scores=self.scores[places], pooled=self.pooled[places], draws=self.draws[:, places]) # some of the variants; the winners are still those of all
 
@@ -351,6 +355,9 @@ class Sample:
         return known
 
 # %% ../nbs/api/283_resampling.ipynb #c85caec1
+def _best(scores:np.ndarray) -> float: return float(np.nanmax(scores)) if not np.isnan(scores).all() else math.nan
+
+# %% ../nbs/api/283_resampling.ipynb #4c43ccba
 WIDENING = 1 + 1 / math.pi # halfway between fits that share no luck and fits that share all they can
 
 def _on(weights:np.ndarray, sums:np.ndarray, metric:Metric) -> np.ndarray:
@@ -428,7 +435,8 @@ class FoldScores:
     held_out: float       # rows scored in a fold over rows fitted on
 
     @property
-    def scores(self) -> np.ndarray: return self.values.mean(axis=1)
+    def scores(self) -> np.ndarray:
+        with np.errstate(invalid="ignore"): return self.values.mean(axis=1)
 
     def only(self, places:Sequence[int]) -> "FoldScores": return replace(self, values=self.values[places]) # some of the variants
 
@@ -438,17 +446,18 @@ class FoldScores:
 
     def difference(self, place:int, baseline:int, level:float=LEVEL) -> Interval:
         "Of what a variant has above another on the same folds."
-        return mean_interval(self.values[place] - self.values[baseline], self.held_out, level)
+        with np.errstate(invalid="ignore"): return mean_interval(self.values[place] - self.values[baseline], self.held_out, level) # infinite both, they have no difference
 
     def corrected(self, level:float=LEVEL) -> Interval:
         "Of the best, less what the best of each fold has above it there (Tibshirani and Tibshirani 2009)."
-        if np.isnan(self.scores).all(): return Interval(math.nan, -math.inf, math.inf)
+        if not np.isfinite(score := _best(self.scores)): return Interval(score, -math.inf, math.inf)
         best, known = int(np.nanargmax(self.scores)), np.isfinite(self.scores)
         bias = float((self.values[known].max(axis=0) - self.values[best]).mean())
         return Interval(*(end - bias for end in self.interval(best, level)))
 
     def among_the_best(self, level:float=LEVEL) -> np.ndarray:
         "Which variants no other is above by the corrected resampled t test (Nadeau and Bengio 2003) at a level shared out among all others (Bonferroni)."
+        if np.isposinf(self.scores).any(): return np.isposinf(self.scores)
         known = np.isfinite(self.scores)
         if known.sum() > 1 and self.values.shape[1] > 1: known[known] = _below_none(self.values[known], self.held_out, 1 - (1 - level) / (known.sum() - 1))
         return known
@@ -462,3 +471,32 @@ def _below_none(values:np.ndarray, held_out:float, level:float) -> np.ndarray:
         error = np.sqrt(leads.var(axis=1, ddof=1) * (1 / count + held_out))
         found.append(not (leads.mean(axis=1) > t.ppf(level, count - 1) * error + 1e-12).any())
     return np.array(found)
+
+# %% ../nbs/api/283_resampling.ipynb #27d04d31
+def means_the_same(
+    run:"Run",
+    reference:"Run",
+    metric:str,       # its name in both
+) -> bool:
+    "Whether a metric is the same one in two runs, and not only called the same."
+    meaning = reference.meanings.get(metric)
+    return metric in run.metrics and (run.content == reference.content or meaning is not None and run.meanings.get(metric) == meaning)
+
+class _Predictions(Sequence):
+    "Out-of-fold predictions of runs, each read when it is asked for."
+    def __init__(self, runs:Sequence["Run"]): self.runs = runs
+    def __len__(self) -> int: return len(self.runs)
+
+    def __getitem__(self, place:int) -> pd.DataFrame | None:
+        try: return self.runs[place].predictions
+        except MlPkgError: return None # deleted, or damaged: it counts no more
+
+def sampled(
+    experiment:"Experiment", # of one of the runs: its rows are those of all
+    runs:Sequence["Run"],    # scored alike
+    metric:str,
+) -> Sample | None:
+    "Scores of runs on rows drawn at random, if rows can be, and the metric can be told from predictions."
+    dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)
+    if dataset.time is not None or len(dataset.target) > 1 or not isinstance(declared, str): return None
+    return resampled(declared, dataset.y, _Predictions(runs), [each.summary[metric][0] for each in runs], dataset.weights, dataset.groups)
