@@ -408,28 +408,41 @@ def plot_curve(
 
 # %% ../nbs/api/282_plots.ipynb #2e2ace7a
 def plot_history(
-    history:pd.DataFrame, # one row a run: started (a time, or text in ISO 8601), and the metric
+    history:pd.DataFrame, # one row a run: started (a time, or text in ISO 8601), the metric, and varied (bool) for variants of what was declared
     metric:str,           # the column with its scores
     ax:"Axes|None"=None,
 ) -> "Axes":
-    "The score of each run over time, and the best so far. Raises `UnknownName`."
+    "The score of each run over time, and the best so far of what was declared; variants stand apart from it. Raises `UnknownName`."
     if metric not in history: raise UnknownName(f"no score '{metric}'.{did_you_mean(metric, history.columns, 'columns')}")
-    ax = _axes(ax, 3.6)
-    found = pd.DataFrame({"started": pd.to_datetime(history["started"], utc=True, format="ISO8601").dt.tz_localize(None), "score": history[metric].astype(float)})
-    found = found[np.isfinite(found["score"])].sort_values("started", kind="stable")
+    ax, found = _axes(ax, 3.6), _over_time(history, metric)
     if found.empty: return _empty(ax, "no run has a score")
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    started, score, best = found["started"].to_numpy(), found["score"].to_numpy(), found["score"].cummax().to_numpy()
+    own, variants = found[~found["varied"]], found[found["varied"]]
+    ax.scatter(variants["started"].to_numpy(), variants["score"], s=14, facecolors="none", edgecolors=REST, linewidths=0.8, alpha=0.7)
+    if len(own): _draw_best_so_far(ax, own["started"].to_numpy(), own["score"].to_numpy())
+    ax.set_ylim(_view(found["score"]))
+    _scale_time(ax)
+    ax.set(xlabel="started (UTC)", ylabel=_cut(metric, 40))
+    _say(ax, _left_out(len(found), len(found), len(history)) + ["blue: the best so far"] * (len(own) > 1) + [f"hollow: {len(variants)} variant{'s' * (len(variants) > 1)}, apart from what was declared"] * (len(variants) > 0))
+    return ax
+
+def _over_time(history:pd.DataFrame, metric:str) -> pd.DataFrame:
+    "The runs that have a score: started, score, varied; in order of time."
+    varied = history["varied"].astype(bool) if "varied" in history else False
+    found = pd.DataFrame({"started": pd.to_datetime(history["started"], utc=True, format="ISO8601").dt.tz_localize(None), "score": history[metric].astype(float), "varied": varied})
+    return found[np.isfinite(found["score"])].sort_values("started", kind="stable")
+
+def _draw_best_so_far(ax:"Axes", started:np.ndarray, score:np.ndarray) -> None:
+    "Runs in order of time, with those that were better than all before."
+    best = np.maximum.accumulate(score)
     is_new = np.diff(best, prepend=-np.inf) > 0
     ax.plot(started, best, color=BEST, linewidth=1.5, drawstyle="steps-post")
     ax.scatter(started, score, c=np.where(is_new, BEST, REST).tolist(), s=np.where(is_new, 36, 18), zorder=3)
-    ax.set_ylim(_view(score))
+
+def _scale_time(ax:"Axes") -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     ax.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=7))
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     ax.grid(axis="y", color=GRID if _ink(ax) == INK else REST, linewidth=0.6)
-    ax.set(xlabel="started (UTC)", ylabel=_cut(metric, 40))
-    _say(ax, _left_out(len(found), len(found), len(history)) + ["blue: the best so far"] * (len(found) > 1))
-    return ax
 
 # %% ../nbs/api/282_plots.ipynb #6a78acfa
 DRAWN = 2000 # points that a picture has at most
