@@ -45,7 +45,7 @@ def _parsed(where:str) -> ast.expr:
     try: return ast.parse(where.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_mended(where) or _HOW}") from error
 
-# %% ../nbs/api/015_conditions.ipynb #af2c8efd
+# %% ../nbs/api/015_conditions.ipynb #e26659d1
 _HOW = """Write comparisons as in Python, such as: accuracy > 0.9 and (status == "finished" or "candidate" in tags)"""
 _SLIPS = { # what was forgotten, beside texts in quotes -> what stands there then, and what to say
     r"(?<![=!<>:])=(?!=)": ("==", "Two values are compared by =="),
@@ -67,6 +67,7 @@ def _mended(where:str) -> str:
         return f"{why}: {mended}"
     return ""
 
+# %% ../nbs/api/015_conditions.ipynb #f8a2fd70
 def _check_not_two_names(left:ast.expr, how:ast.cmpop, right:ast.expr, named:Callable) -> None:
     "Raise `InvalidQuery` for a word that was to be a text, and has no quotes around it."
     if not (isinstance(left, ast.Name) and isinstance(right, ast.Name)): return
@@ -79,7 +80,7 @@ def _is_known(name:str, named:Callable) -> bool:
     try: return bool(named(name))
     except KeyError: return False # as `UnknownName` is one
 
-# %% ../nbs/api/015_conditions.ipynb #0fecb41f
+# %% ../nbs/api/015_conditions.ipynb #636926a1
 def _condition(node:ast.expr, named:Callable) -> Asked:
     if isinstance(node, ast.BoolOp): return _joined("OR" if isinstance(node.op, ast.Or) else "AND", [_condition(each, named) for each in node.values])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not): return _not(_condition(node.operand, named))
@@ -119,7 +120,7 @@ def _turned(how:ast.cmpop) -> ast.cmpop:
     "The comparison with its sides exchanged."
     return {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}.get(type(how), type(how))()
 
-# %% ../nbs/api/015_conditions.ipynb #e132da43
+# %% ../nbs/api/015_conditions.ipynb #c379d9a9
 def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
     "A name among constants, a constant among the tags, or a piece of a text."
     if isinstance(right, (ast.List, ast.Tuple, ast.Set)): return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])

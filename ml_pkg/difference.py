@@ -69,6 +69,7 @@ def _changed_lines(one:str, other:str) -> str:
     lines = ([] if each == ABSENT else each.removeprefix("code ").splitlines() for each in (one, other))
     return "\n".join(list(difflib.unified_diff(*lines, lineterm="", n=2))[2:])
 
+# %% ../nbs/api/284_difference.ipynb #f7043871
 def _library_versions(found:Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     "Libraries of which nothing but the version differs, among the components."
     matches = [(_LIBRARY.match(one), _LIBRARY.match(other)) for one, other in found.values()]
@@ -126,6 +127,7 @@ class Matched(NamedTuple):
         in_order = self.pairs.dropna().sort_values("one")["other"].is_monotonic_increasing
         return {"rows_added": len(added), "rows_removed": len(removed), "first_added": _first(self.other, added), "first_removed": _first(self.one, removed), "reordered": not (in_order or len(added) or len(removed))}
 
+# %% ../nbs/api/284_difference.ipynb #9b153b30
 def _first(rows:"pd.DataFrame", places:"pd.Series") -> "pd.DataFrame": return rows.iloc[places[:SHOWN]].set_axis(places[:SHOWN].tolist()) # by number, as predictions are
 
 def _are_same_rows(one:"Run", other:"Run") -> bool:
@@ -138,6 +140,7 @@ def _check_finished(*runs:"Run") -> None:
     failed = next((run.id for run in runs if run.status == "failed"), None)
     if failed: raise NotFound(f"run {failed} failed, and kept neither its rows nor predictions")
 
+# %% ../nbs/api/284_difference.ipynb #df165c8c
 def _matched(one:"Run", other:"Run") -> Matched:
     "The rows of both runs, held against each other. Raises `NotFound` if they are not at hand, or have nothing in common."
     _check_finished(one, other)
@@ -185,6 +188,7 @@ class DataDifference:
                  "dtypes": {name: list(pair) for name, pair in dict(self.dtypes).items()}, "rows_added": self.rows_added, "rows_removed": self.rows_removed, "reordered": self.reordered}
         return found | {name: _records(some) for name, some in (("first_added", self.first_added), ("first_removed", self.first_removed)) if some is not None}
 
+# %% ../nbs/api/284_difference.ipynb #b9bc3900
 def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
     "Rows as JSON can hold them."
     return [{str(name): _as_json(value) for name, value in row.items()} for row in frame.to_dict("records")]
@@ -277,6 +281,7 @@ def _compared(
     sides, largest = both["_merge"].value_counts(), max(size for _, size in parts)
     return PredictionDifference(len(found) * len(names), changed if len(names) > 1 else changed.drop(columns="target"), int(sides["left_only"]), int(sides["right_only"]), float(largest) if largest > 0 else None)
 
+# %% ../nbs/api/284_difference.ipynb #bc3e3d1d
 def _probability_changes(found:"pd.DataFrame", one:"pd.DataFrame", other:"pd.DataFrame") -> "pd.Series | None":
     "The largest change of a class's probability in each row; a class that one of the two did not know had none. None if one has no probabilities."
     import pandas as pd
@@ -322,6 +327,7 @@ class ScoreDifference:
 
     def to_dict(self) -> dict[str, Any]: return {"one": _as_json(self.one), "other": _as_json(self.other), "difference": _as_json(self.difference), "interval": self.ends and list(self.ends), "method": self.method}
 
+# %% ../nbs/api/284_difference.ipynb #648ec40d
 def _score(value:float|None) -> str: return "no score" if value is None else f"{value:.4f}"
 
 def _scores(one:"Run", other:"Run") -> dict[str, ScoreDifference]:
@@ -329,6 +335,7 @@ def _scores(one:"Run", other:"Run") -> dict[str, ScoreDifference]:
     names = [name for name in {**one.fold_scores, **other.fold_scores} if repr(one.fold_scores.get(name)) != repr(other.fold_scores.get(name))] # as text, where nan is nan
     return {name: ScoreDifference(*(run.summary.get(name, (None,))[0] if run.fold_scores.get(name) else None for run in (one, other)), *_interval(one, other, name)) for name in names}
 
+# %% ../nbs/api/284_difference.ipynb #32d6d7b4
 def _interval(one:"Run", other:"Run", metric:str) -> tuple[Interval|None, str]:
     "Of what the other has above the one, and how it was found; nothing for runs that were not scored alike."
     values = [run.fold_scores.get(metric, []) for run in (one, other)]
@@ -413,6 +420,7 @@ def commit_of(
     digest = run.row.get("git_difference")
     return f"{(run.row['git_commit'] or 'none')[:12]}{f' with changes {digest[:8]}' if digest else ' with changes' if run.row['git_dirty'] else ''}"
 
+# %% ../nbs/api/284_difference.ipynb #15ac6563
 def _commits(one:"Run", other:"Run") -> tuple[str, str] | tuple[()]:
     "The commits, if they differ; a run that took over results does not say from which commit it was asked to."
     if any(run.row["reuses"] and not run.row["git_commit"] for run in (one, other)): return ()
@@ -422,10 +430,12 @@ def _status(run:"Run") -> str: return f"{run.status}: {run.row['error']}" if run
 
 def _apart(one:Any, other:Any) -> tuple: return (one, other) if one != other else ()
 
+# %% ../nbs/api/284_difference.ipynb #546f33a8
 def _environment(run:"Run") -> dict[str, str]: return {**run.packages, "threads of a fit": str(run.row["threads"])}
 
 def _parameters(run:"Run") -> dict[str, str]: return {"seed": f"int {run.row['seed']}", **{f"estimator.{name}": re.sub(r" at 0x[0-9a-f]+", "", value) for name, value in run.parameters.items()}}
 
+# %% ../nbs/api/284_difference.ipynb #90805d82
 def difference(
     one:"Run",
     other:"Run",
@@ -469,6 +479,7 @@ def _page(found:RunDifference) -> str:
         "not known": "".join(f"<div>{escape(line)}</div>" for line in found.unknown)}
     return definition(found.title, {}) + "".join(f"<div style='margin:6px 0'><b>{title}</b>{content}</div>" for title, content in parts.items() if content)
 
+# %% ../nbs/api/284_difference.ipynb #fba8b2da
 def _table(header:Iterable[str], rows:Iterable[Iterable]) -> str:
     rows = list(rows)
     return table(header, rows) if rows else ""

@@ -84,7 +84,7 @@ class StepReport:
     @property
     def line(self) -> str: return self.what if self.outcome else f"{self.what:22}  spent {self.spent:8.3f} s  saved {self.saved:8.3f} s"
 
-# %% ../nbs/api/270_explanation.ipynb #9cd1af7b
+# %% ../nbs/api/270_explanation.ipynb #25832da7
 @dataclass(frozen=True)
 class Explanation:
     "What was computed, what was reused, and why."
@@ -111,7 +111,7 @@ class Earlier(NamedTuple):
     components: dict[str, str]   # of its key
     steps: list[str]             # their names, in order
 
-# %% ../nbs/api/270_explanation.ipynb #2c40baca
+# %% ../nbs/api/270_explanation.ipynb #6e252dfa
 def explained(
     title:str,
     timings:list[dict],               # rows of a run: fold, place, step, seconds, outcome
@@ -128,6 +128,7 @@ def _report(name:str, until:list[str], timings:list[dict], components:dict[str, 
     why = _why(until, components, earlier) if of("computed") else ""
     return StepReport(name, len(of("computed")), len(of("reused")), sum(of("computed")), sum(of("reused")), why)
 
+# %% ../nbs/api/270_explanation.ipynb #829b6b94
 def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> str:
     if not components: return "the run has no key, so nothing could be looked up"
     had = [upstream(other.components, _until(other.steps, until[-1])) for other in earlier if until[-1] in other.steps]
@@ -141,7 +142,7 @@ def _told_once(found:dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     then, now = (set(side.split(", ")) for side in found[BEFORE])
     return {path: pair for path, pair in found.items() if not any(_is_within(path, name) for name in then ^ now)}
 
-# %% ../nbs/api/270_explanation.ipynb #d28e1bf7
+# %% ../nbs/api/270_explanation.ipynb #f1bc124a
 NOWHERE = ""              # no step was begun, or it cannot be told which
 _FITTING = "_advance"     # the function in which a step is fitted
 _TRANSFORMING = ("fit_and_transform", "_applied") # what it calls for every step but the last
@@ -149,12 +150,14 @@ _AFTERWARDS = {"_predictions": "predict", "_score": "score"} # functions that co
 _STEP = re.compile(r"""\(('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"), ('passthrough'|None)?""") # its name as `repr` writes it, and what does nothing
 _FRAME = re.compile(r'File "([^"]+)", line \d+, in (\S+)(?:\n    (.+))?') # file, function, the line that it was at
 
+# %% ../nbs/api/270_explanation.ipynb #4e6c5a79
 def declared_steps(
     parameters:dict[str, str], # of an estimator, as they are recorded
 ) -> list[str]:                # names in order, without those that do nothing
     "The steps of a pipeline; any other estimator is one step."
     return [ast.literal_eval(name) for name, idle in _STEP.findall(parameters.get("steps", "")) if not idle] or [WHOLE]
 
+# %% ../nbs/api/270_explanation.ipynb #055a02c0
 def failing_step(
     steps:list[str],           # names, in order
     components:dict[str, str], # of the run's key
@@ -170,6 +173,7 @@ def failing_step(
     if inside and inside[0][1] not in _TRANSFORMING: return steps[-1]
     return _passed_through(steps, components, inside)
 
+# %% ../nbs/api/270_explanation.ipynb #fa1f4e7c
 def _named_first(steps:list[str], error:str) -> str:
     "The step that the message begins with."
     return next((name for name in steps if re.match(rf"\w+: {re.escape(name)}(:| cannot take )", error)), NOWHERE)
@@ -180,6 +184,7 @@ def _passed_through(steps:list[str], components:dict[str, str], frames:list[tupl
         if len(found := [name for name in steps if _has_code(name, components, *frame)]) == 1: return found[0]
     return NOWHERE
 
+# %% ../nbs/api/270_explanation.ipynb #9ff32cb5
 def _has_code(step:str, components:dict[str, str], file:str, function:str, line:str) -> bool:
     "Whether a frame is in the code of a step: in its module of a library, or in a method of its own."
     module = file.replace("\\", "/").removesuffix(".py").replace("/", ".")
@@ -196,7 +201,7 @@ def _holds(code:str, line:str) -> bool:
     held = {each.strip() for each in code.removeprefix("code ").splitlines()}
     return code.startswith("code bytecode") or all(each.strip() in held for each in written.splitlines())
 
-# %% ../nbs/api/270_explanation.ipynb #f3ae8cc6
+# %% ../nbs/api/270_explanation.ipynb #278492a9
 AGAIN = "as in an earlier run: reused where it was kept"
 
 def explained_failure(

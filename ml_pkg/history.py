@@ -65,6 +65,7 @@ def _condition(connection:sqlite3.Connection, experiment:str, where:str) -> Aske
 
 _ALL = Asked("runs", [])
 
+# %% ../nbs/api/292_history.ipynb #7493b601
 def _sorted(connection:sqlite3.Connection, order:str) -> tuple[Asked, Asked]:
     "Tables to read, and the order of what is read. By a metric only the runs that computed it are listed: those that took it over are the same result again."
     name, direction = order.removeprefix("-"), "DESC" if order.startswith("-") else "ASC"
@@ -75,6 +76,7 @@ def _sorted(connection:sqlite3.Connection, order:str) -> tuple[Asked, Asked]:
     number = f"number({term.sql}) {direction}, " if term.is_written else ""
     return _ALL, Asked(f"{number}{term.sql} {direction}, runs.number DESC", [*term.values, *(term.values if number else ())])
 
+# %% ../nbs/api/292_history.ipynb #ccc7aad9
 def run_list(
     experiment:str="", # only those of one name
     where:str="",      # a condition, such as 'accuracy > 0.9 and "candidate" in tags'
@@ -90,6 +92,7 @@ def run_list(
         rows = _found(connection, f"SELECT runs.*, {STARRED} AS starred FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?", [*source.values, *condition.values, *ordered.values, limit, offset])
         return _described(connection, rows)
 
+# %% ../nbs/api/292_history.ipynb #0574e2a2
 def run_count(experiment:str="", where:str="") -> int:
     "How many runs there are. Raises `InvalidQuery`, `UnknownName`."
     workspace = Workspace.current()
@@ -104,6 +107,7 @@ def _found(connection:sqlite3.Connection, statement:str, values:list) -> list[sq
         if error.sqlite_errorcode != sqlite3.SQLITE_ERROR: raise # of the disk
         raise InvalidQuery(f"the condition is too long, or nested too deeply ({error})") from error
 
+# %% ../nbs/api/292_history.ipynb #a44fdd60
 def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> list[dict]:
     "Runs with their mean scores and tags."
     owners, ids = json.dumps([row["reuses"] or row["id"] for row in rows]), json.dumps([row["id"] for row in rows])
@@ -163,6 +167,7 @@ class History:
         shown = self.frame.drop(columns=["experiment", "varied", "key"]).reset_index()
         return table(shown.columns, shown.astype(object).to_numpy().tolist())
 
+# %% ../nbs/api/292_history.ipynb #be439463
 def history(
     experiment:str, # its name
 ) -> History:
@@ -170,6 +175,7 @@ def history(
     frame = runs(experiment)[::-1]
     return History(experiment, frame.assign(changed=changes(list(frame.index), in_turn=True)))
 
+# %% ../nbs/api/292_history.ipynb #d84c5627
 def changes(
     ids:list[str],     # of runs
     in_turn:bool=False, # a run that varies none is held against the one before it
@@ -185,6 +191,7 @@ def changes(
 
 _PLACE, _STEP = re.compile(r" at 0x[0-9a-f]+"), "(…)" # where a function stood in memory; how a step is written
 
+# %% ../nbs/api/292_history.ipynb #42bb482b
 def changed(before:dict[str, str], after:dict[str, str]) -> str:
     "The parameters that are not those of before. Of a step that is another, or is not there, only that is told."
     if not before or not after: return ""

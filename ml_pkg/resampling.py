@@ -89,6 +89,7 @@ def _brier(said:Answers) -> np.ndarray:
 
 def _right(said:Answers) -> np.ndarray: return (said.true & said.predicted).any(axis=1)
 
+# %% ../nbs/api/283_resampling.ipynb #c6c337ac
 LOSSES = {
     "accuracy": Metric(_answer, lambda said: _with_ones(_right(said)), _mean),
     "neg_mean_absolute_error": _loss(lambda said: np.abs(said.error)),
@@ -136,6 +137,7 @@ def _recall(table:Table) -> np.ndarray: return _ratio(table.both, table.true)
 def _f1(table:Table) -> np.ndarray: return _ratio(2 * table.both, table.true + table.predicted)
 def _jaccard(table:Table) -> np.ndarray: return _ratio(table.both, table.true + table.predicted - table.both)
 
+# %% ../nbs/api/283_resampling.ipynb #a76f7020
 def _macro(by_class:Callable) -> Callable:
     "The mean over the classes that are there."
     def score(table:Table) -> np.ndarray:
@@ -147,6 +149,7 @@ def _micro(by_class:Callable) -> Callable: return lambda table: by_class(Table(*
 def _weighted(by_class:Callable) -> Callable: return lambda table: _ratio((by_class(table) * table.true).sum(axis=-1), table.true.sum(axis=-1))
 def _of_one(by_class:Callable) -> Callable: return lambda table: by_class(table)[..., 0] # of a table that has one class
 
+# %% ../nbs/api/283_resampling.ipynb #48d5eb94
 def _balanced_accuracy(table:Table) -> np.ndarray: return _ratio(_recall(table).sum(axis=-1), (table.true > 0).sum(axis=-1).astype(table.true.dtype))
 
 def _matthews(table:Table) -> np.ndarray:
@@ -299,6 +302,7 @@ def _share_reached(luck:np.ndarray, place:int, precision:np.ndarray, lead:float)
         return np.count_nonzero(found.max(axis=1) >= lead)
     return sum(map(reached, _batches(len(luck), _BLOCK // luck.shape[1]))) / len(luck)
 
+# %% ../nbs/api/283_resampling.ipynb #d2deb467
 def _is_kept(luck:np.ndarray, place:int, precision:np.ndarray, lead:float, level:float) -> bool:
     "Whether luck explains a lead. A hundred draws often settle it (Besag and Clifford 1991): one above the level passes none of them with a probability below 1 in 10,000."
     if lead <= 1: return True # a standard error is never much
@@ -357,7 +361,7 @@ class Sample:
 # %% ../nbs/api/283_resampling.ipynb #c85caec1
 def _best(scores:np.ndarray) -> float: return float(np.nanmax(scores)) if not np.isnan(scores).all() else math.nan
 
-# %% ../nbs/api/283_resampling.ipynb #4c43ccba
+# %% ../nbs/api/283_resampling.ipynb #dea19cf8
 WIDENING = 1 + 1 / math.pi # halfway between fits that share no luck and fits that share all they can
 
 def _on(weights:np.ndarray, sums:np.ndarray, metric:Metric) -> np.ndarray:
@@ -371,6 +375,7 @@ def _winners(draws:np.ndarray, left_out:np.ndarray) -> np.ndarray:
     best = np.where(np.isnan(draws), -np.inf, draws).argmax(axis=1)
     return np.take_along_axis(left_out, best[:, None], axis=1)[:, 0].astype(float)
 
+# %% ../nbs/api/283_resampling.ipynb #7ae884e3
 def _summed(metric:Metric, facts:_Rows, frames:Iterable[tuple[int, pd.DataFrame]]) -> Iterator[tuple[int, np.ndarray]]:
     "What is summed, of each variant that has what the metric needs; a variant's predictions are let go before the next are read."
     needed, expected = set(metric.needs(facts.labels)), np.flatnonzero(facts.unit >= 0)
@@ -389,6 +394,7 @@ def _batched(summed:Iterable[tuple[int, np.ndarray]]) -> Iterator[list]:
         batch.append((place, sums))
     if batch: yield batch
 
+# %% ../nbs/api/283_resampling.ipynb #ff7faccb
 def _drawn(metric:Metric, summed:Iterable[tuple[int, np.ndarray]], counts:np.ndarray, factor:float) -> tuple[list[int], list[np.ndarray]]:
     "Places of the variants; their scores on all rows, on those drawn and on those left out."
     places, found = [], []
@@ -405,6 +411,7 @@ def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
     found[..., there] = values
     return found
 
+# %% ../nbs/api/283_resampling.ipynb #28e2ac21
 def resampled(
     metric:str,                              # a scorer's name
     y:pd.Series,                             # the target of all rows of the dataset
@@ -472,7 +479,7 @@ def _below_none(values:np.ndarray, held_out:float, level:float) -> np.ndarray:
         found.append(not (leads.mean(axis=1) > t.ppf(level, count - 1) * error + 1e-12).any())
     return np.array(found)
 
-# %% ../nbs/api/283_resampling.ipynb #27d04d31
+# %% ../nbs/api/283_resampling.ipynb #5ded0126
 def means_the_same(
     run:"Run",
     reference:"Run",
