@@ -20,9 +20,9 @@ import pandas as pd
 
 from .display import table
 from .errors import InvalidDeclaration, UnknownName, WorkspaceUnusable, did_you_mean
-from .intervals import Interval, mean_interval
+from .intervals import Interval
 from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
-from .resampling import FoldScores, Sample, means_the_same, sampled
+from .resampling import FoldScores, Sample, interval_of_folds, means_the_same, sampled
 from .row_metrics import highest
 from .run import Run, runs_on
 from .sweeping import Result
@@ -46,7 +46,7 @@ class Judged(NamedTuple):
 
     def place(self, run:Run) -> int: return self.places[run.content] # or one of equal results
 
-# %% ../nbs/api/380_leaderboard.ipynb #f743a564
+# %% ../nbs/api/380_leaderboard.ipynb #b1585c50
 def judged(
     experiment:"Experiment", # one of those that are judged: its rows are those of all
     run:Run,                 # of that
@@ -104,7 +104,7 @@ class Pictures:
         if len(dataset.target) > 1: raise InvalidDeclaration(f"the dataset has {len(dataset.target)} targets ({', '.join(dataset.target)}), and a picture shows one")
         return plot_outcome(dataset.y.iloc[found["row"]].reset_index(drop=True), found["prediction"].reset_index(drop=True), self.board.best.run.row["task"] == "classification", ax)
 
-# %% ../nbs/api/380_leaderboard.ipynb #14b9efda
+# %% ../nbs/api/380_leaderboard.ipynb #f432368d
 def _curve(board:"Leaderboard", axis:str) -> pd.DataFrame:
     "Scores with their intervals, by the value that each variant has on an axis."
     values = [_value(each, axis) for each in board if each.run.status == "finished"]
@@ -119,7 +119,7 @@ def _value(result:Result, axis:str) -> Any:
     if axis not in parameters: raise UnknownName(f"'{axis}' is not a parameter of {result.name}.{did_you_mean(axis, [*parameters, 'train_size'], 'parameters')}")
     return parameters[axis]
 
-# %% ../nbs/api/380_leaderboard.ipynb #357d3961
+# %% ../nbs/api/380_leaderboard.ipynb #6d42554a
 def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     "Parameters that are not the same in all variants: of each variant its value, missing where it has no such parameter."
     def plain(value:Any) -> Any: return value if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
@@ -148,7 +148,7 @@ class Verdict(NamedTuple):
 
 def _ends(interval:Interval) -> str: return f" ({interval.low:.4f} to {interval.high:.4f})" if math.isfinite(interval.low + interval.high) else ""
 
-# %% ../nbs/api/380_leaderboard.ipynb #196d787d
+# %% ../nbs/api/380_leaderboard.ipynb #80fac06e
 @dataclass(frozen=True, eq=False, repr=False)
 class Leaderboard:
     """Variants that ran, the best on top, with what can be said of them.
@@ -265,7 +265,7 @@ def _frame(board:Leaderboard) -> pd.DataFrame:
     order = np.lexsort([np.arange(len(found)), -found["score"], ~found["comparable"], found["score"].isna()])
     return found.iloc[order]
 
-# %% ../nbs/api/380_leaderboard.ipynb #2a4fb3aa
+# %% ../nbs/api/380_leaderboard.ipynb #8549cbdc
 def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     "One variant."
     run, reference, board_judged = result.run, board._reference, board.judged
@@ -284,10 +284,9 @@ def _alone(result:Result, metric:str) -> Interval:
     "The score of a variant by itself, told from its folds."
     run = result.run
     if metric not in run.metrics: return Interval(math.nan, math.nan, math.nan)
-    found = mean_interval(run.fold_scores[metric], run.row["held_out"] or 0.0)
-    return Interval(found.mean, found.low, min(found.high, highest(dict(result.experiment.evaluation.metrics).get(metric, metric))) if math.isfinite(found.high) else found.high)
+    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(dict(result.experiment.evaluation.metrics).get(metric, metric)))
 
-# %% ../nbs/api/380_leaderboard.ipynb #2dd49a71
+# %% ../nbs/api/380_leaderboard.ipynb #5bf9dceb
 def _among_best(board:Leaderboard) -> list[bool]:
     "Which variants of the board cannot be told from the best of the board."
     if board.judged is None: return [False] * len(board.results)
@@ -296,7 +295,7 @@ def _among_best(board:Leaderboard) -> list[bool]:
     found = dict(zip((each.name for each in beside), board.judged.sample.only(places).among_the_best(), strict=True))
     return [bool(found.get(each.name, False)) for each in board.results]
 
-# %% ../nbs/api/380_leaderboard.ipynb #ffa19f98
+# %% ../nbs/api/380_leaderboard.ipynb #1b1f7382
 def _verdict(board:Leaderboard) -> Verdict:
     frame = board.frame[board.frame["comparable"]]
     if not len(frame) or frame["score"].isna().all(): return Verdict("", math.nan, Interval(math.nan, math.nan, math.nan), 0, 0, False, "")
@@ -326,7 +325,7 @@ def _size(value:float) -> str:
 def _number(value:float, sign:str="") -> str: return "" if math.isnan(value) else f"{value:{sign}.4f}"
 def _between(low:float, high:float, sign:str="") -> str: return f"{_number(low, sign)} to {_number(high, sign)}" if math.isfinite(low + high) else ""
 
-# %% ../nbs/api/380_leaderboard.ipynb #f5b354ca
+# %% ../nbs/api/380_leaderboard.ipynb #672a4119
 def _mark(name:str, row:Any, best:str) -> str:
     "What is to be said of a variant in a few words."
     if row["error"]: return row["error"].splitlines()[0]
@@ -341,7 +340,7 @@ def _lines(board:Leaderboard) -> list[list[str]]:
     return [[name, _number(row["score"]), _between(row["low"], row["high"]), *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
              "" if math.isnan(row["score"]) else _seconds(row["fit_seconds"]), _seconds(row["predict_seconds_per_row"]), _size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
 
-# %% ../nbs/api/380_leaderboard.ipynb #13400f74
+# %% ../nbs/api/380_leaderboard.ipynb #049bdffd
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""
     return f"<div><b>{escape(str(board.verdict))}</b></div>{table(_header(board), _lines(board)[:shown])}{more}"
@@ -351,7 +350,7 @@ def _text(board:Leaderboard) -> str:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join([str(board.verdict), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
 
-# %% ../nbs/api/380_leaderboard.ipynb #aacf5169
+# %% ../nbs/api/380_leaderboard.ipynb #2324b316
 def _markdown(header:list[str], lines:list[list[str]]) -> str:
     def line(cells:Sequence[str]) -> str: return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, lines)])

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .difference import commit_of, dataset_at_hand
 from .errors import MissingExtra, MlPkgError, listed, optional
-from .intervals import Interval, mean_interval
+from .intervals import Interval
+from .resampling import interval_of_folds
 from .row_metrics import highest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def fact_list(
     known = [(name, str(value)) for name, value in pairs if value not in (None, "")]
     return f"<dl class='facts'>{''.join(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in known)}</dl>" if known else ""
 
-# %% ../nbs/api/286_report.ipynb #b82b834b
+# %% ../nbs/api/286_report.ipynb #7fb48bd2
 def tabulated(
     name:str,                # what the table is of, for those who hear it
     header:Iterable,
@@ -55,7 +56,7 @@ def tabulated(
 
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( (s|ms|µs|%|kB|MB|GB|bytes))?")
 
-# %% ../nbs/api/286_report.ipynb #93f9d47b
+# %% ../nbs/api/286_report.ipynb #aa42d8eb
 def quoted(text:str|None) -> str: return f"<pre>{escape(text)}</pre>" if text else ""
 def remark(text:str) -> str: return f"<p class='remark'>{escape(text)}</p>"
 
@@ -111,10 +112,10 @@ pre.lines {{ white-space: pre; overflow-x: auto; }}
 @media print {{ :root {{ color-scheme: light; {_LIGHT} }} body {{ font-size: 10pt; }} main {{ max-width: none; padding: 0; }} h2, h3 {{ break-after: avoid; }} figure, tr, .verdict {{ break-inside: avoid; }} .scroll, .diagram {{ overflow: visible; }} pre.lines {{ white-space: pre-wrap; }} }}
 """
 
-# %% ../nbs/api/286_report.ipynb #bfa877e7
+# %% ../nbs/api/286_report.ipynb #de7190c5
 _NOTHING_FETCHED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'" # and nothing run, whatever should get in
 
-# %% ../nbs/api/286_report.ipynb #51c441f1
+# %% ../nbs/api/286_report.ipynb #53b24797
 def page(
     title:str,
     sections:Iterable[str], # fragments of HTML
@@ -149,16 +150,15 @@ def verdict(
     return "; ".join(part for part in said if part) + (f". Taken over from run {run.row['reuses']}" if run.reused else "") + "."
 
 def score_interval(run:"Run", metric:str) -> Interval:
-    "Of the mean over folds (Nadeau and Bengio 2003), and not above the highest score there is."
-    found = mean_interval(run.fold_scores[metric], run.row["held_out"] or 0.0)
-    return Interval(found.mean, found.low, min(found.high, highest(metric)) if math.isfinite(found.high) else found.high)
+    "Of the mean over folds, as `interval_of_folds` has it."
+    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(metric))
 
-# %% ../nbs/api/286_report.ipynb #458a57d8
+# %% ../nbs/api/286_report.ipynb #ea96ceff
 def _mean_in_words(run:"Run", metric:str) -> str:
     mean, low, high = score_interval(run, metric)
     return f"{mean:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if math.isfinite(low) else "")
 
-# %% ../nbs/api/286_report.ipynb #024635ca
+# %% ../nbs/api/286_report.ipynb #666d5b4a
 def headline(run:"Run") -> str:
     "Name, star, tags, the verdict, and when it was."
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in run.tags)
@@ -167,7 +167,7 @@ def headline(run:"Run") -> str:
     when = fact_list({"run": run.id, "started": f"{_moment(row['started'])} UTC", "took": _seconds(row["seconds"]), "data": row["dataset"], "key": run.key or "none: it could not be identified", "varies": row["variation_of"] and f"run {row['variation_of']}"}.items())
     return f"<header><h1>{'★ ' if run.starred else ''}{escape(run.name)}</h1><p class='verdict {escape(run.status)}'>{escape(verdict(run))}</p>{tags}{when}</header>\n"
 
-# %% ../nbs/api/286_report.ipynb #f5b0ec1b
+# %% ../nbs/api/286_report.ipynb #f53ce54e
 def notes_section(run:"Run") -> str:
     "What people wrote beside it."
     return section("Notes", fact_list((_moment(note["made"]), note["text"]) for note in run.notes))
@@ -269,7 +269,7 @@ def timing_section(run:"Run") -> str:
     whole = {"the run": _seconds(row["seconds"]), "a fold's fit": _seconds(run.fit_seconds) if run.status != "failed" else None, "to predict a row": _seconds(row["seconds_per_row"]), "processor": _seconds(row.get("cpu_seconds")), "peak of memory": _bytes(row.get("peak_memory")), "size of the model": _bytes(row["model_bytes"])}
     return section("Time", fact_list(whole.items()), _steps_table(explained), _reasons(explained))
 
-# %% ../nbs/api/286_report.ipynb #de09334a
+# %% ../nbs/api/286_report.ipynb #2d84dff9
 def _steps_table(explained:"Explanation") -> str:
     "What became of each step; of a run that failed, in words."
     if any(each.outcome for each in explained.steps): return tabulated("steps", ["step", "what became of it"], ([each.step, each.what] for each in explained.steps))
