@@ -62,6 +62,7 @@ def _keep_frame(workspace:Workspace, frame:"pd.DataFrame") -> str:
         with written_whole(path) as part: write_entry(part, packed(frame, cloudpickle.dumps), {})
     return path.name
 
+# %% ../nbs/api/280_artifacts.ipynb #2dddcd8d
 def keep_declaration(
     workspace:Workspace,
     declaration:Any,       # an Experiment
@@ -88,6 +89,7 @@ def keep_declaration(
 
 _live:dict[Path, Any] = {} # declarations kept by this process
 
+# %% ../nbs/api/280_artifacts.ipynb #99da6dcb
 def kept_declaration(
     path:Path, # in the folder `declarations` of a workspace
 ) -> Any:
@@ -131,6 +133,7 @@ def joined(
     columns = {name: np.concatenate([fold[name] if name in fold else np.full(size, np.nan) for fold, size in zip(folds, sizes, strict=True)]) for name in names}
     return {**columns, "fold": np.repeat(np.arange(len(folds)), sizes)}
 
+# %% ../nbs/api/280_artifacts.ipynb #cbb9daaf
 def kept_predictions(
     path:Path,
     digest:str,    # sha256 of what was written

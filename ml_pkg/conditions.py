@@ -8,6 +8,7 @@ __all__ = ['Asked', 'Term', 'asked', 'number']
 # %% ../nbs/api/015_conditions.ipynb #e5e544a1
 import ast
 import functools
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -38,16 +39,50 @@ def asked(
 ) -> Asked:
     "A condition as SQL. Raises `InvalidQuery` for what is none."
     if not isinstance(where, str): raise InvalidQuery(f"a condition is a text, and not {where!r}. {_HOW}")
-    try: tree = ast.parse(where.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_HOW}") from error
-    try: return _condition(tree.body, named)
+    try: return _condition(_parsed(where), named)
     except RecursionError as error: raise InvalidQuery(f"the condition is nested too deeply. {_HOW}") from error
 
+def _parsed(where:str) -> ast.expr:
+    "The condition as Python reads it. Raises `InvalidQuery`."
+    try: return ast.parse(where.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_mended(where) or _HOW}") from error
+
+# %% ../nbs/api/015_conditions.ipynb #e26659d1
 _HOW = """Write comparisons as in Python, such as: accuracy > 0.9 and (status == "finished" or "candidate" in tags)"""
+_SLIPS = { # what was forgotten, beside texts in quotes -> what stands there then, and what to say
+    r"(?<![=!<>:])=(?!=)": ("==", "Two values are compared by =="),
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?": (r'"\g<0>"', "A time stands in quotes"),
+}
 
 def _quoted(text:str) -> str: return f"'{text if len(text) < 80 else text[:79] + '…'}'"
 def _refused(node:ast.AST) -> InvalidQuery: return InvalidQuery(f"{_quoted(ast.unparse(node))} cannot be asked. {_HOW}")
 
+def _outside_quotes(pattern:str, by:str, text:str) -> str:
+    "A text in which a pattern is replaced, but not within quotes."
+    return re.sub(rf"""("[^"]*"|'[^']*')|{pattern}""", lambda found: found[1] or found.expand(by), text)
+
+def _mended(where:str) -> str:
+    "How a condition was meant, if one slip is all that is wrong with it; empty otherwise."
+    for slip, (by, why) in _SLIPS.items():
+        try: ast.parse(mended := _outside_quotes(slip, by, where).strip(), mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError): continue
+        return f"{why}: {mended}"
+    return ""
+
+# %% ../nbs/api/015_conditions.ipynb #f8a2fd70
+def _check_not_two_names(left:ast.expr, how:ast.cmpop, right:ast.expr, named:Callable) -> None:
+    "Raise `InvalidQuery` for a word that was to be a text, and has no quotes around it."
+    if not (isinstance(left, ast.Name) and isinstance(right, ast.Name)): return
+    for word in (left, right):
+        if _is_known(word.id, named): continue
+        sides = [ast.Constant(side.id) if side is word else side for side in (left, right)]
+        raise InvalidQuery(f"{_quoted(word.id)} is no name of anything, and a text stands in quotes: {ast.unparse(ast.Compare(sides[0], [how], [sides[1]]))}")
+
+def _is_known(name:str, named:Callable) -> bool:
+    try: return bool(named(name))
+    except KeyError: return False # as `UnknownName` is one
+
+# %% ../nbs/api/015_conditions.ipynb #636926a1
 def _condition(node:ast.expr, named:Callable) -> Asked:
     if isinstance(node, ast.BoolOp): return _joined("OR" if isinstance(node.op, ast.Or) else "AND", [_condition(each, named) for each in node.values])
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not): return _not(_condition(node.operand, named))
@@ -67,6 +102,7 @@ def _not(found:Asked) -> Asked: return Asked(f"NOT coalesce({found.sql}, 0)", fo
 
 # %% ../nbs/api/015_conditions.ipynb #19940884
 def _comparison(left:ast.expr, how:ast.cmpop, right:ast.expr, named:Callable) -> Asked:
+    _check_not_two_names(left, how, right, named)
     if isinstance(how, ast.In): return _membership(left, right, named)
     if isinstance(how, ast.NotIn): return _not(_membership(left, right, named))
     if _is_constant(left) and not _is_constant(right): left, right, how = right, left, _turned(how)
@@ -90,6 +126,7 @@ def _turned(how:ast.cmpop) -> ast.cmpop:
     "The comparison with its sides exchanged."
     return {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}.get(type(how), type(how))()
 
+# %% ../nbs/api/015_conditions.ipynb #c379d9a9
 def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
     "A name among constants, a constant among the tags, or a piece of a text."
     if isinstance(right, (ast.List, ast.Tuple, ast.Set)): return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])

@@ -50,6 +50,7 @@ def holdout_identity(evaluation:"Evaluation") -> Identity:
     "What decides which rows are locked away, given the rows. The text names the rule: a result of another rule has another key."
     return Identity("holdout", "by content, for every seed", (("share", identify(float(evaluation.holdout))),))
 
+# %% ../nbs/api/140_evaluation.ipynb #d351af0c
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     "How a score is obtained. Equal declarations are equal."
@@ -159,6 +160,7 @@ def folds(
         raise InvalidDeclaration(f"{type(chosen).__name__} gives row numbers beyond the {len(open_rows)} rows it was asked to split ({dataset.source} without its holdout): it has to number the rows of the X it is given")
     return [(_some(open_rows[train], evaluation.train_size, dataset, classification, seed), open_rows[test]) for train, test in pairs]
 
+# %% ../nbs/api/140_evaluation.ipynb #1055a89c
 def _some(train:np.ndarray, share:float, dataset:Dataset, classification:bool, seed:int) -> np.ndarray:
     "A share of the rows of a fold, in their order. A smaller share is a part of a larger one."
     if share == 1: return train
@@ -177,6 +179,7 @@ def _of_rows(chosen:Any, dataset:Dataset, open_rows:np.ndarray) -> Any:
     if len(chosen.test_fold) != len(dataset): raise InvalidDeclaration(f"cv=PredefinedSplit(…) has {len(chosen.test_fold)} entries, and {dataset.source} has {len(dataset)} rows: it needs one for each")
     return PredefinedSplit(chosen.test_fold[open_rows])
 
+# %% ../nbs/api/140_evaluation.ipynb #915b0886
 def _check_classes(dataset:Dataset, y:Any, classification:bool) -> None:
     "Raise if there is nothing to tell apart."
     for name in dataset.target if classification else ():

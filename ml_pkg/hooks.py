@@ -43,6 +43,7 @@ def _place_of(step:str, chain:list[Link]) -> int:
     if step not in names: raise UnknownName(f"'{step}' is not a step.{did_you_mean(step, names, 'steps')}")
     return names.index(step)
 
+# %% ../nbs/api/310_hooks.ipynb #f27d3767
 def _split(experiment:"Experiment", fold:int|None) -> tuple[np.ndarray, np.ndarray|None, Place]:
     "Numbers of the rows to fit on and to score, and where results for them are kept; without a fold, all rows outside of the holdout."
     dataset, evaluation, seed = experiment.dataset, experiment.evaluation, experiment.seed

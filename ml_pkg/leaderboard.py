@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from .display import table
-from .errors import InvalidDeclaration, MlPkgError, UnknownName, WorkspaceUnusable, did_you_mean
-from .intervals import Interval, mean_interval
+from .errors import InvalidDeclaration, UnknownName, WorkspaceUnusable, did_you_mean
+from .intervals import Interval
 from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
-from .resampling import FoldScores, Sample, highest, resampled
+from .resampling import FoldScores, Sample, interval_of_folds, means_the_same, sampled
+from .row_metrics import highest
 from .run import Run, runs_on
 from .sweeping import Result
 
@@ -45,6 +46,7 @@ class Judged(NamedTuple):
 
     def place(self, run:Run) -> int: return self.places[run.content] # or one of equal results
 
+# %% ../nbs/api/380_leaderboard.ipynb #b1585c50
 def judged(
     experiment:"Experiment", # one of those that are judged: its rows are those of all
     run:Run,                 # of that
@@ -54,33 +56,12 @@ def judged(
     "Everything that was tried on the rows of a run, scored by a metric."
     try: tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
     except WorkspaceUnusable: tried = [] # those of the board are known all the same
-    runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if _means_the_same(each, run, metric)]
-    if sample := _sample(experiment, runs, metric): return Judged(runs, sample, True, _places(runs))
+    runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if means_the_same(each, run, metric)]
+    if sample := sampled(experiment, runs, metric): return Judged(runs, sample, True, _places(runs))
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
     return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0), False, _places(runs))
 
 def _places(runs:list[Run]) -> dict[str, int]: return {each.content: place for place, each in enumerate(runs)}
-
-def _means_the_same(run:Run, reference:Run, metric:str) -> bool:
-    "Whether a metric is the same one in two runs, and not only called the same."
-    meaning = reference.meanings.get(metric)
-    return metric in run.metrics and (run.content == reference.content or meaning is not None and run.meanings.get(metric) == meaning)
-
-def _sample(experiment:"Experiment", runs:list[Run], metric:str) -> Sample | None:
-    "Scores on rows drawn at random, if rows can be, and the metric can be told from predictions."
-    dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)
-    if dataset.time is not None or len(dataset.target) > 1 or not isinstance(declared, str): return None
-    scores = [each.summary[metric][0] for each in runs]
-    return resampled(declared, dataset.y, _Predictions(runs), scores, dataset.weights, dataset.groups)
-
-class _Predictions(Sequence):
-    "Out-of-fold predictions of runs, each read when it is asked for."
-    def __init__(self, runs:list[Run]): self.runs = runs
-    def __len__(self) -> int: return len(self.runs)
-
-    def __getitem__(self, place:int) -> pd.DataFrame | None:
-        try: return self.runs[place].predictions
-        except MlPkgError: return None # deleted, or damaged: it counts no more
 
 # %% ../nbs/api/380_leaderboard.ipynb #157a76f2
 class Pictures:
@@ -95,7 +76,8 @@ class Pictures:
     def scores(self, ax:"Axes|None"=None) -> "Axes":
         "Scores with their intervals, and what is left of the best once it is corrected for having been picked."
         board = self.board
-        return plot_scores(self._comparable, board.metric, board.held_against, board.verdict.corrected if board.verdict.tried > 1 else None, ax)
+        corrected = board.verdict.corrected
+        return plot_scores(self._comparable, board.metric, board.held_against, corrected if board.verdict.tried > 1 and math.isfinite(corrected.mean) else None, ax)
 
     def differences(self, ax:"Axes|None"=None) -> "Axes":
         "The difference of each variant to the baseline, fold by fold."
@@ -122,6 +104,7 @@ class Pictures:
         if len(dataset.target) > 1: raise InvalidDeclaration(f"the dataset has {len(dataset.target)} targets ({', '.join(dataset.target)}), and a picture shows one")
         return plot_outcome(dataset.y.iloc[found["row"]].reset_index(drop=True), found["prediction"].reset_index(drop=True), self.board.best.run.row["task"] == "classification", ax)
 
+# %% ../nbs/api/380_leaderboard.ipynb #f432368d
 def _curve(board:"Leaderboard", axis:str) -> pd.DataFrame:
     "Scores with their intervals, by the value that each variant has on an axis."
     values = [_value(each, axis) for each in board if each.run.status == "finished"]
@@ -136,6 +119,7 @@ def _value(result:Result, axis:str) -> Any:
     if axis not in parameters: raise UnknownName(f"'{axis}' is not a parameter of {result.name}.{did_you_mean(axis, [*parameters, 'train_size'], 'parameters')}")
     return parameters[axis]
 
+# %% ../nbs/api/380_leaderboard.ipynb #6d42554a
 def _varied_parameters(board:"Leaderboard") -> pd.DataFrame:
     "Parameters that are not the same in all variants: of each variant its value, missing where it has no such parameter."
     def plain(value:Any) -> Any: return value if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
@@ -164,6 +148,7 @@ class Verdict(NamedTuple):
 
 def _ends(interval:Interval) -> str: return f" ({interval.low:.4f} to {interval.high:.4f})" if math.isfinite(interval.low + interval.high) else ""
 
+# %% ../nbs/api/380_leaderboard.ipynb #80fac06e
 @dataclass(frozen=True, eq=False, repr=False)
 class Leaderboard:
     """Variants that ran, the best on top, with what can be said of them.
@@ -270,7 +255,7 @@ def leaderboard(
 def _is_beside(run:Run, reference:Run, metric:str) -> bool:
     "Whether two runs were fitted and scored on the same rows, by the same metric."
     same_rows = run.row["comparable"] is not None and all(run.row[name] == reference.row[name] for name in ("comparable", "train_size"))
-    return _means_the_same(run, reference, metric) and (run.content == reference.content or same_rows)
+    return means_the_same(run, reference, metric) and (run.content == reference.content or same_rows)
 
 # %% ../nbs/api/380_leaderboard.ipynb #32d0bdcb
 def _frame(board:Leaderboard) -> pd.DataFrame:
@@ -280,6 +265,7 @@ def _frame(board:Leaderboard) -> pd.DataFrame:
     order = np.lexsort([np.arange(len(found)), -found["score"], ~found["comparable"], found["score"].isna()])
     return found.iloc[order]
 
+# %% ../nbs/api/380_leaderboard.ipynb #8549cbdc
 def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     "One variant."
     run, reference, board_judged = result.run, board._reference, board.judged
@@ -298,9 +284,9 @@ def _alone(result:Result, metric:str) -> Interval:
     "The score of a variant by itself, told from its folds."
     run = result.run
     if metric not in run.metrics: return Interval(math.nan, math.nan, math.nan)
-    found = mean_interval(run.fold_scores[metric], run.row["held_out"] or 0.0)
-    return Interval(found.mean, found.low, min(found.high, highest(dict(result.experiment.evaluation.metrics).get(metric, metric))) if math.isfinite(found.high) else found.high)
+    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(dict(result.experiment.evaluation.metrics).get(metric, metric)))
 
+# %% ../nbs/api/380_leaderboard.ipynb #5bf9dceb
 def _among_best(board:Leaderboard) -> list[bool]:
     "Which variants of the board cannot be told from the best of the board."
     if board.judged is None: return [False] * len(board.results)
@@ -309,16 +295,18 @@ def _among_best(board:Leaderboard) -> list[bool]:
     found = dict(zip((each.name for each in beside), board.judged.sample.only(places).among_the_best(), strict=True))
     return [bool(found.get(each.name, False)) for each in board.results]
 
+# %% ../nbs/api/380_leaderboard.ipynb #1b1f7382
 def _verdict(board:Leaderboard) -> Verdict:
     frame = board.frame[board.frame["comparable"]]
     if not len(frame) or frame["score"].isna().all(): return Verdict("", math.nan, Interval(math.nan, math.nan, math.nan), 0, 0, False, "")
     runs, sample, by_rows, _ = board.judged
     best, score, luck = frame.index[0], float(frame["score"].iloc[0]), sample.corrected()
     top = int(np.nanargmax(sample.scores))
-    lower = float(sample.scores[top]) - score # of what won among all that was tried
+    won = float(sample.scores[top]) # among all that was tried
+    lower = won - score if won != score else 0.0 # even if both are infinite
     before = runs[top].id if lower > 1e-12 else ""
     corrected = Interval(*(end - lower for end in luck)) if len(runs) > 1 else Interval(*frame[["score", "low", "high"]].iloc[0])
-    return Verdict(best, score, corrected, len(runs), int(frame["among_best"].sum()) - 1, by_rows, before)
+    return Verdict(best, score, corrected, len(runs), max(0, int(frame["among_best"].sum()) - 1), by_rows, before)
 
 # %% ../nbs/api/380_leaderboard.ipynb #16aade99
 SHOWN = 50 # variants of a board in a notebook
@@ -334,9 +322,10 @@ def _size(value:float) -> str:
     power = min(int(math.log(max(value, 1), 1024)), 3)
     return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
-def _number(value:float, sign:str="") -> str: return f"{value:{sign}.4f}" if math.isfinite(value) else ""
+def _number(value:float, sign:str="") -> str: return "" if math.isnan(value) else f"{value:{sign}.4f}"
 def _between(low:float, high:float, sign:str="") -> str: return f"{_number(low, sign)} to {_number(high, sign)}" if math.isfinite(low + high) else ""
 
+# %% ../nbs/api/380_leaderboard.ipynb #672a4119
 def _mark(name:str, row:Any, best:str) -> str:
     "What is to be said of a variant in a few words."
     if row["error"]: return row["error"].splitlines()[0]
@@ -349,8 +338,9 @@ def _lines(board:Leaderboard) -> list[list[str]]:
     "The board as text, cell by cell."
     best = board.verdict.best
     return [[name, _number(row["score"]), _between(row["low"], row["high"]), *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
-             _seconds(row["fit_seconds"]) if math.isfinite(row["score"]) else "", _seconds(row["predict_seconds_per_row"]), _size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
+             "" if math.isnan(row["score"]) else _seconds(row["fit_seconds"]), _seconds(row["predict_seconds_per_row"]), _size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
 
+# %% ../nbs/api/380_leaderboard.ipynb #049bdffd
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""
     return f"<div><b>{escape(str(board.verdict))}</b></div>{table(_header(board), _lines(board)[:shown])}{more}"
@@ -360,6 +350,7 @@ def _text(board:Leaderboard) -> str:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join([str(board.verdict), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
 
+# %% ../nbs/api/380_leaderboard.ipynb #2324b316
 def _markdown(header:list[str], lines:list[list[str]]) -> str:
     def line(cells:Sequence[str]) -> str: return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, lines)])

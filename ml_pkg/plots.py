@@ -43,6 +43,7 @@ def _axes(
     ax.set_axisbelow(True)
     return ax
 
+# %% ../nbs/api/282_plots.ipynb #368192d3
 def _ink(ax:"Axes") -> str: return ax.xaxis.label.get_color()
 
 def _say(ax:"Axes", sentences:Sequence[str]) -> None:
@@ -128,6 +129,7 @@ def _scored(frame:pd.DataFrame) -> pd.DataFrame:
 def _check_named(baseline:Hashable, names:pd.Index) -> None:
     if baseline not in names: raise UnknownName(f"no variant '{baseline}' to compare with.{did_you_mean(str(baseline), names, 'variants')}")
 
+# %% ../nbs/api/282_plots.ipynb #261b3961
 def plot_scores(
     scores:pd.DataFrame,            # one row a variant, by name: score, low, high, among_best
     metric:str,                     # what the scores are
@@ -218,12 +220,14 @@ def _number(value:float) -> str:
 
 _UNITS = {"second": [(1, "s"), (1e-3, "ms"), (1e-6, "µs")], "byte": [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")]}
 
+# %% ../nbs/api/282_plots.ipynb #b1c7503c
 def _amount(value:float, cost:str) -> str:
     "An amount of a cost, in seconds or bytes where its name says that it is in these."
     units = next((units for name, units in _UNITS.items() if name in cost), [])
     size, unit = next((each for each in units if abs(value) >= each[0]), (1, ""))
     return f"{_number(value / size)} {unit}".strip()
 
+# %% ../nbs/api/282_plots.ipynb #59ed7186
 def _scale_x(ax:"Axes", values:np.ndarray, is_logarithmic:bool, written:Callable[[float], str]) -> None:
     "Let an axis run over the values, with ticks that are read without counting powers."
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -246,6 +250,7 @@ def _apart(wanted:np.ndarray, gap:float) -> np.ndarray:
     pushed_up = np.maximum.accumulate(np.maximum(wanted, 0) - steps) + steps
     return np.minimum(pushed_up, 1 - steps[::-1])
 
+# %% ../nbs/api/282_plots.ipynb #7a3ec92b
 def plot_pareto(
     points:pd.DataFrame,  # one row a variant, by name: score, and a column of costs
     cost:str,             # name of that column; seconds and bytes are written as such
@@ -284,6 +289,7 @@ def _text(value:Any) -> str:
     is_absent = value is pd.NA or value is pd.NaT or (isinstance(value, Real) and math.isnan(value))
     return ABSENT if is_absent else value if isinstance(value, str) else repr(value)
 
+# %% ../nbs/api/282_plots.ipynb #3de71e53
 def _ticks(low:float, high:float, values:np.ndarray, is_logarithmic:bool) -> np.ndarray:
     "Numbers to write beside an axis: all values if they are few, and round numbers between the ends if they are many."
     if len(values) <= 6: return values
@@ -337,6 +343,7 @@ def _draw_lines(
     ax.add_collection(LineCollection(lines[:-1], colors=colors[:-1], linewidth=1.5, alpha=1 if len(score) <= 30 else 0.6))
     ax.add_collection(LineCollection(lines[-1:], colors=colors[-1:], linewidth=3.5, capstyle="round", path_effects=[withStroke(linewidth=6, foreground=ax.get_facecolor())]))
 
+# %% ../nbs/api/282_plots.ipynb #7a137f20
 def _draw_upright(ax:"Axes", place:int, ticks:dict[float, str]) -> None:
     "The line of a parameter, with what is written beside it."
     from matplotlib.patheffects import withStroke
@@ -349,6 +356,7 @@ def _axis_name(parameter:Any, limit:int, is_logarithmic:bool) -> str:
     "The name of a parameter beneath that of its step."
     return "\n".join([_cut(part, limit) for part in str(parameter).rsplit("__", 1)] + ["(log)"] * is_logarithmic)
 
+# %% ../nbs/api/282_plots.ipynb #535c21c0
 def plot_parallel(
     parameters:pd.DataFrame, # one row a variant, by name; one column for each parameter that varies
     scores:pd.Series,        # of the variants, by name
@@ -408,28 +416,42 @@ def plot_curve(
 
 # %% ../nbs/api/282_plots.ipynb #2e2ace7a
 def plot_history(
-    history:pd.DataFrame, # one row a run: started (a time, or text in ISO 8601), and the metric
+    history:pd.DataFrame, # one row a run: started (a time, or text in ISO 8601), the metric, and varied (bool) for variants of what was declared
     metric:str,           # the column with its scores
     ax:"Axes|None"=None,
 ) -> "Axes":
-    "The score of each run over time, and the best so far. Raises `UnknownName`."
+    "The score of each run over time, and the best so far of what was declared; variants stand apart from it. Raises `UnknownName`."
     if metric not in history: raise UnknownName(f"no score '{metric}'.{did_you_mean(metric, history.columns, 'columns')}")
-    ax = _axes(ax, 3.6)
-    found = pd.DataFrame({"started": pd.to_datetime(history["started"], utc=True, format="ISO8601").dt.tz_localize(None), "score": history[metric].astype(float)})
-    found = found[np.isfinite(found["score"])].sort_values("started", kind="stable")
+    ax, found = _axes(ax, 3.6), _over_time(history, metric)
     if found.empty: return _empty(ax, "no run has a score")
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    started, score, best = found["started"].to_numpy(), found["score"].to_numpy(), found["score"].cummax().to_numpy()
+    own, variants = found[~found["varied"]], found[found["varied"]]
+    ax.scatter(variants["started"].to_numpy(), variants["score"], s=14, facecolors="none", edgecolors=REST, linewidths=0.8, alpha=0.7)
+    if len(own): _draw_best_so_far(ax, own["started"].to_numpy(), own["score"].to_numpy())
+    ax.set_ylim(_view(found["score"]))
+    _scale_time(ax)
+    ax.set(xlabel="started (UTC)", ylabel=_cut(metric, 40))
+    _say(ax, _left_out(len(found), len(found), len(history)) + ["blue: the best so far"] * (len(own) > 1) + [f"hollow: {len(variants)} variant{'s' * (len(variants) > 1)}, apart from what was declared"] * (len(variants) > 0))
+    return ax
+
+def _over_time(history:pd.DataFrame, metric:str) -> pd.DataFrame:
+    "The runs that have a score: started, score, varied; in order of time."
+    varied = history["varied"].astype(bool) if "varied" in history else False
+    found = pd.DataFrame({"started": pd.to_datetime(history["started"], utc=True, format="ISO8601").dt.tz_localize(None), "score": history[metric].astype(float), "varied": varied})
+    return found[np.isfinite(found["score"])].sort_values("started", kind="stable")
+
+# %% ../nbs/api/282_plots.ipynb #e281e1f8
+def _draw_best_so_far(ax:"Axes", started:np.ndarray, score:np.ndarray) -> None:
+    "Runs in order of time, with those that were better than all before."
+    best = np.maximum.accumulate(score)
     is_new = np.diff(best, prepend=-np.inf) > 0
     ax.plot(started, best, color=BEST, linewidth=1.5, drawstyle="steps-post")
     ax.scatter(started, score, c=np.where(is_new, BEST, REST).tolist(), s=np.where(is_new, 36, 18), zorder=3)
-    ax.set_ylim(_view(score))
+
+def _scale_time(ax:"Axes") -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     ax.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=7))
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     ax.grid(axis="y", color=GRID if _ink(ax) == INK else REST, linewidth=0.6)
-    ax.set(xlabel="started (UTC)", ylabel=_cut(metric, 40))
-    _say(ax, _left_out(len(found), len(found), len(history)) + ["blue: the best so far"] * (len(found) > 1))
-    return ax
 
 # %% ../nbs/api/282_plots.ipynb #6a78acfa
 DRAWN = 2000 # points that a picture has at most
@@ -444,6 +466,7 @@ def _predicted(y:pd.Series, predictions:pd.Series) -> tuple[pd.Series, pd.Series
     has_both = (y.notna() & predictions.notna()).to_numpy()
     return y[has_both], predictions[has_both]
 
+# %% ../nbs/api/282_plots.ipynb #15dff9b6
 def _draw_confusion(ax:"Axes", actual:pd.Series, predicted:pd.Series) -> None:
     from matplotlib.colors import LinearSegmentedColormap
     from sklearn.metrics import ConfusionMatrixDisplay
@@ -460,6 +483,7 @@ def _draw_residuals(ax:"Axes", actual:pd.Series, predicted:pd.Series) -> None:
     PredictionErrorDisplay.from_predictions(actual, predicted, kind="residual_vs_predicted", subsample=DRAWN, random_state=0, ax=ax, scatter_kwargs={"color": BEST, "alpha": 0.5, "s": 18, "linewidths": 0}, line_kwargs={"color": _ink(ax), "linestyle": "dashed", "linewidth": 1})
     ax.set(xlabel="predicted", ylabel="residual: actual less predicted")
 
+# %% ../nbs/api/282_plots.ipynb #5bdf9abe
 def plot_outcome(
     y:pd.Series,            # what was there, by row
     predictions:pd.Series,  # what was predicted for some of these rows, or for all

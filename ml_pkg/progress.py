@@ -60,6 +60,7 @@ class Standing:
         best = f" · best{' so far' if self.done < self.variants else ''}: {self.best} ({self.metric} {self.score:.4f})" if self.best else ""
         return f"{variants} · {self.computed} steps fitted, {self.taken_over} reused{best}"
 
+# %% ../nbs/api/320_progress.ipynb #d61bc5fb
 def in_words(seconds:float) -> str:
     "A time as a person would say it: '40 s', '3 min', '2.5 h'."
     if seconds < 90: return f"{seconds:.0f} s"

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
     from ml_pkg.fitting import Failure
     from ml_pkg.model import Model
-    from ml_pkg.preflight import Finding
+    from ml_pkg.preflight import CheckFinding
 
 log = logging.getLogger("ml_pkg") # structured events for production; silent until somebody listens
 log.addHandler(logging.NullHandler())
@@ -164,7 +164,7 @@ _told:set[tuple] = set() # findings that this process has told
 
 def news(
     experiment:"Experiment",
-) -> list["Finding"]: # nobody accepted, and this process has not told of
+) -> list["CheckFinding"]: # nobody accepted, and this process has not told of
     "What is to be said of a declaration before it is run."
     new = [finding for finding in experiment.check() if (str(experiment.dataset.source), finding) not in _told]
     _told.update((str(experiment.dataset.source), finding) for finding in new)

@@ -118,4 +118,5 @@ class Schedule:
         self._open[place].remove(work)
         for key in self._shared_of(work): self._making[key] += 1
 
+# %% ../nbs/api/360_schedule.ipynb #77090931
 def _kind(link:Any) -> str: return f"{link.name} {type(link.step).__qualname__}"

@@ -61,6 +61,7 @@ class Rows:
         evaluation = variant.experiment.evaluation
         return Variant(f"{variant.name}, {amount} rows", variant.experiment.with_evaluation(replace(evaluation, train_size=evaluation.train_size * share)))
 
+# %% ../nbs/api/410_search.ipynb #6df7f3d3
 @dataclass(frozen=True)
 class Parameter:
     "A parameter that buys quality with time."
@@ -72,6 +73,7 @@ class Parameter:
     def least(self, experiment:"Experiment") -> int: return self.first
     def given(self, variant:Variant, amount:int) -> Variant: return Variant(f"{variant.name}, {self.name}={amount}", variant.experiment.replace(**{self.name: amount}))
 
+# %% ../nbs/api/410_search.ipynb #23133ffc
 def _folds_of(experiment:"Experiment") -> int:
     cv = experiment.evaluation.cv
     return cv if isinstance(cv, int) else cv.get_n_splits(experiment.dataset.X, experiment.dataset.y, experiment.dataset.groups)
@@ -110,6 +112,7 @@ class Halving:
         if isinstance(variants, Space): raise InvalidDeclaration("halving starts from a number of variants, and a distribution has no end: vary(…).sample(50).search(Halving())")
         return _Halves(list(variants.variants), self.factor, self.resource)
 
+# %% ../nbs/api/410_search.ipynb #52713d81
 class _Halves:
     "Successive halving on its way."
     def __init__(self, variants:list[Variant], factor:int, resource:Resource):
@@ -158,6 +161,7 @@ class Optuna:
         study = optuna.create_study(direction="maximize", sampler=self.sampler or optuna.samplers.TPESampler(seed=self.seed), pruner=self.pruner or optuna.pruners.NopPruner())
         return _Study(optuna, study, variants, self.count, self.at_once)
 
+# %% ../nbs/api/410_search.ipynb #31f7c8e3
 class _Study:
     "An Optuna study on its way."
     baseline = ""
@@ -188,6 +192,7 @@ class _Study:
             return self.variants.variants[trial.suggest_categorical("variant", list(range(len(self.variants))))]
         return self.variants.at({name: _suggested(trial, name, values) for name, values in self.variants.axes.items()})
 
+# %% ../nbs/api/410_search.ipynb #bcae1316
 def _suggested(trial:Any, name:str, values:Any) -> Any:
     "A value of an axis: one of a list, or the quantile of a distribution. Raises `InvalidDeclaration` for one that has no quantiles."
     if not hasattr(values, "rvs"): return values[trial.suggest_categorical(name, list(range(len(values))))]

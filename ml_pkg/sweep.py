@@ -83,6 +83,7 @@ class Variant(NamedTuple):
     name: str
     experiment: "Experiment"
 
+# %% ../nbs/api/390_sweep.ipynb #0d2eeacc
 @dataclass(frozen=True)
 class Sweep(Sequence):
     "Variants of a declaration, in order."
@@ -136,10 +137,12 @@ class Sweep(Sequence):
     def __repr__(self) -> str: return f"Sweep of {len(self)} variants: " + "; ".join([*self.names[:5], *(["…"] if len(self) > 5 else [])])
     def _repr_html_(self) -> str: return f"<b>Sweep of {len(self)} variants</b>" + table(["", "variant"], [[place, name] for place, name in enumerate(self.names[:20])])
 
+# %% ../nbs/api/390_sweep.ipynb #94ef03b8
 class Search(Protocol):
     "A way to find good variants without running all of them."
     def over(self, variants:"Sweep|Space") -> Asking: ... # the search of these variants, from its beginning
 
+# %% ../nbs/api/390_sweep.ipynb #aa326e75
 def _within(sweep:Sweep, budget:float) -> tuple[Variant, ...]:
     "The variants, if there are any, and not too many. Raises `InvalidDeclaration`."
     if not len(sweep): raise InvalidDeclaration("the sweep is empty: none of its variants is left, so there is nothing to run")
@@ -151,12 +154,14 @@ def _asking(search:Search, variants:"Sweep|Space") -> Asking:
     if isinstance(search, type) or not hasattr(search, "over"): raise InvalidDeclaration(f"search takes a search, such as Halving(), Random(20) or Optuna(50), and not {_in_short(search)}")
     return search.over(variants)
 
+# %% ../nbs/api/390_sweep.ipynb #276f1268
 def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoints|NoCheckpoints, threads:int) -> Leaderboard:
     configure()
     results = run_variants(asking, n_jobs, display, checkpoints, threads)
     declared = AS_DECLARED if any(result.name == AS_DECLARED for result in results) else ""
     return leaderboard(results, asking.baseline or declared)
 
+# %% ../nbs/api/390_sweep.ipynb #e9eedc78
 def _name_of(experiment:"Experiment", otherwise:str) -> str:
     "What to call a variant: by what differs from the declaration that it goes back to."
     declared = experiment
@@ -171,6 +176,7 @@ def _count(count:Any) -> int:
 
 def _joined(*names:str) -> str: return ", ".join(name for name in names if name != AS_DECLARED) or AS_DECLARED
 
+# %% ../nbs/api/390_sweep.ipynb #c4c4a170
 def _distinct(variants:Iterable[Variant]) -> Sweep:
     "Each declaration once, under the first name it had; equal names are numbered."
     once = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
@@ -195,12 +201,14 @@ _FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there,
 
 def _is_distribution(values:Any) -> bool: return hasattr(values, "rvs")
 
+# %% ../nbs/api/390_sweep.ipynb #45f839e1
 def _values_of(name:str, values:Any) -> list:
     "The values of an axis. Raises `InvalidDeclaration` for what is no list, or an empty one."
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable): raise InvalidDeclaration(f"{name} takes a list of values to try, and not {_in_short(values)}: {name}=[{_in_short(values)}]")
     if not len(found := list(values)): raise InvalidDeclaration(f"{name} has no value to try")
     return [value.item() if isinstance(value, np.generic) else value for value in found] # a parameter of 3 and one of np.int64(3) would differ
 
+# %% ../nbs/api/390_sweep.ipynb #1bceeaa5
 def _current(experiment:"Experiment", name:str) -> Any:
     "What a declaration has on an axis now; nothing for what replacing will refuse."
     if name in _FIELDS and name not in experiment.estimator.get_params(deep=False): return _FIELDS[name][0](experiment)
@@ -214,10 +222,12 @@ def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment"
         if name in fields: experiment = _FIELDS[name][1](experiment, changes[name])
     return experiment
 
+# %% ../nbs/api/390_sweep.ipynb #663d8d47
 def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[str, Sequence]) -> Variant:
     labels = [_label(name, value, axes[name]) for name, value in changes.items() if not _is(value, _current(experiment, name))]
     return Variant(_joined(*labels), _changed(experiment, changes))
 
+# %% ../nbs/api/390_sweep.ipynb #4fafbf4c
 @dataclass(frozen=True)
 class Space:
     "Variants without end, to be drawn from."
@@ -259,6 +269,7 @@ class Space:
 
     def __repr__(self) -> str: return f"Space over {', '.join(self.axes)}"
 
+# %% ../nbs/api/390_sweep.ipynb #fb455a2b
 MOST = 100_000 # variants of a sweep
 
 def vary(

@@ -89,6 +89,7 @@ def _results(
             log.warning("a worker was lost: %s", error)
         for (place, number), work in list(under_way.items()): yield place, under_way.pop((place, number)), _alone(work, n_jobs, texts)
 
+# %% ../nbs/api/370_sweeping.ipynb #46c2183c
 def _alone(work:Work, n_jobs:int|None, texts:dict) -> Fold | Failure:
     "What comes of a fold that is at work with no other beside it."
     from sklearn.utils.parallel import Parallel, delayed
@@ -122,6 +123,7 @@ class Result(NamedTuple):
     experiment: "Experiment"
     run: Run
 
+# %% ../nbs/api/370_sweeping.ipynb #ae4167c1
 def run_variants(
     asking:Asking,
     n_jobs:int|None,     # workers; None means one, or as joblib.parallel_config says
@@ -146,6 +148,7 @@ def run_variants(
     sweep.warn()
     return results
 
+# %% ../nbs/api/370_sweeping.ipynb #f5bbcb5d
 class _Sweep:
     "What is common to all variants of a sweep, and how far it is. Runs are recorded beside the fitting."
     def __init__(self, asking:Asking, checkpoints:Checkpoints|NoCheckpoints, threads:int, display:Display, recorder:Any, is_sent:bool):
@@ -253,6 +256,7 @@ class _Sweep:
         "Each remark once, with the number of variants it was made of."
         for (category, message), count in self.said.items(): warnings.warn(f"{message} (in {count} of {self.standing.variants} variants)", category, stacklevel=5)
 
+# %% ../nbs/api/370_sweeping.ipynb #503a5908
 class Here:
     "Stands for a thread beside the fitting, where fitting is done in this process: Python's recorder of warnings is one for all threads."
     def submit(self, function:Callable, *arguments) -> Future:
@@ -261,6 +265,7 @@ class Here:
         except BaseException as error: done.set_exception(error)
         return done
 
+# %% ../nbs/api/370_sweeping.ipynb #50a0dfb8
 def _tried(record:Callable, course:Course, what:Any) -> list[tuple[type, str]]:
     "Record what came of a variant. What cannot be recorded as it is, is recorded as failed."
     try: return record(course, what)
@@ -278,6 +283,7 @@ def _failed(course:Course, why:Failure) -> list[tuple[type, str]]:
     course.run = fail(course.begun, why)
     return []
 
+# %% ../nbs/api/370_sweeping.ipynb #38f10027
 def _waited_for(work:Work, wanted:frozenset[str]) -> Work:
     "A fold that keeps what others need, and what comes of itself."
     return work._replace(place=work.place._replace(wanted=wanted.intersection(work.keys) | {work.keys[-1]} - {None}))

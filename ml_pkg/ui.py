@@ -250,7 +250,8 @@ def _board(connection:sqlite3.Connection, name:str, reference:Run, metric:str) -
     import numpy as np
 
     from ml_pkg.leaderboard import Verdict
-    from ml_pkg.resampling import FoldScores, highest
+    from ml_pkg.resampling import FoldScores
+    from ml_pkg.row_metrics import highest
     tried = [run for run in runs_on(reference.workspace, reference.row["comparable"]) if run.row["train_size"] == reference.row["train_size"]]
     values = _fold_scores(connection, reference, metric, tried)
     runs = [run for run in tried if run.id in values]
