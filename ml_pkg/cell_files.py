@@ -53,7 +53,6 @@ def _common(old:Sequence, new:Sequence) -> tuple[int, int]:
 def _as_string(written:str, new:str, is_ascii:bool) -> str:
     "A JSON string for another text; the characters that stay are written as they were."
     old, pieces = json.loads(written), _CHARACTER.findall(written[1:-1])
-    if len(pieces) != len(old): return json.dumps(new, ensure_ascii=is_ascii)
     head, tail = _common(old, new)
     middle = json.dumps(new[head:len(new) - tail], ensure_ascii=is_ascii)[1:-1]
     return f'"{"".join(pieces[:head])}{middle}{"".join(pieces[len(pieces) - tail:])}"'

@@ -67,10 +67,8 @@ class _Merge:
     def agree(self, old:str, new:str) -> bool:
         "Whether two expressions mean the same. A constant is asked about to nobody."
         pair = normal(old), normal(new)
-        if pair[0] == pair[1]: return True
-        one, other = (ast.parse(f"({text}\n)", mode="eval").body for text in (old, new))
-        if isinstance(one, ast.Constant): return False
-        if pair not in self.answers: self.answers[pair] = bool(self.same(ast.unparse(one), ast.unparse(other)))
+        if pair[0] == pair[1] or pair[0].startswith("Constant("): return pair[0] == pair[1]
+        if pair not in self.answers: self.answers[pair] = bool(self.same(*(ast.unparse(ast.parse(f"({text}\n)", mode="eval")) for text in (old, new))))
         return self.answers[pair]
 
     def alike(self, old:Any, new:Any) -> bool:
@@ -137,12 +135,12 @@ def _not_experiment(value:ast.expr, is_experiment:Callable[[str], bool]) -> str:
     callee = ast.unparse(value.func)
     return "" if callee.rpartition(".")[2] == "Experiment" or is_experiment(callee) else f"a call of {_quoted(callee)}"
 
-def _wanted(expression:str) -> ast.Call:
-    "The syntax tree of the new expression. Raises `NotRewritable` if it is no call of Experiment."
+def _wanted(expression:str) -> tuple[str, ast.Call]:
+    "The new expression without comments and brackets around it, and its syntax tree. Raises `NotRewritable` if it is no call of Experiment."
     try: tree = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise NotRewritable(f"the new expression is not one of Python: {getattr(error, 'msg', error)}") from error
     if reason := _not_experiment(tree, lambda callee: False): raise NotRewritable(f"the new expression is {reason}, and not a call of Experiment")
-    return normalised(tree)
+    return expression[slice(*span_of(expression, tree))], normalised(tree)
 
 def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
 
@@ -150,9 +148,8 @@ def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node
 def _candidates(source:str, start:int, end:int, expression:str, same:Callable[[str, str], bool]) -> Iterator[tuple[str, set[tuple[str, str]]]]:
     "Texts that may take the place of an expression, and what they keep of it on somebody's word: merged first, then replaced."
     first = re.match(r"[ \t]*", source[max(source.rfind("\n", 0, start), source.rfind("\r", 0, start)) + 1:]).group()
-    new = Written(expression)
     try:
-        merge = _Merge(Written(source[start:end], first), new, same, newline_of(source))
+        merge = _Merge(Written(source[start:end], first), Written(expression), same, newline_of(source))
         yield merge.merged(merge.old.root, merge.new.root), merge.kept
     except (NotRewritable, TypeError, RecursionError): pass # such as syntax that libcst does not know: replaced as a whole
     yield _moved(expression, "", first, newline_of(source)), set()
@@ -167,11 +164,11 @@ def _is_rewritten(source:str, name:str, old:str, start:int, end:int, wanted:ast.
 def redeclared(
     source:str,     # of a cell or module
     name:str,       # of the experiment that it declares
-    expression:str, # the new declaration, without space around it
+    expression:str, # the new declaration
     same:Callable[[str, str], bool], # whether an old expression means the same as a new one
 ) -> str:           # the source with its declaration changed
     "Change one declaration. Raises `NotRewritable` with the reason."
-    wanted, value = _wanted(expression), declared_value(source, name)
+    (expression, wanted), value = _wanted(expression), declared_value(source, name)
     if reason := _not_experiment(value, lambda callee: bool(same(callee, ast.unparse(wanted.func)))): raise NotRewritable(f"'{name}' is {reason}, and not a call of Experiment (line {value.lineno}): the expression that makes it is not the one to change")
     start, end = span_of(source, value)
     for text, kept in _candidates(source, start, end, expression, same):

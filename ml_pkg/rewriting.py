@@ -142,8 +142,9 @@ def _uses(cell:Cell, name:str) -> bool:
 
 def _above(cell:Cell, declared:Declared) -> ast.Module:
     "What of a cell has run when the declaration does."
-    end = declared_value(cell.source, declared.name).lineno if cell.place == declared.place else 0
-    return ast.Module([node for node in _tree_of(cell).body if cell.place < declared.place or node.lineno < end], [])
+    if cell.place != declared.place: return _tree_of(cell) if cell.place < declared.place else ast.Module([], [])
+    value = declared_value(cell.source, declared.name)
+    return ast.Module([node for node in _tree_of(cell).body if (node.lineno, node.col_offset) < (value.lineno, value.col_offset)], [])
 
 def _missing(cells:Sequence[Cell], declared:Declared, imports:Sequence[str], same:Callable[[str, str], bool]) -> list[str]:
     "The imports that nothing above the declaration brings. Raises `NotRewritable` if a name is something else in a cell, or comes too late."
