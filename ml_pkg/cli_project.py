@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['new']
 
-# %% ../nbs/api/506_cli_project.ipynb #e7f4496f
+# %% ../nbs/api/506_cli_project.ipynb #3d36e54d
 import dataclasses
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ml_pkg.project import Project
     from ml_pkg.roles import Proposal
 
-# %% ../nbs/api/506_cli_project.ipynb #d963716f
+# %% ../nbs/api/506_cli_project.ipynb #952144b2
 def _show(proposal:"Proposal") -> None:
     "The columns and what they are for, as a table."
     from rich import box
@@ -45,7 +45,7 @@ def _print_project(made:"Project") -> None:
     print(f"As for git, {made.repository}.\n\nNow:")
     for command in made.next_commands: print(f"  {command}")
 
-# %% ../nbs/api/506_cli_project.ipynb #a90123b1
+# %% ../nbs/api/506_cli_project.ipynb #4c28edf5
 def _asked(rows:"pd.DataFrame", proposal:"Proposal") -> "Proposal":
     "The proposal for the target that is wanted."
     from ml_pkg.roles import propose
@@ -56,12 +56,21 @@ def _asked(rows:"pd.DataFrame", proposal:"Proposal") -> "Proposal":
         except MlPkgError as error: print(error)
     return proposal
 
+def _confirmed(rows:"pd.DataFrame", proposal:"Proposal", is_said:bool, place:Path) -> "Proposal":
+    "The proposal that somebody agrees to. Ends the command where nobody does."
+    try:
+        agreed = proposal if is_said else _asked(rows, proposal)
+        if typer.confirm(f"Write it to {place}?", default=True): return agreed
+    except typer.Abort: print() # Ctrl-C or Ctrl-D
+    print("nothing was written")
+    raise typer.Exit(1)
+
 def _check_askable(yes:bool, proposal:"Proposal") -> None:
     if yes or sys.stdin.isatty(): return
     why = proposal.roles[proposal.target].why
     raise InvalidDeclaration(f"standard input is no terminal, so nobody can be asked whether '{proposal.target}' is the column to predict ({why}): add --yes if it is, or --target COLUMN --yes if it is another one")
 
-# %% ../nbs/api/506_cli_project.ipynb #0ba49301
+# %% ../nbs/api/506_cli_project.ipynb #dc921ed9
 @app.command()
 @reported
 def new(
@@ -81,11 +90,7 @@ def new(
     proposal = propose(rows, table, *((target, "you said so") if target else likely_target(rows, name)))
     if not as_json: _show(proposal)
     _check_askable(yes, proposal)
-    if not yes:
-        if not target: proposal = _asked(rows, proposal)
-        if not typer.confirm(f"Write it to {folder.absolute() / name}?", default=True):
-            print("nothing was written")
-            raise typer.Exit(1)
+    if not yes: proposal = _confirmed(rows, proposal, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
     if as_json: return _print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target, "roles": {each: role.role for each, role in proposal.roles.items()}, "next": made.next_commands})
     _print_project(made)

@@ -6,13 +6,13 @@
 __all__ = ['CLASSIFIER', 'REGRESSOR', 'FEW_CATEGORIES', 'Learner', 'learner', 'estimator_text', 'declaration_text',
            'imports_text', 'lists_text']
 
-# %% ../nbs/api/459_draft.ipynb #1f81fa03
+# %% ../nbs/api/459_draft.ipynb #2823a562
 import json
 from dataclasses import dataclass
 
 from .roles import CATEGORY, NUMBER, Proposal
 
-# %% ../nbs/api/459_draft.ipynb #1d110866
+# %% ../nbs/api/459_draft.ipynb #d1efcd2e
 def _quoted(text:str) -> str: return json.dumps(text, ensure_ascii=False)
 
 def _in_a_list(names:list[str]) -> str:
@@ -26,7 +26,7 @@ def _call(name:str, arguments:list[str]) -> str:
 
 def _indented(text:str) -> str: return "\n".join(f"    {line}" for line in text.split("\n"))
 
-# %% ../nbs/api/459_draft.ipynb #f59c82a5
+# %% ../nbs/api/459_draft.ipynb #17f47198
 @dataclass(frozen=True)
 class Learner:
     "What predicts at the end of the pipeline, and what a first exploration asks of it."
@@ -47,7 +47,7 @@ REGRESSOR = Learner("Ridge", "", "alpha", "0.1, 1.0, 10.0, 100.0", ["r2", "neg_m
 
 def learner(proposal:Proposal) -> Learner: return CLASSIFIER if proposal.classification else REGRESSOR
 
-# %% ../nbs/api/459_draft.ipynb #3cd658f5
+# %% ../nbs/api/459_draft.ipynb #4242fa5a
 FEW_CATEGORIES = 20 # more of them are put together when they are rare
 
 def _numbers_pipeline(proposal:Proposal) -> list[str]:
@@ -73,7 +73,7 @@ def estimator_text(
     steps = [_branches(proposal)] if proposal.names(CATEGORY) else _numbers_pipeline(proposal)
     return _call("make_pipeline", [*steps, f"{learner(proposal).name}({learner(proposal).options})"])
 
-# %% ../nbs/api/459_draft.ipynb #455b1340
+# %% ../nbs/api/459_draft.ipynb #558e45b4
 def _dataset_text(proposal:Proposal, file:str) -> str:
     roles = [f"{role}={_in_a_list(names) if isinstance(names, list) else _quoted(names)}" for role, names in proposal.declared.items()]
     return _call("Dataset", [_quoted(f"data/{file}"), *roles])
@@ -90,7 +90,7 @@ def declaration_text(
     parts = {"name": _quoted(name), "dataset": _dataset_text(proposal, file), "estimator": estimator_text(proposal), "evaluation": _evaluation_text(proposal)}
     return f"{name} = " + _call("Experiment", [f"{part}={text}" for part, text in parts.items()])
 
-# %% ../nbs/api/459_draft.ipynb #57bf8849
+# %% ../nbs/api/459_draft.ipynb #08030b8e
 _MODULES = {"make_column_transformer": "sklearn.compose", "SimpleImputer": "sklearn.impute", "LogisticRegression": "sklearn.linear_model", "Ridge": "sklearn.linear_model",
             "make_pipeline": "sklearn.pipeline", "OneHotEncoder": "sklearn.preprocessing", "StandardScaler": "sklearn.preprocessing"}
 

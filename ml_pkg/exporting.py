@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Cell', 'cells_of', 'notebook_text', 'assigned', 'module_text', 'index_text']
 
-# %% ../nbs/api/458_exporting.ipynb #47e036d0
+# %% ../nbs/api/458_exporting.ipynb #b18c034a
 import ast
 import json
 import re
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .identity import digest
 
-# %% ../nbs/api/458_exporting.ipynb #1257c4d1
+# %% ../nbs/api/458_exporting.ipynb #2b0b5545
 class Cell(NamedTuple):
     "A cell of a notebook, without what it printed."
     id: str
@@ -45,7 +45,7 @@ def _as_json(cell:Cell) -> dict:
     ran = {"execution_count": None, "outputs": []} if cell.kind == "code" else {}
     return {"cell_type": cell.kind, "id": cell.id, "metadata": {}, "source": cell.source.splitlines(keepends=True), **ran}
 
-# %% ../nbs/api/458_exporting.ipynb #5afbcf72
+# %% ../nbs/api/458_exporting.ipynb #db5d777f
 _DIRECTIVE = re.compile(r"\A#\| export\n")
 
 def _exported(cells:Iterable[Cell]) -> list[Cell]:
@@ -64,7 +64,7 @@ def _purpose(cells:Iterable[Cell]) -> str:
     title = next(cell.source for cell in cells if cell.source.startswith("# "))
     return next(line.removeprefix("> ") for line in title.splitlines() if line.startswith("> "))
 
-# %% ../nbs/api/458_exporting.ipynb #877c4320
+# %% ../nbs/api/458_exporting.ipynb #8d032677
 def module_text(
     cells:list[Cell],
     notebook:str, # path of the notebook, from the folder of the module

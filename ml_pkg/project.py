@@ -6,7 +6,7 @@
 __all__ = ['USED', 'FOLDERS', 'TEMPLATES', 'NOTEBOOKS', 'check_name', 'read_rows', 'filled', 'values', 'project_files',
            'built_beside', 'check_place', 'committed', 'Project', 'new_project']
 
-# %% ../nbs/api/460_project.ipynb #8c9e3a65
+# %% ../nbs/api/460_project.ipynb #a86d34ae
 import builtins
 import configparser
 import importlib.util
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ml_pkg.preflight import Preflight
     from ml_pkg.run import Run
 
-# %% ../nbs/api/460_project.ipynb #6584e2a0
+# %% ../nbs/api/460_project.ipynb #a1ce660c
 USED = {"Path", "json", "cells", "cell", "text", "Dataset", "Evaluation", "Experiment", "make_column_transformer", "SimpleImputer", "LogisticRegression", "Ridge", "make_pipeline",
         "OneHotEncoder", "StandardScaler", "numbers", "categories", "run", "some", "predicted", "exported", "compare", "DecisionTreeClassifier", "DecisionTreeRegressor",
         "other", "tree", "board", "sweep", "each"} # names in the notebooks of a project
@@ -71,7 +71,7 @@ _REFUSED:tuple[tuple[Callable[[str], bool], str], ...] = (
     (_is_installed, "a module of this name is installed"),
 )
 
-# %% ../nbs/api/460_project.ipynb #c458a9c4
+# %% ../nbs/api/460_project.ipynb #8498f499
 def read_rows(
     path:Path, # a table: CSV (compressed too), Parquet or Feather
 ) -> "pd.DataFrame":
@@ -93,7 +93,7 @@ def _about_separators(header:str) -> str:
     found = next((mark for mark in ";\t|" if mark in header), None)
     return f" Its values seem to be separated by {found!r}: write it with commas" if found else ""
 
-# %% ../nbs/api/460_project.ipynb #326817cb
+# %% ../nbs/api/460_project.ipynb #88460d8a
 TEMPLATES = {"settings.ini": "settings.ini", "setup.py": "setup.txt", "pyproject.toml": "pyproject.toml", "MANIFEST.in": "manifest.in", ".gitignore": "gitignore",
              ".gitattributes": "gitattributes", ".github/workflows/ci.yml": "ci.yml"} # file of a project -> template
 NOTEBOOKS = {"index": "index.md", "exploration": "exploration.md", "experiments/{name}": "experiment.md"}
@@ -106,7 +106,7 @@ def filled(
     text = (resources.files("ml_pkg")/"templates"/template).read_text(encoding="utf-8")
     return re.sub(r"<<(\w+)>>", lambda found: values[found[1]], text)
 
-# %% ../nbs/api/460_project.ipynb #8a54538f
+# %% ../nbs/api/460_project.ipynb #e06a219f
 def _columns_table(proposal:Proposal) -> str:
     "What each column is for, as a table in Markdown."
     def cell(text:Any) -> str: return " ".join(str(text).split()).replace("|", "\\|")
@@ -121,7 +121,7 @@ def _why(proposal:Proposal) -> str:
 
 def _code_cell(source:str) -> str: return f"```python\n#| export\n{source}\n```\n\n" if source else ""
 
-# %% ../nbs/api/460_project.ipynb #ee2deaa7
+# %% ../nbs/api/460_project.ipynb #40725166
 def _verdict(name:str, proposal:Proposal, beats_guessing:bool) -> str:
     "The test that the scores are worth something, or why there is none yet."
     about = learner(proposal)
@@ -144,7 +144,7 @@ def values(
             "declaration": declaration_text(name, proposal, file), "verdict": _verdict(name, proposal, beats_guessing),
             "step": about.step, "parameter": about.parameter, "values": about.values, "other": about.values.split(", ")[0], "tree": about.tree}
 
-# %% ../nbs/api/460_project.ipynb #a7ede927
+# %% ../nbs/api/460_project.ipynb #30724ca0
 def project_files(
     name:str,            # of the project
     proposal:Proposal,
@@ -169,7 +169,7 @@ def _package(name:str, cells:list[Cell], settings:str) -> dict[str, str]:
     return {f"{name}/__init__.py": f'__version__ = "{parser["DEFAULT"]["version"]}"\n', f"{name}/_modidx.py": index_text(parser["DEFAULT"], [f"{name}.experiments.{name}"]),
             f"{name}/experiments/__init__.py": "", f"{name}/experiments/{name}.py": module_text(cells, f"../../nbs/experiments/{name}.ipynb")}
 
-# %% ../nbs/api/460_project.ipynb #006a535e
+# %% ../nbs/api/460_project.ipynb #febac3c6
 @contextmanager
 def built_beside(
     place:Path, # where the folder shall be; nothing but an empty folder may be there
@@ -195,7 +195,7 @@ def check_place(
     if place.exists() and not place.is_dir(): raise InvalidDeclaration(f"{place} is a file: choose another name, or another --folder")
     if place.is_dir() and (there := sorted(each.name for each in place.iterdir())): raise InvalidDeclaration(f"the folder {place} is not empty, and a project is not mixed with what is there ({listed(there, 5)}): choose another name, or another --folder")
 
-# %% ../nbs/api/460_project.ipynb #c4de3295
+# %% ../nbs/api/460_project.ipynb #f0478609
 def _write(folder:Path, files:Mapping[str, str]) -> None:
     for path, text in files.items():
         (folder/path).parent.mkdir(parents=True, exist_ok=True)
@@ -210,14 +210,16 @@ def _tried(notebook:Path, name:str, path:Path) -> "tuple[Run, Preflight]":
             run = experiment.run(checkpoints=NoCheckpoints())
             run.model.predict(experiment.dataset.X.head())
             return run, experiment.check()
-    except Exception as error: raise InvalidData(f"the declaration that suits the columns of {path} does not run: {error}. Nothing was written") from error
+    except Exception as error: raise InvalidData(f"the declaration that suits the columns of {path} does not run: {_first_line(error)}. Nothing was written. Mend the rows, or leave the column out of the file") from error
+
+def _first_line(error:Exception) -> str: return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
 
 def _beats_guessing(run:"Run", proposal:Proposal) -> bool:
     "Whether the mean score is above that of a guess by more than its spread over the folds."
     mean, spread = run.summary[learner(proposal).metrics[0]]
     return mean - spread > (1 / proposal.rows[proposal.target].nunique() if proposal.classification else 0)
 
-# %% ../nbs/api/460_project.ipynb #f33919db
+# %% ../nbs/api/460_project.ipynb #4866869e
 def _git(folder:Path, *words:str) -> subprocess.CompletedProcess:
     elsewhere = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")} # as they are in a hook
     return subprocess.run(["git", *words], cwd=folder, env=elsewhere, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -237,7 +239,7 @@ def committed(
 
 def _last_line(text:str) -> str: return (text.strip().splitlines() or ["no reason given"])[-1]
 
-# %% ../nbs/api/460_project.ipynb #62d4b88b
+# %% ../nbs/api/460_project.ipynb #3948830d
 @dataclass(frozen=True)
 class Project:
     "What was made."

@@ -7,7 +7,7 @@ __all__ = ['NUMBER', 'CATEGORY', 'TIME', 'GROUP', 'DROPPED', 'TARGET', 'MANY_ROW
            'Facts', 'facts', 'Role', 'role', 'can_be_target', 'likely_target', 'is_told_apart', 'ReadTable', 'Proposal',
            'propose']
 
-# %% ../nbs/api/456_roles.ipynb #8ce4439b
+# %% ../nbs/api/456_roles.ipynb #a8472383
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .sources import Frame
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/api/456_roles.ipynb #b0850cf7
+# %% ../nbs/api/456_roles.ipynb #9b50d9b0
 @dataclass(frozen=True)
 class Facts:
     "What is looked at of one column."
@@ -46,7 +46,7 @@ def facts(
     present = values.dropna()
     return Facts(str(values.name), str(values.dtype), len(values), int(_codes(values, in_order=False).max(initial=-1)) + 1, int(values.isna().sum()), _short(present.iloc[0]) if len(present) else "")
 
-# %% ../nbs/api/456_roles.ipynb #51f6d96f
+# %% ../nbs/api/456_roles.ipynb #2d8ebc50
 NUMBER, CATEGORY, TIME, GROUP, DROPPED, TARGET = "number", "category", "time", "group", "dropped", "target"
 MANY_ROWS = 20      # fewer rows that are all different prove nothing
 FEW_CODES = 10      # whole numbers that name something, and so few of them, are categories
@@ -65,10 +65,16 @@ def role(
     about = facts(values)
     if about.distinct == 0: return Role(DROPPED, "nothing is in it")
     if about.distinct == 1 and about.is_complete: return Role(DROPPED, "the same in every row")
+    if about.missing and _is_marked_as_pandas_does(values): return Role(DROPPED, "what is missing is pandas' own NA, which encoders of scikit-learn refuse: astype('str') or astype('object') before the file is written")
     if _is_time(values): return _role_of_time(about)
     if _is_integer(values): return _role_of_whole_numbers(values, about)
     if _is_text(values): return _role_of_text(values, about)
     return _role_of_others(values)
+
+def _is_marked_as_pandas_does(values:"pd.Series") -> bool:
+    "Whether a missing value of text or of yes and no is `pd.NA`, and not NaN."
+    import pandas as pd
+    return getattr(values.dtype, "na_value", None) is pd.NA and not (pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype))
 
 def _role_of_time(about:Facts) -> Role:
     if {"birth", "born", "dob", "birthday"} & set(_words(about.name)): return Role(DROPPED, "a date of birth: make an age of it, to learn from it")
@@ -107,7 +113,7 @@ def _role_of_others(values:"pd.Series") -> Role:
 
 def _counted(distinct:int) -> str: return f"{distinct:,} different value{'' if distinct == 1 else 's'}"
 
-# %% ../nbs/api/456_roles.ipynb #bad3bd51
+# %% ../nbs/api/456_roles.ipynb #dde70481
 TARGETS = ("target", "label", "labels", "class", "y", "outcome", "response", "species") # names that say it
 
 def can_be_target(
@@ -129,7 +135,7 @@ def likely_target(
     if alike := next((name for name in possible if name.lower().startswith(project.lower())), None): return alike, "it is named as the project is"
     return possible[-1], "it is the last column that can be predicted"
 
-# %% ../nbs/api/456_roles.ipynb #f571c8ca
+# %% ../nbs/api/456_roles.ipynb #20e4872f
 def is_told_apart(
     y:"pd.Series", # the target
 ) -> bool:
@@ -137,7 +143,7 @@ def is_told_apart(
     if role(y).role == CATEGORY: return True
     return facts(y).distinct <= (FEW_CODES if _is_integer(y) else 2)
 
-# %% ../nbs/api/456_roles.ipynb #e7131b1f
+# %% ../nbs/api/456_roles.ipynb #e2e52d33
 @dataclass(frozen=True, eq=False)
 class ReadTable(Frame):
     "Rows that have been read from a file, and go by its name."
@@ -172,7 +178,7 @@ class Proposal:
     @property
     def evaluation(self) -> Evaluation: return Evaluation(cv=self.cv, holdout=self.holdout)
 
-# %% ../nbs/api/456_roles.ipynb #86584658
+# %% ../nbs/api/456_roles.ipynb #1d8e0604
 def propose(
     rows:"pd.DataFrame",  # all rows and columns of a table
     path:str,             # where they come from, for messages
@@ -187,8 +193,8 @@ def propose(
     refused = None
     for proposal in _weaker_and_weaker(Proposal(rows, path, found)):
         try: return _tried(proposal)
-        except MlPkgError as error: refused = refused or error
-    raise InvalidData(f"the {len(rows):,} rows of {path} cannot be split into rows to fit on and rows to score: {refused}")
+        except MlPkgError as error: refused = error
+    raise InvalidData(f"the {len(rows):,} rows of {path} cannot be split into rows to fit on, rows to score and a holdout, even with two folds: {refused}. Gather more rows")
 
 def _check_target(y:"pd.Series", path:str) -> None:
     about = facts(y)
@@ -216,7 +222,7 @@ def _why_not(role:str, kept:str) -> str:
     if role == kept: return f"another column is the {role} already"
     return f"rows are put in the order of their {kept}, and a dataset takes one of both" if kept == TIME else "folds could not be made by it"
 
-# %% ../nbs/api/456_roles.ipynb #eba7d7f7
+# %% ../nbs/api/456_roles.ipynb #1996dd20
 def _tried(proposal:Proposal) -> Proposal:
     "The proposal, if its folds can be made and each of them has something to learn. Raises `InvalidData` if not."
     dataset = proposal.dataset
