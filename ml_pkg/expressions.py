@@ -384,7 +384,7 @@ def _dataset(value:Dataset, path:str) -> _Code:
     lists = {name: list(getattr(value, name)) for name in ("features", "drop") if getattr(value, name)}
     others = {name: getattr(value, name) for name in ("group", "time", "weight") if getattr(value, name) is not None}
     roles = {"target": value.target[0] if len(value.target) == 1 else list(value.target), **lists, **others}
-    return _Code((*_imported(type(value), path), "("), (((), _source(value.source, f"{path}.source")), *(((f"{name}=",), _code(role, f"{path}.{name}")) for name, role in roles.items())), ")")
+    return _Code((*_imported(type(value), path, "is of the class"), "("), (((), _source(value.source, f"{path}.source")), *(((f"{name}=",), _code(role, f"{path}.{name}")) for name, role in roles.items())), ")")
 
 def _source(value:Any, path:str) -> _Code:
     _refuse_secret(getattr(value, "url", getattr(value, "path", "")), path)
@@ -406,7 +406,7 @@ def _evaluation(value:Evaluation, path:str) -> _Code:
     parameters = _parameters(Evaluation)
     given = {"cv": value.cv, "metrics": _metrics(value), **{name: getattr(value, name) for name in ("holdout", "train_size")}}
     kept = {name: item for name, item in given.items() if name == "cv" or not _is_default(item, parameters[name])}
-    return _Code((*_imported(type(value), path), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
+    return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
 
 def _metrics(value:Evaluation) -> Any:
     "A list, if each has the name that it has by itself, and otherwise a dict."
@@ -427,7 +427,7 @@ def _experiment(value:Any, path:str) -> _Code:
     parameters = _parameters(type(value))
     given = {name: dict(value.accepts) if name == "accepts" else getattr(value, name) for name in _FIELDS}
     kept = {name: item for name, item in given.items() if not _is_default(item, parameters.get(name))}
-    return _Code((*_imported(type(value), path), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
+    return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
 
 # %% ../nbs/api/340_expressions.ipynb #b65105bc
 def _rules() -> list[tuple[Callable[[Any], bool], Callable[[Any, str], _Code]]]:
