@@ -339,7 +339,7 @@ def _output(estimator:Any) -> tuple[str, Any]:
     if len(told) != 1 or not hasattr(estimator, "set_output"): return own, estimator
     bare, output = _without_output(estimator), next(iter(told))
     try: same = identify(_without_output(estimator).set_output(transform=output)).key == identify(estimator).key
-    except (Unidentifiable, ValueError): same = False
+    except Exception: same = False # one of the parts cannot be told all at once; then each is told by itself
     return (output, bare) if same else (own, estimator)
 
 def _without_output(estimator:Any) -> Any:
