@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'InvalidQuery', 'NotRewritable',
-           'NotFound', 'Unidentifiable', 'DamagedFile', 'UntrustedFile', 'Unwritable', 'WorkspaceUnusable',
-           'MissingExtra', 'UnrecordedWarning', 'PreflightWarning', 'listed', 'did_you_mean', 'optional']
+           'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'UntrustedFile', 'Unwritable',
+           'WorkspaceUnusable', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning', 'listed', 'did_you_mean',
+           'optional']
 
 # %% ../nbs/api/000_errors.ipynb #7f88b54c
 import difflib
@@ -42,6 +43,9 @@ class NotFound(MlPkgError, FileNotFoundError):
 
 class Unidentifiable(MlPkgError, TypeError):
     "A value whose content cannot be told, so that no key can stand for it."
+
+class NotWritable(MlPkgError, ValueError):
+    "A value that no Python source can stand for; what it says is the place, what is there, and what to do."
 
 class DamagedFile(MlPkgError, ValueError):
     "A file of ours that was cut, changed, or is something else."

@@ -18,6 +18,7 @@ from .display import definition
 from .errors import InvalidDeclaration
 from .evaluation import Evaluation
 from .events import configure
+from .expressions import Expression, experiment_expression
 from .history import History, history, run_list
 from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
@@ -96,6 +97,10 @@ class Experiment:
     def diff(self, other:"Experiment") -> "Difference":
         "What differs between two declarations, in words."
         return Difference(differences(components(self.identity), components(other.identity)))
+
+    def to_source(self) -> Expression:
+        "The Python expression that makes this experiment, with the imports it needs; it is proved to give an equal one. Raises `NotWritable`, naming what is in no source."
+        return experiment_expression(self)
 
     def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Run:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .dataset import Dataset
 from .errors import InvalidData, MlPkgError, UnknownName, did_you_mean, listed
 from .evaluation import Evaluation, folds
-from .preflight import _codes, _is_integer, _is_named, _is_text, _is_time, _short, _words
+from .preflight import _is_integer, _is_named, _is_text, _is_time, _short, _words
+from .view import coded
 from .sources import Frame
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def facts(
 ) -> Facts:
     "The facts about a column. Values that cannot be hashed count by how they are written."
     present = values.dropna()
-    return Facts(str(values.name), str(values.dtype), len(values), int(_codes(values, in_order=False).max(initial=-1)) + 1, int(values.isna().sum()), _short(present.iloc[0]) if len(present) else "")
+    return Facts(str(values.name), str(values.dtype), len(values), int(coded(values, in_order=False).max(initial=-1)) + 1, int(values.isna().sum()), _short(present.iloc[0]) if len(present) else "")
 
 # %% ../nbs/api/456_roles.ipynb #2d8ebc50
 NUMBER, CATEGORY, TIME, GROUP, DROPPED, TARGET = "number", "category", "time", "group", "dropped", "target"
