@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .database_pages import Loss, Pages, Row, pass_over, strays, tree
+from .database_pages import DatabaseFile, Loss, Row, pass_over, strays, tree
 from .display import table as html_table
 from .errors import NotFound, WorkspaceUnusable
-from .store import MIGRATIONS, _forget, transaction
+from .store import MIGRATIONS, disconnect, transaction
 from .workspace import Workspace, unusable
 
 # %% ../nbs/api/448_rescue.ipynb #33c242a9
@@ -73,12 +73,12 @@ def _is_id(text:str) -> bool: return len(text) == 8 and set(text) <= set("012345
 
 # %% ../nbs/api/448_rescue.ipynb #5d798079
 def _layout(
-    pages:Pages,
+    database:DatabaseFile,
 ) -> tuple[int, dict[str, _Table]]: # version of the store, and its tables, with the roots that they have here
     "Which version of the store a file is, and where its tables begin."
-    schema = [row.values for page in tree(pages, 1, True, Loss()) for row in page.rows if len(row.values) == 5 and isinstance(row.values[3], int)]
+    schema = [row.values for page in tree(database, 1, True, Loss()) for row in page.rows if len(row.values) == 5 and isinstance(row.values[3], int)]
     for kind, *_, root, _ in schema:
-        if kind == "index": pass_over(pages, root, False)
+        if kind == "index": pass_over(database, root, False)
     listed = [values for values in schema if values[0] == "table"]
     roots = {name: root for _, name, _, root, _ in listed}
     for version in range(len(MIGRATIONS), 0, -1):
@@ -126,14 +126,14 @@ def _inserted(connection:sqlite3.Connection, table:_Table, row:Row) -> bool:
     try: return bool(connection.execute(_into(table, len(row.values)), [row.number, *values] if table.is_numbered else values).rowcount)
     except (sqlite3.Error, OverflowError): return False
 
-def _by_page(connection:sqlite3.Connection, pages:Pages, tables:list[_Table]) -> dict[str, int]:
+def _by_page(connection:sqlite3.Connection, database:DatabaseFile, tables:list[_Table]) -> dict[str, int]:
     "Read tables page by page; how many rows of each were lost, as far as can be told."
     losses, refused = {table.name: Loss() for table in tables}, dict.fromkeys((table.name for table in tables), 0)
     for table in tables:
-        for page in tree(pages, table.root, table.is_numbered, losses[table.name]):
+        for page in tree(database, table.root, table.is_numbered, losses[table.name]):
             refused[table.name] += sum(not (_fits(table, row) and _inserted(connection, table, row)) for row in page.rows)
     damaged = [table for table in tables if not losses[table.name].is_whole]
-    for page in strays(pages) if damaged else ():
+    for page in strays(database) if damaged else ():
         owners = [table for table in damaged if all(_fits(table, row) for row in page.rows)]
         if len(owners) == 1: refused[owners[0].name] += sum(not _inserted(connection, owners[0], row) for row in page.rows)
     return {name: loss.estimate + refused[name] for name, loss in losses.items()}
@@ -152,12 +152,12 @@ def _write(connection:sqlite3.Connection, path:Path) -> dict[str, int]:
     "Fill a new database with what can be read of a damaged one that nobody else uses; rows that were lost, by table."
     with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as damaged: damaged.execute("SELECT count(*) FROM sqlite_master").fetchone() # takes back what was half done
     with _mapped(path) as content, transaction(connection):
-        version, tables = _layout(pages := Pages(content))
+        version, tables = _layout(database := DatabaseFile(content))
         migrate(connection, 0, version)
         copied = {name: _copied(connection, path, table) for name, table in tables.items()}
         lost = {name: refused for name, refused in copied.items() if refused is not None}
-        for name in lost if len(lost) < len(tables) else (): pass_over(pages, tables[name].root, tables[name].is_numbered)
-        lost |= _by_page(connection, pages, [table for name, table in tables.items() if name not in lost])
+        for name in lost if len(lost) < len(tables) else (): pass_over(database, tables[name].root, tables[name].is_numbered)
+        lost |= _by_page(connection, database, [table for name, table in tables.items() if name not in lost])
         for name, table in tables.items():
             if "run" not in table.columns: continue
             if table.required[table.columns.index("run")]: lost[name] += connection.execute(f"DELETE FROM {name} WHERE run NOT IN (SELECT id FROM runs)").rowcount
@@ -243,7 +243,7 @@ def rescue(
 ) -> Rescue:
     "Save what can be read of the workspace's database into a new one, and keep the old one beside it. Nobody else should use it meanwhile. Raises `NotFound`, `WorkspaceUnusable`."
     if not workspace.database.is_file(): raise NotFound(f"there is no database {workspace.database} to rescue anything from")
-    _forget() # the connection that this thread keeps
+    disconnect() # the connection that this thread keeps
     with staging(workspace, "rescue") as folder:
         try:
             copy, fresh = folder/"damaged.sqlite", folder/"new.sqlite"

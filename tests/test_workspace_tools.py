@@ -212,7 +212,7 @@ def test_import_to_a_full_disk(filled:Workspace, small_disk:Path, tmp_path:Path)
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
     import_(tmp_path / "copy.zip", workspace)
     assert ids(workspace) == [mine, *ids(filled)]
-    assert [finding.what.split(":")[0] for finding in doctor(workspace).findings] == ["the disk is nearly full"]
+    assert [symptom.what.split(":")[0] for symptom in doctor(workspace).symptoms] == ["the disk is nearly full"]
 
 
 # --- killed processes
@@ -276,7 +276,7 @@ def test_kill_while_importing(filled:Workspace, tmp_path:Path):
         plan(workspace, settled=0).delete()
         assert not list(workspace.folder.glob(".import.*"))
         import_(archive, workspace)
-        assert ids(workspace) == [mine, *ids(filled)] and doctor(workspace).findings == ()
+        assert ids(workspace) == [mine, *ids(filled)] and doctor(workspace).symptoms == ()
     assert {True, False} == set(outcomes), outcomes
 
 
@@ -330,7 +330,7 @@ def test_kill_while_deleting(filled:Workspace, tmp_path:Path):
         killed("gc", workspace, workspace.folder, moment)
         assert ids(workspace) == ids(filled) and doctor(workspace).is_well
         plan(workspace, settled=0).delete()
-        assert doctor(workspace).findings == () and len(files(workspace.folder / "predictions")) == 50
+        assert doctor(workspace).symptoms == () and len(files(workspace.folder / "predictions")) == 50
 
 
 # --- while others work
