@@ -47,7 +47,7 @@ setup(
     install_requires=settings["requirements"].split(),
     extras_require=extras(),
     packages=find_packages(include=["ml_pkg", "ml_pkg.*"]),
-    package_data={"ml_pkg": ["data/*.csv", "py.typed"]},
+    package_data={"ml_pkg": ["data/*.csv", "templates/*", "py.typed"]},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "ml_pkg.sinks": [f"mlflow={settings['lib_path']}.mlflow_sink:mlflow_sink"],
