@@ -116,7 +116,7 @@ def train(
         experiment.fitted(run)
         path = run.model_path
     if path is None: raise InvalidDeclaration(f"run {run.id} is recorded, and its model could not be saved; the warning says why")
-    if as_json: return print_json({**_facts(run), "model": path})
+    if as_json: return print_json({**_as_json(run), "model": path})
     print(f"{run}\n\nrun    {run.id}{' (reused: nothing had changed)' if run.reused else ''}\nmodel  {_short(path)}")
 
 def _shown(folds:Iterator, total:int, show:Callable) -> Iterator:
@@ -127,7 +127,7 @@ def _shown(folds:Iterator, total:int, show:Callable) -> Iterator:
 
 def _short(path:Path) -> Path: return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
-def _facts(run:Any) -> dict[str, Any]:
+def _as_json(run:Any) -> dict[str, Any]:
     "A run as a dict that JSON can hold."
     scores = {name: {"mean": mean, "std": std} for name, (mean, std) in run.summary.items()}
     row = {name: value for name, value in run.row.items() if name not in ("schema", "number")}
@@ -197,7 +197,7 @@ def note(
 ) -> None:
     "Say something about a run, beside its record."
     from ml_pkg.run import load_run
-    print(f"noted beside run {load_run(run).note(text).id}")
+    print(f"noted beside {_which(load_run(run).note(text))}")
 
 @app.command()
 @reported
@@ -211,7 +211,16 @@ def tag(
     from ml_pkg.run import load_run
     found = load_run(run).tag(*(tags or ())).untag(*(remove or ()))
     if star is not None: found = found.star() if star else found.unstar()
-    print(f"run {found.id}: {', '.join(found.tags) or 'no tags'}{', starred' if found.starred else ''}")
+    print(f"{_which(found)}: {', '.join(found.tags) or 'no tags'}{', starred' if found.starred else ''}")
+
+def _which(run:Any) -> str:
+    "A run in words. The name of an experiment stands for its latest run, which can be a variation of it."
+    from ml_pkg.history import changes
+    told = changes([run.id])[0]
+    kind = f"a variation of run {run.row['variation_of']}{f' with {told}' if told else ''}" if run.row["variation_of"] else "a variation" if run.row["varied"] else "as declared"
+    return f"run {run.id} of {run.name} ({kind}{_ending(run)})"
+
+def _ending(run:Any) -> str: return f", which takes over run {run.row['reuses']}" if run.reused else ", which failed" if run.status == "failed" else ""
 
 def _print_columns(lines:list[list[str]]) -> None:
     "Rows of text as aligned columns."
@@ -229,19 +238,25 @@ def show(
     from ml_pkg.history import changes
     from ml_pkg.run import load_run
     found = load_run(run)
-    if as_json: return print_json({**_facts(found), "tags": found.tags, "starred": found.starred, "notes": found.notes, "parameters": found.parameters, "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
+    if as_json: return print_json({**_as_json(found), "tags": found.tags, "starred": found.starred, "notes": found.notes, "parameters": found.parameters, "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
     print(f"{found}\n")
     row = found.row
     commit = row["git_commit"] and row["git_commit"][:12] + (" with uncommitted changes" if row["git_dirty"] else "")
-    facts = {"run": found.id, "status": found.status, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"], "seconds": f"{row['seconds']:.3f}", "origin": row["origin"], "place": row["place"],
+    shown = {"run": found.id, "status": found.status, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"], "seconds": f"{row['seconds']:.3f}", "origin": row["origin"], "place": row["place"],
              "estimator": " ".join((row["estimator"] or "").split()) or None, "changed": changes([found.id])[0] or None, "tags": ", ".join(["*"] * found.starred + found.tags) or None, "commit": commit, "data": f"{row['dataset']} ({row['dataset_rows']} rows, {row['holdout_rows']} locked away)", "model": found.model_path, "key": found.key}
-    for name, value in facts.items():
+    for name, value in shown.items():
         if value is not None: print(f"{name:8} {value}")
     for each in found.notes: print(f"note     {each['made'][:19].replace('T', ' ')}  {each['text']}")
     for finding in found.findings: print(f"check    {finding['message']}" + (f" (accepted: {finding['accepted']})" if finding["accepted"] else ""))
-    for warning in found.warnings: print(f"warning  fold {warning['fold'] + 1}, {warning['step']}: {warning['message'].splitlines()[0]}")
+    for line in _once(found.warnings): print(f"warning  {line}")
     if row["source"]: print(f"\n{row['source']}")
     if row["traceback"]: print(f"\n{row['traceback']}")
+
+def _once(warnings:list[dict]) -> list[str]:
+    "Each warning once, with the folds that gave it."
+    folds:dict[tuple, list[int]] = {}
+    for warning in warnings: folds.setdefault((warning["step"], "\n".join(warning["message"].splitlines()[:1])), []).append(warning["fold"] + 1)
+    return [f"fold{'s' * (len(set(each)) > 1)} {', '.join(map(str, sorted(set(each))))}, {step}: {message}" for (step, message), each in folds.items()]
 
 # %% ../nbs/api/500_cli.ipynb #58e25c08
 @app.command()
