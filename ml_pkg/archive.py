@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from .display import counted
 from .doctor import digest_of, frames_of, inspected, recorded_files
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, WorkspaceUnusable, listed
-from .rescue import counted, migrate, staging
+from .rescue import migrate, staging
 from .signing import is_ours, signature
 from .store import MEAN, MIGRATIONS, connected, now, transaction
 from .workspace import Workspace, unusable, written_whole

@@ -29,14 +29,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .checkpoints import Checkpoints
-from .display import definition
+from .display import counted, definition
 from .display import table as html_table
 from .entries import NotForUs, read_entry
 from .errors import DamagedFile, MlPkgError, Unwritable, listed
-from .rescue import counted
 from .signing import is_ours
 from .store import MIGRATIONS, journal_mode
-from .workspace import Workspace
+from .workspace import Workspace, is_alive
 
 logging.getLogger("ml_pkg").addHandler(logging.NullHandler()) # what is found is in the diagnosis, and need not be told twice
 
@@ -210,20 +209,14 @@ def _is_left(part:Path) -> bool:
     process = part.name.split(".")[-3] if part.name.count(".") >= 3 else ""
     if not part.name.startswith("."): return _age(part) > _HOUR # a checkpoint, which is written in one go
     if f".{socket.gethostname()}.{process}." not in part.name: return _age(part) > _DAY
-    return process.isdigit() and not _is_alive(int(process))
+    return process.isdigit() and not is_alive(int(process))
 
 def _is_deserted(lease:Path) -> bool:
     "Whether the holder of a lease is gone; a living one touches it every second."
     try: holder = json.loads(lease.read_text())
     except (OSError, ValueError): holder = {}
     if not isinstance(holder, dict) or holder.get("machine") != socket.gethostname() or not isinstance(holder.get("process"), int): return _age(lease) > _HOUR
-    return not _is_alive(holder["process"]) or _age(lease) > _HOUR
-
-def _is_alive(process:int) -> bool:
-    try: os.kill(process, 0)
-    except ProcessLookupError: return False
-    except (OSError, OverflowError): return True # somebody else's
-    return True
+    return not is_alive(holder["process"]) or _age(lease) > _HOUR
 
 def _left(workspace:Workspace) -> Iterator[Symptom]:
     if found := leftovers(workspace): yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from .display import counted
 from .errors import UnknownName, did_you_mean
 from .history import changed, run_count, run_list
 from .pages import line_chart, shortened, time_of_day
@@ -77,5 +78,5 @@ def experiment_page(
         listed = _with_changes(connection, runs[:RUNS_ON_PAGE + 1])
     metrics = metrics_of(found)
     drawn = chosen_metric(metric, metrics, f"was not scored in the last {len(runs)} runs of {shortened(name)}")
-    words = f"{total:,} run{'s' * (total != 1)}" + (f"; the last {RUNS_ON_PAGE} are listed" if total > RUNS_ON_PAGE else "") + (f", the last {DRAWN} are drawn" if total > DRAWN else "")
+    words = counted(total, "run") + (f"; the last {RUNS_ON_PAGE} are listed" if total > RUNS_ON_PAGE else "") + (f", the last {DRAWN} are drawn" if total > DRAWN else "")
     return {"name": name, "metrics": metrics, "metric": drawn, "shown": metrics[:METRICS_SHOWN], "chart": _chart(runs, drawn), "words": words, "runs": listed}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .display import counted
 from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment, parameters_of
 from .history import STARRED, changed
@@ -68,9 +69,8 @@ class _Contest:
     def interval(self, place:int) -> Interval: return self._capped(self.scores.interval(place))
 
     def corrected(self) -> Interval:
-        "The score of the best, less what being the best of several adds to it."
-        best = self.interval(self.order[0])
-        return self._capped(self.scores.corrected()) if math.isfinite(best.mean) else best
+        "The score of the best, less what being the best of several adds to it; for a score with bounds."
+        return self._capped(self.scores.corrected())
 
     def difference(self, place:int) -> Interval: return self.scores.difference(place, self.baseline)
 
@@ -105,7 +105,7 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str) -> dict[
     shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
     beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
     lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
-    caption = f"{count:,} declaration{'s' * (count != 1)} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {LINES} are shown" if count > LINES else "")
+    caption = f"{counted(count, 'declaration')} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {LINES} are shown" if count > LINES else "")
     return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": "Intervals at 95%, told from the folds; compare(…) in a notebook tells them from the rows, and is more exact."}
 
 def _line(contest:_Contest, place:int, view:tuple[float, float]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from .display import counted
 from .errors import NotFound
 from .history import COLUMNS, FACTS, run_count, run_list
 from .pages import plain, shortened
@@ -95,7 +96,7 @@ def pulse() -> dict[str, str]:
 # %% ../nbs/api/462_run_pages.ipynb #17fbd5a3
 def _caption(runs:Sequence[dict], where:str, order:str, total:int|None) -> str:
     if not runs: return f"No runs for which {shortened(where)}." if where else "No more runs."
-    how_many = f"{total:,} run{'s' * (total != 1)}" if total is not None else "Runs"
+    how_many = counted(total, "run") if total is not None else "Runs"
     only = "; only those that computed it" if _is_metric(order) else ""
     return f"{how_many}{f' for which {shortened(where)}' if where else ''}, {_way(order)}{only}"
 
