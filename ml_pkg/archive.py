@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from .doctor import digest_of, frames_of, kept_files, reading
+from .display import counted
+from .doctor import digest_of, frames_of, inspected, recorded_files
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, WorkspaceUnusable, listed
-from .rescue import counted, migrate, staging
+from .rescue import migrate, staging
 from .signing import is_ours, signature
 from .store import MEAN, MIGRATIONS, connected, now, transaction
 from .workspace import Workspace, unusable, written_whole
@@ -79,7 +80,7 @@ def _snapshot(
     os.close(handle)
     try:
         try:
-            with reading(workspace) as source, closing(sqlite3.connect(name, isolation_level=None)) as copy:
+            with inspected(workspace) as source, closing(sqlite3.connect(name, isolation_level=None)) as copy:
                 for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF"): copy.execute(statement)
                 source.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")
@@ -132,7 +133,7 @@ def export(
 def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connection, done:Exported) -> None:
     "The files of runs, and the frames that declarations name."
     missing, changed = [], []
-    for kept in kept_files(connection):
+    for kept in recorded_files(connection):
         place, name = kept.within(workspace), f"{kept.path.parent.name}/{kept.path.name}"
         if kept.path.parent.name not in FOLDERS or name in writer.members or not _is_name(name): continue # saved elsewhere: it is not the workspace's
         try:
@@ -266,7 +267,7 @@ def _copy_table(connection:sqlite3.Connection, table:str, path:Path) -> None:
 def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouched:bool, path:Path) -> None:
     "Let the rows say where the files will be, and what may be believed."
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection, transaction(connection):
-        kept = {f"{each.path.parent.name}/{each.path.name}": each for each in kept_files(connection) if members.get(f"{each.path.parent.name}/{each.path.name}", Member("", 0)).sha256 == each.sha256}
+        kept = {f"{each.path.parent.name}/{each.path.name}": each for each in recorded_files(connection) if members.get(f"{each.path.parent.name}/{each.path.name}", Member("", 0)).sha256 == each.sha256}
         if unknown := [name for name in members if name.split("/")[0] in FOLDERS and name not in kept]: raise _refused(path, f"its database does not know {listed(unknown, 5)}")
         rows = [(str(workspace.folder/name), each.sha256, str(each.path)) for name, each in kept.items()]
         connection.execute("CREATE TEMP TABLE settled (path TEXT, sha256 TEXT, before TEXT PRIMARY KEY)")

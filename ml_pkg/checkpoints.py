@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier', 'warn_once', 'Checkpoints', 'NoCheckpoints',
-           'pack', 'Kept', 'Usage', 'Made', 'made', 'is_reproducible']
+           'pack', 'Kept', 'Usage', 'kept_entries', 'worth', 'Made', 'made', 'is_reproducible']
 
 # %% ../nbs/api/190_checkpoints.ipynb #b3919fe1
 import logging
@@ -121,15 +121,15 @@ class Checkpoints:
 
     def usage(self) -> "Usage":
         "How much is kept."
-        return Usage(len(found := list(_entries(self))), sum(each.size for each in found), self.budget, self.path)
+        return Usage(len(found := list(kept_entries(self))), sum(each.size for each in found), self.budget, self.path)
 
     def verify(self) -> list[Path]:
         "Check every byte of every entry. What is damaged is moved aside and listed."
-        return [each.path for each in _entries(self) if not _is_sound(self, each.path)]
+        return [each.path for each in kept_entries(self) if not _is_sound(self, each.path)]
 
     def clear(self) -> int:
         "Remove all entries; how many there were. Other processes that use them now are not disturbed."
-        return sum(_remove(each.path) for each in list(_entries(self)))
+        return sum(_remove(each.path) for each in list(kept_entries(self)))
 
 # %% ../nbs/api/190_checkpoints.ipynb #a2c16e12
 @dataclass(frozen=True)
@@ -246,7 +246,8 @@ class Usage:
 
     def __str__(self) -> str: return f"{self.entries:,} entries, {self.bytes / 2**20:,.1f} MiB of {self.budget / 2**20:,.0f} MiB, in {self.folder}"
 
-def _entries(store:Checkpoints) -> Iterator[Kept]:
+def kept_entries(store:Checkpoints) -> Iterator[Kept]:
+    "Every entry of a store."
     for path in store.path.glob("??/*.entry"):
         with suppress(OSError):
             status = path.stat()
@@ -257,7 +258,7 @@ def _remove(path:Path) -> bool:
     except OSError: return False
     return True
 
-def _value(kept:Kept, now:float) -> float:
+def worth(kept:Kept, now:float) -> float:
     "Seconds of computing that a byte saves, less the longer it was not used."
     try: seconds = read_about(kept.path)["seconds"]
     except (OSError, DamagedFile, KeyError): return 0.0
@@ -271,11 +272,11 @@ def _keep_within_budget(store:Checkpoints, size:int) -> None:
     if _written[store.path] < store.budget / 100: return
     _written[store.path] = 0
     _remove_leftovers(store)
-    found = list(_entries(store))
+    found = list(kept_entries(store))
     room = sum(each.size for each in found)
     if room <= store.budget: return
     now = time.time()
-    for each in sorted(found, key=lambda kept: _value(kept, now)):
+    for each in sorted(found, key=lambda kept: worth(kept, now)):
         if room <= 0.9 * store.budget: return
         room -= each.size * _remove(each.path)
 

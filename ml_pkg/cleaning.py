@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoints import Checkpoints, _entries, _value
+from .checkpoints import Checkpoints, kept_entries, worth
 from .display import table as html_table
-from .doctor import frames_of, kept_files, leftovers, reading
+from .doctor import frames_of, inspected, leftovers, recorded_files
 from .store import MIGRATIONS, connected, transaction
 from .workspace import Workspace
 
@@ -51,12 +51,12 @@ def _known(workspace:Workspace) -> _Known:
     "Raises `_Silent` if it says nothing."
     if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): raise _Silent(f"{kept[0].name} is kept, and may know of files that {workspace.database.name} does not; delete it when you miss nothing")
     try:
-        with reading(workspace) as connection:
+        with inspected(workspace) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS): raise _Silent("the database was written by a newer ml_pkg")
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok": raise _Silent("the database is damaged; ml_pkg doctor says what to do")
             if not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]: raise _Silent("the database has no runs")
             runs = {id for id, in connection.execute("SELECT id FROM runs")}
-            kept = [each for each in kept_files(connection) if each.run is None or each.run in runs]
+            kept = [each for each in recorded_files(connection) if each.run is None or each.run in runs]
             older = {Path(path): datetime.fromisoformat(written).replace(tzinfo=UTC).timestamp() for path, written in connection.execute(f"SELECT path, max(written) FROM files JOIN runs ON runs.id = run WHERE kind = 'model' GROUP BY path HAVING max(number) NOT IN ({_LATEST})")}
     except (sqlite3.Error, OSError) as error: raise _Silent(f"the database cannot be read ({error})") from error
     return _Known({(each.path.parent.name, each.path.name) for each in kept}, older)
@@ -89,10 +89,10 @@ def _frames(workspace:Workspace, gone:set[Path]) -> Iterator[Entry]:
 def _checkpoints(workspace:Workspace, budget:int) -> Iterator[Entry]:
     store, now = Checkpoints(workspace.folder/"checkpoints", budget), time.time()
     for path in sorted((store.path/"damaged").glob("*")): yield _entry(path, "checkpoints", "it was damaged, and moved aside")
-    found = list(_entries(store))
+    found = list(kept_entries(store))
     room = sum(each.size for each in found)
     if room <= budget: return
-    for each in sorted(found, key=lambda kept: _value(kept, now)):
+    for each in sorted(found, key=lambda kept: worth(kept, now)):
         if room <= budget: return
         room -= each.size
         yield Entry(each.path, "checkpoints", each.size, "beyond the budget")

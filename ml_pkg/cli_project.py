@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli import AsJson, _print_json, app, reported
+from .cli import AsJson, print_json, app, reported
 from .errors import InvalidDeclaration, MlPkgError
 
 if TYPE_CHECKING:
@@ -92,5 +92,5 @@ def new(
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(rows, proposal, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
-    if as_json: return _print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target, "roles": {each: role.role for each, role in proposal.roles.items()}, "next": made.next_commands})
+    if as_json: return print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target, "roles": {each: role.role for each, role in proposal.roles.items()}, "next": made.next_commands})
     _print_project(made)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli import AsJson, _print_json, app, reported
+from .cli import AsJson, app, print_json, reported
 
 # %% ../nbs/api/502_cli_workspace.ipynb #e558f12c
 @app.command()
@@ -30,14 +30,14 @@ def doctor(
     found = diagnose(workspace)
     saved = save(workspace) if rescue and found.needs_rescue else None
     if saved: found = diagnose(workspace)
-    if as_json: _print_json({"is_well": found.is_well, "facts": found.facts, "findings": [dataclasses.asdict(finding) for finding in found.findings], "rescue": saved and _as_facts(saved)})
+    if as_json: print_json({"is_well": found.is_well, "facts": found.overview, "findings": [dataclasses.asdict(symptom) for symptom in found.symptoms], "rescue": saved and _as_json(saved)})
     else:
         if saved: print(f"{saved}\n")
         elif rescue: print("the database is sound: there is nothing to rescue\n")
         print(found)
     if not found.is_well: raise typer.Exit(1)
 
-def _as_facts(saved:Any) -> dict[str, Any]: return {"kept": saved.kept, "incomplete": saved.incomplete, "tables": {each.table: {"rows": each.rows, "lost": each.lost, "is_counted": each.is_counted} for each in saved.tables}}
+def _as_json(saved:Any) -> dict[str, Any]: return {"kept": saved.kept, "incomplete": saved.incomplete, "tables": {each.table: {"rows": each.rows, "lost": each.lost, "is_counted": each.is_counted} for each in saved.tables}}
 
 # %% ../nbs/api/502_cli_workspace.ipynb #ce79e7e4
 @app.command()
@@ -54,7 +54,7 @@ def gc(
     from ml_pkg.workspace import Workspace
     found = plan(Workspace.current(), models_older_than, int(budget * 2**30), 0 if at_once else 3600)
     done = found.delete() if delete else None
-    if as_json: return _print_json({"bytes": found.bytes, "entries": [each._asdict() for each in found.entries], "remarks": found.remarks, "removed": done and [each.path for each in done.removed]})
+    if as_json: return print_json({"bytes": found.bytes, "entries": [each._asdict() for each in found.entries], "remarks": found.remarks, "removed": done and [each.path for each in done.removed]})
     print(found)
     if done: print(done)
     elif found.entries: print(f"{found.bytes:,} bytes in all; nothing was removed. To remove it, add --delete")
@@ -71,7 +71,7 @@ def export(
     from ml_pkg.archive import export as write
     from ml_pkg.workspace import Workspace
     done = write(Workspace.current(), path, checkpoints)
-    if as_json: _print_json({**dataclasses.asdict(done), "bytes": done.bytes})
+    if as_json: print_json({**dataclasses.asdict(done), "bytes": done.bytes})
     else: print(done)
 
 @app.command("import")
@@ -85,5 +85,5 @@ def import_(
     from ml_pkg.archive import import_ as read
     from ml_pkg.workspace import Workspace
     done = read(path, Workspace.current(), trusted)
-    if as_json: _print_json(dataclasses.asdict(done))
+    if as_json: print_json(dataclasses.asdict(done))
     else: print(done)

@@ -18,8 +18,8 @@ from .dataset import Dataset
 from .errors import InvalidData, MlPkgError, UnknownName, did_you_mean, listed
 from .evaluation import Evaluation, folds
 from .preflight import _is_integer, _is_named, _is_text, _is_time, _short, _words
-from .view import coded
 from .sources import Frame
+from .view import coded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,18 +1,27 @@
-"""Folders and processes that the tests share."""
+"""Folders, servers and processes that the tests share."""
 
 import os
 import shutil
+import socket
+import sqlite3
 import stat
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ml_pkg
+from ml_pkg.workspace import Workspace
 
 PACKAGE = Path(ml_pkg.__file__).parent
+CLI = [sys.executable, "-c", "from ml_pkg.commands import main; main()"] # the command line in a process of its own, installed or not
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
 FLOWERS = '''
 from sklearn.feature_selection import SelectKBest
@@ -36,6 +45,12 @@ def workspace(tmp_path:Path, monkeypatch:pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "workspace"
     monkeypatch.setenv("ML_PKG_WORKSPACE", str(folder))
     return folder
+
+
+@pytest.fixture
+def here(workspace:Path) -> Workspace:
+    "The same, as the package has it."
+    return Workspace(workspace)
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +78,8 @@ def project(tmp_path:Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cli() -> list[str]:
-    "The words that start the command line in a process of its own, installed or not."
-    return [sys.executable, "-c", "from ml_pkg.commands import main; main()"]
+    "The words that start the command line."
+    return CLI
 
 
 @pytest.fixture
@@ -76,6 +91,12 @@ def command(cli:list[str], project:Path) -> Callable:
 
 
 @pytest.fixture
+def tool(command:Callable) -> Callable:
+    "The same, with further variables of the environment: tool('doctor', ML_PKG_WORKSPACE=folder)."
+    return lambda *arguments, **environment: command(*arguments, env={**os.environ, **{name: str(value) for name, value in environment.items()}})
+
+
+@pytest.fixture
 def python(project:Path) -> Callable:
     "Runs a program in a fresh interpreter, in the project folder, and gives what it printed; a program that fails fails the test."
     def run(source:str, *arguments, **options) -> str:
@@ -83,6 +104,38 @@ def python(project:Path) -> Callable:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
     return run
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def answers(address:str) -> bool:
+    "Whether a server is up."
+    try: return urllib.request.urlopen(address, timeout=5).status == 200
+    except OSError: return False
+
+
+def waited(condition:Callable[[], Any], what:str, seconds:float=60, seen:Callable[[], str]=lambda: "") -> Any:
+    "What the condition gives, as soon as that is true; without it, an error with what is seen instead."
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, f"no {what} after {seconds} s{seen()}"
+        time.sleep(0.05)
+    return found
+
+
+def run_ids(database:Path) -> list[str]:
+    "The ids of all runs, the oldest first."
+    with closing(sqlite3.connect(database)) as connection: return [row[0] for row in connection.execute("SELECT id FROM runs ORDER BY number")]
+
+
+def assert_sound(database:Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
 NOBODY = 65534

@@ -4,20 +4,18 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import nbformat
 import pytest
-from conftest import make_project
+from conftest import CHROMIUM, answers, free_port, make_project, waited
 
-CHROMIUM, DRIVER = (next(filter(None, map(shutil.which, names)), None) for names in (["chromium", "chromium-browser", "google-chrome"], ["chromedriver"]))
+DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not installed (on Debian: apt-get install chromium chromium-driver)")
 
 DECLARED = """
@@ -88,11 +86,7 @@ class Lab:
 
     def wait(self, condition:Callable[[], Any], what:str, seconds:float=60) -> Any:
         "What the condition gives, as soon as that is true."
-        until = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < until, f"no {what} after {seconds} s; the page shows:\n{self._script('return document.body.innerText')}"
-            time.sleep(0.05)
-        return found
+        return waited(condition, what, seconds, lambda: f"; the page shows:\n{self._script('return document.body.innerText')}")
 
     def _cell(self, cell:int) -> str: return f"document.querySelector('.jp-Notebook .jp-Cell[data-windowed-list-index=\"{cell}\"]')"
     def _script(self, script:str, *arguments) -> Any: return self.browser.execute_script(script, *arguments)
@@ -107,12 +101,6 @@ def write_notebook(path:Path, *cells:str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)), metadata={"kernelspec": kernel}), path)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 def own_settings(folder:Path, theme:str="JupyterLab Light") -> dict[str, str]:
     "An environment in which JupyterLab reads and writes nothing of the user's, and asks no server for news."
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
@@ -121,11 +109,6 @@ def own_settings(folder:Path, theme:str="JupyterLab Light") -> dict[str, str]:
     (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
     places = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
     return {**os.environ, **{name: str(folder / place) for name, place in places.items()}}
-
-
-def answers(address:str) -> bool:
-    try: return urlopen(address, timeout=5).status == 200
-    except OSError: return False
 
 
 def start_lab(root:Path, folder:Path, **options) -> tuple[subprocess.Popen, str]:

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import answers, free_port, waited
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -40,12 +41,6 @@ from ml_pkg.mlflow_sink import MlflowSink, fetch_model, from_registry, register 
 IRIS = Path(ml_pkg.__file__).parent / "data" / "iris.csv"
 
 
-def free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return each.getsockname()[1]
-
-
 @contextmanager
 def process(*words, **options) -> Iterator[subprocess.Popen]:
     "A process with all its children, ended after the block."
@@ -56,27 +51,13 @@ def process(*words, **options) -> Iterator[subprocess.Popen]:
         started.wait()
 
 
-def wait_for(condition:Callable, seconds:float = 60.0):
-    "What a condition gives once it gives something."
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, f"not within {seconds} seconds: {condition}"
-        time.sleep(0.1)
-    return found
-
-
-def answers(url:str) -> bool:
-    try: return urllib.request.urlopen(url, timeout=2).status == 200
-    except OSError: return False
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     "The address of a real MLflow server with an SQLite database."
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (folder / "log").open("w") as log, process(*words, cwd=folder, stdout=log, stderr=log):
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"))
+        waited(lambda: answers(f"http://127.0.0.1:{port}/health"), "server")
         yield f"http://127.0.0.1:{port}"
 
 
@@ -123,11 +104,6 @@ def proxy(server) -> Iterator[Proxy]:
         threading.Thread(target=standing.serve_forever, daemon=True).start()
         yield standing
         standing.shutdown()
-
-
-@pytest.fixture
-def here(workspace) -> Workspace:
-    return Workspace(workspace)
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +216,7 @@ def served(server:str, uri:str, rows:pd.DataFrame) -> list:
     port = free_port()
     words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with process(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "MLFLOW_TRACKING_URI": server}):
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"))
+        waited(lambda: answers(f"http://127.0.0.1:{port}/ping"), "server")
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", json.dumps({"dataframe_split": rows.to_dict("split")}).encode(), {"Content-Type": "application/json"})
         return json.loads(urllib.request.urlopen(asked, timeout=30).read())["predictions"]
 
@@ -297,15 +273,15 @@ def test_run_tells_and_so_do_its_model_and_tags(server, here, monkeypatch):
     monkeypatch.setenv("ML_PKG_SINKS", "mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     run = declared("beside").run()
-    wait_for(lambda: not left(here))
+    waited(lambda: not left(here), "end of what waits")
     [remote] = there(server, "beside")
     check_equal(server, run, remote)
     run.tag("candidate")
-    wait_for(lambda: not left(here))
+    waited(lambda: not left(here), "end of what waits")
     [remote] = there(server, "beside")
     assert remote.data.tags["ml_pkg.tags"] == "candidate"
     model = run.model
-    wait_for(lambda: not left(here))
+    waited(lambda: not left(here), "end of what waits")
     assert from_registry(f"runs:/{remote.info.run_id}/model").card == model.card
 
 
@@ -327,7 +303,7 @@ def test_server_that_is_down_gets_its_backlog_later(server, here, project, pytho
     began = time.monotonic()
     first, second = (python(DOWN).split() for _ in range(2))
     assert time.monotonic() - began < 60 # MLflow's own client would try for minutes
-    wait_for(lambda: len(left(here)) == 2 and left(here)[0].error)
+    waited(lambda: len(left(here)) == 2 and left(here)[0].error, "error of the first")
     assert "Connection refused" in left(here)[0].error
     run = load_run(first[0])
     assert (run.status, len(run.fold_scores["accuracy"]), len(run.predictions), run.experiment.name) == ("finished", 3, 150, "flowers")
@@ -347,7 +323,7 @@ def test_slow_server_slows_no_run(proxy, here, monkeypatch):
     runs = [declared("slow").replace(selectkbest__k=k).named("slow").run() for k in (1, 2, 3)]
     assert len(left(here)) == 3 and not there(f"http://{proxy.behind}", "slow")
     answered.set()
-    wait_for(lambda: not left(here))
+    waited(lambda: not left(here), "end of what waits")
     assert [each.data.tags["ml_pkg.run"] for each in there(f"http://{proxy.behind}", "slow")] == [run.id for run in runs]
 
 

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE, make_project
+from conftest import PACKAGE, assert_sound, make_project, run_ids
 
 from ml_pkg.doctor import doctor
 from ml_pkg.errors import InvalidDeclaration, WorkspaceUnusable
@@ -106,16 +106,6 @@ def finished(process:subprocess.Popen) -> list[str]:
     return out.split()
 
 
-def assert_sound(database:Path) -> None:
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-
-
-def ids(database:Path) -> list[str]:
-    with closing(sqlite3.connect(database)) as connection: return [row[0] for row in connection.execute("SELECT id FROM runs ORDER BY number")]
-
-
 def filled(folder:Path, runs:int) -> Workspace:
     "A workspace with so many runs."
     finished(started(MANY, "DELETE", folder, runs))
@@ -129,7 +119,7 @@ def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory
     "Every run is there once, and nobody was told of a lock."
     writers = [started(MANY, mode, memory, attempts(runs)) for _ in range(processes)]
     acknowledged = [line for writer in writers for line in finished(writer)]
-    there = ids(memory / "runs.sqlite")
+    there = run_ids(memory / "runs.sqlite")
     told(f"{processes} processes recording {attempts(runs):,} runs each ({mode}): {processes * attempts(runs):,} records, {len(set(acknowledged) - set(there))} lost, 0 lock errors")
     assert len(set(acknowledged)) == processes * attempts(runs) and sorted(acknowledged) == sorted(there)
     assert_sound(memory / "runs.sqlite")
@@ -144,7 +134,7 @@ def test_kill_while_recording(mode:str, memory:Path, told:Callable):
     finished(started(MANY, mode, memory, 1))
     count, killers = attempts(500), 4
     acknowledged = [line for killer in [started(KILLER, mode, memory, count * part // killers, count * (part + 1) // killers) for part in range(killers)] for line in finished(killer) if line != "done"]
-    there = ids(memory / "runs.sqlite")
+    there = run_ids(memory / "runs.sqlite")
     lost = set(acknowledged) - set(there)
     told(f"kill -9 while recording ({mode}): {count} attempts, {len(lost)} of {len(acknowledged):,} acknowledged runs lost")
     assert not lost and len(set(acknowledged)) == len(acknowledged) > count / 2
@@ -209,7 +199,7 @@ def trained(tmp_path_factory:pytest.TempPathFactory, cli:list[str]) -> Path:
 def test_damaged_database(harm:str, trained:Path, command:Callable, python:Callable, workspace:Path, told:Callable):
     "The rest of the package works, what fails says how to recover, and after that all is recorded again."
     shutil.copytree(trained, workspace)
-    before = ids(workspace / "runs.sqlite")
+    before = run_ids(workspace / "runs.sqlite")
     HARMS[harm](workspace / "runs.sqlite", (workspace / "runs.sqlite").stat().st_size, 1)
     could = python(WORKS_WITHOUT, next((workspace / "models").glob("*.mlpkg"))).split()
     if harm in ("header overwritten", "all noise"): assert could == []
@@ -218,11 +208,11 @@ def test_damaged_database(harm:str, trained:Path, command:Callable, python:Calla
     saved = rescue(Workspace(workspace))
     assert_sound(workspace / "runs.sqlite")
     assert not doctor(Workspace(workspace)).needs_rescue
-    after = [each for each in ids(workspace / "runs.sqlite") if each in before]
+    after = [each for each in run_ids(workspace / "runs.sqlite") if each in before]
     told(f"database damaged, {harm}: {len(after)} of {len(before)} runs rescued, the package works meanwhile")
     if harm in ("header overwritten", "first page overwritten"): assert after == before and saved.lost == 0
     if harm == "one page overwritten": assert len(after) > 0.7 * len(before)
-    if harm == "all noise": assert json.loads(command("train", "flowers:flowers", "--json").stdout)["run"] in ids(workspace / "runs.sqlite")
+    if harm == "all noise": assert json.loads(command("train", "flowers:flowers", "--json").stdout)["run"] in run_ids(workspace / "runs.sqlite")
 
 
 def test_damage_anywhere(memory:Path, told:Callable):
@@ -261,7 +251,7 @@ with store.connected(workspace) as connection:
 def test_journal_of_a_killed_process(memory:Path, told:Callable):
     "A whole journal loses nothing. One that was cut may; then it is found, and told."
     whole = filled(memory / "whole", 30)
-    before = ids(whole.database)
+    before = run_ids(whole.database)
     assert started(INTERRUPTED, "DELETE", whole.folder).wait() == -signal.SIGKILL
     database, journal = whole.database.read_bytes(), whole.database.with_name("runs.sqlite-journal").read_bytes()
     lengths = [len(journal), *(random.Random(1).randrange(len(journal)) for _ in range(attempts(25))), 0]
@@ -279,7 +269,7 @@ def test_journal_of_a_killed_process(memory:Path, told:Callable):
         if found.needs_rescue:
             rescue(cut)
             assert_sound(cut.database)
-            rescued += len(set(before) & set(ids(cut.database)))
+            rescued += len(set(before) & set(run_ids(cut.database)))
         else:
             assert there == before
             assert_sound(cut.database)

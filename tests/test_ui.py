@@ -3,13 +3,11 @@
 import http.client
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +15,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from conftest import PACKAGE
+from conftest import CHROMIUM, CLI, PACKAGE, waited
 
 from ml_pkg.store import annotate, connected, record
 from ml_pkg.workspace import Workspace
 
-COMMAND = [sys.executable, "-c", "from ml_pkg.commands import main; main()", "ui"]
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+COMMAND = [*CLI, "ui"]
 needs_server = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "jinja2"])), reason="fastapi, uvicorn and jinja2 are not installed: pip install 'ml_pkg[ui]'")
 needs_browser = pytest.mark.skipif(not (CHROMIUM and find_spec("playwright") and find_spec("axe_playwright_python")), reason="Chromium, playwright or axe-playwright-python is not installed (on Debian: apt-get install chromium; pip install 'ml_pkg[dev]')")
 pytestmark = needs_server
@@ -132,15 +129,6 @@ def follow(tab:Any, role:str, name:str) -> None:
 def ask(tab:Any, condition:str) -> None:
     tab.fill("#where", condition)
     with tab.expect_navigation(wait_until="load"): tab.press("#where", "Enter")
-
-
-def waited(condition:Callable[[], Any], what:str, seconds:float=40) -> Any:
-    "What the condition gives, as soon as that is true."
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, f"no {what} after {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 @needs_browser

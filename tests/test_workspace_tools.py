@@ -11,10 +11,10 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import assert_sound, run_ids
 
 from ml_pkg.archive import export, import_
 from ml_pkg.cleaning import plan
@@ -24,14 +24,6 @@ from ml_pkg.persistence import sha256
 from ml_pkg.rescue import rescue
 from ml_pkg.store import connected, now, record, register_file
 from ml_pkg.workspace import Workspace
-
-@pytest.fixture
-def tool(cli:list[str], project:Path) -> Callable:
-    "Runs `ml_pkg` in the project folder, with further variables of the environment."
-    def run(*arguments, **environment) -> subprocess.CompletedProcess:
-        return subprocess.run([*cli, *map(str, arguments)], cwd=project, env={**os.environ, **{name: str(value) for name, value in environment.items()}}, capture_output=True, text=True, timeout=120)
-    return run
-
 
 def recorded(workspace:Workspace, number:int) -> str:
     "A run with two files."
@@ -53,9 +45,9 @@ def filled(tmp_path_factory:pytest.TempPathFactory) -> Workspace:
 
 
 def ids(workspace:Workspace) -> list[str]:
-    with closing(sqlite3.connect(workspace.database)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return [row[0] for row in connection.execute("SELECT id FROM runs ORDER BY number")]
+    "Of a database that is sound."
+    assert_sound(workspace.database)
+    return run_ids(workspace.database)
 
 
 def files(folder:Path) -> set[str]: return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -76,9 +68,9 @@ def test_from_one_machine_to_another(tool:Callable, command:Callable, project:Pa
     done = tool("import", archive, "--json", ML_PKG_WORKSPACE=there)
     assert json.loads(done.stdout)["added"] == 1 and json.loads(done.stdout)["vouched"], done.stderr
     shutil.rmtree(workspace)
-    again = json.loads(command("train", "flowers:flowers", "--json", env={**os.environ, "ML_PKG_WORKSPACE": str(there)}).stdout)
+    again = json.loads(tool("train", "flowers:flowers", "--json", ML_PKG_WORKSPACE=there).stdout)
     assert again["reused"] and again["reuses"] == first["run"] and again["scores"] == first["scores"]
-    assert command("predict", "flowers", "iris.csv", env={**os.environ, "ML_PKG_WORKSPACE": str(there)}).stdout == predicted
+    assert tool("predict", "flowers", "iris.csv", ML_PKG_WORKSPACE=there).stdout == predicted
     assert tool("doctor", ML_PKG_WORKSPACE=there).stdout.splitlines()[-1] == "all is well"
 
     foreign = tmp_path / "foreign"
@@ -131,7 +123,7 @@ def test_doctor_without_a_database(content:bytes|None, tool:Callable, workspace:
     assert not found["is_well"] and found["facts"]["sqlite"].startswith(sqlite3.sqlite_version)
 
 
-def test_rescue_on_the_command_line(tool:Callable, workspace:Path, filled:Workspace):
+def test_rescue_on_the_command_line(tool:Callable, here:Workspace, workspace:Path, filled:Workspace):
     shutil.copytree(filled.folder, workspace)
     with (workspace / "runs.sqlite").open("r+b") as file: file.write(bytes(100))
     content = (workspace / "runs.sqlite").read_bytes()
@@ -139,7 +131,7 @@ def test_rescue_on_the_command_line(tool:Callable, workspace:Path, filled:Worksp
     assert refused.returncode == 1 and "ml_pkg doctor --rescue" in refused.stdout
     done = json.loads(tool("doctor", "--rescue", "--json").stdout)
     assert done["rescue"]["tables"]["runs"] == {"rows": 50, "lost": 0, "is_counted": True} and Path(done["rescue"]["kept"]).read_bytes() == content
-    assert ids(Workspace(workspace)) == ids(filled)
+    assert ids(here) == ids(filled)
     text = tool("gc", "--now").stdout # files of runs stay as long as the damaged database is kept
     assert "files of runs are left where they are" in text
 
@@ -212,7 +204,7 @@ def test_import_to_a_full_disk(filled:Workspace, small_disk:Path, tmp_path:Path)
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
     import_(tmp_path / "copy.zip", workspace)
     assert ids(workspace) == [mine, *ids(filled)]
-    assert [finding.what.split(":")[0] for finding in doctor(workspace).findings] == ["the disk is nearly full"]
+    assert [symptom.what.split(":")[0] for symptom in doctor(workspace).symptoms] == ["the disk is nearly full"]
 
 
 # --- killed processes
@@ -276,7 +268,7 @@ def test_kill_while_importing(filled:Workspace, tmp_path:Path):
         plan(workspace, settled=0).delete()
         assert not list(workspace.folder.glob(".import.*"))
         import_(archive, workspace)
-        assert ids(workspace) == [mine, *ids(filled)] and doctor(workspace).findings == ()
+        assert ids(workspace) == [mine, *ids(filled)] and doctor(workspace).symptoms == ()
     assert {True, False} == set(outcomes), outcomes
 
 
@@ -330,7 +322,7 @@ def test_kill_while_deleting(filled:Workspace, tmp_path:Path):
         killed("gc", workspace, workspace.folder, moment)
         assert ids(workspace) == ids(filled) and doctor(workspace).is_well
         plan(workspace, settled=0).delete()
-        assert doctor(workspace).findings == () and len(files(workspace.folder / "predictions")) == 50
+        assert doctor(workspace).symptoms == () and len(files(workspace.folder / "predictions")) == 50
 
 
 # --- while others work
@@ -347,9 +339,8 @@ for number in range(10**6):
 """
 
 
-def test_tools_while_others_record(workspace:Path):
+def test_tools_while_others_record(here:Workspace, workspace:Path):
     "Nothing is wrong, nothing goes, and each archive is consistent."
-    here = Workspace(workspace)
     recorded(here, 0)
     writers = [subprocess.Popen([sys.executable, "-c", RECORDING, str(workspace), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
