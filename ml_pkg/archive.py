@@ -235,7 +235,7 @@ def _columns(connection:sqlite3.Connection, table:str, database:str="main") -> d
     return {name: kind for name, kind in connection.execute("SELECT name, type FROM pragma_table_xinfo(?, ?) WHERE hidden = 0", [table, database])}
 
 def _tables(connection:sqlite3.Connection, database:str="main") -> list[str]:
-    return [name for name, in connection.execute(f"SELECT name FROM {database}.sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'lookup_%' ORDER BY rowid")]
+    return [name for name, in connection.execute(f"SELECT name FROM {database}.sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'lookup_%' AND name NOT IN ('versions', 'promotions', 'looks') ORDER BY rowid")]
 
 def _copy(source:Path, target:Path, path:Path) -> None:
     "A new database with the rows of the archive's, brought forward. Raises `DamagedFile`, `WorkspaceUnusable`."

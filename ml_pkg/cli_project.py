@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli import AsJson, print_json, app, reported
+from .cli import AsJson, app, print_json, reported
 from .errors import InvalidDeclaration, MlPkgError
 
 if TYPE_CHECKING:
