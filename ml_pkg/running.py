@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ml_pkg.experiment import Experiment
+    from ml_pkg.findings import CheckFinding
     from ml_pkg.fitting import Failure
     from ml_pkg.model import Model
-    from ml_pkg.preflight import CheckFinding
 
 log = logging.getLogger("ml_pkg") # structured events for production; silent until somebody listens
 log.addHandler(logging.NullHandler())
