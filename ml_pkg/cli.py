@@ -147,7 +147,7 @@ def predict(
 ) -> None:
     "Predict every row of a file, in parts: memory does not grow with the file, and the output appears when it is complete."
     with _start():
-        from ml_pkg.mlflow_sink import model_file
+        from ml_pkg.addresses import model_file
         from ml_pkg.model import Model
         from ml_pkg.prediction import predict_file
     if as_json and output is None: raise typer.BadParameter("--json needs --output: standard output can hold only one of them")
