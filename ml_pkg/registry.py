@@ -9,7 +9,7 @@ __all__ = ['PRODUCTION', 'PREVIOUS', 'CANDIDATE', 'ANYTHING', 'Version', 'whole_
            'addressed_version', 'run_of', 'versions', 'model_list', 'models', 'alias_text', 'move_list', 'gate_text',
            'registry_history']
 
-# %% ../nbs/api/385_registry.ipynb #a3241b18
+# %% ../nbs/api/385_registry.ipynb #8db7cd9f
 import getpass
 import json
 import os
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from .deliveries import tell_more
 from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, Overtaken, UnknownName, Unwritable, did_you_mean, listed
-from .model import Model, check_key
 from .persistence import digest_of, read_archive
 from .provenance import git
 from .run import Run, load_run, saved_model
@@ -34,7 +33,9 @@ from .workspace import Workspace, begun
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/api/385_registry.ipynb #16f74219
+    from ml_pkg.model import Model
+
+# %% ../nbs/api/385_registry.ipynb #c1eb6c3d
 @dataclass(frozen=True)
 class Version:
     "A model under a name and a number."
@@ -47,12 +48,13 @@ class Version:
     made: str
 
     @property
-    def model(self) -> Model:
+    def model(self) -> "Model":
         "Raises what `load` raises."
         return self.load()
 
-    def load(self, trusted:bool=False) -> Model:
+    def load(self, trusted:bool=False) -> "Model":
         "The model, if the file is what was registered. Raises `NotFound`, `DamagedFile`, and what `Model.load` raises."
+        from ml_pkg.model import Model, check_key
         return check_key(Model.load(whole_file(self), trusted), self.key, self.path)
 
     def __str__(self) -> str: return f"{self.name}@{self.version}"
@@ -68,7 +70,7 @@ def whole_file(
 
 def _back(version:Version) -> str: return f"Put it back from a copy, or move the alias to a version that is there: ml_pkg history {version.name}"
 
-# %% ../nbs/api/385_registry.ipynb #e6ad6f7a
+# %% ../nbs/api/385_registry.ipynb #b2bf4ad4
 def _folder(connection:sqlite3.Connection) -> Path: return Path(connection.execute("PRAGMA database_list").fetchone()[2]).parent
 
 def _version(connection:sqlite3.Connection, row:sqlite3.Row) -> Version:
@@ -85,7 +87,7 @@ def registered_versions(
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone(): return []
     return [Version(name, version, run, key, folder/path, digest, made) for name, version, run, key, digest, path, made in connection.execute("SELECT name, version, run, key, sha256, path, made FROM versions ORDER BY number")]
 
-# %% ../nbs/api/385_registry.ipynb #878bcbd5
+# %% ../nbs/api/385_registry.ipynb #a00bfcee
 @dataclass(frozen=True)
 class Copy:
     "A model's file on its way to become a version."
@@ -130,7 +132,7 @@ def _copied(file:Path, folder:Path, digest:str) -> Path:
         if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise Unwritable(f"{folder} cannot be written ({error.strerror or error}). Make it writable, or free some space; nothing was registered") from error
         raise
 
-# %% ../nbs/api/385_registry.ipynb #d943d864
+# %% ../nbs/api/385_registry.ipynb #a6890a6c
 def add_version(
     connection:sqlite3.Connection, # inside of a transaction
     copy:Copy,
@@ -172,7 +174,7 @@ def register(
     "Keep a run's model under a name and the next number. Raises what `kept_copy` raises."
     with kept_copy(workspace, name, run, file) as copy, transaction(connection): return add_version(connection, copy)
 
-# %% ../nbs/api/385_registry.ipynb #4d1556dd
+# %% ../nbs/api/385_registry.ipynb #a6b229fd
 def who() -> str: # "Ada <ada@example.org>"
     "Who is at work: as git knows you, or by your login."
     name, mail = (git(Path.cwd(), "config", f"user.{part}") or "" for part in ("name", "email"))
@@ -180,7 +182,7 @@ def who() -> str: # "Ada <ada@example.org>"
     try: return getpass.getuser()
     except (OSError, KeyError, ImportError): return "unknown" # a container whose user has no name
 
-# %% ../nbs/api/385_registry.ipynb #04ec9a6f
+# %% ../nbs/api/385_registry.ipynb #249bba38
 PRODUCTION, PREVIOUS, CANDIDATE = "production", "previous", "candidate"
 _LATEST = "SELECT * FROM promotions WHERE number IN (SELECT max(number) FROM promotions WHERE name = ? GROUP BY alias)"
 
@@ -212,7 +214,7 @@ def check_registered(connection:sqlite3.Connection, name:str) -> None:
     known = [row[0] for row in connection.execute("SELECT name FROM versions UNION SELECT name FROM promotions")]
     if name not in known: raise UnknownName(f"no model '{name}' is registered; a model is when it is promoted.{did_you_mean(name, known, 'registered models')}")
 
-# %% ../nbs/api/385_registry.ipynb #100427bf
+# %% ../nbs/api/385_registry.ipynb #c00a4ae7
 def _last(connection:sqlite3.Connection, name:str, alias:str) -> sqlite3.Row | None: return connection.execute("SELECT * FROM promotions WHERE name = ? AND alias = ? ORDER BY number DESC", [name, alias]).fetchone()
 
 def _moved(row:sqlite3.Row) -> str:
@@ -225,7 +227,7 @@ def _why_not(connection:sqlite3.Connection, name:str, alias:str|int) -> str:
     row = _last(connection, name, str(alias))
     return f" any more ({_moved(row)})" if row else ""
 
-# %% ../nbs/api/385_registry.ipynb #055d9df1
+# %% ../nbs/api/385_registry.ipynb #de2c63a9
 class _Anything:
     "Equal to whatever is there."
     def __eq__(self, other:object) -> bool: return True
@@ -278,7 +280,7 @@ def _append(connection:sqlite3.Connection, name:str, alias:str, version:int|None
 def _check_alias(alias:str) -> None:
     if not re.fullmatch(r"[^\W\d][\w.-]*", alias): raise InvalidDeclaration(f"an alias begins with a letter, and goes on with letters, digits, '.', '_' and '-': it is not {alias!r}")
 
-# %% ../nbs/api/385_registry.ipynb #993f08db
+# %% ../nbs/api/385_registry.ipynb #96678082
 @contextmanager
 def _registry() -> Iterator[sqlite3.Connection]:
     workspace = Workspace.current()
@@ -300,7 +302,7 @@ def alias(
         with transaction(connection): point(connection, name, alias, version, "alias", who(), why)
     tell_of_aliases(Workspace.current(), name)
 
-# %% ../nbs/api/385_registry.ipynb #aa172621
+# %% ../nbs/api/385_registry.ipynb #0d4106b6
 def rollback(
     name:str,      # of the model
     why:str="",
@@ -345,7 +347,7 @@ def retire(
     tell_of_aliases(Workspace.current(), name)
     return version
 
-# %% ../nbs/api/385_registry.ipynb #5cecf03c
+# %% ../nbs/api/385_registry.ipynb #a7b56f40
 def tell_of_aliases(
     workspace:Workspace,
     name:str,            # of the model
@@ -356,7 +358,7 @@ def tell_of_aliases(
         runs = [run for run, in connection.execute(f"SELECT DISTINCT run FROM versions WHERE name = ? AND version IN (SELECT version FROM ({recent}) WHERE age <= 2)", [name, name])]
     tell_more(workspace, *runs)
 
-# %% ../nbs/api/385_registry.ipynb #d42d57ba
+# %% ../nbs/api/385_registry.ipynb #5b1a194c
 @dataclass(frozen=True)
 class Standing:
     "What a version stands for now."
@@ -377,7 +379,7 @@ def _standing(connection:sqlite3.Connection, version:Version) -> Standing:
     known, ever = aliases(connection, version.name), [alias for alias, in connection.execute("SELECT DISTINCT alias FROM promotions WHERE name = ? ORDER BY alias", [version.name])]
     return Standing(version, tuple(alias for alias, number in known.items() if number == version.version), tuple(alias for alias in ever if alias not in known))
 
-# %% ../nbs/api/385_registry.ipynb #0edc2b26
+# %% ../nbs/api/385_registry.ipynb #f66c108e
 def kept_file(
     address:str,  # "iris", "iris@candidate", "iris@7", "run:1a2b3c4d", or the path of a model file
 ) -> Path:
@@ -408,7 +410,7 @@ def run_of(
     name, at, which = address.removeprefix("run:").partition("@")
     return load_run(addressed_version(name, which).run if at else name)
 
-# %% ../nbs/api/385_registry.ipynb #75e6fd76
+# %% ../nbs/api/385_registry.ipynb #dbb3938d
 def versions(
     name:str,        # of the model
 ) -> list[Version]:  # the oldest first
@@ -441,7 +443,7 @@ _COLUMNS = ("name", "versions", "production", "aliases", "since")
 
 def alias_text(known:dict[str, int]) -> str: return ", ".join(f"{alias} {version}" for alias, version in known.items()) # "production 7, previous 5"
 
-# %% ../nbs/api/385_registry.ipynb #ad755a5c
+# %% ../nbs/api/385_registry.ipynb #23224adf
 def move_list(
     name:str,      # of the model
 ) -> list[dict]:   # the oldest first
