@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'BY_ROWS', 'BY_FOLDS', 'Difference', 'dataset_at_hand', 'Matched', 'DataDifference', 'PredictionDifference',
-           'ScoreDifference', 'RunDifference', 'commit_of', 'difference']
+           'ScoreDifference', 'paired_interval', 'RunDifference', 'commit_of', 'difference']
 
 # %% ../nbs/api/284_difference.ipynb #0269d818
 import ast
@@ -333,11 +333,15 @@ def _score(value:float|None) -> str: return "no score" if value is None else f"{
 def _scores(one:"Run", other:"Run") -> dict[str, ScoreDifference]:
     "The metrics whose scores differ in any fold."
     names = [name for name in {**one.fold_scores, **other.fold_scores} if repr(one.fold_scores.get(name)) != repr(other.fold_scores.get(name))] # as text, where nan is nan
-    return {name: ScoreDifference(*(run.summary.get(name, (None,))[0] if run.fold_scores.get(name) else None for run in (one, other)), *_interval(one, other, name)) for name in names}
+    return {name: ScoreDifference(*(run.summary.get(name, (None,))[0] if run.fold_scores.get(name) else None for run in (one, other)), *paired_interval(one, other, name)) for name in names}
 
 # %% ../nbs/api/284_difference.ipynb #f57feb59
-def _interval(one:"Run", other:"Run", metric:str) -> tuple[Interval|None, str]:
-    "Of what the other has above the one, and how it was found; nothing for runs that were not scored alike."
+def paired_interval(
+    one:"Run",
+    other:"Run",
+    metric:str,
+) -> tuple[Interval|None, str]: # the interval, and how it was found
+    "What the other has above the one, on the same rows or folds; no interval for runs that were not scored alike."
     values = [run.fold_scores.get(metric, []) for run in (one, other)]
     same_rows = one.row["comparable"] is not None and one.row["comparable"] == other.row["comparable"]
     if not (same_rows and means_the_same(other, one, metric) and len(values[0]) == len(values[1]) > 0): return None, ""

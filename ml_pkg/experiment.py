@@ -19,6 +19,7 @@ from .errors import InvalidDeclaration
 from .evaluation import Evaluation
 from .events import configure
 from .expressions import Expression, experiment_expression
+from .gates import Gates
 from .history import History, history, run_list
 from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
@@ -45,6 +46,7 @@ class Experiment:
     seed: int = 0                            # fills every random_state that is left open
     persister: Persister = Skops()           # how its model becomes a file; no part of the key
     accepts: Mapping[str, str] = field(default_factory=dict, kw_only=True) # name of a check -> why what it finds is all right; no part of the key
+    promotion: Gates = field(default=Gates(), kw_only=True) # what it has to pass to go into production; no part of the key
     source: str|None = field(default=None, kw_only=True)              # the statement that declares it, found out by itself
     module: str|None = field(default=None, kw_only=True)              # the module of that statement; '__main__' is a notebook or a script
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
@@ -91,6 +93,7 @@ class Experiment:
     def with_evaluation(self, evaluation:Evaluation) -> "Experiment": return _varied(self, evaluation=evaluation)
     def with_seed(self, seed:int) -> "Experiment": return _varied(self, seed=seed)
     def with_persister(self, persister:Persister) -> "Experiment": return _varied(self, persister=persister)
+    def with_promotion(self, promotion:Gates) -> "Experiment": return _varied(self, promotion=promotion)
     def accepting(self, **reasons:str) -> "Experiment": return _varied(self, accepts={**self.accepts, **reasons})
     def named(self, name:str) -> "Experiment": return _varied(self, name=name)
 
@@ -147,11 +150,12 @@ def _check_declaration(experiment:Experiment) -> None:
     for value, kind, example in ((experiment.dataset, Dataset, "Dataset('data.csv', target='…')"), (experiment.evaluation, Evaluation, "Evaluation(cv=5)")):
         if not isinstance(value, kind): raise InvalidDeclaration(f"{kind.__name__.lower()}= takes a {kind.__name__}, such as {example}, and not a {type(value).__name__}")
     if isinstance(experiment.seed, bool) or not isinstance(experiment.seed, int) or not 0 <= experiment.seed < 2**32: raise InvalidDeclaration(f"seed is a whole number from 0 to 2**32 - 1, and not {experiment.seed!r}")
+    if not isinstance(experiment.promotion, Gates): raise InvalidDeclaration(f"promotion= takes Gates, such as Gates(NotWorse(), EnoughRows(1000)), and not a {type(experiment.promotion).__name__}")
     estimators.check_estimator(experiment.estimator)
 
 def _check_replaceable(experiment:Experiment, changes:dict) -> None:
     "Raise for a field of the experiment where a parameter of its estimator is meant."
-    fields = {"name": "named", "dataset": "with_dataset", "estimator": "with_estimator", "evaluation": "with_evaluation", "seed": "with_seed"}
+    fields = {"name": "named", "dataset": "with_dataset", "estimator": "with_estimator", "evaluation": "with_evaluation", "seed": "with_seed", "promotion": "with_promotion"}
     for name in changes:
         if name in fields and name not in experiment.estimator.get_params(deep=False): raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 

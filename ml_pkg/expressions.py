@@ -296,9 +296,12 @@ def _object(value:Any, path:str) -> _Code:
     except (TypeError, ValueError) as error: raise _refused(path, f"is of the class {type(value).__qualname__}, which does not say what it takes", "use a frozen dataclass") from error
     wanted = {name: each for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
     held = {**getattr(value, "cvargs", {}), **{name: getattr(value, name) for name in wanted if hasattr(value, name)}} # scikit-learn's repeated splitters keep some apart
-    missing = [name for name, each in wanted.items() if name not in held] or [name for name, each in parameters.items() if each.kind is each.VAR_POSITIONAL]
+    starred = [name for name, each in parameters.items() if each.kind is each.VAR_POSITIONAL]
+    spread = getattr(value, starred[0], None) if starred and starred == list(parameters)[:1] else None # Gates(one, another)
+    missing = [name for name in wanted if name not in held] or (starred if not isinstance(spread, tuple) else [])
     if missing: raise _refused(path, f"is of the class {type(value).__qualname__}, which does not keep '{missing[0]}' as it was given", "keep it in an attribute of that name, or use a frozen dataclass")
-    return _call(function, held, parameters, path)
+    code = _call(function, held, parameters, path)
+    return code._replace(parts=(*(((), each) for each in _items(spread or (), f"{path}.{starred[0] if starred else ''}")), *code.parts))
 
 # %% ../nbs/api/340_expressions.ipynb #7b2e45ee
 def _makers() -> dict[type, tuple[Callable, str, tuple[str, ...]]]:
@@ -418,7 +421,7 @@ def _metrics(value:Evaluation) -> Any:
 _WRITERS[Evaluation] = _evaluation
 
 # %% ../nbs/api/340_expressions.ipynb #b16ccd4d
-_FIELDS = ("name", "dataset", "estimator", "evaluation", "seed", "persister", "accepts")
+_FIELDS = ("name", "dataset", "estimator", "evaluation", "seed", "persister", "accepts", "promotion")
 
 def _is_experiment(value:Any) -> bool: return isinstance(getattr(value, "dataset", None), Dataset) and all(hasattr(value, name) for name in _FIELDS)
 

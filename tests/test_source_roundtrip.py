@@ -22,7 +22,7 @@ from sklearn.metrics import fbeta_score, make_scorer
 from sklearn.model_selection import KFold, RepeatedStratifiedKFold, StratifiedShuffleSplit, TimeSeriesSplit
 from sklearn.preprocessing import MinMaxScaler, RobustScaler
 
-from ml_pkg import Evaluation, Experiment, Joblib, Skops
+from ml_pkg import Better, EnoughRows, Evaluation, Experiment, FairAcross, Gates, Joblib, Skops
 from ml_pkg.errors import NotWritable
 
 STEPS = '''
@@ -157,6 +157,7 @@ def varied(experiment:Experiment, draw:random.Random, good:list, bad:list) -> tu
     if draw.random() < 0.3: experiment = experiment.with_dataset(dataclasses.replace(experiment.dataset, **draw.choice([{"drop": "petal_width"}, {"features": ["petal_width", "sepal_width"]}, {"weight": "sepal_length"}])))
     if draw.random() < 0.4: experiment = experiment.with_evaluation(draw.choice([Evaluation(), Evaluation(RepeatedStratifiedKFold(n_splits=3), holdout=0.2), Evaluation(TimeSeriesSplit(gap=1), {"f2": make_scorer(fbeta_score, beta=2, average="macro"), "a": "accuracy"}),
                                                                                  Evaluation(StratifiedShuffleSplit(4, test_size=0.25), "accuracy", train_size=0.5)]))
+    if draw.random() < 0.3: experiment = experiment.with_promotion(draw.choice([Gates(Better(), EnoughRows(1000)), Gates(*Gates(), FairAcross("petal_width", most=0.2))]))
     return experiment, refused
 
 
