@@ -5,6 +5,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ml_pkg.addresses import find_model as find_model
     from ml_pkg.checkpoints import Checkpoints as Checkpoints
     from ml_pkg.checkpoints import NoCheckpoints as NoCheckpoints
     from ml_pkg.dataset import Dataset as Dataset
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from ml_pkg.persistence import Joblib as Joblib
     from ml_pkg.persistence import Pickle as Pickle
     from ml_pkg.persistence import Skops as Skops
+    from ml_pkg.registry import Version as Version
+    from ml_pkg.registry import alias as alias
+    from ml_pkg.registry import models as models
+    from ml_pkg.registry import registry_history as registry_history
+    from ml_pkg.registry import retire as retire
+    from ml_pkg.registry import rollback as rollback
+    from ml_pkg.registry import versions as versions
     from ml_pkg.remote import Remote as Remote
     from ml_pkg.run import Run as Run
     from ml_pkg.run import load_run as load_run
@@ -38,6 +46,7 @@ _PUBLIC = {
     "Run": "run", "runs": "history", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
+    "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "rollback": "registry", "retire": "registry", "find_model": "addresses",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }
 __all__ = list(_PUBLIC)

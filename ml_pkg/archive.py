@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from .display import counted
-from .doctor import digest_of, frames_of, inspected, recorded_files
+from .doctor import frames_of, inspected, recorded_files
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, WorkspaceUnusable, listed
+from .persistence import digest_of
+from .registry import registered_versions
 from .rescue import migrate, staging
 from .signing import is_ours, signature
 from .store import MEAN, MIGRATIONS, connected, now, transaction
@@ -145,6 +147,8 @@ def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connectio
             if kept.path.parent.name == "declarations" and name in writer.members: missing += _add_frames(writer, workspace, place)
     done.files = len(writer.members) - 1
     done.runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+    registered = len(registered_versions(connection, workspace.folder))
+    if registered: done.remarks.append(f"not in the archive: {counted(registered, 'registered model')}. What is in production, and what was, is this workspace's own business; the runs that the models came from are in the archive, with their models")
     if missing: done.remarks.append(f"gone, and not in the archive: {listed(missing, 5)}")
     if changed: done.remarks.append(f"not what was recorded, and not in the archive: {listed(changed, 5)}")
     with suppress(sqlite3.Error): # a store of an earlier version tells nobody

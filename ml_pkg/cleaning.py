@@ -21,6 +21,7 @@ from typing import NamedTuple
 from .checkpoints import Checkpoints, kept_entries, worth
 from .display import table as html_table
 from .doctor import frames_of, inspected, leftovers, recorded_files
+from .registry import registered_versions
 from .store import MIGRATIONS, connected, transaction
 from .workspace import Workspace
 
@@ -28,7 +29,7 @@ from .workspace import Workspace
 class Entry(NamedTuple):
     "Something that can go."
     path: Path
-    kind: str     # "models", "predictions", "declarations", "frames", "checkpoints", "fingerprints", "temporary"
+    kind: str     # "registry", "models", "predictions", "declarations", "frames", "checkpoints", "fingerprints", "temporary"
     bytes: int
     why: str
 
@@ -43,7 +44,8 @@ def _entry(path:Path, kind:str, why:str) -> Entry:
 class _Known(NamedTuple):
     "What the database knows of files."
     names: set[tuple[str, str]]      # folder and name
-    models: dict[Path, float]        # models that are not the last of their experiment -> when they were written, in seconds since the epoch
+    models: dict[Path, float]        # models that are not the last of their experiment, and were not registered -> when they were written, in seconds since the epoch
+    versions: set[tuple[str, str]]   # files of registered versions: folder within `registry`, and name
 
 _LATEST = """SELECT max(number) FROM runs JOIN files ON files.run = runs.id AND kind = 'model' GROUP BY experiment, varied"""
 
@@ -56,10 +58,11 @@ def _known(workspace:Workspace) -> _Known:
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok": raise _Silent("the database is damaged; ml_pkg doctor says what to do")
             if not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]: raise _Silent("the database has no runs")
             runs = {id for id, in connection.execute("SELECT id FROM runs")}
+            versions = registered_versions(connection, workspace.folder)
             kept = [each for each in recorded_files(connection) if each.run is None or each.run in runs]
-            older = {Path(path): datetime.fromisoformat(written).replace(tzinfo=UTC).timestamp() for path, written in connection.execute(f"SELECT path, max(written) FROM files JOIN runs ON runs.id = run WHERE kind = 'model' GROUP BY path HAVING max(number) NOT IN ({_LATEST})")}
+            older = {Path(path): datetime.fromisoformat(written).replace(tzinfo=UTC).timestamp() for path, written in connection.execute(f"SELECT path, max(written) FROM files JOIN runs ON runs.id = run WHERE kind = 'model' AND run NOT IN (SELECT value FROM json_each(?)) GROUP BY path HAVING max(number) NOT IN ({_LATEST})", [json.dumps([each.run for each in versions])])}
     except (sqlite3.Error, OSError) as error: raise _Silent(f"the database cannot be read ({error})") from error
-    return _Known({(each.path.parent.name, each.path.name) for each in kept}, older)
+    return _Known({(each.path.parent.name, each.path.name) for each in kept}, older, {(each.path.parent.name, each.path.name) for each in versions})
 
 class _Silent(Exception): "The database does not say which files are needed."
 
@@ -77,6 +80,11 @@ def _of_runs(workspace:Workspace, known:_Known, before:float) -> Iterator[Entry]
         for path in _files_in(workspace, kind):
             if (kind, path.name) not in known.names: yield _entry(path, kind, _ORPHAN)
             elif known.models.get(path, math.inf) < before: yield _entry(path, kind, "an older model; run.model fits it again")
+
+def _of_registry(workspace:Workspace, known:_Known) -> Iterator[Entry]:
+    for folder in sorted((workspace.folder/"registry").glob("[!.]*")):
+        for path in _files_in(workspace, f"registry/{folder.name}"):
+            if (folder.name, path.name) not in known.versions: yield _entry(path, "registry", "no version refers to it")
 
 def _frames(workspace:Workspace, gone:set[Path]) -> Iterator[Entry]:
     needed:set[str] = set()
@@ -150,7 +158,7 @@ def plan(
         known = _known(workspace) if workspace.database.exists() else None
         if known is not None:
             entries += _settled(_of_runs(workspace, known, time.time() - 86400 * models_older_than if math.isfinite(models_older_than) else -math.inf), settled)
-            entries += _frames(workspace, {each.path for each in entries})
+            entries += [*_of_registry(workspace, known), *_frames(workspace, {each.path for each in entries})]
     except _Silent as silence: remarks.append(f"files of runs are left where they are: {silence}")
     entries += [*_checkpoints(workspace, budget), *_fingerprints(workspace)]
     return Plan(workspace, tuple(_settled(entries, settled)), tuple(remarks), models_older_than, budget, settled)
@@ -183,7 +191,7 @@ def _delete(planned:Plan) -> Cleaned:
 @contextmanager
 def _alone(planned:Plan) -> Iterator[sqlite3.Connection|None]:
     "A transaction on the database, if files that it could know are to be removed; others can record when it ends."
-    if not any(each.kind in _FOLDERS for each in planned.entries): yield None
+    if not any(each.kind in (*_FOLDERS, "registry") for each in planned.entries): yield None
     else:
         with connected(planned.workspace) as connection, transaction(connection): yield connection
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'InvalidQuery', 'NotRewritable',
            'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'UntrustedFile', 'Unwritable',
-           'WorkspaceUnusable', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning', 'listed', 'did_you_mean',
-           'optional']
+           'WorkspaceUnusable', 'Overtaken', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning', 'listed',
+           'did_you_mean', 'optional']
 
 # %% ../nbs/api/000_errors.ipynb #7f88b54c
 import difflib
@@ -58,6 +58,9 @@ class Unwritable(MlPkgError, OSError):
 
 class WorkspaceUnusable(Unwritable):
     "A workspace that cannot be written, or that a newer version of ml_pkg wrote."
+
+class Overtaken(MlPkgError, RuntimeError):
+    "Somebody else was faster: what was to be changed is not as it was expected any more."
 
 class MissingExtra(MlPkgError, ImportError):
     "An optional dependency that is not installed."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'LONGEST_VALUE', 'LONGEST_TAG', 'LONGEST_SCHEMA', 'FILE', 'DIGEST', 'mlflow_name', 'parameters_of',
            'metrics_of', 'tags_of', 'remarks_of', 'dataset_of', 'write_artifacts', 'MlflowSink', 'mlflow_sink',
-           'register', 'is_registry_uri', 'fetch_model', 'from_registry', 'model_file']
+           'register', 'is_registry_uri', 'fetch_model', 'from_registry']
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #0f292d6f
 import hashlib
@@ -27,7 +27,8 @@ from .deliveries import Refused
 from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, optional
 from .model import Model
 from .persistence import sha256
-from .run import Run, find_model
+from .registry import Standing, standing_of
+from .run import Run
 from .schema import conform
 from .settings import settings
 from .store import connected
@@ -227,11 +228,19 @@ def _parts(values:Iterable[tuple], most:int, limit:int=500_000) -> Iterator[list
 FILE, DIGEST = "model.mlpkg", "ml_pkg.model" # our file within MLflow's model, and the tag with its sha256
 
 def _add(client:"MlflowClient", run:Run, there:Any) -> None:
-    "Tags and notes as they are now, and the model, unless it is there."
-    from mlflow.entities import LoggedModelOutput, RunTag
+    "Tags and notes as they are now, the model, unless it is there, and its aliases."
+    from mlflow.entities import RunTag
     remote, path = there.info.run_id, run.model_path
     client.log_batch(remote, tags=[RunTag(name, text) for name, text in remarks_of(run).items() if text or name in there.data.tags])
-    if path is None or there.data.tags.get(DIGEST) == (digest := sha256(path.read_bytes())): return
+    if path is None: return
+    digest = sha256(path.read_bytes())
+    if there.data.tags.get(DIGEST) != digest: _add_model(client, there, path, digest)
+    for standing in standing_of(run.workspace, run.id):
+        if standing.version.sha256 == digest: _follow(client, remote, standing)
+
+def _add_model(client:"MlflowClient", there:Any, path:Path, digest:str) -> None:
+    from mlflow.entities import LoggedModelOutput
+    remote = there.info.run_id
     logged = _logged_model(client, there.info.experiment_id, digest)
     if logged is None or logged.status != "READY": logged = _log_model(client, there, path, digest, logged)
     if logged.model_id not in [output.model_id for output in client.get_run(remote).outputs.model_outputs]: client.log_outputs(remote, [LoggedModelOutput(logged.model_id, step=0)])
@@ -288,12 +297,15 @@ def register(
     sink = sink or mlflow_sink()
     remote, digest = sink.send(run), sha256(run.model_path.read_bytes())
     with _one_try(sink.uri) as client:
-        logged = _logged_model(client, client.get_run(remote).info.experiment_id, digest).model_id
-        versions = _versions(client, name)
-        version = next((each.version for each in versions if each.source == f"models:/{logged}"), None)
-        if version is None: version = client.create_model_version(name, f"models:/{logged}", remote, {"ml_pkg.run": run.id, DIGEST: digest}, model_id=logged).version
+        version = _version_there(client, remote, name, digest, run.id)
         client.set_registered_model_alias(name, alias, version)
     return f"models:/{name}/{version}"
+
+def _version_there(client:"MlflowClient", remote:str, name:str, digest:str, run:str) -> str:
+    "MLflow's version of a model that it was told of, made if need be."
+    logged = _logged_model(client, client.get_run(remote).info.experiment_id, digest).model_id
+    found = next((each.version for each in _versions(client, name) if each.source == f"models:/{logged}"), None)
+    return found if found is not None else client.create_model_version(name, f"models:/{logged}", remote, {"ml_pkg.run": run, DIGEST: digest}, model_id=logged).version
 
 def _versions(client:"MlflowClient", name:str) -> list:
     "Versions of a registered model, which is made if need be; another process may make it at the same moment."
@@ -301,6 +313,17 @@ def _versions(client:"MlflowClient", name:str) -> list:
     except Exception as error:
         if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS": raise
     return client.search_model_versions(f"name = '{name}'")
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #5c420a77
+def _follow(client:"MlflowClient", remote:str, standing:Standing) -> None:
+    "Let MLflow's aliases stand for a version of ours where ours do, and for nothing where they stand for nothing."
+    name, digest = standing.version.name, standing.version.sha256
+    if standing.aliases:
+        version = _version_there(client, remote, name, digest, standing.version.run)
+        for alias in standing.aliases: client.set_registered_model_alias(name, alias, version)
+    for registered in client.search_registered_models(f"name = '{name}'") if standing.vacant else ():
+        for alias in set(standing.vacant) & set(registered.aliases):
+            if client.get_model_version_by_alias(name, alias).tags.get(DIGEST) == digest: client.delete_registered_model_alias(name, alias)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #49129398
 def is_registry_uri(name:str) -> bool: return name.startswith(("models:/", "runs:/"))
@@ -332,12 +355,6 @@ def from_registry(
 ) -> Model:
     "A model from MLflow's registry or from one of its runs. Raises what `fetch_model` and `Model.load` raise."
     return Model.load(fetch_model(uri), trusted=trusted)
-
-def model_file(
-    name:str,     # whatever `find_model` takes, or an address in MLflow
-) -> Path:
-    "The file of a model, here or in the registry. Raises what `find_model` and `fetch_model` raise."
-    return fetch_model(name) if is_registry_uri(name) else find_model(name)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #09a44914
 def _model_id(client:"MlflowClient", uri:str) -> str:

@@ -37,7 +37,7 @@ from .workspace import _umask, temporary_workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ml_pkg.preflight import Preflight
+    from ml_pkg.findings import Preflight
     from ml_pkg.run import Run
 
 # %% ../nbs/api/459_project.ipynb #a1ce660c

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .columns import coded, is_birth_name, is_integer, is_key_name, is_text, is_time, shortly
 from .dataset import Dataset
 from .errors import InvalidData, MlPkgError, UnknownName, did_you_mean, listed
 from .evaluation import Evaluation, folds
-from .preflight import _is_integer, _is_named, _is_text, _is_time, _short, _words
 from .sources import Frame
-from .view import coded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +44,7 @@ def facts(
 ) -> Facts:
     "The facts about a column. Values that cannot be hashed count by how they are written."
     present = values.dropna()
-    return Facts(str(values.name), str(values.dtype), len(values), int(coded(values, in_order=False).max(initial=-1)) + 1, int(values.isna().sum()), _short(present.iloc[0]) if len(present) else "")
+    return Facts(str(values.name), str(values.dtype), len(values), int(coded(values, in_order=False).max(initial=-1)) + 1, int(values.isna().sum()), shortly(present.iloc[0]) if len(present) else "")
 
 # %% ../nbs/api/456_roles.ipynb #2d8ebc50
 NUMBER, CATEGORY, TIME, GROUP, DROPPED, TARGET = "number", "category", "time", "group", "dropped", "target"
@@ -67,9 +66,9 @@ def role(
     if about.distinct == 0: return Role(DROPPED, "nothing is in it")
     if about.distinct == 1 and about.is_complete: return Role(DROPPED, "the same in every row")
     if about.missing and _is_marked_as_pandas_does(values): return Role(DROPPED, "what is missing is pandas' own NA, which encoders of scikit-learn refuse: astype('str') or astype('object') before the file is written")
-    if _is_time(values): return _role_of_time(about)
-    if _is_integer(values): return _role_of_whole_numbers(values, about)
-    if _is_text(values): return _role_of_text(values, about)
+    if is_time(values): return _role_of_time(about)
+    if is_integer(values): return _role_of_whole_numbers(values, about)
+    if is_text(values): return _role_of_text(values, about)
     return _role_of_others(values)
 
 def _is_marked_as_pandas_does(values:"pd.Series") -> bool:
@@ -78,12 +77,12 @@ def _is_marked_as_pandas_does(values:"pd.Series") -> bool:
     return getattr(values.dtype, "na_value", None) is pd.NA and not (pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype))
 
 def _role_of_time(about:Facts) -> Role:
-    if {"birth", "born", "dob", "birthday"} & set(_words(about.name)): return Role(DROPPED, "a date of birth: make an age of it, to learn from it")
+    if is_birth_name(about.name): return Role(DROPPED, "a date of birth: make an age of it, to learn from it")
     return Role(TIME, "dates or times") if about.is_complete else Role(DROPPED, "dates, not in every row: make a number of them, to learn from them")
 
 def _role_of_whole_numbers(values:"pd.Series", about:Facts) -> Role:
-    if about.is_all_different and (_is_named(about.name) or about.n_rows >= MANY_ROWS and int(values.max()) - int(values.min()) < about.n_rows): return Role(DROPPED, "another number in every row, as its own number would be")
-    return _role_of_names(about) if _is_named(about.name) else Role(NUMBER, "whole numbers")
+    if about.is_all_different and (is_key_name(about.name) or about.n_rows >= MANY_ROWS and int(values.max()) - int(values.min()) < about.n_rows): return Role(DROPPED, "another number in every row, as its own number would be")
+    return _role_of_names(about) if is_key_name(about.name) else Role(NUMBER, "whole numbers")
 
 def _role_of_names(about:Facts) -> Role:
     "Of a column whose name says that it names something."
@@ -92,8 +91,8 @@ def _role_of_names(about:Facts) -> Role:
     return Role(GROUP, f"it names {about.distinct:,} things, each in {about.n_rows / about.distinct:.1f} rows on average")
 
 def _role_of_text(values:"pd.Series", about:Facts) -> Role:
-    if about.distinct + about.missing == about.n_rows and (_is_named(about.name) or about.n_rows >= MANY_ROWS): return Role(DROPPED, f"another text in every row{_advice(values)}")
-    if _is_named(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
+    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS): return Role(DROPPED, f"another text in every row{_advice(values)}")
+    if is_key_name(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
     if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2): return Role(DROPPED, f"{about.distinct:,} different texts{_advice(values)}")
     return Role(CATEGORY, _counted(about.distinct))
 
@@ -142,7 +141,7 @@ def is_told_apart(
 ) -> bool:
     "Whether the target is a class: text, yes or no, or a few whole numbers."
     if role(y).role == CATEGORY: return True
-    return facts(y).distinct <= (FEW_CODES if _is_integer(y) else 2)
+    return facts(y).distinct <= (FEW_CODES if is_integer(y) else 2)
 
 # %% ../nbs/api/456_roles.ipynb #e2e52d33
 @dataclass(frozen=True, eq=False)

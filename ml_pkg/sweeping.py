@@ -21,8 +21,9 @@ from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, workers
 from .progress import Display, Standing
+from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run
-from .running import Attempt, Surroundings, attempt, fail, finish, news, prepare, remarks, reused
+from .running import news, reused
 from .schedule import Schedule, parting_keys
 
 if TYPE_CHECKING:

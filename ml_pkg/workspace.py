@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROJECT_FILES', 'project_root', 'project_package', 'Workspace', 'unusable', 'temporary_workspace', 'written_whole',
-           'is_alive']
+           'begun', 'is_alive']
 
 # %% ../nbs/api/060_workspace.ipynb #bc144cb3
 import configparser
@@ -90,7 +90,7 @@ def written_whole(
     path:Path, # where the file shall be
 ) -> Iterator[Path]:
     "A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not. Raises `Unwritable`."
-    try: part = _begun(path)
+    try: part = begun(path)
     except OSError as error: raise _unwritable(path, error) from error
     try:
         yield part
@@ -102,8 +102,10 @@ def written_whole(
         if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise _unwritable(path, error) from error
         raise
 
-def _begun(path:Path) -> Path:
-    "An empty file beside the place, which tells whose it is."
+def begun(
+    path:Path, # where the file shall be
+) -> Path:
+    "An empty file beside the place, whose name tells whose it is, so that others can clear it away if this process is killed. Raises OSError."
     _remove_leftovers(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", suffix=".part", dir=path.parent)
     os.close(handle)
