@@ -71,14 +71,20 @@ def alias(
 @reported
 def rollback(
     name:Annotated[str, typer.Argument(help="Of a registered model.")],
+    registry_only:Annotated[bool, typer.Option("--registry-only", help="Leave the cell that declares it as it is.")] = False,
     why:Why = "",
     as_json:AsJson = False,
 ) -> None:
-    "Bring back the version that was in production before. The declaration stays as it is."
+    "Bring back the version that was in production before: the declaring cell, its module and the registry together."
+    from ml_pkg.promotion import roll_back
     from ml_pkg.registry import rollback as back
-    version = back(name, why)
-    if as_json: print_json(dataclasses.asdict(version))
-    else: print(f"{version} is in production again (run {version.run})")
+    if registry_only:
+        version = back(name, why)
+        told, facts = f"{version} is in production again (run {version.run})", dataclasses.asdict(version)
+    else:
+        promotion = roll_back(name, why)
+        told, facts = str(promotion), dataclasses.asdict(promotion)
+    print_json(facts) if as_json else print(told)
 
 @app.command()
 @reported

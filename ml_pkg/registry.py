@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRODUCTION', 'PREVIOUS', 'CANDIDATE', 'ANYTHING', 'Version', 'whole_file', 'registered_versions', 'Copy', 'kept_copy',
            'add_version', 'register', 'who', 'aliases', 'version_of', 'check_registered', 'check_expected', 'point',
-           'alias', 'rollback', 'retire', 'tell_of_aliases', 'Standing', 'standing_of', 'kept_file',
+           'alias', 'rollback', 'version_before', 'retire', 'tell_of_aliases', 'Standing', 'standing_of', 'kept_file',
            'addressed_version', 'run_of', 'versions', 'model_list', 'models', 'alias_text', 'move_list', 'gate_text',
            'registry_history']
 
@@ -314,14 +314,14 @@ def rollback(
         seen = _seen(connection, name, expected)
         with transaction(connection):
             check_expected(connection, name, PRODUCTION, seen)
-            version = _before(connection, name)
+            version = version_before(connection, name)
             point(connection, name, PRODUCTION, version.version, "rollback", who(), why)
     tell_of_aliases(Workspace.current(), name)
     return version
 
 def _seen(connection:sqlite3.Connection, name:str, expected:Any) -> int | None: return aliases(connection, name).get(PRODUCTION) if expected is ANYTHING else expected
 
-def _before(connection:sqlite3.Connection, name:str) -> Version:
+def version_before(connection:sqlite3.Connection, name:str) -> Version:
     "What was in production before what is."
     known = aliases(connection, name)
     if PREVIOUS not in known: raise UnknownName(f"there is nothing to roll {name} back to: {'no other version was in production before' if PRODUCTION in known else 'nothing was ever in production'}. What there is: ml_pkg history {name}")
