@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ml_pkg.model import Model
+    from ml_pkg.promotion import Promotion
 
 # %% ../nbs/api/400_experiment.ipynb #28619d1e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,9 +62,14 @@ class Experiment:
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Experiment) and self.key == other.key
     def __hash__(self) -> int: return hash(self.key)
-    def __getstate__(self) -> dict: return {**vars(self), "varied_from": None}
+    def __getstate__(self) -> dict: return {**vars(self), "varied_from": None, "module": self.declared.module} # where what it varies is declared
     def __repr__(self) -> str: return f"Experiment({self.name!r}, {self.dataset!r}, {_in_a_line(self.estimator)}, {self.evaluation!r}, seed={self.seed})"
     def _repr_html_(self) -> str: return _page(self)
+
+    @property
+    def declared(self) -> "Experiment":
+        "The declaration that this one varies, in however many steps; itself, if it varies none."
+        return self if self.varied_from is None else self.varied_from.declared
 
     @property
     def identity(self) -> Identity:
@@ -109,6 +115,11 @@ class Experiment:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
         configure()
         return run_experiment(self, n_jobs, progress, checkpoints, threads)
+
+    def promote(self, dry_run:bool=False, force:str="", why:str="") -> "Promotion":
+        "Make this production: the exported cell that declares it, the module, the model and the registry, or nothing at all. `dry_run` shows the change of the cell; `force` is the reason for overruling a gate. Raises `PromotionRefused`, `NotTheSame`, `NotRewritable`, `NotWritable`. Needs the extra 'promote'."
+        from ml_pkg.promotion import preview, promote
+        return preview(self) if dry_run else promote(self, force, why)
 
     def history(self) -> History:
         "Every run of an experiment of this name, the oldest first, with what changed; `history().plot(metric)` shows a metric over time."

@@ -1,0 +1,156 @@
+"""Promotion in a project of its own, with git, fresh processes, and processes that are killed in the middle of it."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PACKAGE
+
+KILLS = int(os.environ.get("ML_PKG_KILLS", "8")) # promotions that are killed
+
+PROMOTE = "from flowers.experiments.flowers import flowers; print(flowers.replace(logisticregression__C={}).promote(why='tried', force='a test'))"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory:pytest.TempPathFactory) -> Path:
+    "A project as `ml_pkg new` makes it, committed."
+    folder = tmp_path_factory.mktemp("projects")
+    shutil.copy(PACKAGE / "data" / "iris.csv", folder / "iris.csv")
+    run(folder, "ml_pkg", "new", "flowers", "--csv", "iris.csv", "--yes")
+    return folder / "flowers"
+
+
+@pytest.fixture
+def garden(made:Path, tmp_path:Path, workspace:Path, monkeypatch:pytest.MonkeyPatch) -> Path:
+    "The same project for one test, with its own workspace."
+    monkeypatch.delenv("ML_PKG_WORKSPACE")
+    shutil.copytree(made, tmp_path / "flowers")
+    return tmp_path / "flowers"
+
+
+def run(folder:Path, *words:str, code:int=0) -> str:
+    "What a command prints, in a project; `ml_pkg` and `python` are those of this environment."
+    known = {"ml_pkg": [sys.executable, "-c", "from ml_pkg.commands import main; main()"], "python": [sys.executable]}
+    done = subprocess.run([*known.get(words[0], [words[0]]), *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300, env=environment(folder))
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout + (done.stderr if code else "")
+
+
+def environment(folder:Path) -> dict[str, str]:
+    names = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))}
+    return {**os.environ, **names, "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{folder}", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def promote(folder:Path, strength:float, code:int=0) -> str: return run(folder, "python", "-c", PROMOTE.format(strength), code=code)
+def changed(folder:Path) -> list[str]: return run(folder, "git", "diff", "--name-only").split()
+def sources(folder:Path) -> tuple[bytes, bytes]: return tuple((folder / name).read_bytes() for name in ("nbs/experiments/flowers.ipynb", "flowers/experiments/flowers.py"))
+
+
+def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
+    before = sources(garden)
+    promote(garden, 1.0)
+    assert changed(garden) == [] # it was declared so already
+    shown = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; print(flowers.replace(logisticregression__C=10.0).promote(dry_run=True))")
+    assert "+        LogisticRegression(max_iter=1000, C=10.0)," in shown and sources(garden) == before
+    told = promote(garden, 10.0)
+    assert "flowers@2 is in production" in told and "in a fresh process" in told
+    assert changed(garden) == ["flowers/experiments/flowers.py", "nbs/experiments/flowers.ipynb"]
+    assert [line for line in run(garden, "git", "diff", "-U0", "--", "nbs").splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
+        '-    "        LogisticRegression(max_iter=1000),\\n",', '+    "        LogisticRegression(max_iter=1000, C=10.0),\\n",']
+    promoted = sources(garden)
+    run(garden, "nbdev_clean")
+    run(garden, "nbdev_export")
+    assert sources(garden) == promoted and sorted(changed(garden)) == ["flowers/experiments/flowers.py", "nbs/experiments/flowers.ipynb"]
+    promote(garden, 10.0)
+    assert sources(garden) == promoted # again changes no byte
+    run(garden, "ml_pkg", "verify", "flowers")
+    run(garden, "nbdev_test", "--path", "nbs/experiments/flowers.ipynb")
+    run(garden, "python", "-c", "from ml_pkg.promotion import roll_back; print(roll_back('flowers', 'it was better'))")
+    assert changed(garden) == [] and "production" in run(garden, "ml_pkg", "verify", "flowers", "--json")
+
+
+def test_what_was_promoted_is_found_warm(garden:Path):
+    promote(garden, 10.0)
+    shown = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; run = flowers.run(); print(run.reused, flowers.estimator[-1].C)")
+    assert shown.split() == ["True", "10.0"]
+
+
+@pytest.mark.parametrize("harm", ["cell", "checkpoint", "module"])
+def test_edits_that_nobody_saved_or_exported_are_not_overwritten(garden:Path, harm:str):
+    notebook, module = garden / "nbs/experiments/flowers.ipynb", garden / "flowers/experiments/flowers.py"
+    if harm == "cell": notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=500"))
+    if harm == "module": module.write_text(module.read_text().replace("StandardScaler(),", "StandardScaler(with_mean=False),"))
+    if harm == "checkpoint":
+        (copy := notebook.parent / ".ipynb_checkpoints/flowers-checkpoint.ipynb").parent.mkdir()
+        copy.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=500"))
+        os.utime(copy, ns=(time.time_ns() + 10**9,) * 2)
+    before = sources(garden)
+    said = promote(garden, 10.0, code=1)
+    assert {"cell": "otherwise than the module that was imported", "checkpoint": "is newer than", "module": "otherwise than"}[harm] in said
+    assert sources(garden) == before and "LogisticRegression(" in said
+
+
+def test_a_fresh_process_that_differs_undoes_it(garden:Path):
+    "The package does something else for whoever comes anew: here it looks for a file that was not there before."
+    module = garden / "flowers/__init__.py"
+    module.write_text(module.read_text() + "\nimport pathlib, sklearn\nif (pathlib.Path(__file__).parent / 'later').exists(): sklearn.set_config(assume_finite=True)\n")
+    before = sources(garden)
+    said = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; import pathlib; pathlib.Path('flowers/later').touch(); flowers.replace(logisticregression__C=10.0).promote()", code=1)
+    assert "answers differ" in said and sources(garden) == before
+    assert "nothing called flowers was promoted" in run(garden, "ml_pkg", "verify", "flowers.experiments.flowers:flowers")
+
+
+def test_a_gate_refuses_and_is_overruled(garden:Path):
+    promote(garden, 1.0)
+    worse = "from flowers.experiments.flowers import flowers; from sklearn.dummy import DummyClassifier; flowers.replace(logisticregression=DummyClassifier()).promote({})"
+    before = sources(garden)
+    said = run(garden, "python", "-c", worse.format(""), code=1)
+    assert "not worse" in said and "refused" in said and sources(garden) == before
+    run(garden, "python", "-c", worse.format("force='to see it fail'"))
+    kept = run(garden, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
+    assert "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
+
+
+def test_of_two_at_once_one_is_told(garden:Path):
+    promote(garden, 1.0)
+    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=garden, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(garden)) for strength in (5.0, 50.0)]
+    said = [process.communicate(timeout=300) for process in started]
+    won = [process.returncode == 0 for process in started]
+    assert any(won), said
+    for done, (_, errors) in zip(won, said, strict=True): assert done or "at this moment" in errors or "otherwise than" in errors, errors
+    run(garden, "ml_pkg", "verify", "flowers")
+
+
+def test_without_its_notebooks_only_the_registry_moves(garden:Path):
+    shutil.rmtree(garden / "nbs")
+    before = (garden / "flowers/experiments/flowers.py").read_bytes()
+    said = promote(garden, 10.0)
+    assert "installed without its notebook" in said and "C=10.0" in said and "flowers@1 is in production" in said
+    assert (garden / "flowers/experiments/flowers.py").read_bytes() == before
+
+
+def test_a_killed_promotion_is_all_old_or_all_new(garden:Path):
+    promote(garden, 1.0)
+    for strength in (2.0, 3.0): run(garden, "python", "-c", f"from flowers.experiments.flowers import flowers; flowers.replace(logisticregression__C={strength}).run().model")
+    random.seed(0)
+    known = {sources(garden): 1}
+    for number in range(KILLS):
+        journal = garden / ".ml_pkg/promotions/flowers.json"
+        process = subprocess.Popen([sys.executable, "-c", PROMOTE.format((2.0, 3.0)[number % 2])], cwd=garden, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(garden), start_new_session=True)
+        if number % 4: # most of them while files are being changed
+            while not journal.exists() and process.poll() is None: time.sleep(0.001)
+        time.sleep(random.uniform(0, 4))
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        process.wait()
+        verdicts = json.loads(run(garden, "ml_pkg", "verify", "flowers", "--json")) # the next command
+        assert all(verdict["passed"] for verdict in verdicts) and not journal.exists()
+        known.setdefault(sources(garden), number)
+    print(f"\n{KILLS} promotions killed, {len(known)} states seen, none of them mixed")
+    assert len(known) <= 3
