@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Why', 'models', 'history', 'alias', 'rollback', 'retire']
 
-# %% ../nbs/api/508_cli_registry.ipynb #19b3945b
+# %% ../nbs/api/508_cli_registry.ipynb #5c1a4e8c
 import dataclasses
 from typing import Annotated
 
@@ -13,7 +13,7 @@ import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
 
-# %% ../nbs/api/508_cli_registry.ipynb #2e3abb87
+# %% ../nbs/api/508_cli_registry.ipynb #4d49e39a
 def _when(made:str) -> str: return made[:16].replace("T", " ")
 
 @app.command()
@@ -46,7 +46,7 @@ def history(
     for each in found: lines.append([_when(each["when"]), each["kind"], each["alias"], str(each["version"] or "none"), each["run"] or "", gate_text(each), each["who"], each["why"] + (f" (forced: {each['forced']})" if each["forced"] else "")])
     print_columns(lines)
 
-# %% ../nbs/api/508_cli_registry.ipynb #aa5ec773
+# %% ../nbs/api/508_cli_registry.ipynb #27107b66
 Why = Annotated[str, typer.Option("--why", help="The reason, for whoever reads the history.")]
 
 @app.command()
