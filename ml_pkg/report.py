@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .difference import commit_of, dataset_at_hand
+from .difference import commit_of
 from .errors import MissingExtra, MlPkgError, listed, optional
 from .intervals import Interval
 from .resampling import interval_of_folds
+from .row_changes import dataset_at_hand
 from .row_metrics import highest
 
 if TYPE_CHECKING:

@@ -39,6 +39,17 @@ flowers = Experiment(
 '''
 
 
+TRACE = '''
+import os
+
+def trace(*what):
+    "One line in a file that several processes write to."
+    handle = os.open(os.environ["TRACE"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, (" ".join(map(str, what)) + "\\n").encode())
+    os.close(handle)
+''' # for the source of a declaration whose fits are counted
+
+
 @pytest.fixture(autouse=True)
 def workspace(tmp_path:Path, monkeypatch:pytest.MonkeyPatch) -> Path:
     "A folder that is the workspace of this test and of its processes; never the one of the checkout."
@@ -125,6 +136,11 @@ def waited(condition:Callable[[], Any], what:str, seconds:float=60, seen:Callabl
         assert time.monotonic() < until, f"no {what} after {seconds} s{seen()}"
         time.sleep(0.05)
     return found
+
+
+def traces(path:Path) -> list[str]:
+    "The lines that were traced, if any were yet."
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def run_ids(database:Path) -> list[str]:

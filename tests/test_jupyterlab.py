@@ -13,23 +13,17 @@ from typing import Any
 
 import nbformat
 import pytest
-from conftest import CHROMIUM, answers, free_port, make_project, waited
+from conftest import CHROMIUM, TRACE, answers, free_port, make_project, traces, waited
 
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not installed (on Debian: apt-get install chromium chromium-driver)")
 
-DECLARED = """
-import os, sys, time
+DECLARED = TRACE + """
+import sys, time
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from ml_pkg import Dataset, Evaluation, Experiment
-
-def trace(*what):
-    "One line in a file that several processes write to."
-    handle = os.open(os.environ["TRACE"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(handle, (" ".join(map(str, what)) + "\\n").encode())
-    os.close(handle)
 
 class Slow(TransformerMixin, BaseEstimator):
     def fit(self, X, y=None):
@@ -151,9 +145,6 @@ def lab(tmp_path:Path, monkeypatch:pytest.MonkeyPatch) -> Iterator[Lab]:
         process.wait(timeout=30)
 
 
-def traces(tmp_path:Path) -> list[str]: return (tmp_path / "trace").read_text().splitlines() if (tmp_path / "trace").exists() else []
-
-
 def test_a_sweep_is_seen_stopped_and_goes_on(lab:Lab, tmp_path:Path):
     declared, swept, *drawn = range(4)
     lab.select(declared)
@@ -171,7 +162,7 @@ def test_a_sweep_is_seen_stopped_and_goes_on(lab:Lab, tmp_path:Path):
     lab.wait(lambda: "KeyboardInterrupt" in lab.output(swept) and lab.state == "Idle", "KeyboardInterrupt")
     assert "stopped; what is done is kept, and running it again goes on from there" in lab.output(swept)
     assert lab.bar(swept) is None and lab.count(swept, "table") == 0
-    before = traces(tmp_path)
+    before = traces(tmp_path / "trace")
     assert 5 <= len(before) < FITS
 
     lab.select(swept)
@@ -185,6 +176,6 @@ def test_a_sweep_is_seen_stopped_and_goes_on(lab:Lab, tmp_path:Path):
         width, height = lab.wait(lambda cell=cell: lab.picture(cell), f"picture of {DRAWN[cell - 2]}", seconds=30)
         assert 400 < width < 1000 and 150 < height < 800
 
-    again = traces(tmp_path)[len(before):]
+    again = traces(tmp_path / "trace")[len(before):]
     assert len(set(before)) == len(before) and len(set(again)) == len(again) and len({*before, *again}) == FITS
     assert len({*before} & {*again}) <= 2 # of each worker, a step that was done and not yet kept when *stop* was pressed
