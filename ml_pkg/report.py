@@ -195,7 +195,7 @@ def score_section(run:"Run") -> str:
 def _draw_folds(figure:"Figure", scores:Mapping[str, Sequence[float]], intervals:Mapping[str, Any]) -> None:
     import numpy as np
 
-    from ml_pkg.plots import BEST, INK, MARK, REST
+    from ml_pkg.paper import BEST, INK, MARK, REST
     for ax, (metric, values) in zip(figure.subplots(len(scores), squeeze=False)[:, 0], scores.items(), strict=True):
         found, (mean, low, high) = np.array([value for value in values if math.isfinite(value)]), intervals[metric]
         if math.isfinite(low): ax.hlines(0, low, high, color=REST, linewidth=6, alpha=0.5)
