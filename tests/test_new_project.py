@@ -67,9 +67,9 @@ def test_project_passes_its_own_ci(made:Path):
     module = made / made.name / "experiments" / f"{made.name}.py"
     os.utime(module, (0, 0)) # so that it shows below that it is written
     commands = re.findall(r"^ +(?:- )?run: (.+)$", (made / ".github" / "workflows" / "ci.yml").read_text(), re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["pip", "nbdev_clean", "nbdev_test", "git", "ml_pkg"]
+    assert [command.split()[0] for command in commands] == ["pip", "nbdev_clean", "nbdev_test", "git", "ml_pkg", "ml_pkg"]
     printed = [output(made, command) for command in commands[1:]]
-    assert module.stat().st_mtime > 0 and printed[1].endswith("Success.\n") and "model  .ml_pkg/models/" in printed[-1]
+    assert module.stat().st_mtime > 0 and printed[1].endswith("Success.\n") and "model  .ml_pkg/models/" in printed[-2] and "passed: answers" in printed[-1]
     assert output(made, "git status --porcelain") == "" and (made / ".ml_pkg" / "runs.sqlite").is_file()
     notebook = made / "nbs" / "experiments" / f"{made.name}.ipynb"
     notebook.write_text(notebook.read_text(encoding="utf-8").replace("holdout=0.2", "holdout=0.1"), encoding="utf-8")
