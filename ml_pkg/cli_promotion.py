@@ -7,11 +7,13 @@ __all__ = ['Why', 'promote', 'verify']
 
 # %% ../nbs/api/510_cli_promotion.ipynb #38f900dd
 import dataclasses
+import sys
 from typing import Annotated
 
 import typer
 
 from .cli import AsJson, app, print_json, reported
+from .errors import InvalidDeclaration, NotRewritable
 
 # %% ../nbs/api/510_cli_promotion.ipynb #a960e16d
 Why = Annotated[str, typer.Option("--why", help="Kept in the registry's history.")]
@@ -19,19 +21,23 @@ Why = Annotated[str, typer.Option("--why", help="Kept in the registry's history.
 @app.command()
 @reported
 def promote(
-    run:Annotated[str, typer.Argument(help="The id of a run, the beginning of one, or the name of an experiment for its latest run.")],
+    run:Annotated[str, typer.Argument(help="The id of a run, the beginning of one, or 'latest'.")],
     dry_run:Annotated[bool, typer.Option("--dry-run", help="Show what would change in the declaring cell, and change nothing.")] = False,
     force:Annotated[str, typer.Option("--force", help="The reason why it goes into production although a gate refuses it.")] = "",
     why:Why = "",
     as_json:AsJson = False,
 ) -> None:
     "Make what ran production: the declaring cell, its module, the model and the registry, or nothing at all."
-    from ml_pkg.promotion import preview, promote
+    from ml_pkg.promotion import PromotionRefused, preview, promote
     from ml_pkg.run import load_run
-    experiment = load_run(run).experiment
-    _tell(preview(experiment) if dry_run else promote(experiment, force, why), as_json)
-
-def _tell(promotion, as_json:bool) -> None: print_json(dataclasses.asdict(promotion)) if as_json else print(promotion)
+    found = load_run(run)
+    if run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
+    try: done = preview(found.experiment) if dry_run else promote(found.experiment, force, why)
+    except (PromotionRefused, NotRewritable) as error: # they have a table to read, or source to paste
+        if as_json: print_json({"error": str(error), "verdicts": [dataclasses.asdict(verdict) for verdict in getattr(error, "verdicts", [])]})
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    print_json(dataclasses.asdict(done)) if as_json else print(done)
 
 @app.command()
 @reported

@@ -9,6 +9,7 @@ __all__ = ['DISTURBED', 'ALIKE', 'disturbed', 'Answers', 'answers', 'as_text', '
 # %% ../nbs/api/396_parity.ipynb #e77e116d
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,8 @@ def answers(
     parts = list(_asked(model, rows))
     return Answers(*([each for part in parts for each in part[place]] for place in range(3)))
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+") # of an object in memory, which no other process shares
+
 def _asked(model:Model, rows:pd.DataFrame) -> Iterator[Answers]:
     "All at once, or one by one if anything is refused."
     try:
@@ -78,7 +81,7 @@ def _asked(model:Model, rows:pd.DataFrame) -> Iterator[Answers]:
             predictions = model.predict(rows).to_numpy()
             probabilities = model.predict_proba(rows).to_numpy() if hasattr(model.estimator, "predict_proba") else [None] * len(rows)
     except Exception as error: # an estimator may refuse a row in any way it likes
-        if len(rows) == 1: yield Answers([None], [None], [f"{type(error).__name__}: {error}"])
+        if len(rows) == 1: yield Answers([None], [None], [_ADDRESS.sub("", f"{type(error).__name__}: {error}")])
         else:
             for number in range(len(rows)): yield from _asked(model, rows.iloc[number:number + 1].reset_index(drop=True))
     else: yield Answers(list(predictions), list(probabilities), [""] * len(rows))
@@ -119,7 +122,7 @@ def testimony(
     "Ask a fresh process. Raises `NotTheSame` with its error, if it has one."
     with tempfile.TemporaryDirectory(prefix="ml_pkg-") as place:
         words = [sys.executable, "-c", "from ml_pkg.witness import main; main()", module, name, str(model), str(Path(place)/"said.json")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONDONTWRITEBYTECODE": "1"} # a module of the same second and size would be taken for the old one
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path or ".").absolute()) for path in sys.path), "PYTHONDONTWRITEBYTECODE": "1"} # a module of the same second and size would be taken for the old one
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode: raise NotTheSame(f"a fresh process cannot use {module}:{name}: {_last_line(done.stderr)}")
         return Testimony(**json.loads((Path(place)/"said.json").read_text(encoding="utf-8")))

@@ -160,7 +160,7 @@ def _changed_sources(file:ModuleFile|NotebookFile, declared:Declared, expression
     missing = _missing([cell for cell in file.cells if cell.is_exported], declared, imports, same_import)
     sources = {cell.place: cell.source for cell in file.cells} | {declared.place: redeclared(declared.source, declared.name, expression, same)}
     exported = [cell._replace(source=sources[cell.place]) for cell in file.cells if cell.is_exported]
-    idle = [name for name in unused if not any(_uses(cell, name) for cell in exported)]
+    idle = [name for name in unused if not any(_uses(cell, name) for cell in [*exported, *(cell for cell in file.cells if not cell.is_exported)])]
     sources[declared.import_place] = with_imports(sources[declared.import_place], missing, idle, same_import)
     return {cell.place: sources[cell.place] for cell in file.cells if sources[cell.place] != cell.source}
 

@@ -146,7 +146,7 @@ def test_a_killed_promotion_is_all_old_or_all_new(garden:Path):
         process = subprocess.Popen([sys.executable, "-c", PROMOTE.format((2.0, 3.0)[number % 2])], cwd=garden, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(garden), start_new_session=True)
         if number % 4: # most of them while files are being changed
             while not journal.exists() and process.poll() is None: time.sleep(0.001)
-        time.sleep(random.uniform(0, 4))
+        time.sleep(random.uniform(0, 7))
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()
         verdicts = json.loads(run(garden, "ml_pkg", "verify", "flowers", "--json")) # the next command
