@@ -81,7 +81,7 @@ def exported_again(
     return content, plain.replace("\n", ends).encode("utf-8")
 
 # %% ../nbs/api/397_exported.ipynb #92e45d5e
-_EXPORTED = re.compile(r"^#\s*\|\s*exports?\s*$", re.MULTILINE)
+_EXPORTED = re.compile(r"^#\s*\|\s*export[si]?\b", re.MULTILINE)
 
 def refuse_out_of_step(
     path:Path,      # of the module

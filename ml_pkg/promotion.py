@@ -133,6 +133,7 @@ def rewritten(
     "What the notebook and the module have to hold. Nothing, where the place has no notebook or module to write. Raises `NotRewritable`, `NotWritable`."
     expression = experiment_expression(experiment)
     if place.written is None: return Rewritten([], _registry_only(expression, place))
+    _refuse_strays(expression.imports, place)
     imports = [each for each in expression.imports if not each.startswith(f"from {place.module.__name__} import ")] # it is that module
     options = {"same": _means_the_same(place.module, expression.imports), "same_import": _imports_the_same(place.module)}
     declared = find_declared(place.written, place.variable)
@@ -141,6 +142,14 @@ def rewritten(
     changes, file = [Change(found.path, found.old, found.new)], Path(place.module.__file__).resolve()
     if place.written != file: changes.append(Change(file, *exported_again(file, place.module.__name__, found.old, found.new)))
     return Rewritten(changes, found.diff, f"{place.variable} = {expression.text}")
+
+def _refuse_strays(imports:Sequence[str], place:Place) -> None:
+    "Raise `NotRewritable` for an import from a file that lies beside a package, and would not be installed with it."
+    root = project_root(place.file.parent)
+    for module in (node.module or "" for statement in imports for node in ast.parse(statement).body if isinstance(node, ast.ImportFrom)):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if "." in place.module.__name__ and file and Path(file).resolve().parent == root:
+            raise NotRewritable(f"what it needs comes from {file}, which is no part of the package {place.module.__name__.partition('.')[0]}: whoever installs that would not have it. Put it into an exported cell, and import it from there")
 
 def _registry_only(expression:Expression, place:Place) -> str:
     "What to paste where the notebook is, since it is not here."
@@ -260,6 +269,7 @@ def promote(
         model = chosen.fitted(run)
         if run.model_path is None: raise PromotionRefused(f"the model of {place.name} was not saved (a warning above says why), so nobody else could load it")
         version = _in_production(workspace, place.name)
+        if version and _is_there_already(version, chosen, planned): return Promotion(place.name, version.version, place.address, "")
         verdicts = chosen.promotion.judge(Candidate(chosen, run, model, _incumbent(version, force), workspace))
         if not all(verdict.passed for verdict in verdicts) and not force.strip(): raise PromotionRefused(_refusal(place.name, verdicts), verdicts)
         forced = "" if all(verdict.passed for verdict in verdicts) else force
@@ -273,6 +283,12 @@ def _refusal(name:str, verdicts:Sequence[Verdict]) -> str:
 def _in_production(workspace:Workspace, name:str) -> Version | None:
     if not workspace.database.exists(): return None
     with connected(workspace) as connection: return version_of(connection, name, "production") if "production" in aliases(connection, name) else None
+
+def _is_there_already(version:Version, chosen:"Experiment", planned:Rewritten) -> bool:
+    "Whether nothing is left to do: it is declared, it is in production, and its file is whole."
+    if planned.changes or version.key != chosen.key: return False
+    try: return version.model is not None
+    except MlPkgError: return False
 
 def _incumbent(version:Version|None, force:str) -> Incumbent | None:
     "What is in production, as the gates see it. Raises `PromotionRefused` if it cannot be loaded, unless that is overruled."

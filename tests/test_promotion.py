@@ -118,6 +118,35 @@ def test_a_gate_refuses_and_is_overruled(garden:Path):
     assert "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
 
 
+def test_what_would_not_be_installed_is_not_promoted(garden:Path):
+    (garden / "beside.py").write_text("from sklearn.preprocessing import StandardScaler\nclass Beside(StandardScaler): pass\n")
+    before = sources(garden)
+    said = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from beside import Beside; flowers.replace(standardscaler=Beside()).promote()", code=1)
+    assert "no part of the package flowers" in said and sources(garden) == before
+
+
+def test_what_nobody_promoted_is_not_lost_in_going_back(garden:Path):
+    promote(garden, 1.0)
+    promote(garden, 10.0)
+    notebook = garden / "nbs/experiments/flowers.ipynb"
+    notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
+    run(garden, "nbdev_export")
+    before = sources(garden)
+    assert "going back would lose that" in run(garden, "ml_pkg", "rollback", "flowers", code=2) and sources(garden) == before
+    run(garden, "ml_pkg", "rollback", "flowers", "--registry-only")
+    assert sources(garden) == before
+
+
+def test_a_damaged_model_in_production_is_told_and_mended(garden:Path):
+    promote(garden, 1.0)
+    file = garden / ".ml_pkg/registry/flowers/1.mlpkg"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "not what was registered" in run(garden, "ml_pkg", "verify", "flowers", code=1)
+    promote(garden, 1.0) # with a reason, as it stands in PROMOTE
+    run(garden, "ml_pkg", "verify", "flowers")
+
+
 def test_of_two_at_once_one_is_told(garden:Path):
     promote(garden, 1.0)
     started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=garden, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(garden)) for strength in (5.0, 50.0)]
