@@ -190,9 +190,9 @@ def settle(
 
 def _settled_one(workspace:Workspace, name:str) -> bool:
     journal = _journal(workspace, name)
-    changes, about = journal.read()
+    _, about = journal.read()
     try:
-        with only_one(changes[0].path, name): return journal.is_there and settled(journal, _is_entered(workspace, name, about))
+        with only_one(Path(about["file"]), name): return journal.is_there and settled(journal, _is_entered(workspace, name, about))
     except PromotionRefused: return False
 
 def _begin(workspace:Workspace) -> None:
@@ -302,7 +302,7 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
     "Write, ask a fresh process, and enter it in the registry; if anything is wrong, nothing was written."
     given = all_answers(model, fitted_rows(chosen))
     with connected(workspace) as connection: last = connection.execute("SELECT coalesce(max(number), 0) FROM promotions").fetchone()[0]
-    journaled = {"after": last, "kind": kind, "difference": planned.difference}
+    journaled = {"after": last, "kind": kind, "difference": planned.difference, "file": str(place.file)}
     with written_together(_journal(workspace, place.name), planned.changes, journaled, lambda: _is_entered(workspace, place.name, journaled)):
         verdicts = [*verdicts, _parity(place, chosen, file, given)]
         about = {"why": why, "forced": forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
