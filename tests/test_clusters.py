@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_sweep_faults import finished, swept, traces  # noqa: F401 - a fixture
+from test_sweep_faults import finished, fitted, swept  # noqa: F401 - a fixture
 
 ON_DASK = """
 import os, signal, sys, threading, time
@@ -82,6 +82,6 @@ def test_a_cluster_gives_the_same_leaderboard_as_one_process(program:str, swept:
         (tmp_path / "trace").write_text("")
         board = on_cluster(program, swept, tmp_path / "there.pkl", *arguments, ML_PKG_WORKSPACE=str(tmp_path / f"there{len(arguments)}"))
         pd.testing.assert_frame_equal(board, expected, check_exact=True)
-        done = traces(tmp_path)
+        done = fitted(tmp_path)
         assert len(set(done)) == 2 * 3 + 4 * 3
         assert len(done) - len(set(done)) <= 2 * len(arguments), done # what a killed worker was at is fitted again, and nothing else
