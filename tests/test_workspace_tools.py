@@ -189,7 +189,7 @@ def test_import_to_a_full_disk(filled:Workspace, small_disk:Path, tmp_path:Path)
     workspace, filler = Workspace(small_disk / "workspace"), small_disk / "filler"
     mine = recorded(workspace, 1)
     before, refused = files(workspace.folder), 0
-    for kept in (900_000, 700_000, 500_000, 300_000, 200_000, 100_000, 0):
+    for kept in (850_000, 700_000, 500_000, 300_000, 200_000, 100_000, 0):
         with filler.open("wb") as file:
             try: file.write(bytes(kept))
             except OSError: file.truncate()
