@@ -97,8 +97,7 @@ def _recorded_module(workspace:Workspace, name:str) -> str | None:
 class Rewritten(NamedTuple):
     "What a promotion changes in files."
     changes: list[Change]
-    difference: str    # of the cells, to read; empty if nothing changes
-    declared: str = "" # the statement, as the cell will have it
+    difference: str   # of the cells, to read; empty if nothing changes
 
 def _names_after(statements:Sequence[str], module:ModuleType) -> dict[str, Any]:
     "What imports bring into a module."
@@ -141,7 +140,7 @@ def rewritten(
     found = rewrite(declared, expression.text, imports, unused, expected, **options)
     changes, file = [Change(found.path, found.old, found.new)], Path(place.module.__file__).resolve()
     if place.written != file: changes.append(Change(file, *exported_again(file, place.module.__name__, found.old, found.new)))
-    return Rewritten(changes, found.diff, f"{place.variable} = {expression.text}")
+    return Rewritten(changes, found.diff)
 
 def _refuse_strays(imports:Sequence[str], place:Place) -> None:
     "Raise `NotRewritable` for an import from a file that lies beside a package, and would not be installed with it."
@@ -307,10 +306,11 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
         verdicts = [*verdicts, _parity(place, chosen, file, given)]
         about = {"why": why, "forced": forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
         refuse_edited(planned.changes)
+        statement = find_declared(place.written, place.variable).source if planned.changes else ""
         with connected(workspace) as connection, transaction(connection):
             version = version_in(connection)
             point(connection, place.name, "production", version.version, kind, who(), expected=before and before.version, **about)
-    if place.written and planned.changes: _declared_since[place.written, place.variable] = planned.declared
+    if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, place.name)
     except MlPkgError as error: warnings.warn(f"{place.name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
     return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts))
@@ -348,7 +348,7 @@ def roll_back(
     place, version = declared_place(chosen, workspace), _in_production(workspace, name)
     declared = vars(place.module)[place.variable]
     with only_one(place.file, name):
-        if version and declared.key != version.key: raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {name} --registry-only")
+        if version and (place.written, place.variable) not in _declared_since and declared.key != version.key: raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {name} --registry-only")
         planned = rewritten(chosen, place, _declared_since.get((place.written, place.variable), declared.source or ""), _added_imports(workspace, name))
         return _write_and_enter(workspace, place, chosen, planned, before.model, before.path, version, lambda connection: before, "rollback", why)
 

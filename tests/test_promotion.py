@@ -137,6 +137,12 @@ def test_what_nobody_promoted_is_not_lost_in_going_back(garden:Path):
     assert sources(garden) == before
 
 
+def test_back_and_forth_in_one_process(garden:Path):
+    before = sources(garden)
+    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import roll_back; flowers.promote(); flowers.replace(logisticregression__C=10.0).promote(force='a test'); roll_back('flowers')")
+    assert sources(garden) == before
+
+
 def test_a_damaged_model_in_production_is_told_and_mended(garden:Path):
     promote(garden, 1.0)
     file = garden / ".ml_pkg/registry/flowers/1.mlpkg"
