@@ -205,7 +205,7 @@ def _declares(module:ModuleType, name:str) -> bool:
     "Whether a module has an experiment of that name; nothing else in it is touched, since some objects do things when they are asked for a name."
     return getattr(module, "__name__", "__main__") != "__main__" and any(type(value).__name__ == "Experiment" and value.name == name for value in list(vars(module).values()))
 
-# %% ../nbs/api/399_promotion.ipynb #f2e1c914
+# %% ../nbs/api/399_promotion.ipynb #357e3518
 @dataclass(frozen=True)
 class Promotion:
     "What came of a promotion, or would."
@@ -225,6 +225,7 @@ class Promotion:
         facts = {"in production": f"{self.name}@{self.version}" if self.version else "nothing yet: this is a preview", "declared in": self.address, **{verdict.gate: verdict.found for verdict in self.verdicts}}
         return definition(f"Promotion of {self.name}", facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>"
 
+# %% ../nbs/api/399_promotion.ipynb #1b9e863a
 _declared_since:dict[tuple[Path, str], str] = {} # what this process has written; the module that it imported does not know of it
 
 def preview(experiment:"Experiment") -> Promotion:
@@ -252,6 +253,7 @@ def _bound_by(line:str) -> list[str]:
     try: return [alias.asname or alias.name for node in ast.parse(line.rstrip("( ")).body for alias in node.names]
     except (SyntaxError, AttributeError): return [] # a part of a statement of several lines
 
+# %% ../nbs/api/399_promotion.ipynb #8c88225e
 def promote(
     experiment:"Experiment",
     force:str="",  # why it goes into production although a gate refuses it
@@ -297,6 +299,7 @@ def _incumbent(version:Version|None, force:str) -> Incumbent | None:
         if force.strip(): return None
         raise PromotionRefused(f"{version} is in production and cannot be loaded, so nothing can be held against it ({error}). promote(force='the reason') goes on without") from error
 
+# %% ../nbs/api/399_promotion.ipynb #ffe20c2a
 def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", planned:Rewritten, model:Model, file:Path, before:Version|None, version_in:Callable[[sqlite3.Connection], Version], kind:str, why:str, forced:str="", verdicts:Sequence[Verdict]=()) -> Promotion:
     "Write, ask a fresh process, and enter it in the registry; if anything is wrong, nothing was written."
     given = all_answers(model, fitted_rows(chosen))
