@@ -6,8 +6,8 @@
 __all__ = ['PRODUCTION', 'PREVIOUS', 'CANDIDATE', 'ANYTHING', 'Version', 'whole_file', 'registered_versions', 'Copy', 'kept_copy',
            'add_version', 'register', 'who', 'aliases', 'version_of', 'check_registered', 'check_expected', 'point',
            'alias', 'rollback', 'version_before', 'retire', 'tell_of_aliases', 'Standing', 'standing_of', 'kept_file',
-           'addressed_version', 'run_of', 'versions', 'model_list', 'models', 'alias_text', 'move_list', 'gate_text',
-           'registry_history']
+           'addressed_version', 'in_production', 'run_of', 'versions', 'model_list', 'models', 'alias_text',
+           'move_list', 'gate_text', 'registry_history']
 
 # %% ../nbs/api/385_registry.ipynb #8db7cd9f
 import getpass
@@ -387,13 +387,13 @@ def kept_file(
     if address.startswith("run:"): return saved_model(address.removeprefix("run:"))
     if Path(address).is_file() or address.endswith(".mlpkg"): return Path(address)
     name, at, which = address.partition("@")
-    version = addressed_version(name, which) if at else _in_production(name)
+    version = addressed_version(name, which) if at else in_production(name)
     return whole_file(version) if version else saved_model(name)
 
 def addressed_version(name:str, which:str) -> Version:
     with _registry() as connection: return version_of(connection, name, which)
 
-def _in_production(name:str) -> Version | None:
+def in_production(name:str) -> Version | None:
     "None, if nothing ever was. Raises `UnknownName` for what was retired."
     if not Workspace.current().database.exists(): return None
     with _registry() as connection:
