@@ -87,7 +87,8 @@ def temporary_workspace() -> Iterator[Workspace]:
 # %% ../nbs/api/060_workspace.ipynb #b514f36a
 @contextmanager
 def written_whole(
-    path:Path, # where the file shall be
+    path:Path,      # where the file shall be
+    mode:int=0o666, # who may read and write it, before the process's umask takes from that
 ) -> Iterator[Path]:
     "A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not. Raises `Unwritable`."
     try: part = begun(path)
@@ -95,7 +96,7 @@ def written_whole(
     try:
         yield part
         with part.open("rb+") as file: os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
+        part.chmod(mode & ~_umask())
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
