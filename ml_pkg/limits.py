@@ -35,7 +35,7 @@ class Limits:
     read_seconds: float = 10.0    # for a body to come
     header_bytes: int = 32_768    # of one request's first line and headers
     header_seconds: float = 10.0  # for them to come
-    write_seconds: float = 10.0   # for an answer to be taken
+    write_seconds: float = 30.0   # for an answer to be taken
     keep_seconds: float = 5.0     # that a connection may be idle between two requests
     connections: int = 1000       # at once; when there are more, those go first that have kept the server waiting longest
 
