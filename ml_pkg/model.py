@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .blocks import in_blocks
 from .code import library_version
 from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, UntrustedFile, Unwritable, did_you_mean, listed
+from .estimators import has_given_rows
 from .persistence import Joblib, Persister, Pickle, Skops, read_archive, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
@@ -106,7 +108,8 @@ class Model:
         conformed = conform(rows, self.schema, first_row)
         _warn_of(conformed)
         if not len(conformed.frame): return conformed.frame.index, _no_answers(self, method)
-        try: return conformed.frame.index, getattr(self.estimator, method)(conformed.frame)
+        ask = getattr(self.estimator, method)
+        try: return conformed.frame.index, ask(conformed.frame) if has_given_rows(self.estimator) else in_blocks(ask, conformed.frame) # given rows are found by their labels
         except ValueError as error:
             if refusal := _refusal(error, conformed, first_row): raise refusal from error
             raise
