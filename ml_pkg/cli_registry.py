@@ -72,17 +72,19 @@ def alias(
 def rollback(
     name:Annotated[str, typer.Argument(help="Of a registered model.")],
     registry_only:Annotated[bool, typer.Option("--registry-only", help="Leave the cell that declares it as it is.")] = False,
+    dry_run:Annotated[bool, typer.Option("--dry-run", help="Show what would move and change, and do nothing.")] = False,
     why:Why = "",
     as_json:AsJson = False,
 ) -> None:
-    "Bring back the version that was in production before: the declaring cell, its module and the registry together."
-    from ml_pkg.promotion import roll_back
+    "Bring back the version that was in production before: the declaring cell, its module and the registry together. Once more goes back further; forward again is a promotion."
+    from ml_pkg.promotion import preview_rollback, roll_back
     from ml_pkg.registry import rollback as back
+    from ml_pkg.registry import rollback_target
     if registry_only:
-        version = back(name, why)
-        told, facts = f"{version} is in production again (run {version.run})", dataclasses.asdict(version)
+        version = rollback_target(name) if dry_run else back(name, why)
+        told, facts = f"{version} {'would be' if dry_run else 'is'} in production again (run {version.run})", {**dataclasses.asdict(version), "is_done": not dry_run}
     else:
-        promotion = roll_back(name, why)
+        promotion = preview_rollback(name) if dry_run else roll_back(name, why)
         told, facts = str(promotion), dataclasses.asdict(promotion)
     print_json(facts) if as_json else print(told)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'Place', 'declared_place', 'Rewritten', 'rewritten', 'PromotionRefused', 'only_one', 'settle', 'Promotion',
-           'preview', 'promote', 'roll_back', 'NotVerified', 'verify']
+           'preview', 'promote', 'preview_rollback', 'roll_back', 'NotVerified', 'verify']
 
 # %% ../nbs/api/399_promotion.ipynb #9692989f
 import ast
@@ -38,7 +38,7 @@ from .model import Model
 from .parity import DISTURBED, NotTheSame, Testimony, all_answers, answers_digest, fitted_rows, refuse_differences, testimony
 from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state
-from .registry import Version, add_version, aliases, check_registered, kept_copy, point, tell_of_aliases, version_before, version_of, who
+from .registry import Version, add_version, aliases, kept_copy, point, rollback_target, tell_of_aliases, version_of, who
 from .rewriting import find_declared, notebook_of, rewrite
 from .run import load_run
 from .store import connected, transaction
@@ -214,16 +214,22 @@ class Promotion:
     address: str               # of the declaration
     difference: str            # of its cell; empty if the cell declares it already
     verdicts: tuple[Verdict, ...] = ()
+    replaces: int|None = None  # the version that was in production so far; None for none
+    is_done: bool = True       # and no preview
 
-    def __str__(self) -> str:
-        head = f"{self.name}@{self.version} is in production" if self.version else f"{self.name}, as it would be declared in {self.address}"
-        return "\n\n".join([head, self.difference or f"{self.address} declares it already: no file changes", *([str(verdict_table(self.verdicts))] if self.verdicts else [])])
+    @property
+    def title(self) -> str:
+        if self.version is None: return f"{self.name}, as it would be declared in {self.address}"
+        instead = f", in place of {self.name}@{self.replaces}" if self.replaces not in (None, self.version) else ""
+        return f"{self.name}@{self.version} {'is' if self.is_done else 'would be'} in production{instead}"
+
+    def __str__(self) -> str: return "\n\n".join([self.title, self.difference or f"{self.address} declares it already: no file changes", *([str(verdict_table(self.verdicts))] if self.verdicts else [])])
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         from html import escape
-        facts = {"in production": f"{self.name}@{self.version}" if self.version else "nothing yet: this is a preview", "declared in": self.address, **{verdict.gate: verdict.found for verdict in self.verdicts}}
-        return definition(f"Promotion of {self.name}", facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>"
+        facts = {"declared in": self.address, "is": "done" if self.is_done else "a preview: nothing has changed", **{verdict.gate: verdict.found for verdict in self.verdicts}}
+        return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>"
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
 _declared_since:dict[tuple[Path, str], str] = {} # what this process has written; the module that it imported does not know of it
@@ -232,7 +238,7 @@ def preview(experiment:"Experiment") -> Promotion:
     "The change that a promotion would make, as a diff of the cell. No experiment runs, and nothing is written. Raises `NotRewritable`, `NotWritable`."
     workspace = Workspace.current()
     place = declared_place(experiment, workspace)
-    return Promotion(place.name, None, place.address, _planned(experiment, place, workspace).difference)
+    return Promotion(place.name, None, place.address, _planned(experiment, place, workspace).difference, is_done=False)
 
 def _planned(experiment:"Experiment", place:Place, workspace:Workspace) -> Rewritten:
     imported = vars(place.module)[place.variable].source or ""
@@ -316,7 +322,7 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
     if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, place.name)
     except MlPkgError as error: warnings.warn(f"{place.name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
-    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts))
+    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts), before and before.version)
 
 def _folder(place:Place) -> Path:
     "Where the project is."
@@ -336,23 +342,39 @@ def _parity(place:Place, chosen:"Experiment", file:Path, given:list[str]) -> Ver
     return Verdict("parity", required, f"the same in a fresh process; the model's file gives the answers {answers_digest(said.answers)}", True)
 
 # %% ../nbs/api/399_promotion.ipynb #a34888fc
+def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Place]:
+    "The version before, what it declared, and where that goes."
+    before = rollback_target(name)
+    chosen = load_run(before.run).experiment.named(name)
+    if chosen.key != before.key: raise NotTheSame(f"what {before} was declared as means something else by now (its data, its code or the libraries under it have changed), so it cannot be brought back as it was. The registry alone: ml_pkg rollback {name} --registry-only")
+    return before, chosen, declared_place(chosen, workspace)
+
+def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
+    "What changes in files. Raises `NotRewritable` if something is declared that was never promoted."
+    declared = vars(place.module)[place.variable]
+    if version and (place.written, place.variable) not in _declared_since and declared.key != version.key: raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
+    return rewritten(chosen, place, _declared_since.get((place.written, place.variable), declared.source or ""), _added_imports(workspace, chosen.name))
+
+def preview_rollback(
+    name:str,     # of an experiment
+) -> Promotion:
+    "What `roll_back` would move and change. Nothing is written. Raises what it raises, but for what a fresh process says."
+    workspace = Workspace.current()
+    before, chosen, place = _way_back(workspace, name)
+    version = _in_production(workspace, name)
+    return Promotion(name, before.version, place.address, _planned_back(workspace, chosen, place, version).difference, replaces=version and version.version, is_done=False)
+
 def roll_back(
     name:str,   # of an experiment
     why:str="",
 ) -> Promotion:
-    "Make the version before production again: cell, module and registry, with parity as for any promotion. Raises `UnknownName` if there is none, `NotTheSame` if its declaration no longer means what ran, `NotRewritable` if the cell is not what is in production."
+    "Make the version before production again: cell, module and registry, with parity as for any promotion; once more, and it is the one before that. Raises `UnknownName` if there is none, `NotTheSame` if its declaration no longer means what ran, `NotRewritable` if the cell is not what is in production."
     workspace = Workspace.current()
     _begin(workspace)
-    with connected(workspace) as connection:
-        check_registered(connection, name)
-        before = version_before(connection, name)
-    chosen = load_run(before.run).experiment.named(name)
-    if chosen.key != before.key: raise NotTheSame(f"what {before} was declared as means something else by now (its data, its code or the libraries under it have changed), so it cannot be brought back as it was. The registry alone: ml_pkg rollback {name} --registry-only")
-    place, version = declared_place(chosen, workspace), _in_production(workspace, name)
-    declared = vars(place.module)[place.variable]
+    before, chosen, place = _way_back(workspace, name)
+    version = _in_production(workspace, name)
     with only_one(place.file, name):
-        if version and (place.written, place.variable) not in _declared_since and declared.key != version.key: raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {name} --registry-only")
-        planned = rewritten(chosen, place, _declared_since.get((place.written, place.variable), declared.source or ""), _added_imports(workspace, name))
+        planned = _planned_back(workspace, chosen, place, version)
         return _write_and_enter(workspace, place, chosen, planned, before.model, before.path, version, lambda connection: before, "rollback", why)
 
 # %% ../nbs/api/399_promotion.ipynb #aa688bc1

@@ -76,6 +76,24 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     assert changed(garden) == [] and "production" in run(garden, "ml_pkg", "verify", "flowers", "--json")
 
 
+def test_each_rollback_goes_back_further(garden:Path):
+    before = [sources(garden)]
+    for strength in (1.0, 5.0, 50.0):
+        promote(garden, strength)
+        before.append(sources(garden))
+    shown = json.loads(run(garden, "ml_pkg", "rollback", "flowers", "--dry-run", "--json"))
+    assert (shown["version"], shown["replaces"], shown["is_done"]) == (2, 3, False) and "-        LogisticRegression(max_iter=1000, C=50.0)," in shown["difference"]
+    assert sources(garden) == before[3] and json.loads(run(garden, "ml_pkg", "models", "--json"))[0]["aliases"] == {"production": 3, "previous": 2}
+    assert "flowers@2 is in production, in place of flowers@3" in run(garden, "ml_pkg", "rollback", "flowers") and sources(garden) == before[2]
+    assert "flowers@1 is in production, in place of flowers@2" in run(garden, "ml_pkg", "rollback", "flowers") and sources(garden) == before[1]
+    for words in (("--dry-run",), ()):
+        said = run(garden, "ml_pkg", "rollback", "flowers", *words, code=2)
+        assert "version 1 is the first that went into production" in said and "git revert" in said and "ml_pkg retire flowers" in said
+        assert sources(garden) == before[1]
+    promote(garden, 50.0) # forward again is a promotion
+    assert sources(garden) == before[3] and "flowers@1 would be in production, in place of flowers@3" in run(garden, "ml_pkg", "rollback", "flowers", "--dry-run")
+
+
 def test_what_was_promoted_is_found_warm(garden:Path):
     promote(garden, 10.0)
     shown = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; run = flowers.run(); print(run.reused, flowers.estimator[-1].C)")
