@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'MEGABYTE', 'SMALLEST_GROUP', 'Incumbent', 'Candidate', 'Verdict', 'Gate',
-           'NotWorse', 'Better', 'holdout_key', 'Look', 'looks', 'look', 'Holdout', 'SameInputs', 'NoFindings',
-           'Latency', 'ModelSize', 'EnoughRows', 'FairAcross', 'Verdicts', 'verdict_table', 'Gates']
+           'CostlyGate', 'NotWorse', 'Better', 'holdout_key', 'Look', 'looks', 'look', 'Holdout', 'SameInputs',
+           'NoFindings', 'Latency', 'ModelSize', 'EnoughRows', 'FairAcross', 'Verdicts', 'verdict_table', 'Gates']
 
 # %% ../nbs/api/395_gates.ipynb #78678ee5
 import getpass
@@ -63,10 +63,13 @@ class Verdict:
     required: str
     found: str
     passed: bool
+    asked: bool = True # False for a gate that costs something to ask, after another one has refused
 
     def __post_init__(self): object.__setattr__(self, "passed", bool(self.passed)) # numpy's own is not JSON
 
-    def __str__(self) -> str: return f"{'passed' if self.passed else 'refused'}: {self.gate}\n  required  {self.required}\n  found     {self.found}"
+    @property
+    def state(self) -> str: return "passed" if self.passed else "refused" if self.asked else "not asked"
+    def __str__(self) -> str: return f"{self.state}: {self.gate}\n  required  {self.required}\n  found     {self.found}"
     def to_dict(self) -> dict[str, Any]: return asdict(self) # as JSON can hold it; Verdict(**…) makes it again
 
 class Gate(Protocol):
@@ -74,6 +77,10 @@ class Gate(Protocol):
     name: str
 
     def judge(self, candidate:Candidate) -> Verdict: ...
+
+class CostlyGate(Gate, Protocol):
+    "One that uses something up when it is asked. It is asked last, and only if no other gate refuses."
+    def unasked(self, candidate:Candidate, why:str) -> Verdict: ... # what stands in place of its verdict: passed=False, asked=False
 
 # %% ../nbs/api/395_gates.ipynb #f670e354
 def _check_amounts(gate:Gate, *names:str) -> None:
@@ -292,7 +299,7 @@ def _ordinal(number:int) -> str: return f"{number}{'th' if number % 100 in (11, 
 
 @dataclass(frozen=True)
 class Holdout:
-    "Not worse than what is in production on the rows that are locked away, beyond what luck explains. Each look at them is recorded and counted."
+    "Not worse than what is in production on the rows that are locked away, beyond what luck explains. Each look at them is recorded and counted, so it is the last to be asked."
     margin: float = 0.0  # loss that is all right, in units of the metric
     metric: str = ""     # by default the first declared
     name = "holdout"
@@ -301,8 +308,7 @@ class Holdout:
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin."
-        metric, production = _metric(candidate.run, self.metric), candidate.incumbent
-        required = f"{metric} on locked rows not worse than in production" + (f" by more than {self.margin:g}" if self.margin else "")
+        metric, production, required = _metric(candidate.run, self.metric), candidate.incumbent, self._required(candidate)
         if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True)
         seen = look(candidate)
         said = f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}"
@@ -310,6 +316,13 @@ class Holdout:
         pair = _on_locked(candidate, metric, seen)
         if _locking(production.run) != _locking(candidate.run): said += f"; version {production.version}, which is in production, may have been fitted on some of them"
         return Verdict(self.name, required, f"{pair}; {said}", pair.best_case >= -self.margin)
+
+    def unasked(self, candidate:Candidate, why:str) -> Verdict:
+        "No look is spent on what is refused anyway."
+        if not candidate.experiment.evaluation.holdout: return self.judge(candidate) # it costs nothing
+        return Verdict(self.name, self._required(candidate), f"not looked at, because {why}", False, asked=False)
+
+    def _required(self, candidate:Candidate) -> str: return f"{_metric(candidate.run, self.metric)} on locked rows not worse than in production" + (f" by more than {self.margin:g}" if self.margin else "")
 
 # %% ../nbs/api/395_gates.ipynb #6ad8a0e7
 def _sent(column:Column) -> list:
@@ -492,18 +505,19 @@ class FairAcross:
 class Verdicts(list):
     "What the gates said. Prints as text, and as a table in a notebook."
     @property
-    def refusals(self) -> list[Verdict]: return [verdict for verdict in self if not verdict.passed]
+    def refusals(self) -> list[Verdict]: return [verdict for verdict in self if not verdict.passed and verdict.asked]
     @property
-    def passed(self) -> bool: return not self.refusals
+    def passed(self) -> bool: return all(verdict.passed for verdict in self)
 
     @property
     def title(self) -> str:
         if self.passed: return f"{counted(len(self), 'gate')} passed"
-        return f"refused by {len(self.refusals)} of {counted(len(self), 'gate')}: {', '.join(verdict.gate for verdict in self.refusals)}"
+        unasked = [verdict.gate for verdict in self if not verdict.asked]
+        return f"refused by {len(self.refusals)} of {counted(len(self), 'gate')}: {', '.join(verdict.gate for verdict in self.refusals)}" + (f"; not asked: {', '.join(unasked)}" if unasked else "")
 
     def __str__(self) -> str: return "\n".join([self.title, *map(str, self)])
     __repr__ = __str__
-    def _repr_html_(self) -> str: return definition(self.title, {}) + table(["gate", "", "required", "found"], ([verdict.gate, "passed" if verdict.passed else "refused", verdict.required, verdict.found] for verdict in self))
+    def _repr_html_(self) -> str: return definition(self.title, {}) + table(["gate", "", "required", "found"], ([verdict.gate, verdict.state, verdict.required, verdict.found] for verdict in self))
 
 def verdict_table(
     verdicts:Iterable[Verdict],
@@ -512,15 +526,17 @@ def verdict_table(
     return Verdicts(verdicts)
 
 # %% ../nbs/api/395_gates.ipynb #3ba7f7f9
-def _judged(gate:Gate, candidate:Candidate) -> Verdict:
+def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:
     "The verdict of a gate; of one that raises, a refusal that says why."
     try:
-        verdict = gate.judge(candidate)
+        verdict = judge()
         if not isinstance(verdict, Verdict): raise InvalidDeclaration(f"judge of {type(gate).__name__} gives a {type(verdict).__name__}, and not a Verdict(gate, required, found, passed)")
         return verdict
     except Exception as error:
         said = str(error) if isinstance(error, MlPkgError) else f"{type(error).__name__}: {error}".removesuffix(": ")
         return Verdict(gate.name, f"what {gate!r} asks for", f"it could not be judged: {said}", False)
+
+def _is_costly(gate:Gate) -> bool: return callable(getattr(gate, "unasked", None))
 
 def _check_gate(gate:Any) -> None:
     "Raise `InvalidDeclaration` for what is no gate."
@@ -539,7 +555,17 @@ class Gates:
         for gate in gates: _check_gate(gate)
         object.__setattr__(self, "gates", gates or _USUAL)
 
-    def judge(self, candidate:Candidate) -> Verdicts: return Verdicts(_judged(gate, candidate) for gate in self.gates) # one a gate
+    def judge(
+        self,
+        candidate:Candidate,
+        is_overruled:bool=False, # whether those that cost something are asked whatever the others say
+    ) -> Verdicts:               # one a gate, in the order in which they stand here
+        "Ask every gate, those that cost something last."
+        said = {place: _judged(gate, lambda: gate.judge(candidate)) for place, gate in enumerate(self.gates) if not _is_costly(gate)} # noqa: B023 - it is called at once
+        refused = [] if is_overruled else [verdict.gate for verdict in said.values() if not verdict.passed]
+        for place, gate in ((place, gate) for place, gate in enumerate(self.gates) if _is_costly(gate)):
+            said[place] = _judged(gate, lambda: gate.unasked(candidate, f"{', '.join(refused)} refused") if refused else gate.judge(candidate)) # noqa: B023
+        return Verdicts(said[place] for place in range(len(self)))
 
     def __iter__(self) -> Iterator[Gate]: return iter(self.gates)
     def __len__(self) -> int: return len(self.gates)

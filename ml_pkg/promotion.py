@@ -30,7 +30,7 @@ from .display import definition
 from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
-from .gates import Candidate, Incumbent, Verdict, verdict_table
+from .gates import Candidate, Incumbent, Verdict, Verdicts, verdict_table
 from .identity import components, digest, identify
 from .journal import Change, Journal, refuse_edited, settled, written_together
 from .leases import PATIENCE, Lease
@@ -277,15 +277,15 @@ def promote(
         if run.model_path is None: raise PromotionRefused(f"the model of {place.name} was not saved (a warning above says why), so nobody else could load it")
         version = _in_production(workspace, place.name)
         if version and _is_there_already(version, chosen, planned): return Promotion(place.name, version.version, place.address, "")
-        verdicts = chosen.promotion.judge(Candidate(chosen, run, model, _incumbent(version, force), workspace))
-        if not all(verdict.passed for verdict in verdicts) and not force.strip(): raise PromotionRefused(_refusal(place.name, verdicts), verdicts)
-        forced = "" if all(verdict.passed for verdict in verdicts) else force
+        verdicts = chosen.promotion.judge(Candidate(chosen, run, model, _incumbent(version, force), workspace), is_overruled=bool(force.strip()))
+        if not verdicts.passed and not force.strip(): raise PromotionRefused(_refusal(place.name, verdicts), verdicts)
+        forced = "" if verdicts.passed else force
         with kept_copy(workspace, place.name, run, run.model_path) as copy:
             return _write_and_enter(workspace, place, chosen, planned, model, copy.part, version, lambda connection: add_version(connection, copy), "promote", why=why, forced=forced, verdicts=verdicts)
 
-def _refusal(name:str, verdicts:Sequence[Verdict]) -> str:
-    wrong = [verdict.gate for verdict in verdicts if not verdict.passed]
-    return f"{name} stays as it is: {', '.join(wrong)} refused.\n\n{verdict_table(verdicts)}\n\nIf it has to be all the same: promote(force='the reason'), or --force on the command line; the registry keeps it"
+def _refusal(name:str, verdicts:Verdicts) -> str:
+    wrong = ", ".join(verdict.gate for verdict in verdicts.refusals)
+    return f"{name} stays as it is: {wrong} refused.\n\n{verdicts}\n\nIf it has to be all the same: promote(force='the reason'), or --force on the command line; the registry keeps it"
 
 def _in_production(workspace:Workspace, name:str) -> Version | None:
     if not workspace.database.exists(): return None

@@ -49,6 +49,7 @@ def environment(folder:Path) -> dict[str, str]:
 
 
 def promote(folder:Path, strength:float, code:int=0) -> str: return run(folder, "python", "-c", PROMOTE.format(strength), code=code)
+def looks(folder:Path) -> int: return int(run(folder, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Workspace; from ml_pkg.gates import holdout_key, looks; print(len(looks(Workspace.current(), holdout_key(flowers))))"))
 def changed(folder:Path) -> list[str]: return run(folder, "git", "diff", "--name-only").split()
 def sources(folder:Path) -> tuple[bytes, bytes]: return tuple((folder / name).read_bytes() for name in ("nbs/experiments/flowers.ipynb", "flowers/experiments/flowers.py"))
 
@@ -131,9 +132,10 @@ def test_a_gate_refuses_and_is_overruled(garden:Path):
     before = sources(garden)
     said = run(garden, "python", "-c", worse.format(""), code=1)
     assert "not worse" in said and "refused" in said and sources(garden) == before
+    assert "not looked at, because not worse refused" in said and looks(garden) == 1 # that of the first promotion
     run(garden, "python", "-c", worse.format("force='to see it fail'"))
     kept = run(garden, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
-    assert "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
+    assert looks(garden) == 2 and "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
 
 
 def test_what_would_not_be_installed_is_not_promoted(garden:Path):
