@@ -132,6 +132,9 @@ def test_a_gate_refuses_and_is_overruled(garden:Path):
     before = sources(garden)
     said = run(garden, "python", "-c", worse.format(""), code=1)
     assert "not worse" in said and "refused" in said and sources(garden) == before
+    assert "Traceback" in said
+    shown = run(garden, "ipython", "--colors=NoColor", "-c", worse.format(""), code=1)
+    assert shown.startswith("PromotionRefused: flowers stays as it is: not worse refused.") and "  found     " in shown and "Traceback" not in shown and ".py" not in shown, shown
     assert "not looked at, because not worse refused" in said and looks(garden) == 1 # that of the first promotion
     run(garden, "python", "-c", worse.format("force='to see it fail'"))
     kept = run(garden, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
