@@ -136,6 +136,11 @@ def test_a_gate_refuses_and_is_overruled(garden:Path):
     shown = run(garden, "ipython", "--colors=NoColor", "-c", worse.format(""), code=1)
     assert shown.startswith("PromotionRefused: flowers stays as it is: not worse refused.") and "  found     " in shown and "Traceback" not in shown and ".py" not in shown, shown
     assert "not looked at, because not worse refused" in said and looks(garden) == 1 # that of the first promotion
+    done = subprocess.run([sys.executable, "-c", "from ml_pkg.commands import main; main()", "promote", "latest", "--json"], cwd=garden, capture_output=True, text=True, timeout=300, env=environment(garden))
+    told = json.loads(done.stdout)
+    assert done.returncode == 2 and told["error"] == "flowers stays as it is: not worse refused." and done.stderr.splitlines()[-1] == f"error: {told['error']}"
+    assert [(each["gate"], each["passed"], each["asked"]) for each in told["verdicts"]] == [("not worse", False, True), ("holdout", False, False), ("same inputs", True, True), ("no findings", True, True)]
+    assert all(each["required"] and each["found"] for each in told["verdicts"])
     run(garden, "python", "-c", worse.format("force='to see it fail'"))
     kept = run(garden, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
     assert looks(garden) == 2 and "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
