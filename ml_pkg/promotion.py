@@ -342,7 +342,7 @@ def _parity(place:Place, chosen:"Experiment", file:Path, given:list[str]) -> Ver
         again = all_answers(Model.load(file, persisters=[Skops(), Joblib(), Pickle(), chosen.persister]), fitted_rows(chosen))
         refuse_differences(Testimony(chosen.key, {}, "", len(given) - DISTURBED, again), chosen.key, {}, given, place.address)
         return Verdict("parity", required, f"the declaration is not here to be changed; the model's file gives the answers {answers_digest(again)}", True)
-    said = testimony(place.module.__name__, place.variable, file, _folder(place))
+    said = testimony(place.module.__name__, place.variable, file, _folder(place), chosen.promotion.witness_minutes)
     if Path(said.file).resolve() != Path(place.module.__file__).resolve(): raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")
     refuse_differences(said, chosen.key, components(chosen.identity), given, place.address)
     return Verdict("parity", required, f"the same in a fresh process; the model's file gives the answers {answers_digest(said.answers)}", True)
@@ -425,7 +425,7 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
     if file is None:
         yield Verdict("fresh process", "it loads the model", f"the model of {place.name} cannot be saved", False)
         return
-    try: said = testimony(place.module.__name__, place.variable, file, _folder(place))
+    try: said = testimony(place.module.__name__, place.variable, file, _folder(place), declared.promotion.witness_minutes)
     except MlPkgError as error:
         yield Verdict("fresh process", "it imports the declaration, and loads the model", str(error), False)
         return

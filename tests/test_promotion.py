@@ -126,6 +126,16 @@ def test_a_fresh_process_that_differs_undoes_it(garden:Path):
     assert "nothing called flowers was promoted" in run(garden, "ml_pkg", "verify", "flowers.experiments.flowers:flowers")
 
 
+def test_a_fresh_process_that_takes_too_long_is_ended(garden:Path):
+    module = garden / "flowers/__init__.py"
+    module.write_text(module.read_text() + "\nimport pathlib, subprocess, time\nif (pathlib.Path(__file__).parent / 'later').exists():\n    pathlib.Path('child').write_text(str(subprocess.Popen(['sleep', '600']).pid))\n    time.sleep(600)\n")
+    before = sources(garden)
+    said = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Gates; import pathlib; pathlib.Path('flowers/later').touch(); flowers.replace(logisticregression__C=10.0).with_promotion(Gates(witness_minutes=0.5)).promote()", code=1)
+    assert "took more than 0.5 minutes, and was ended: it was importing flowers.experiments.flowers" in said and "witness_minutes=2" in said
+    child = Path("/proc", (garden / "child").read_text(), "stat")
+    assert sources(garden) == before and (not child.exists() or child.read_text().split()[2] == "Z")
+
+
 def test_a_gate_refuses_and_is_overruled(garden:Path):
     promote(garden, 1.0)
     worse = "from flowers.experiments.flowers import flowers; from sklearn.dummy import DummyClassifier; flowers.replace(logisticregression=DummyClassifier()).promote({})"
