@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .declared_changes import in_a_line
 from .errors import MlPkgError
 from .evaluation import locked_away
 from .gates import WITNESS_MINUTES
@@ -169,9 +170,7 @@ def refuse_differences(
 ) -> None:
     "Raise `NotTheSame` for the first thing in which a fresh process differs."
     if found.key != key:
-        different = differences(components, found.components)
-        told = "; ".join(f"{place or 'the whole'}: {here or 'nothing'} here, {there or 'nothing'} there" for place, (here, there) in list(different.items())[:3])
-        raise NotTheSame(f"{what}, in a fresh process, declares another experiment than the one that was explored ({told})")
+        raise NotTheSame(f"{what}, in a fresh process, declares another experiment than the one that was explored: {in_a_line(differences(components, found.components))}")
     wrong = [number for number, (here, there) in enumerate(zip(given, found.answers, strict=False)) if here != there]
     if wrong or len(given) != len(found.answers):
         number = wrong[0] if wrong else min(len(given), len(found.answers))

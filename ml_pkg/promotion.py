@@ -26,12 +26,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .code import is_library_file
+from .declared_changes import in_a_line
 from .display import definition
 from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
 from .gates import Candidate, Incumbent, Verdict, Verdicts, verdict_table
-from .identity import components, digest, identify
+from .identity import components, differences, digest, identify
 from .journal import Change, Journal, refuse_edited, settled, written_together
 from .leases import PATIENCE, Lease
 from .model import Model
@@ -434,10 +435,15 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
         yield Verdict("registry", "what is declared is in production", f"nothing called {place.name} was promoted in this workspace, so its own model was asked", said.key == declared.key)
     else:
         given = _promoted_answers(workspace, version)
-        yield Verdict("registry", "what is declared is in production", f"{place.name}@{version.version} is {'that' if version.key == said.key else 'another experiment'}", version.key == said.key)
+        yield Verdict("registry", "what is declared is in production", f"{version} is that" if version.key == said.key else _how_other(version, said), version.key == said.key)
     found = answers_digest(said.answers)
     whose = f"that were promoted ({given or 'nobody asked for any then'})" if version else f"of the model in memory ({given})"
     yield Verdict("answers", f"those {whose}", f"{len(said.answers):,} answers, {found}", given in ("", found))
+
+def _how_other(version:Version, said:Testimony) -> str:
+    "In what a declaration differs from what is in production."
+    try: return f"{version} is another experiment. From that to what is declared: {in_a_line(differences(load_run(version.run).components, said.components))}"
+    except UnknownName: return f"{version} is another experiment, and its run {version.run} is not in this workspace to tell the difference"
 
 def _in_step(place:Place) -> Verdict:
     "Whether a module holds what its notebook exports."

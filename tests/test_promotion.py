@@ -170,6 +170,7 @@ def test_what_nobody_promoted_is_not_lost_in_going_back(garden:Path):
     notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
     run(garden, "nbdev_export")
     before = sources(garden)
+    assert "flowers@2 is another experiment. From that to what is declared: logisticregression.max_iter: 1000 → 77" in run(garden, "ml_pkg", "verify", "flowers", code=1)
     assert "going back would lose that" in run(garden, "ml_pkg", "rollback", "flowers", code=2) and sources(garden) == before
     run(garden, "ml_pkg", "rollback", "flowers", "--registry-only")
     assert sources(garden) == before
