@@ -137,3 +137,8 @@ class Lease:
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
         return True
+
+    def clear_if_dead(self) -> None:
+        "Wait for a sign of life of the holder, if there is one, and clear the lease if none comes. For whoever does not want to wait until the work is done."
+        touched = _touched(self.path)
+        self.wait(lambda: _touched(self.path) != touched, longest=PATIENCE + BEAT)

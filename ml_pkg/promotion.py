@@ -8,18 +8,15 @@ __all__ = ['log', 'Place', 'declared_place', 'Rewritten', 'rewritten', 'Refusal'
 
 # %% ../nbs/api/399_promotion.ipynb #9692989f
 import ast
-import getpass
 import importlib
 import json
 import logging
 import re
 import sqlite3
 import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,9 +29,9 @@ from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
 from .gates import Candidate, Incumbent, Verdict, Verdicts, verdict_table
-from .identity import components, differences, digest, identify
+from .identity import components, differences, identify
 from .journal import Change, Journal, refuse_edited, settled, written_together
-from .leases import PATIENCE, Lease
+from .leases import Lease
 from .model import Model
 from .parity import DISTURBED, NotTheSame, Testimony, all_answers, answers_digest, fitted_rows, refuse_differences, testimony
 from .persistence import Joblib, Pickle, Skops
@@ -170,16 +167,14 @@ class PromotionRefused(Refusal, RuntimeError):
 # %% ../nbs/api/399_promotion.ipynb #03a91d39
 @contextmanager
 def only_one(file:Path, name:str) -> Iterator[None]:
-    "In the block nobody else on this machine promotes what is declared in a file. Raises `PromotionRefused` if somebody is at it."
+    "In the block nobody else promotes what is declared in a file. Raises `PromotionRefused` if somebody is at it."
     lease = Lease(_lease(file))
-    with suppress(OSError):
-        if time.time() - lease.path.stat().st_mtime > PATIENCE: lease.path.unlink() # who lives touches it every second
-    lease.wait(lambda: False, longest=0.0) # takes away what a dead process of this machine left
+    lease.clear_if_dead()
     with lease.held() as ours:
         if not ours: raise PromotionRefused(f"somebody else is promoting {name} at this moment. See what came of it (ml_pkg history {name}), and try again; if nobody is, delete {lease.path}")
         yield
 
-def _lease(file:Path) -> Path: return Path(tempfile.gettempdir())/f"ml_pkg-{getpass.getuser()}-{digest(str(file.resolve()).encode())}.lease"
+def _lease(file:Path) -> Path: return file.resolve().with_name(f".{file.name}.lease")
 
 def _journal(workspace:Workspace, name:str) -> Journal: return Journal(workspace.folder/"promotions"/f"{name}.json")
 

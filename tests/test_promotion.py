@@ -202,6 +202,35 @@ def test_of_two_at_once_one_is_told(garden:Path):
     run(garden, "ml_pkg", "verify", "flowers")
 
 
+def test_whoever_shares_a_checkout_shares_its_lock(garden:Path, tmp_path:Path):
+    "Other workspaces, and other folders for temporary files, do not make another checkout."
+    elsewhere = environment(garden) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    holding = "import pathlib, sys; from ml_pkg.promotion import only_one\nwith only_one(pathlib.Path('nbs/experiments/flowers.ipynb'), 'flowers'): print(flush=True), input()"
+    holder = subprocess.Popen([sys.executable, "-c", holding], cwd=garden, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=elsewhere)
+    holder.stdout.readline()
+    before = sources(garden)
+    assert "somebody else is promoting flowers at this moment" in promote(garden, 10.0, code=1) and sources(garden) == before
+    assert run(garden, "git", "status", "--porcelain") == ""
+    holder.kill()
+    holder.wait()
+    promote(garden, 10.0) # who is dead holds nobody up
+    assert not list(garden.glob("nbs/experiments/.*.lease"))
+
+
+def test_of_two_workspaces_at_once_one_is_told(garden:Path, tmp_path:Path):
+    promote(garden, 1.0)
+    (tmp_path / "temporary").mkdir()
+    places = [environment(garden), environment(garden) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}]
+    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=garden, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=place) for strength, place in zip((5.0, 50.0), places, strict=True)]
+    said = [process.communicate(timeout=300) for process in started]
+    won = [process.returncode == 0 for process in started]
+    assert any(won), said
+    for done, (_, errors) in zip(won, said, strict=True): assert done or "at this moment" in errors or "otherwise than" in errors, errors
+    strength = max((strength for strength, done in zip((5.0, 50.0), won, strict=True) if done), key=lambda each: f"C={each}" in sources(garden)[0].decode())
+    assert all(f"C={strength}" in source.decode() for source in sources(garden))
+
+
 def test_without_its_notebooks_only_the_registry_moves(garden:Path):
     shutil.rmtree(garden / "nbs")
     before = (garden / "flowers/experiments/flowers.py").read_bytes()
