@@ -231,6 +231,14 @@ def test_of_two_workspaces_at_once_one_is_told(garden:Path, tmp_path:Path):
     assert all(f"C={strength}" in source.decode() for source in sources(garden))
 
 
+def test_the_exploration_of_a_new_project_survives_promotions(garden:Path):
+    "One of what it tries itself, one that shares no step with what was declared first, and one without steps."
+    for variant in ("flowers.replace(logisticregression=DecisionTreeClassifier(max_depth=4))", "flowers.with_estimator(make_pipeline(MinMaxScaler(), LinearDiscriminantAnalysis()))", "flowers.with_estimator(GaussianNB())"):
+        imports = "from sklearn.discriminant_analysis import LinearDiscriminantAnalysis; from sklearn.naive_bayes import GaussianNB; from sklearn.pipeline import make_pipeline; from sklearn.preprocessing import MinMaxScaler; from sklearn.tree import DecisionTreeClassifier"
+        run(garden, "python", "-c", f"from flowers.experiments.flowers import flowers; {imports}; {variant}.promote(force='a test')")
+        run(garden, "nbdev_test", "--path", "nbs/exploration.ipynb")
+
+
 def test_without_its_notebooks_only_the_registry_moves(garden:Path):
     shutil.rmtree(garden / "nbs")
     before = (garden / "flowers/experiments/flowers.py").read_bytes()
