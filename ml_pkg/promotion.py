@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .code import is_library_file
 from .declared_changes import in_a_line
 from .display import definition
-from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean
+from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean, listed
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
 from .gates import Candidate, Incumbent, Verdict, Verdicts, verdict_table
@@ -37,7 +37,7 @@ from .parity import DISTURBED, NotTheSame, Testimony, all_answers, answers_diges
 from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state
 from .registry import Version, add_version, aliases, kept_copy, point, rollback_target, tell_of_aliases, version_of, who
-from .rewriting import find_declared, notebook_of, rewrite
+from .rewriting import Rewriting, find_declared, notebook_of, rewrite
 from .run import load_run
 from .store import connected, transaction
 from .workspace import Workspace, project_root
@@ -96,6 +96,7 @@ class Rewritten(NamedTuple):
     "What a promotion changes in files."
     changes: list[Change]
     difference: str   # of the cells, to read; empty if nothing changes
+    remarks: tuple[str, ...] = () # on what somebody may want to tidy by hand
 
 def _names_after(statements:Sequence[str], module:ModuleType) -> dict[str, Any]:
     "What imports bring into a module."
@@ -138,7 +139,19 @@ def rewritten(
     found = rewrite(declared, expression.text, imports, unused, expected, **options)
     changes, file = [Change(found.path, found.old, found.new)], Path(place.module.__file__).resolve()
     if place.written != file: changes.append(Change(file, *exported_again(file, place.module.__name__, found.old, found.new)))
-    return Rewritten(changes, found.diff)
+    return Rewritten(changes, found.diff, tuple(_remarks(vars(place.module)[place.variable], experiment, found)))
+
+def _remarks(old:"Experiment", new:"Experiment", found:Rewriting) -> Iterator[str]:
+    "What a change leaves behind that is right, and may look odd."
+    if found.idle: yield f"nothing in {found.path.name} uses {listed(found.idle)} any more. No promotion is known to have imported it, so the import stays"
+    for name, other in _replaced_parts(old.estimator, new.estimator).items():
+        yield f"the step '{name}' is of the class {type(other).__name__} by now, and keeps its name, which is part of what ran. To be rid of it, explore the variant whose steps have other names (with_estimator), and promote that one"
+
+def _replaced_parts(old:Any, new:Any) -> dict[str, Any]:
+    "What took the place of parts that are named after their class, where it is of another class."
+    before, after = old.get_params(), new.get_params()
+    named = {path: value for path, value in before.items() if hasattr(value, "get_params") and path.rpartition("__")[2].rstrip("-0123456789") == type(value).__name__.lower()}
+    return {path: after[path] for path, value in named.items() if hasattr(after.get(path), "get_params") and type(after[path]) is not type(value)}
 
 def _refuse_strays(imports:Sequence[str], place:Place) -> None:
     "Raise `NotRewritable` for an import from a file that lies beside a package, and would not be installed with it."
@@ -218,6 +231,7 @@ class Promotion:
     verdicts: tuple[Verdict, ...] = ()
     replaces: int|None = None  # the version that was in production so far; None for none
     is_done: bool = True       # and no preview
+    remarks: tuple[str, ...] = () # on what somebody may want to tidy by hand
 
     @property
     def title(self) -> str:
@@ -225,13 +239,15 @@ class Promotion:
         instead = f", in place of {self.name}@{self.replaces}" if self.replaces not in (None, self.version) else ""
         return f"{self.name}@{self.version} {'is' if self.is_done else 'would be'} in production{instead}"
 
-    def __str__(self) -> str: return "\n\n".join([self.title, self.difference or f"{self.address} declares it already: no file changes", *([str(verdict_table(self.verdicts))] if self.verdicts else [])])
+    def __str__(self) -> str:
+        parts = [self.title, self.difference or f"{self.address} declares it already: no file changes", *(f"note: {remark}" for remark in self.remarks)]
+        return "\n\n".join([*parts, *([str(verdict_table(self.verdicts))] if self.verdicts else [])])
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         from html import escape
         facts = {"declared in": self.address, "is": "done" if self.is_done else "a preview: nothing has changed", **{verdict.gate: verdict.found for verdict in self.verdicts}}
-        return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>"
+        return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>" + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
 _declared_since:dict[tuple[Path, str], str] = {} # what this process has written; the module that it imported does not know of it
@@ -240,7 +256,8 @@ def preview(experiment:"Experiment") -> Promotion:
     "The change that a promotion would make, as a diff of the cell. No experiment runs, and nothing is written. Raises `NotRewritable`, `NotWritable`."
     workspace = Workspace.current()
     place = declared_place(experiment, workspace)
-    return Promotion(place.name, None, place.address, _planned(experiment, place, workspace).difference, is_done=False)
+    planned = _planned(experiment, place, workspace)
+    return Promotion(place.name, None, place.address, planned.difference, is_done=False, remarks=planned.remarks)
 
 def _planned(experiment:"Experiment", place:Place, workspace:Workspace) -> Rewritten:
     imported = vars(place.module)[place.variable].source or ""
@@ -324,7 +341,7 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
     if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, place.name)
     except MlPkgError as error: warnings.warn(f"{place.name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
-    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts), before and before.version)
+    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts), before and before.version, remarks=planned.remarks)
 
 def _folder(place:Place) -> Path:
     "Where the project is."
@@ -364,7 +381,8 @@ def preview_rollback(
     workspace = Workspace.current()
     before, chosen, place = _way_back(workspace, name)
     version = _in_production(workspace, name)
-    return Promotion(name, before.version, place.address, _planned_back(workspace, chosen, place, version).difference, replaces=version and version.version, is_done=False)
+    planned = _planned_back(workspace, chosen, place, version)
+    return Promotion(name, before.version, place.address, planned.difference, replaces=version and version.version, is_done=False, remarks=planned.remarks)
 
 def roll_back(
     name:str,   # of an experiment
