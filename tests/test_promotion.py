@@ -182,6 +182,20 @@ def test_back_and_forth_in_one_process(garden:Path):
     assert sources(garden) == before
 
 
+def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
+    notebook = garden / "nbs/experiments/flowers.ipynb"
+    text = notebook.read_text().replace('"flowers = Experiment(', '"LIMIT = 1000\\n",\n    "SCALED = StandardScaler()\\n",\n    "flowers = Experiment(').replace("max_iter=1000", "max_iter=LIMIT").replace("        StandardScaler(),", "        SCALED,")
+    notebook.write_text(text)
+    run(garden, "nbdev_export")
+    before = sources(garden)
+    assert b"max_iter=LIMIT)" in before[0] and b"        SCALED," in before[1]
+    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import roll_back\nfor C in (1.0, 5.0, 50.0): flowers.replace(logisticregression__C=C).promote(force='a test')\nroll_back('flowers')")
+    assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
+    run(garden, "nbdev_export")
+    assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
+    run(garden, "ml_pkg", "verify", "flowers")
+
+
 def test_a_damaged_model_in_production_is_told_and_mended(garden:Path):
     promote(garden, 1.0)
     file = garden / ".ml_pkg/registry/flowers/1.mlpkg"
