@@ -13,7 +13,14 @@ from typing import Annotated
 import typer
 
 from .cli import AsJson, app, print_json, reported
-from .errors import InvalidDeclaration, NotRewritable
+from .errors import InvalidDeclaration, MlPkgError, NotRewritable
+
+# %% ../nbs/api/510_cli_promotion.ipynb #4c8230be
+def _say_why_not(error:MlPkgError, as_json:bool) -> None:
+    "Why nothing was promoted."
+    told = getattr(error, "reason", str(error))
+    if as_json: print_json({"error": told, "verdicts": [dataclasses.asdict(verdict) for verdict in getattr(error, "verdicts", ())]})
+    print(f"error: {' '.join(told.split()) if as_json else error}", file=sys.stderr)
 
 # %% ../nbs/api/510_cli_promotion.ipynb #a960e16d
 Why = Annotated[str, typer.Option("--why", help="Kept in the registry's history.")]
@@ -30,12 +37,13 @@ def promote(
     "Make what ran production: the declaring cell, its module, the model and the registry, or nothing at all."
     from ml_pkg.promotion import PromotionRefused, preview, promote
     from ml_pkg.run import load_run
-    found = load_run(run)
-    if run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
-    try: done = preview(found.experiment) if dry_run else promote(found.experiment, force, why)
-    except (PromotionRefused, NotRewritable) as error: # they have a table to read, or source to paste
-        if as_json: print_json({"error": str(error), "verdicts": [dataclasses.asdict(verdict) for verdict in getattr(error, "verdicts", [])]})
-        print(f"error: {error}", file=sys.stderr)
+    try:
+        found = load_run(run)
+        if run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
+        done = preview(found.experiment) if dry_run else promote(found.experiment, force, why)
+    except MlPkgError as error:
+        if not as_json and not isinstance(error, (PromotionRefused, NotRewritable)): raise # these two have lines of their own
+        _say_why_not(error, as_json)
         raise typer.Exit(2) from error
     print_json(dataclasses.asdict(done)) if as_json else print(done)
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +51,19 @@ def _anew() -> None:
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
 
 # %% ../nbs/api/050_leases.ipynb #357292d8
-def _take(lease:Path) -> bool:
-    "Whether the lease was free, and is ours now."
-    holder = json.dumps({"machine": socket.gethostname(), "process": os.getpid()}).encode()
+def _take(lease:Path) -> bytes:
+    "What now stands in the lease; nothing if it was not free."
+    holder = json.dumps({"machine": socket.gethostname(), "process": os.getpid(), "since": time.time_ns()}).encode()
     try: handle = _made_anew(lease)
-    except FileExistsError: return False
+    except FileExistsError: return b""
     try: os.write(handle, holder)
     finally: os.close(handle)
-    return True
+    return holder
+
+def _give_back(lease:Path, holder:bytes) -> None:
+    "Remove a lease that is ours; after a long silence it may be another's by now."
+    with suppress(OSError):
+        if lease.read_bytes() == holder: lease.unlink()
 
 def _made_anew(path:Path) -> int:
     "A file that was not there, open for writing. Its folder seldom has to be made."
@@ -80,6 +85,23 @@ def _touched(lease:Path) -> int | None:
     try: return lease.stat().st_mtime_ns
     except OSError: return None
 
+# %% ../nbs/api/050_leases.ipynb #32fff75f
+@contextmanager
+def _alone_in(folder:Path) -> Iterator[None]:
+    "One process at a time is in the block, where the system can see to that."
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+def _clear(lease:Path, touched:int) -> None:
+    "Remove a lease that was last touched at that time, by a process that is dead."
+    with _alone_in(lease.parent), suppress(OSError):
+        if _touched(lease) == touched: lease.unlink()
+
 # %% ../nbs/api/050_leases.ipynb #3e8bca73
 @dataclass(frozen=True)
 class Lease:
@@ -89,14 +111,14 @@ class Lease:
     @contextmanager
     def held(self) -> Iterator[bool]:
         "Holds the lease for as long as the block runs, if it is free; tells whether it was. A folder that cannot be written has no leases, and everybody works."
-        try: ours = _take(self.path)
-        except OSError: ours = True
-        if ours: _heart.add(self.path)
-        try: yield ours
+        try: holder = _take(self.path)
+        except OSError: holder = b"everybody"
+        if holder: _heart.add(self.path)
+        try: yield bool(holder)
         finally:
-            if ours:
+            if holder:
                 _heart.remove(self.path)
-                with suppress(OSError): self.path.unlink()
+                _give_back(self.path, holder)
 
     def wait(
         self,
@@ -110,12 +132,13 @@ class Lease:
             if touched is None: return done()   # given back: it may have finished between the two questions
             if touched != seen: seen, since = touched, at
             if at - began > longest or at - since > PATIENCE or _is_gone(self.path):
-                if at - since > PATIENCE or _is_gone(self.path): self._clear()
+                if at - since > PATIENCE or _is_gone(self.path): _clear(self.path, touched)
                 return done()
             time.sleep(pause)
             pause = min(2 * pause, 0.2)
         return True
 
-    def _clear(self) -> None:
-        "Remove what a dead process left."
-        with suppress(OSError): self.path.unlink()
+    def clear_if_dead(self) -> None:
+        "Wait for a sign of life of the holder, if there is one, and clear the lease if none comes. For whoever does not want to wait until the work is done."
+        touched = _touched(self.path)
+        self.wait(lambda: _touched(self.path) != touched, longest=PATIENCE + BEAT)

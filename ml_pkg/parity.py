@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['DISTURBED', 'ALIKE', 'disturbed', 'Answers', 'answers', 'as_text', 'NotTheSame', 'Testimony', 'answers_digest',
-           'testimony', 'refuse_differences', 'fitted_rows', 'all_answers']
+           'exit_code', 'testimony', 'refuse_differences', 'fitted_rows', 'all_answers']
 
 # %% ../nbs/api/396_parity.ipynb #e77e116d
 import json
+import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .declared_changes import in_a_line
 from .errors import MlPkgError
 from .evaluation import locked_away
+from .gates import WITNESS_MINUTES
 from .identity import differences, digest
 from .model import Model
 from .schema import Column
@@ -113,20 +119,45 @@ class Testimony:
 
 def answers_digest(given:list[str]) -> str: return digest("\n".join(given).encode()) # 32 hexadecimal digits
 
+# %% ../nbs/api/396_parity.ipynb #9f19c1e4
+def exit_code(
+    words:list[str],            # of a command
+    folder:Path,                # to work in
+    environment:dict[str, str],
+    errors:Path,                # the file that what it says on standard error goes to
+    seconds:float,              # that it may take
+) -> int|None:                  # None if it took longer
+    "Run a command. If it takes too long, or this process is interrupted meanwhile, it is killed with all that it has started."
+    with errors.open("wb") as file:
+        process = subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True)
+        try: return process.wait(min(seconds, threading.TIMEOUT_MAX))
+        except subprocess.TimeoutExpired: return None
+        finally: _end(process)
+
+def _end(process:subprocess.Popen) -> None:
+    if process.poll() is not None: return
+    with suppress(OSError): os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    process.wait()
+
+# %% ../nbs/api/396_parity.ipynb #4217bace
 def testimony(
     module:str,      # that declares the experiment
     name:str,        # of the variable there
     model:Path,      # the file
     folder:Path,     # to work in
+    minutes:float=WITNESS_MINUTES, # that it may take
 ) -> Testimony:
-    "Ask a fresh process. Raises `NotTheSame` with its error, if it has one."
-    with tempfile.TemporaryDirectory(prefix="ml_pkg-") as place:
-        words = [sys.executable, "-c", "from ml_pkg.witness import main; main()", module, name, str(model), str(Path(place)/"said.json")]
+    "Ask a fresh process. Raises `NotTheSame` with its error, if it has one, and with what it was doing, if it takes too long."
+    with tempfile.TemporaryDirectory(prefix="ml_pkg-") as here:
+        place = Path(here)
+        words = [sys.executable, "-c", "from ml_pkg.witness import main; main()", module, name, str(model), here]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path or ".").absolute()) for path in sys.path), "PYTHONDONTWRITEBYTECODE": "1"} # a module of the same second and size would be taken for the old one
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        if done.returncode: raise NotTheSame(f"a fresh process cannot use {module}:{name}: {_last_line(done.stderr)}")
-        return Testimony(**json.loads((Path(place)/"said.json").read_text(encoding="utf-8")))
+        code = exit_code(words, folder, environment, place/"errors.txt", 60 * minutes)
+        if code is None: raise NotTheSame(f"a fresh process that was to use {module}:{name} took more than {minutes:g} minutes, and was ended: it was {_read(place/'doing.txt') or 'starting'}. If it needs more time, say so where the gates are declared: Gates(…, witness_minutes={math.ceil(3 * minutes)})")
+        if code: raise NotTheSame(f"a fresh process cannot use {module}:{name}: {_last_line(_read(place/'errors.txt'))}")
+        return Testimony(**json.loads((place/"said.json").read_text(encoding="utf-8")))
 
+def _read(path:Path) -> str: return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 def _last_line(text:str) -> str: return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it ended without a word")
 
 # %% ../nbs/api/396_parity.ipynb #2f060981
@@ -139,9 +170,7 @@ def refuse_differences(
 ) -> None:
     "Raise `NotTheSame` for the first thing in which a fresh process differs."
     if found.key != key:
-        different = differences(components, found.components)
-        told = "; ".join(f"{place or 'the whole'}: {here or 'nothing'} here, {there or 'nothing'} there" for place, (here, there) in list(different.items())[:3])
-        raise NotTheSame(f"{what}, in a fresh process, declares another experiment than the one that was explored ({told})")
+        raise NotTheSame(f"{what}, in a fresh process, declares another experiment than the one that was explored: {in_a_line(differences(components, found.components))}")
     wrong = [number for number, (here, there) in enumerate(zip(given, found.answers, strict=False)) if here != there]
     if wrong or len(given) != len(found.answers):
         number = wrong[0] if wrong else min(len(given), len(found.answers))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # %% ../nbs/api/459_project.ipynb #a1ce660c
 USED = {"Path", "json", "cells", "cell", "text", "Dataset", "Evaluation", "Experiment", "make_column_transformer", "SimpleImputer", "LogisticRegression", "Ridge", "make_pipeline",
         "OneHotEncoder", "StandardScaler", "numbers", "categories", "run", "some", "predicted", "exported", "compare", "DecisionTreeClassifier", "DecisionTreeRegressor",
-        "other", "tree", "board", "sweep", "each"} # names in the notebooks of a project
+        "known", "other", "tree", "board", "axes", "sweep"} # names in the notebooks of a project
 FOLDERS = {"nbs", "setup", "build", "dist"}        # what else is in its root folder
 
 def check_name(
@@ -141,7 +141,7 @@ def values(
     about = learner(proposal)
     return {"name": name, "version": __version__, "file": file, "n_rows": f"{len(proposal.rows):,}", "n_features": str(len(proposal.names(NUMBER) + proposal.names(CATEGORY))),
             "target": " ".join(proposal.target.split()), "columns": _columns_table(proposal), "imports": imports_text(estimator_text(proposal)), "lists": _code_cell(lists_text(proposal)), "why": _why(proposal),
-            "declaration": declaration_text(name, proposal, file), "verdict": _verdict(name, proposal, beats_guessing),
+            "declaration": declaration_text(name, proposal, file), "holdout": str(proposal.holdout), "verdict": _verdict(name, proposal, beats_guessing),
             "step": about.step, "parameter": about.parameter, "values": about.values, "other": about.values.split(", ")[0], "tree": about.tree}
 
 # %% ../nbs/api/459_project.ipynb #30724ca0

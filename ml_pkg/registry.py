@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PRODUCTION', 'PREVIOUS', 'CANDIDATE', 'ANYTHING', 'Version', 'whole_file', 'registered_versions', 'Copy', 'kept_copy',
            'add_version', 'register', 'who', 'aliases', 'version_of', 'check_registered', 'check_expected', 'point',
-           'alias', 'rollback', 'version_before', 'retire', 'tell_of_aliases', 'Standing', 'standing_of', 'kept_file',
-           'addressed_version', 'in_production', 'run_of', 'versions', 'model_list', 'models', 'alias_text',
-           'move_list', 'gate_text', 'registry_history']
+           'alias', 'rollback', 'rollback_target', 'version_before', 'retire', 'tell_of_aliases', 'Standing',
+           'standing_of', 'kept_file', 'addressed_version', 'in_production', 'run_of', 'versions', 'model_list',
+           'models', 'alias_text', 'move_list', 'gate_text', 'registry_history']
 
 # %% ../nbs/api/385_registry.ipynb #8db7cd9f
 import getpass
@@ -250,6 +250,19 @@ def check_expected(
 
 def _stands(version:int|None) -> str: return f"stands for {'nothing' if version is None else f'version {version}'}"
 
+def _steps(connection:sqlite3.Connection, name:str) -> list[int]:
+    "The versions that went into production, one step after another, the last one at the end. Steps that were rolled back are not among them."
+    steps:list[int] = []
+    for row in connection.execute("SELECT version, kind FROM promotions WHERE name = ? AND alias = ? ORDER BY number", [name, PRODUCTION]): steps = _with_step(steps, row["version"], row["kind"])
+    return steps
+
+def _with_step(steps:list[int], version:int|None, kind:str) -> list[int]:
+    if version is None or steps[-1:] == [version]: return steps # retired, or nothing moved
+    if kind == "rollback" and version in steps: return steps[:len(steps) - steps[::-1].index(version)]
+    return [*steps, version]
+
+def _step_back(steps:list[int], production:int|None) -> int | None: return next(iter(steps[-1:] if production is None else steps[-2:-1]), None) # what a rollback brings back
+
 def point(
     connection:sqlite3.Connection, # inside of a transaction
     name:str,
@@ -268,9 +281,8 @@ def point(
     _check_alias(alias)
     check_expected(connection, name, alias, expected)
     if version is not None: version_of(connection, name, version)
-    known = aliases(connection, name)
-    there = known.get(PRODUCTION)
-    if alias == PRODUCTION and there not in (None, version, known.get(PREVIOUS)): _append(connection, name, PREVIOUS, there, kind, who, why)
+    back = _step_back(_with_step(_steps(connection, name), version, kind), version)
+    if alias == PRODUCTION and aliases(connection, name).get(PREVIOUS) != back: _append(connection, name, PREVIOUS, back, kind, who, why)
     _append(connection, name, alias, version, kind, who, why, forced, gates, difference, commit)
 
 def _append(connection:sqlite3.Connection, name:str, alias:str, version:int|None, kind:str, who:str, why:str, forced:str="", gates:str="[]", difference:str="", commit:str|None=None) -> None:
@@ -287,7 +299,7 @@ def _registry() -> Iterator[sqlite3.Connection]:
     if not workspace.database.exists(): raise UnknownName(f"no model is registered: nothing has run in the workspace {workspace.folder} yet")
     with connected(workspace) as connection: yield connection
 
-_MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback", PREVIOUS: "is what was in production before: rollback brings it back"}
+_MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback", PREVIOUS: "is what rollback brings back, and moves with what is in production"}
 
 def alias(
     name:str,          # of the model
@@ -308,7 +320,7 @@ def rollback(
     why:str="",
     expected:int|None=ANYTHING, # the version that should be in production; by default the one that is as this begins
 ) -> Version:      # that is in production now
-    "Bring back what was in production before. The declaration stays as it is. Raises `UnknownName` if nothing was, `Overtaken`."
+    "Bring back what was in production before, and once more what was before that. The declaration stays as it is. Raises `UnknownName` if nothing was, `Overtaken`."
     with _registry() as connection:
         check_registered(connection, name)
         seen = _seen(connection, name, expected)
@@ -321,14 +333,29 @@ def rollback(
 
 def _seen(connection:sqlite3.Connection, name:str, expected:Any) -> int | None: return aliases(connection, name).get(PRODUCTION) if expected is ANYTHING else expected
 
+def rollback_target(name:str) -> Version:
+    "What `rollback` would bring back. Raises `UnknownName` if there is nothing, `NotFound`, `DamagedFile`."
+    with _registry() as connection:
+        check_registered(connection, name)
+        return version_before(connection, name)
+
 def version_before(connection:sqlite3.Connection, name:str) -> Version:
     "What was in production before what is."
-    known = aliases(connection, name)
-    if PREVIOUS not in known: raise UnknownName(f"there is nothing to roll {name} back to: {'no other version was in production before' if PRODUCTION in known else 'nothing was ever in production'}. What there is: ml_pkg history {name}")
-    version = version_of(connection, name, PREVIOUS)
-    if known.get(PRODUCTION) == version.version: raise UnknownName(f"there is nothing to roll {name} back to: version {version.version} is in production, and nothing was between. What there is: ml_pkg history {name}")
+    there = aliases(connection, name).get(PRODUCTION)
+    before = _step_back(_steps(connection, name), there)
+    if before is None: raise UnknownName(f"there is nothing to roll {name} back to: {_why_none_before(connection, name, there)}")
+    version = version_of(connection, name, before)
     whole_file(version)
     return version
+
+def _why_none_before(connection:sqlite3.Connection, name:str, there:int|None) -> str:
+    "What to do in place of a rollback."
+    if there is None: return f"nothing was ever in production. What there is: ml_pkg history {name}"
+    once = {row[0] for row in connection.execute("SELECT version FROM promotions WHERE name = ? AND alias = ? AND version IS NOT NULL", [name, PRODUCTION])} - {there}
+    others = [f"{each} (ml_pkg promote {each.run})" for each in _versions(connection, name) if each.version in once]
+    told = f"Later ones were rolled back; one of them again: {listed(others)}. " if others else ""
+    return (f"version {there} is the first that went into production. {told}What its promotion changed in the cell goes back with git (git revert COMMIT; git checkout of the notebook and its module, "
+            f"as long as they are not committed), and ml_pkg retire {name} --why REASON leaves nothing in production")
 
 def retire(
     name:str,      # of the model

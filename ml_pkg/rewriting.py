@@ -108,6 +108,7 @@ class Rewriting:
     old: bytes
     new: bytes
     diff: str # of the cells that change, as lines to read; empty if nothing does
+    idle: tuple[str, ...] = () # names that were used, and whose import nothing uses any more
     def __str__(self) -> str: return self.diff
 
 def _difference(old:str, new:str, old_name:str, new_name:str) -> str:
@@ -164,6 +165,13 @@ def _changed_sources(file:ModuleFile|NotebookFile, declared:Declared, expression
     sources[declared.import_place] = with_imports(sources[declared.import_place], missing, idle, same_import)
     return {cell.place: sources[cell.place] for cell in file.cells if sources[cell.place] != cell.source}
 
+# %% ../nbs/api/394_rewriting.ipynb #b97efb32
+def _idle(file:ModuleFile|NotebookFile, sources:dict[int, str]) -> tuple[str, ...]:
+    "The names that exported cells import, that something used, and that nothing uses after a change."
+    after = [cell._replace(source=sources.get(cell.place, cell.source)) for cell in file.cells]
+    imported = dict.fromkeys(each.bound for cell in after if cell.is_exported for node in _tree_of(cell).body for each in imports_of(node))
+    return tuple(name for name in imported if any(_uses(cell, name) for cell in file.cells) and not any(_uses(cell, name) for cell in after))
+
 # %% ../nbs/api/394_rewriting.ipynb #24fa2cd1
 def rewrite(
     declared:Declared,        # what `find_declared` found
@@ -188,4 +196,4 @@ def rewrite(
     except (NotRewritable, UnicodeEncodeError) as error: raise _refusal(error, declared.name, expression, imports) from error
     titles = {cell.place: f"{declared.path.name}{f'#{cell.id}' if cell.id else ''}" for cell in file.cells}
     differences = [_difference(cell.source, sources[cell.place], titles[cell.place], titles[cell.place]) for cell in file.cells if cell.place in sources]
-    return Rewriting(declared.path, content, new, "\n".join(differences))
+    return Rewriting(declared.path, content, new, "\n".join(differences), _idle(file, sources))

@@ -8,30 +8,41 @@ __all__ = ['witnessed', 'main']
 # %% ../nbs/api/422_witness.ipynb #0d4513dc
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .declarations import load_declaration
 from .errors import MlPkgError
 from .experiment import Experiment
 from .identity import components
 from .model import Model
-from .parity import Testimony, all_answers, fitted_rows
+from .parity import DISTURBED, Testimony, all_answers, fitted_rows
 from .persistence import Joblib, Pickle, Skops
 
 # %% ../nbs/api/422_witness.ipynb #a02f7da1
 def witnessed(
     experiment:Experiment,
     path:Path,      # of a model of it
+    doing:Callable[[str], Any]=lambda words: None, # is told what comes next
 ) -> Testimony:
     "The key of a declaration, and the answers of a model's file."
+    doing(f"loading the model {path.name}")
     model = Model.load(path, persisters=[Skops(), Joblib(), Pickle(), experiment.persister])
+    doing(f"reading the rows of {experiment.name}")
     rows = fitted_rows(experiment)
     file = getattr(sys.modules.get(experiment.module or ""), "__file__", None)
-    return Testimony(experiment.key, components(experiment.identity), str(file or ""), len(rows), all_answers(model, rows))
+    key, parts = experiment.key, components(experiment.identity)
+    doing(f"answering {len(rows):,} rows, and {DISTURBED:,} that were disturbed")
+    return Testimony(key, parts, str(file or ""), len(rows), all_answers(model, rows))
 
 def main() -> None:
-    "Write what `witnessed` says to a file: `module name model file`."
-    module, name, model, said = sys.argv[1:]
-    try: Path(said).write_text(json.dumps(asdict(witnessed(load_declaration(f"{module}:{name}"), Path(model)))), encoding="utf-8")
+    "Write what `witnessed` says into a folder, and what it is doing meanwhile: `module name model folder`."
+    module, name, model, place = sys.argv[1:]
+    def doing(words:str) -> None: (Path(place)/"doing.txt").write_text(words, encoding="utf-8")
+    try:
+        doing(f"importing {module}")
+        said = witnessed(load_declaration(f"{module}:{name}"), Path(model), doing)
+        (Path(place)/"said.json").write_text(json.dumps(asdict(said)), encoding="utf-8")
     except MlPkgError as error: sys.exit(str(error))

@@ -49,6 +49,7 @@ def environment(folder:Path) -> dict[str, str]:
 
 
 def promote(folder:Path, strength:float, code:int=0) -> str: return run(folder, "python", "-c", PROMOTE.format(strength), code=code)
+def looks(folder:Path) -> int: return int(run(folder, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Workspace; from ml_pkg.gates import holdout_key, looks; print(len(looks(Workspace.current(), holdout_key(flowers))))"))
 def changed(folder:Path) -> list[str]: return run(folder, "git", "diff", "--name-only").split()
 def sources(folder:Path) -> tuple[bytes, bytes]: return tuple((folder / name).read_bytes() for name in ("nbs/experiments/flowers.ipynb", "flowers/experiments/flowers.py"))
 
@@ -74,6 +75,24 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     run(garden, "nbdev_test", "--path", "nbs/experiments/flowers.ipynb")
     run(garden, "python", "-c", "from ml_pkg.promotion import roll_back; print(roll_back('flowers', 'it was better'))")
     assert changed(garden) == [] and "production" in run(garden, "ml_pkg", "verify", "flowers", "--json")
+
+
+def test_each_rollback_goes_back_further(garden:Path):
+    before = [sources(garden)]
+    for strength in (1.0, 5.0, 50.0):
+        promote(garden, strength)
+        before.append(sources(garden))
+    shown = json.loads(run(garden, "ml_pkg", "rollback", "flowers", "--dry-run", "--json"))
+    assert (shown["version"], shown["replaces"], shown["is_done"]) == (2, 3, False) and "-        LogisticRegression(max_iter=1000, C=50.0)," in shown["difference"]
+    assert sources(garden) == before[3] and json.loads(run(garden, "ml_pkg", "models", "--json"))[0]["aliases"] == {"production": 3, "previous": 2}
+    assert "flowers@2 is in production, in place of flowers@3" in run(garden, "ml_pkg", "rollback", "flowers") and sources(garden) == before[2]
+    assert "flowers@1 is in production, in place of flowers@2" in run(garden, "ml_pkg", "rollback", "flowers") and sources(garden) == before[1]
+    for words in (("--dry-run",), ()):
+        said = run(garden, "ml_pkg", "rollback", "flowers", *words, code=2)
+        assert "version 1 is the first that went into production" in said and "git revert" in said and "ml_pkg retire flowers" in said
+        assert sources(garden) == before[1]
+    promote(garden, 50.0) # forward again is a promotion
+    assert sources(garden) == before[3] and "flowers@1 would be in production, in place of flowers@3" in run(garden, "ml_pkg", "rollback", "flowers", "--dry-run")
 
 
 def test_what_was_promoted_is_found_warm(garden:Path):
@@ -107,15 +126,34 @@ def test_a_fresh_process_that_differs_undoes_it(garden:Path):
     assert "nothing called flowers was promoted" in run(garden, "ml_pkg", "verify", "flowers.experiments.flowers:flowers")
 
 
+def test_a_fresh_process_that_takes_too_long_is_ended(garden:Path):
+    module = garden / "flowers/__init__.py"
+    module.write_text(module.read_text() + "\nimport pathlib, subprocess, time\nif (pathlib.Path(__file__).parent / 'later').exists():\n    pathlib.Path('child').write_text(str(subprocess.Popen(['sleep', '600']).pid))\n    time.sleep(600)\n")
+    before = sources(garden)
+    said = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Gates; import pathlib; pathlib.Path('flowers/later').touch(); flowers.replace(logisticregression__C=10.0).with_promotion(Gates(witness_minutes=0.5)).promote()", code=1)
+    assert "took more than 0.5 minutes, and was ended: it was importing flowers.experiments.flowers" in said and "witness_minutes=2" in said
+    child = Path("/proc", (garden / "child").read_text(), "stat")
+    assert sources(garden) == before and (not child.exists() or child.read_text().split()[2] == "Z")
+
+
 def test_a_gate_refuses_and_is_overruled(garden:Path):
     promote(garden, 1.0)
     worse = "from flowers.experiments.flowers import flowers; from sklearn.dummy import DummyClassifier; flowers.replace(logisticregression=DummyClassifier()).promote({})"
     before = sources(garden)
     said = run(garden, "python", "-c", worse.format(""), code=1)
     assert "not worse" in said and "refused" in said and sources(garden) == before
+    assert "Traceback" in said
+    shown = run(garden, "ipython", "--colors=NoColor", "-c", worse.format(""), code=1)
+    assert shown.startswith("PromotionRefused: flowers stays as it is: not worse refused.") and "  found     " in shown and "Traceback" not in shown and ".py" not in shown, shown
+    assert "not looked at, because not worse refused" in said and looks(garden) == 1 # that of the first promotion
+    done = subprocess.run([sys.executable, "-c", "from ml_pkg.commands import main; main()", "promote", "latest", "--json"], cwd=garden, capture_output=True, text=True, timeout=300, env=environment(garden))
+    told = json.loads(done.stdout)
+    assert done.returncode == 2 and told["error"] == "flowers stays as it is: not worse refused." and done.stderr.splitlines()[-1] == f"error: {told['error']}"
+    assert [(each["gate"], each["passed"], each["asked"]) for each in told["verdicts"]] == [("not worse", False, True), ("holdout", False, False), ("same inputs", True, True), ("no findings", True, True)]
+    assert all(each["required"] and each["found"] for each in told["verdicts"])
     run(garden, "python", "-c", worse.format("force='to see it fail'"))
     kept = run(garden, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
-    assert "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
+    assert looks(garden) == 2 and "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
 
 
 def test_what_would_not_be_installed_is_not_promoted(garden:Path):
@@ -132,6 +170,7 @@ def test_what_nobody_promoted_is_not_lost_in_going_back(garden:Path):
     notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
     run(garden, "nbdev_export")
     before = sources(garden)
+    assert "flowers@2 is another experiment. From that to what is declared: logisticregression.max_iter: 1000 → 77" in run(garden, "ml_pkg", "verify", "flowers", code=1)
     assert "going back would lose that" in run(garden, "ml_pkg", "rollback", "flowers", code=2) and sources(garden) == before
     run(garden, "ml_pkg", "rollback", "flowers", "--registry-only")
     assert sources(garden) == before
@@ -141,6 +180,20 @@ def test_back_and_forth_in_one_process(garden:Path):
     before = sources(garden)
     run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import roll_back; flowers.promote(); flowers.replace(logisticregression__C=10.0).promote(force='a test'); roll_back('flowers')")
     assert sources(garden) == before
+
+
+def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
+    notebook = garden / "nbs/experiments/flowers.ipynb"
+    text = notebook.read_text().replace('"flowers = Experiment(', '"LIMIT = 1000\\n",\n    "SCALED = StandardScaler()\\n",\n    "flowers = Experiment(').replace("max_iter=1000", "max_iter=LIMIT").replace("        StandardScaler(),", "        SCALED,")
+    notebook.write_text(text)
+    run(garden, "nbdev_export")
+    before = sources(garden)
+    assert b"max_iter=LIMIT)" in before[0] and b"        SCALED," in before[1]
+    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import roll_back\nfor C in (1.0, 5.0, 50.0): flowers.replace(logisticregression__C=C).promote(force='a test')\nroll_back('flowers')")
+    assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
+    run(garden, "nbdev_export")
+    assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
+    run(garden, "ml_pkg", "verify", "flowers")
 
 
 def test_a_damaged_model_in_production_is_told_and_mended(garden:Path):
@@ -161,6 +214,43 @@ def test_of_two_at_once_one_is_told(garden:Path):
     assert any(won), said
     for done, (_, errors) in zip(won, said, strict=True): assert done or "at this moment" in errors or "otherwise than" in errors, errors
     run(garden, "ml_pkg", "verify", "flowers")
+
+
+def test_whoever_shares_a_checkout_shares_its_lock(garden:Path, tmp_path:Path):
+    "Other workspaces, and other folders for temporary files, do not make another checkout."
+    elsewhere = environment(garden) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    holding = "import pathlib, sys; from ml_pkg.promotion import only_one\nwith only_one(pathlib.Path('nbs/experiments/flowers.ipynb'), 'flowers'): print(flush=True), input()"
+    holder = subprocess.Popen([sys.executable, "-c", holding], cwd=garden, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=elsewhere)
+    holder.stdout.readline()
+    before = sources(garden)
+    assert "somebody else is promoting flowers at this moment" in promote(garden, 10.0, code=1) and sources(garden) == before
+    assert run(garden, "git", "status", "--porcelain") == ""
+    holder.kill()
+    holder.wait()
+    promote(garden, 10.0) # who is dead holds nobody up
+    assert not list(garden.glob("nbs/experiments/.*.lease"))
+
+
+def test_of_two_workspaces_at_once_one_is_told(garden:Path, tmp_path:Path):
+    promote(garden, 1.0)
+    (tmp_path / "temporary").mkdir()
+    places = [environment(garden), environment(garden) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}]
+    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=garden, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=place) for strength, place in zip((5.0, 50.0), places, strict=True)]
+    said = [process.communicate(timeout=300) for process in started]
+    won = [process.returncode == 0 for process in started]
+    assert any(won), said
+    for done, (_, errors) in zip(won, said, strict=True): assert done or "at this moment" in errors or "otherwise than" in errors, errors
+    strength = max((strength for strength, done in zip((5.0, 50.0), won, strict=True) if done), key=lambda each: f"C={each}" in sources(garden)[0].decode())
+    assert all(f"C={strength}" in source.decode() for source in sources(garden))
+
+
+def test_the_exploration_of_a_new_project_survives_promotions(garden:Path):
+    "One of what it tries itself, one that shares no step with what was declared first, and one without steps."
+    for variant in ("flowers.replace(logisticregression=DecisionTreeClassifier(max_depth=4))", "flowers.with_estimator(make_pipeline(MinMaxScaler(), LinearDiscriminantAnalysis()))", "flowers.with_estimator(GaussianNB())"):
+        imports = "from sklearn.discriminant_analysis import LinearDiscriminantAnalysis; from sklearn.naive_bayes import GaussianNB; from sklearn.pipeline import make_pipeline; from sklearn.preprocessing import MinMaxScaler; from sklearn.tree import DecisionTreeClassifier"
+        run(garden, "python", "-c", f"from flowers.experiments.flowers import flowers; {imports}; {variant}.promote(force='a test')")
+        run(garden, "nbdev_test", "--path", "nbs/exploration.ipynb")
 
 
 def test_without_its_notebooks_only_the_registry_moves(garden:Path):
