@@ -15,9 +15,7 @@ import re
 import shutil
 import socket
 import sqlite3
-import stat
 import tempfile
-import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -33,6 +31,7 @@ from .registry import registered_versions
 from .rescue import migrate, staging
 from .signing import is_ours, signature
 from .store import MEAN, MIGRATIONS, connected, now, transaction
+from .stored_zip import NoZipOfOurs, opened, stored_zip
 from .workspace import Workspace, unusable, written_whole
 
 # %% ../nbs/api/454_archive.ipynb #21e759bd
@@ -179,31 +178,10 @@ _NAME = re.compile(r"runs\.sqlite|manifest\.json|signature|(?:models|predictions
 
 def _is_name(name:str) -> bool: return bool(_NAME.fullmatch(name)) and len(name.encode("utf-8", "replace")) < 240
 
-def _alike(name:str) -> str: return unicodedata.normalize("NFKC", name).casefold() # equal for names that some file system takes for one
-
 # %% ../nbs/api/454_archive.ipynb #fb14ed53
 MOST = 2**27 # bytes of the list of members, and of the manifest
 
 def _refused(path:Path, reason:str) -> DamagedFile: return DamagedFile(f"{path} is no archive of a workspace, or a damaged one ({reason}). Take it from its source again")
-
-def _check_list(file:BinaryIO, size:int, path:Path) -> None:
-    "Raise `DamagedFile` for a file that does not end as a zip file of ours does, or whose list of members is too long."
-    file.seek(max(0, size - 98))
-    end = file.read(98)
-    if size < 22 or end[-22:-18] != b"PK\5\6" or end[-2:] != b"\0\0": raise _refused(path, "it does not end as one")
-    length = int.from_bytes(end[-10:-6], "little")
-    if end[-42:-38] == b"PK\6\7" and end[:4] == b"PK\6\6": length = max(length if length < 2**32 - 1 else 0, int.from_bytes(end[40:48], "little"))
-    if length > MOST: raise _refused(path, f"its list of members has {length:,} bytes")
-
-def _check_members(archive:zipfile.ZipFile, size:int, path:Path) -> None:
-    "Raise `DamagedFile` for members that an archive of ours never has, before anything is read of them."
-    entries = archive.infolist()
-    odd = [entry.orig_filename for entry in entries if entry.orig_filename != entry.filename or not _is_name(entry.filename) or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size
-           or entry.flag_bits & 1 or not 0 <= entry.header_offset < size or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)]
-    if odd: raise _refused(path, f"it has members that no archive has: {listed(map(repr, odd), 5)}")
-    if len({_alike(entry.filename) for entry in entries}) < len(entries): raise _refused(path, "it has members of the same name")
-    if sum(entry.file_size for entry in entries) > size: raise _refused(path, "its members are larger than the file")
-    if not {DATABASE, MANIFEST} <= set(archive.namelist()): raise _refused(path, "there is no database, or no manifest")
 
 def _manifest(archive:zipfile.ZipFile, path:Path) -> tuple[dict[str, Member], bool]:
     "What the manifest says of the members, and whether it carries your signature. Raises `DamagedFile` if it does not say it of each."
@@ -402,20 +380,16 @@ def _attached(connection:sqlite3.Connection, copy:Path) -> Iterator[None]:
 @contextmanager
 def _opened(path:Path) -> Iterator[zipfile.ZipFile]:
     "An archive whose members are such as ours have. Raises `NotFound`, `DamagedFile`."
-    try: file = path.open("rb")
-    except OSError as error: raise NotFound(f"there is no file {path} to import" if isinstance(error, FileNotFoundError) else f"{path} cannot be read ({error.strerror})") from error
-    with file, _translated(path):
-        size = os.fstat(file.fileno()).st_size
-        _check_list(file, size, path)
-        with zipfile.ZipFile(file) as archive:
-            _check_members(archive, size, path)
-            yield archive
+    with opened(path, "an archive") as file, _translated(path), stored_zip(file, _NAME, MOST) as archive:
+        if not {DATABASE, MANIFEST} <= set(archive.namelist()): raise _refused(path, "there is no database, or no manifest")
+        yield archive
 
 @contextmanager
 def _translated(path:Path) -> Iterator[None]:
     "Whatever a file makes of the code that reads it, it is the file that is damaged."
     try: yield
     except (MlPkgError, MemoryError): raise
+    except NoZipOfOurs as error: raise _refused(path, str(error)) from error
     except Exception as error: raise _refused(path, f"{type(error).__name__}: {error}") from error
 
 def _check_room(workspace:Workspace, members:dict[str, Member]) -> None:

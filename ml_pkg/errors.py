@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'InvalidQuery', 'NotRewritable',
-           'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'UntrustedFile', 'Unwritable',
+           'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'TooLarge', 'UntrustedFile', 'Unwritable',
            'WorkspaceUnusable', 'Overtaken', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning', 'listed',
            'did_you_mean', 'optional']
 
@@ -49,6 +49,9 @@ class NotWritable(MlPkgError, ValueError):
 
 class DamagedFile(MlPkgError, ValueError):
     "A file of ours that was cut, changed, or is something else."
+
+class TooLarge(MlPkgError, MemoryError):
+    "What needs more memory than there is."
 
 class UntrustedFile(MlPkgError, PermissionError):
     "A file that could run code when it is loaded, and that nobody has vouched for."

@@ -65,6 +65,7 @@ def whole_file(
     "The file of a version. Raises `NotFound` if it is gone, `DamagedFile` if it is not what was registered."
     try: digest = digest_of(version.path)
     except FileNotFoundError as error: raise NotFound(f"{version.path} is gone, which is the model {version}. {_back(version)}") from error
+    except OSError as error: raise DamagedFile(f"{version.path}, which is the model {version}, cannot be read ({error.strerror or error}). {_back(version)}") from error
     if digest != version.sha256: raise DamagedFile(f"{version.path} is not what was registered as {version}: it was changed, or is damaged. {_back(version)}")
     return version.path
 
