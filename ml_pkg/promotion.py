@@ -16,7 +16,7 @@ import sqlite3
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +36,7 @@ from .model import Model
 from .parity import DISTURBED, NotTheSame, Testimony, all_answers, answers_digest, fitted_rows, refuse_differences, testimony
 from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state
-from .registry import Version, add_version, aliases, kept_copy, point, rollback_target, tell_of_aliases, version_of, who
+from .registry import Version, add_version, aliases, check_expected, kept_copy, point, rollback_target, tell_of_aliases, version_of, who
 from .rewriting import Rewriting, find_declared, notebook_of, rewrite
 from .run import load_run
 from .store import connected, transaction
@@ -44,6 +44,7 @@ from .workspace import Workspace, project_root
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
+    from ml_pkg.registry import Copy
 
 log = logging.getLogger("ml_pkg")
 
@@ -296,11 +297,32 @@ def promote(
         if run.model_path is None: raise PromotionRefused(f"the model of {place.name} was not saved (a warning above says why), so nobody else could load it")
         version = _in_production(workspace, place.name)
         if version and _is_there_already(version, chosen, planned): return Promotion(place.name, version.version, place.address, "")
-        verdicts = chosen.promotion.judge(Candidate(chosen, run, model, _incumbent(version, force), workspace), is_overruled=bool(force.strip()))
+        outset = None if version else _outset(workspace, place, chosen)
+        verdicts = chosen.promotion.judge(Candidate(chosen, run, model, outset or _incumbent(version, force), workspace), is_overruled=bool(force.strip()))
         if not verdicts.passed and not force.strip(): raise _refusal(place.name, verdicts)
         forced = "" if verdicts.passed else force
-        with kept_copy(workspace, place.name, run, run.model_path) as copy:
-            return _write_and_enter(workspace, place, chosen, planned, model, copy.part, version, lambda connection: add_version(connection, copy), "promote", why=why, forced=forced, verdicts=verdicts)
+        with ExitStack() as kept:
+            copies = [kept.enter_context(kept_copy(workspace, place.name, each, each.model_path)) for each in ([outset.run] if outset else []) + [run]]
+            return _write_and_enter(workspace, place, chosen, planned, model, copies[-1].part, version, lambda connection: _entered(connection, copies), "promote", why=why, forced=forced, verdicts=verdicts)
+
+def _entered(connection:sqlite3.Connection, copies:Sequence["Copy"]) -> Version:
+    "The last copy as a version. One before it is what was declared at the outset, and was in production until now."
+    for outset in copies[:-1]: point(connection, outset.name, "production", add_version(connection, outset).version, "promote", who(), why="it was declared when something else was first promoted")
+    return add_version(connection, copies[-1])
+
+def _outset(workspace:Workspace, place:Place, chosen:"Experiment") -> Incumbent | None:
+    "What production is as long as nothing was ever promoted: what the module declares. None if that is the candidate, or gives no model."
+    declared = vars(place.module)[place.variable]
+    if declared.key in (None, chosen.key) or _was_promoted(workspace, place.name): return None
+    try: run = declared.run()
+    except Exception as error:
+        warnings.warn(f"what {place.address} declares so far cannot be run ({type(error).__name__}: {error}), so nothing is held against the candidate", UserWarning, stacklevel=4)
+        return None
+    model = declared.fitted(run)
+    return Incumbent(run, model, 1) if run.model_path else None
+
+def _was_promoted(workspace:Workspace, name:str) -> bool:
+    with connected(workspace) as connection: return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND alias = ?", [name, "production"]).fetchone() is not None
 
 def _refusal(name:str, verdicts:Verdicts) -> PromotionRefused:
     wrong = ", ".join(verdict.gate for verdict in verdicts.refusals)
@@ -336,12 +358,14 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
         refuse_edited(planned.changes)
         statement = find_declared(place.written, place.variable).source if planned.changes else ""
         with connected(workspace) as connection, transaction(connection):
+            check_expected(connection, place.name, "production", before and before.version)
             version = version_in(connection)
-            point(connection, place.name, "production", version.version, kind, who(), expected=before and before.version, **about)
+            replaced = aliases(connection, place.name).get("production")
+            point(connection, place.name, "production", version.version, kind, who(), **about)
     if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, place.name)
     except MlPkgError as error: warnings.warn(f"{place.name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
-    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts), before and before.version, remarks=planned.remarks)
+    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts), replaced, remarks=planned.remarks)
 
 def _folder(place:Place) -> Path:
     "Where the project is."

@@ -1,0 +1,257 @@
+"""`ml_pkg serve` as processes: answers under load while versions change, workers that are killed, a server that is told to end, one that is killed, and candidates beside it.
+
+ML_PKG_PROMOTIONS, ML_PKG_REQUESTS and ML_PKG_KILLS ask for more than the few that are tried each time.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import CLI, waited
+
+from ml_pkg.logged_predictions import read_log
+from ml_pkg.model import Model
+from ml_pkg.registry import point, register
+from ml_pkg.run import load_run
+from ml_pkg.store import connected, transaction
+from ml_pkg.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client"])), reason="what a server needs is not installed: pip install 'ml_pkg[serve]'")
+
+PROMOTIONS = int(os.environ.get("ML_PKG_PROMOTIONS", 6))
+REQUESTS = int(os.environ.get("ML_PKG_REQUESTS", 3_000))
+KILLS = int(os.environ.get("ML_PKG_KILLS", 4))
+BOUND = 1.0 # seconds within which an answer is on the disk
+FLOWER = {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 4.5, "petal_width": 1.5}
+THREE = "import json, flowers; runs = [flowers.flowers.replace(logisticregression__C=C).run() for C in (1.0, 0.1, 10.0)]; assert all(run.model for run in runs); print(json.dumps([run.id for run in runs]))"
+
+
+class Server(NamedTuple):
+    "A server that runs."
+    process: subprocess.Popen
+    port: int
+
+    def ends(self, number:int=signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(project:Path, *arguments:Any) -> Iterator[Server]:
+    "The command line in a process of its own, once it answers."
+    process = subprocess.Popen([*CLI, "serve", *map(str, arguments), "--port", "0"], cwd=project, stdout=subprocess.PIPE, stderr=(project / "stderr.txt").open("w"), text=True)
+    try:
+        said = process.stdout.readline()
+        assert said, (process.wait(60), (project / "stderr.txt").read_text())
+        server = Server(process, int(re.search(r":(\d+)/predict", said)[1]))
+        waited(lambda: ready(server), "answer", 60, lambda: (project / "stderr.txt").read_text())
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready(server:Server) -> bool:
+    try: return asyncio.run(asked(server, "GET", "/ready"))[0] == 200
+    except OSError: return False
+
+
+async def exchanged(streams:tuple, method:str, path:str, document:Any=None, headers:str="") -> tuple[int, bytes]:
+    "One request over a connection that stays."
+    reader, writer = streams
+    body = b"" if document is None else json.dumps(document).encode()
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{writer.get_extra_info('peername')[1]}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body)
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])
+    return int(head.split(b" ", 2)[1]), await reader.readexactly(size)
+
+
+async def asked(server:Server, method:str, path:str, document:Any=None, headers:str="") -> tuple[int, bytes]:
+    "One request over a connection of its own."
+    streams = await asyncio.open_connection("127.0.0.1", server.port)
+    try: return await exchanged(streams, method, path, document, headers)
+    finally: streams[1].close()
+
+
+def predicted(server:Server, rows:list[dict], headers:str="") -> dict:
+    status, body = asyncio.run(asked(server, "POST", "/predict", {"rows": rows}, headers))
+    assert status == 200, body
+    return json.loads(body)
+
+
+def counted(server:Server, name:str) -> float:
+    "The sum of a counter over its labels."
+    text = asyncio.run(asked(server, "GET", "/metrics"))[1].decode()
+    return sum(float(value) for value in re.findall(rf"^ml_pkg_{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+
+
+@pytest.fixture
+def versions(here:Workspace, python:Callable) -> dict[str, Model]:
+    "Three versions of a model, of which the first is in production."
+    runs = [load_run(run) for run in json.loads(python(THREE))]
+    with connected(here) as connection: made = [register(connection, here, "flowers", run, run.model_path) for run in runs]
+    promote(here, 1)
+    return {str(each.version): each.model for each in made}
+
+
+def promote(here:Workspace, version:int, alias:str="production") -> None:
+    with connected(here) as connection, transaction(connection): point(connection, "flowers", alias, version, "promote" if alias == "production" else "alias", "Ada")
+
+
+def test_answers_and_ends_when_told(here:Workspace, project:Path, versions:dict[str, Model]):
+    "What was answered before it ended is in the log, and it ends by itself with exit code 0."
+    with serving(project, "flowers") as server:
+        answer = predicted(server, [FLOWER, {**FLOWER, "petal_length": 1.2}])
+        assert (answer["model"], answer["version"]) == ("flowers", "1")
+        assert [each["probabilities"] for each in answer["predictions"]] == [versions["1"].predict_proba([row]).iloc[0].to_dict() for row in (FLOWER, {**FLOWER, "petal_length": 1.2})]
+        assert asyncio.run(asked(server, "POST", "/feedback", {"feedback": [{"id": answer["predictions"][0]["id"], "label": "virginica"}]}))[1] == b'{"accepted":1}'
+        status, refused = asyncio.run(asked(server, "POST", "/predict", {"rows": [{**FLOWER, "petal_width": "wide"}]}))
+        assert (status, json.loads(refused)["error"]["field"]) == (422, "rows[0].petal_width")
+        assert (counted(server, "rows_total"), server.ends()) == (2.0, 0)
+    rows = read_log(here, "flowers")
+    assert rows["id"].tolist() == [each["id"] for each in answer["predictions"]] and rows["label"].dropna().tolist() == ["virginica"]
+
+
+def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:dict[str, Model]):
+    "Told to end while hundreds of requests are underway: each connection has a whole answer or none, and every answer is in the log."
+    told:list[str] = []
+    async def asking(server:Server) -> None:
+        streams = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            while True:
+                status, body = await exchanged(streams, "POST", "/predict", {"rows": [FLOWER]})
+                if status == 503: return # it says that it ends
+                assert status == 200, body
+                told.append(json.loads(body)["predictions"][0]["id"])
+        except (asyncio.IncompleteReadError, ConnectionError) as error: assert not getattr(error, "partial", b""), "half an answer"
+    async def all_of_them(server:Server) -> None:
+        tasks = [asyncio.create_task(asking(server)) for _ in range(16)]
+        await asyncio.sleep(1.0)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.gather(*tasks)
+    with serving(project, "flowers") as server:
+        asyncio.run(all_of_them(server))
+        assert server.process.wait(60) == 0
+    assert len(told) > 50 and sorted(read_log(here, "flowers")["id"]) == sorted(told)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[str, Model], workers:int):
+    "No request fails, each answer is what the version that it names predicts, and within a second of a promotion that version answers."
+    expected = {version: model.predict_proba([FLOWER]).iloc[0].to_dict() for version, model in versions.items()}
+    seen:dict[str, int] = dict.fromkeys(expected, 0)
+    share, delays = REQUESTS // (2 * PROMOTIONS), []
+    async def asking(server:Server, done:asyncio.Event) -> None:
+        streams = await asyncio.open_connection("127.0.0.1", server.port)
+        while not done.is_set():
+            status, body = await exchanged(streams, "POST", "/predict", {"rows": [FLOWER]})
+            assert status == 200, body
+            answer = json.loads(body)
+            assert answer["predictions"][0]["probabilities"] == expected[answer["version"]]
+            seen[answer["version"]] += 1
+        streams[1].close()
+    async def promoting(server:Server, done:asyncio.Event) -> None:
+        for turn in range(PROMOTIONS):
+            version = turn % 3 + 1 if turn % 3 + 1 != current() else turn % 3 % 2 + 1
+            await asyncio.to_thread(promote, here, version)
+            began, before = time.monotonic(), seen[str(version)]
+            while seen[str(version)] == before: await asyncio.sleep(0.002)
+            delays.append(time.monotonic() - began)
+            reached = sum(seen.values())
+            while sum(seen.values()) < reached + share: await asyncio.sleep(0.005)
+        while sum(seen.values()) < REQUESTS: await asyncio.sleep(0.005)
+        done.set()
+    def current() -> int:
+        with connected(here) as connection: return connection.execute("SELECT version FROM promotions WHERE alias = 'production' ORDER BY number DESC").fetchone()[0]
+    async def all_of_them(server:Server) -> None:
+        done = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8): group.create_task(asking(server, done))
+            group.create_task(promoting(server, done))
+    with serving(project, "flowers", "--workers", workers) as server:
+        asyncio.run(all_of_them(server))
+        assert counted(server, "rows_total") == sum(seen.values())
+        assert server.ends() == 0
+    print(f"{sum(seen.values()):,} requests, {PROMOTIONS} promotions, answered by each version: {seen}; the slowest was picked up after {max(delays):.2f} s")
+    assert len(read_log(here, "flowers")) == sum(seen.values()) and min(seen.values()) > 0
+
+
+def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Model]):
+    "Its connections break; the others go on, another takes its place, and what was counted stays counted."
+    with serving(project, "flowers", "--workers", 2) as server:
+        for _ in range(20): predicted(server, [FLOWER])
+        before = counted(server, "rows_total")
+        children = children_of(server.process.pid)
+        os.kill(children[0], signal.SIGKILL)
+        for _ in range(20): predicted(server, [FLOWER])
+        waited(lambda: len(set(children_of(server.process.pid)) - {children[0]}) == 2, "worker in its place")
+        assert (before, counted(server, "rows_total")) == (20.0, 40.0)
+        assert server.ends() == 0
+    assert f"worker {children[0]} ended (signal 9)" in (project / "stderr.txt").read_text()
+
+
+def children_of(process:int) -> list[int]: return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Model], durable:bool):
+    "No answer that is older than the bound is lost, none at all when the log is durable; nothing is there twice, and the log can be read."
+    told:list[tuple[str, float]] = []
+    kills = []
+    async def asking(server:Server) -> None:
+        try:
+            streams = await asyncio.open_connection("127.0.0.1", server.port)
+            while True:
+                status, body = await exchanged(streams, "POST", "/predict", {"rows": [FLOWER]})
+                assert status == 200, body
+                told.append((json.loads(body)["predictions"][0]["id"], time.monotonic()))
+        except (asyncio.IncompleteReadError, ConnectionError): pass
+    async def all_of_them(server:Server, seconds:float) -> None:
+        tasks = [asyncio.create_task(asking(server)) for _ in range(8)]
+        await asyncio.sleep(seconds)
+        server.process.kill()
+        kills.append(time.monotonic())
+        await asyncio.gather(*tasks)
+    lost = 0
+    for turn in range(KILLS):
+        told.clear()
+        with serving(project, "flowers", *(["--durable"] if durable else [])) as server: asyncio.run(all_of_them(server, random.Random(turn).uniform(0.2, 2.0)))
+        ids = read_log(here, "flowers")["id"]
+        assert ids.is_unique and told
+        missing = [moment for id, moment in told if id not in set(ids)]
+        assert all(kills[-1] - moment < (0.0 if durable else BOUND) for moment in missing), (len(missing), kills[-1] - min(missing))
+        lost += len(missing)
+    print(f"{KILLS} kills, {len(ids):,} rows in the log, {lost} answers lost{'' if durable else ' that were younger than a second'}")
+
+
+def test_a_shadow_sees_everything_and_a_split_is_sticky(here:Workspace, project:Path, versions:dict[str, Model]):
+    promote(here, 2, "candidate")
+    rows = [{**FLOWER, "petal_length": length / 10} for length in range(10, 70)]
+    with serving(project, "flowers", "--shadow", "flowers@candidate") as server:
+        ids = [predicted(server, [row])["predictions"][0]["id"] for row in rows]
+        assert server.ends() == 0
+    shadow = read_log(here, "flowers.shadow").set_index("id")
+    assert set(shadow["version"]) == {"2"} and [shadow["probability setosa"][id] for id in ids] == [versions["2"].predict_proba([row])["setosa"].iloc[0] for row in rows]
+    with serving(project, "flowers", "--split", "flowers@candidate", "0.5") as server:
+        by = {customer: {predicted(server, [FLOWER], f"ml-pkg-key: {customer}\r\n")["version"] for _ in range(4)} for customer in range(12)}
+    assert all(len(versions) == 1 for versions in by.values()) and set().union(*by.values()) == {"1", "2"}
+
+
+def test_nobody_serves_the_world_without_a_token(project:Path, versions:dict[str, Model], tool:Callable):
+    done = tool("serve", "flowers", "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2 and "there is no token" in done.stderr
+    secret = tool("token", "add", "shop").stdout.strip().split()[-1]
+    with serving(project, "flowers", "--host", "0.0.0.0") as server:
+        assert asyncio.run(asked(server, "POST", "/predict", {"rows": [FLOWER]}))[0] == 401
+        assert predicted(server, [FLOWER], f"authorization: Bearer {secret}\r\n")["version"] == "1"
