@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ml_pkg.gates import SameInputs as SameInputs
     from ml_pkg.history import runs as runs
     from ml_pkg.leaderboard import Leaderboard as Leaderboard
+    from ml_pkg.logged_predictions import read_feedback as read_feedback
+    from ml_pkg.logged_predictions import read_log as read_log
     from ml_pkg.mlflow_sink import from_registry as from_registry
     from ml_pkg.model import Model as Model
     from ml_pkg.persistence import Joblib as Joblib
@@ -58,6 +60,7 @@ _PUBLIC = {
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "rollback": "registry", "retire": "registry", "find_model": "addresses",
     **dict.fromkeys(("Gates", "NotWorse", "Better", "Holdout", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
+    "read_log": "logged_predictions", "read_feedback": "logged_predictions",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }
 __all__ = list(_PUBLIC)

@@ -107,7 +107,7 @@ def _content(workspace:Workspace, connection:sqlite3.Connection) -> Iterator[Sym
     is_empty = not version or not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]
     if is_empty and (files := _of_runs(workspace)): yield Symptom(f"the database has no runs, but the workspace has {counted(len(files), 'file')} of runs", where, Severity.WRONG, "If there were runs, the database was replaced or emptied: put a copy of it back")
 
-def _of_runs(workspace:Workspace) -> list[Path]: return [path for kind in ("predictions", "declarations") for path in workspace.folder.glob(f"{kind}/[!.]*")]
+def _of_runs(workspace:Workspace) -> list[Path]: return [path for kind in ("predictions", "declarations") for path in workspace.folder.glob(f"{kind}/[!.]*") if path.is_file()] # the folders are logs of predictions
 
 # %% ../nbs/api/450_doctor.ipynb #341e0134
 class RecordedFile(NamedTuple):
@@ -242,6 +242,7 @@ def _is_deserted(lease:Path) -> bool:
 def _left(workspace:Workspace) -> Iterator[Symptom]:
     if found := leftovers(workspace): yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")
     if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE, "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
+    if spoilt := sorted(workspace.folder.glob("predictions/*/**/*.damaged")): yield Symptom(f"damaged in the middle, and kept beside the segment of what could be read: {counted(len(spoilt), 'file')} of prediction logs", listed(map(str, spoilt), 5), Severity.WRONG, "Look at the disk; delete them when you miss nothing")
 
 # %% ../nbs/api/450_doctor.ipynb #ba67bc8d
 def _folder(workspace:Workspace) -> Iterator[Symptom]:
