@@ -22,13 +22,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
 from .declared_changes import in_a_line
 from .display import definition
 from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean, listed
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
-from .gates import Candidate, Incumbent, Verdict, Verdicts, verdict_table
+from .gates import Verdicts, verdict_table
 from .identity import components, differences, identify
 from .journal import Change, Journal, refuse_edited, settled, written_together
 from .leases import Lease
