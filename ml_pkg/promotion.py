@@ -247,7 +247,7 @@ class Promotion:
 
     def _repr_html_(self) -> str:
         from html import escape
-        facts = {"declared in": self.address, "is": "done" if self.is_done else "a preview: nothing has changed", **{verdict.gate: verdict.found for verdict in self.verdicts}}
+        facts = {"declared in": self.address, **({} if self.is_done else {"preview": "nothing has changed"}), **{verdict.gate: verdict.found for verdict in self.verdicts}}
         return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>" + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
