@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml_pkg.addresses import find_model as find_model
+    from ml_pkg.candidates import Better as Better
+    from ml_pkg.candidates import Holdout as Holdout
+    from ml_pkg.candidates import NotWorse as NotWorse
     from ml_pkg.checkpoints import Checkpoints as Checkpoints
     from ml_pkg.checkpoints import NoCheckpoints as NoCheckpoints
     from ml_pkg.dataset import Dataset as Dataset
     from ml_pkg.errors import MlPkgError as MlPkgError
     from ml_pkg.evaluation import Evaluation as Evaluation
     from ml_pkg.experiment import Experiment as Experiment
-    from ml_pkg.gates import Better as Better
     from ml_pkg.gates import EnoughRows as EnoughRows
     from ml_pkg.gates import FairAcross as FairAcross
     from ml_pkg.gates import Gates as Gates
-    from ml_pkg.gates import Holdout as Holdout
     from ml_pkg.gates import Latency as Latency
     from ml_pkg.gates import ModelSize as ModelSize
     from ml_pkg.gates import NoFindings as NoFindings
-    from ml_pkg.gates import NotWorse as NotWorse
     from ml_pkg.gates import SameInputs as SameInputs
     from ml_pkg.history import runs as runs
     from ml_pkg.leaderboard import Leaderboard as Leaderboard
@@ -59,7 +59,7 @@ _PUBLIC = {
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "rollback": "registry", "retire": "registry", "find_model": "addresses",
-    **dict.fromkeys(("Gates", "NotWorse", "Better", "Holdout", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
+    **dict.fromkeys(("NotWorse", "Better", "Holdout"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
     "read_log": "logged_predictions", "read_feedback": "logged_predictions",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }

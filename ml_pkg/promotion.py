@@ -22,13 +22,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
 from .declared_changes import in_a_line
 from .display import definition
 from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean, listed
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
-from .gates import Candidate, Incumbent, Verdict, Verdicts, verdict_table
+from .gates import Verdicts, verdict_table
 from .identity import components, differences, identify
 from .journal import Change, Journal, refuse_edited, settled, written_together
 from .leases import Lease
@@ -247,7 +248,7 @@ class Promotion:
 
     def _repr_html_(self) -> str:
         from html import escape
-        facts = {"declared in": self.address, "is": "done" if self.is_done else "a preview: nothing has changed", **{verdict.gate: verdict.found for verdict in self.verdicts}}
+        facts = {"declared in": self.address, **({} if self.is_done else {"preview": "nothing has changed"}), **{verdict.gate: verdict.found for verdict in self.verdicts}}
         return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>" + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
