@@ -352,6 +352,7 @@ class PredictionLog:
         rotation:Rotation=Rotation(),
     ):
         if private.hashed: secret() # now, and not when the first rows are to be written
+        self.is_durable = durable
         self.folder, self._bound, self._durable, self._retention, self._private, self._rotation = Path(folder), bound, durable, retention, private, rotation
         self._begin()
         _logs.add(self)
@@ -416,7 +417,7 @@ if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
 # %% ../nbs/api/486_prediction_log.ipynb #e5ff4d39
 class NoLog:
     "A log that keeps nothing."
-    counts = Counts()
+    is_durable, counts = False, Counts()
     def add(self, logged:Logged) -> Receipt: return NOT_LOGGED
     def feedback(self, id:str, label:Any, at:float) -> Receipt: return NOT_LOGGED
     def close(self, patience:float=10.0) -> None: "There is nothing to close."

@@ -24,7 +24,8 @@ import xxhash
 from .addresses import Located, located
 from .errors import InvalidDeclaration
 from .json_rows import Columns
-from .prediction_log import Logged, PredictionLog
+from .logged import Logged
+from .prediction_log import PredictionLog
 from .service import Alone, Served, logged_answers
 from .workspace import Workspace
 

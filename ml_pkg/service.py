@@ -20,7 +20,8 @@ from .errors import optional
 from .json_rows import Columns, InvalidRequest, RowReader, read_json, rows_of
 from .limits import RETRY_SOON, Limits, Refused
 from .model import Model, probability_name
-from .prediction_log import Logged, NoLog, Outcome, PredictionLog
+from .logged import Logged
+from .prediction_log import NoLog, Outcome, PredictionLog
 
 # %% ../nbs/api/493_service.ipynb #77cd9b85
 @dataclass(frozen=True, eq=False)
