@@ -77,6 +77,22 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     assert changed(garden) == [] and "production" in run(garden, "ml_pkg", "verify", "flowers", "--json")
 
 
+def test_what_was_declared_first_is_in_production_until_something_is_promoted(garden:Path):
+    "The gates hold the first candidate against it, and one can go back to it."
+    before = sources(garden)
+    weak = "from flowers.experiments.flowers import flowers; print(flowers.replace(logisticregression__C=1e-6).promote())"
+    said = run(garden, "python", "-c", weak, code=1)
+    assert "not worse refused" in said and "0.9500 → " in said and sources(garden) == before
+    assert run(garden, "ml_pkg", "models") == "no models are registered: a model is when it is promoted\n" # nothing was promoted
+    said = run(garden, "python", "-c", weak.replace("1e-6", "10.0"))
+    assert "flowers@2 is in production, in place of flowers@1" in said and "0.9500 → 0.9667" in said
+    moves = json.loads(run(garden, "ml_pkg", "history", "flowers", "--json"))
+    assert [(move["alias"], move["version"]) for move in moves] == [("production", 1), ("previous", 1), ("production", 2)] and "it was declared when something else was first promoted" in moves[0]["why"]
+    run(garden, "ml_pkg", "rollback", "flowers")
+    assert sources(garden) == before and changed(garden) == []
+    run(garden, "ml_pkg", "verify", "flowers")
+
+
 def test_each_rollback_goes_back_further(garden:Path):
     before = [sources(garden)]
     for strength in (1.0, 5.0, 50.0):
@@ -257,7 +273,7 @@ def test_without_its_notebooks_only_the_registry_moves(garden:Path):
     shutil.rmtree(garden / "nbs")
     before = (garden / "flowers/experiments/flowers.py").read_bytes()
     said = promote(garden, 10.0)
-    assert "installed without its notebook" in said and "C=10.0" in said and "flowers@1 is in production" in said
+    assert "installed without its notebook" in said and "C=10.0" in said and "flowers@2 is in production, in place of flowers@1" in said
     assert (garden / "flowers/experiments/flowers.py").read_bytes() == before
 
 
