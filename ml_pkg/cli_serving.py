@@ -18,9 +18,9 @@ from .errors import InvalidDeclaration, did_you_mean
 # %% ../nbs/api/512_cli_serving.ipynb #a07aba1f
 def _engine(name:str) -> Any:
     "By its name. Raises `InvalidDeclaration`."
-    from ml_pkg.compiled import CompiledEngine
+    from ml_pkg.compiled import compiled
     from ml_pkg.engines import DirectEngine
-    engines = {"direct": DirectEngine, "onnx": CompiledEngine}
+    engines = {"direct": DirectEngine, "onnx": compiled}
     if name not in engines: raise InvalidDeclaration(f"there is no engine '{name}'.{did_you_mean(name, engines, 'engines')}")
     return engines[name]
 
@@ -45,14 +45,14 @@ def serve(
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
     from ml_pkg.limits import Limits
-    from ml_pkg.prediction_log import NoLog, PredictionLog, Private
+    from ml_pkg.logged import Private
+    from ml_pkg.prediction_log import NoLog, PredictionLog
     from ml_pkg.server import NoRival, Serving, ShadowedBy, SplitWith
     from ml_pkg.server import serve as run
     if shadow and split: raise InvalidDeclaration("a candidate either sees all requests (--shadow) or answers some (--split)")
     rival = ShadowedBy(shadow) if shadow else SplitWith(*split) if split else NoRival()
-    private = Private(hashed=hashed or (), left_out=left_out or ())
-    kept = partial(PredictionLog, durable=durable, private=private) if log else lambda folder: NoLog()
-    run(Serving(model, _engine(engine), kept, Limits(rows=rows, body=body), rival, trusted), port, host, workers)
+    kept = partial(PredictionLog, durable=durable) if log else lambda folder, private: NoLog()
+    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, trusted), port, host, workers)
 
 # %% ../nbs/api/512_cli_serving.ipynb #a2874706
 @app.command()

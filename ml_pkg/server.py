@@ -27,13 +27,15 @@ from .engines import DirectEngine, Engine
 from .errors import InvalidDeclaration, optional
 from .following import Following
 from .guard import listening
+from .heap import hand_back_freed
 from .instruments import Instruments, Measured, add_metrics
 from .limits import Bearer, Limited, Limits, Sheltered, hosts_of
+from .logged import Private
 from .model import Model
 from .open_inference import add_open_inference
 from .prediction_log import NoLog, PredictionLog, log_folder
 from .rivals import Shadow, Split
-from .service import Alone, Served, Service, serve_located
+from .service import Alone, Served, Service, logged_answers, serve_located
 from .threads import limited
 from .tokens import TokenSource, check_reach
 from .traffic import shadow_folder
@@ -50,7 +52,8 @@ class Serving:
     "What a server serves, and how."
     address: str                                    # of the model: "iris", "iris@candidate", "run:1a2b3c4d", a path, "models:/iris@production"
     engine: Callable[[Model], Engine] = DirectEngine
-    log: Callable[[Any], PredictionLog|NoLog] = PredictionLog # given the folder of the model's log
+    log: Callable[..., PredictionLog|NoLog] = PredictionLog # given the folder of the model's log, and private=
+    private: Private = Private()                    # columns that are not to be read in the log
     limits: Limits = Limits()
     rival: "NoRival" = field(default_factory=lambda: NoRival()) # what is beside it
     trusted: bool = False                           # you know who wrote the model: load it even if that could run code
@@ -104,7 +107,7 @@ _GRACE = 30 # seconds that requests have to be answered, when the server is to e
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace) -> None:
     "Serve until a signal ends it."
     instruments, tokens = Instruments(), TokenSource(workspace)
-    service = Service(ready, serving.log(log_folder(workspace, ready.name)), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace))
+    service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace))
     following = [Following(service, serving.address, serving.ready, instruments.swap_failed), *serving.rival.followed(serving, service.beside, instruments.swap_failed)]
     async def looking() -> None:
         while True:
@@ -120,6 +123,7 @@ def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace
     config = uvicorn.Config(_layered(app, serving, bound.getsockname()[1], tokens, instruments), log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE, **server_settings(Line(serving.limits)))
     server = uvicorn.Server(config)
     for each in _ENDS: signal.signal(each, lambda *_: setattr(server, "should_exit", True)) # before uvicorn listens to them, and after, when it raises again what it was told
+    hand_back_freed()
     with limited(1): server.run(sockets=[bound]) # the rows of a request are few: more threads would only wait for each other
 
 # %% ../nbs/api/499_server.ipynb #9496de09
@@ -180,6 +184,11 @@ def _held(*signals:int) -> Iterator[None]:
 def _ended(status:int) -> str: return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
 
 # %% ../nbs/api/499_server.ipynb #c9a4908e
+def _logged_names(ready:Served) -> list[str]:
+    "What the log of a version has columns for."
+    example = [{column.name: column.example for column in ready.model.schema.columns}]
+    return [*ready.model.schema.names, *logged_answers(ready.engine.answer(ready.reader.columns(example)))]
+
 def serve(
     serving:Serving,
     port:int=8000,          # 0 for any that is free
@@ -196,6 +205,7 @@ def serve(
         bound = stack.enter_context(closing(listening(host, port, "ml_pkg serve")))
         if workers > 1: os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ml_pkg-metrics-")) # before its library is imported
         ready = serving.ready(located(serving.address))
+        serving.private.check(_logged_names(ready))
         print(f"{ready} at http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}/predict  (Ctrl-C ends it)", flush=True)
         work = partial(_run, serving, ready, bound, workspace)
         work() if workers == 1 else _Workers(workers, work).run()

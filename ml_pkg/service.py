@@ -19,8 +19,8 @@ from .engines import Answers, DirectEngine, Engine
 from .errors import optional
 from .json_rows import Columns, InvalidRequest, RowReader, read_json, rows_of
 from .limits import RETRY_SOON, Limits, Refused
-from .model import Model, probability_name
 from .logged import Logged
+from .model import Model, probability_name
 from .prediction_log import NoLog, Outcome, PredictionLog
 
 # %% ../nbs/api/493_service.ipynb #77cd9b85
