@@ -8,10 +8,11 @@ __all__ = ['log', 'Answering', 'Following']
 # %% ../nbs/api/497_following.ipynb #8c7b0c3b
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-from .addresses import Located, located
+from .addresses import Located, located, traces
 from .service import Served
 
 log = logging.getLogger("ml_pkg.server")
@@ -22,6 +23,8 @@ class Answering(Protocol):
     current: Served
     def swap(self, ready:Served) -> None: ...
 
+_AT_LEAST = 5.0 # seconds after which the registry is asked, whatever the traces say: a file system may note times coarsely
+
 class Following:
     "Looks where an address leads, and has a service answer by what is there."
     def __init__(
@@ -31,7 +34,9 @@ class Following:
         ready:Callable[[Located], Served],     # makes a version ready
         failed:Callable[[], None]=lambda: None, # told when a version could not be made ready
         every:float=0.25,                      # seconds between two looks
-    ): self.service, self.address, self.ready, self.failed, self.every, self._trouble = service, address, ready, failed, every, ""
+    ):
+        self.service, self.address, self.ready, self.failed, self.every, self._trouble = service, address, ready, failed, every, ""
+        self._traces, self._next = None, 0.0
 
     async def run(self) -> None:
         "Until it is cancelled."
@@ -41,11 +46,16 @@ class Following:
 
     async def look(self) -> None:
         "Once. Whatever goes wrong, what answers goes on answering."
-        try:
-            there, current = await asyncio.to_thread(located, self.address), self.service.current
-            if (there.name, there.version) == (current.name, current.version): self._trouble = ""
-            else: await self._swap(there)
+        seen = traces(self.address)
+        if seen == self._traces and time.monotonic() < self._next: return
+        try: await self._ask()
         except Exception as error: self._tell(error)
+        else: self._traces, self._next = seen, time.monotonic() + _AT_LEAST # as it was before: what came meanwhile is asked about at the next look
+
+    async def _ask(self) -> None:
+        there, current = await asyncio.to_thread(located, self.address), self.service.current
+        if (there.name, there.version) == (current.name, current.version): self._trouble = ""
+        else: await self._swap(there)
 
     async def _swap(self, there:Located) -> None:
         before, ready = self.service.current, await asyncio.to_thread(self.ready, there)
