@@ -121,6 +121,8 @@ def _distance(one:_Row | None, other:_Row | None, classifies:bool, unit:float) -
 def _told(row:_Row | None) -> str: return "a refusal" if row is None else f"{', '.join(map(repr, row.labels))}" + (f" ({', '.join(f'{chance:.9g}' for chance in row.chances)})" if row.chances else "")
 
 # %% ../nbs/api/479_compiled.ipynb #f04a4af5
+_MANY = 8 # rows, for which numpy is quicker than Python at comparing numbers
+
 class CompiledEngine:
     "A model compiled to ONNX. Raises `EngineRefused` if it answers otherwise than the model, with the rows that differ."
     name = "onnx"
@@ -135,6 +137,7 @@ class CompiledEngine:
         with warnings.catch_warnings(action="ignore"): # of what is odd on purpose, and of the translator's
             parts = list(trial_rows(_complete(rows, model.schema), model.schema))
             self.bounds = _bounds(parts, model.schema)
+            self._limits = list(zip(self.bounds.names, self.bounds.low.tolist(), self.bounds.high.tolist(), strict=True))
             self.compared = self._accept(parts)
             self.batches_freely = self.direct.batches_freely and self._batches_freely(parts[0])
 
@@ -147,6 +150,7 @@ class CompiledEngine:
 
     def _is_within(self, columns:Columns) -> bool:
         if columns.slow or columns.nulls or columns.unseen or not columns.rows: return False
+        if columns.rows < _MANY: return all(value is not None and low <= value <= high for name, low, high in self._limits for value in columns.values[name])
         numbers = columns.array if self._compiled.is_table else np.array([columns.values[name] for name in self.bounds.names], dtype=float).T
         return bool((numbers >= self.bounds.low).all() and (numbers <= self.bounds.high).all()) # NaN is in no bounds
 

@@ -160,4 +160,4 @@ def server_settings(
     line:Line,
 ) -> dict[str, Any]:
     "What `uvicorn.Config` is to be given besides an application and an address. Raises `MissingExtra`."
-    return {"http": bounded_protocol(line), "ws": "none", "backlog": BACKLOG, "timeout_keep_alive": line.limits.keep_seconds, "server_header": False}
+    return {"http": bounded_protocol(line), "ws": "none", "proxy_headers": False, "backlog": BACKLOG, "timeout_keep_alive": line.limits.keep_seconds, "server_header": False}
