@@ -17,7 +17,7 @@ from ml_pkg.logged import Logged
 from ml_pkg.logged_predictions import read_feedback, read_log
 from ml_pkg.prediction_log import Bound, Outcome, PredictionLog, Rotation
 
-KILLS = int(os.environ.get("ML_PKG_KILLS", "8")) # servers that are killed, of each kind
+KILLS = int(os.environ.get("ML_PKG_KILLS", "4")) # servers that are killed, of each kind
 BOUND = 1.0 # seconds
 
 SERVER = '''

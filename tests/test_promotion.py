@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import PACKAGE
 
-KILLS = int(os.environ.get("ML_PKG_KILLS", "8")) # promotions that are killed
+KILLS = int(os.environ.get("ML_PKG_KILLS", "4")) # promotions that are killed
 
 PROMOTE = "from flowers.experiments.flowers import flowers; print(flowers.replace(logisticregression__C={}).promote(why='tried', force='a test'))"
 
