@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml_pkg.addresses import find_model as find_model
+    from ml_pkg.api import create_app as create_app
     from ml_pkg.candidates import Better as Better
     from ml_pkg.candidates import Holdout as Holdout
     from ml_pkg.candidates import NotWorse as NotWorse
@@ -60,7 +61,7 @@ _PUBLIC = {
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "rollback": "registry", "retire": "registry", "find_model": "addresses",
     **dict.fromkeys(("NotWorse", "Better", "Holdout"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
-    "read_log": "logged_predictions", "read_feedback": "logged_predictions",
+    "read_log": "logged_predictions", "read_feedback": "logged_predictions", "create_app": "api",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }
 __all__ = list(_PUBLIC)
