@@ -37,8 +37,8 @@ def _outcomes(engine:"Engine", parts:list["Columns"]) -> Iterator["Answers | Exc
     "What each request is answered, or the error that it made."
     from ml_pkg.json_rows import Columns
     try: found = engine.answer(Columns.joined(parts))
-    except Exception as error:
-        if len(parts) == 1: yield error
+    except BaseException as error: # whatever user code raises, nobody is left waiting for it
+        if len(parts) == 1: yield error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(f"the engine raised {type(error).__name__}: {error}")
         else:
             for part in parts: yield from _outcomes(engine, [part])
         return
@@ -73,13 +73,13 @@ class Batcher:
         waiting, self._waiting = self._waiting, []
         if self.seconds <= self.patience and sum(each.columns.rows for each in waiting) <= self.quick_rows: return _settle(waiting, self._computed(waiting))
         self._is_busy = True
-        asyncio.get_running_loop().run_in_executor(None, self._computed, waiting).add_done_callback(lambda done: self._after(waiting, done.result()))
+        asyncio.get_running_loop().run_in_executor(None, self._computed, waiting).add_done_callback(lambda done: self._after(waiting, done))
 
-    def _after(self, waiting:list[_Waiting], outcomes:list) -> None:
+    def _after(self, waiting:list[_Waiting], done:asyncio.Future) -> None:
         "What was computed elsewhere is there; meanwhile others have come."
         self._is_busy = False
         if self._waiting: asyncio.get_running_loop().call_soon(self._flush)
-        _settle(waiting, outcomes)
+        _settle(waiting, [done.exception()] * len(waiting) if done.exception() else done.result())
 
     def _computed(self, waiting:list[_Waiting]) -> list:
         outcomes = []

@@ -36,7 +36,8 @@ class Following:
         every:float=0.25,                      # seconds between two looks
     ):
         self.service, self.address, self.ready, self.failed, self.every, self._trouble = service, address, ready, failed, every, ""
-        self._traces, self._next = None, 0.0
+        self._traces, self._next = None, 0.0  # what was seen when it was last asked, and until when that says enough
+        self._failed, self._again = None, 0.0 # what could not be made ready, and when it is tried again
 
     async def run(self) -> None:
         "Until it is cancelled."
@@ -55,10 +56,12 @@ class Following:
     async def _ask(self) -> None:
         there, current = await asyncio.to_thread(located, self.address), self.service.current
         if (there.name, there.version) == (current.name, current.version): self._trouble = ""
-        else: await self._swap(there)
+        elif there != self._failed or time.monotonic() >= self._again: await self._swap(there)
 
     async def _swap(self, there:Located) -> None:
+        self._failed, self._again = there, time.monotonic() + _AT_LEAST # unless it succeeds, it is not tried again at once
         before, ready = self.service.current, await asyncio.to_thread(self.ready, there)
+        self._failed = None
         self.service.swap(ready)
         log.info("%s answers now, after %s", ready, before)
 

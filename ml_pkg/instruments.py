@@ -39,14 +39,13 @@ class Instruments(Unobserved):
         found.inc()
 
     def answered(self, ready:Served, columns:Columns, seconds:float) -> None:
-        if (found := self._by_version.get(ready)) is None: found = self._by_version[ready] = self._rows.labels(ready.name, ready.version)
+        if (found := self._by_version.get((ready.name, ready.version))) is None: found = self._by_version[ready.name, ready.version] = self._rows.labels(ready.name, ready.version)
         found.inc(columns.rows)
         self._seconds.observe(seconds)
         for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen)):
             for name, count in counts.items(): self._unusual.labels(name, what).inc(count)
 
     def swapped(self, ready:Served) -> None:
-        self._by_version = {}
         self._swaps.labels(ready.name, ready.version).inc()
 
     def swap_failed(self) -> None: self._refusals.inc()

@@ -10,6 +10,7 @@ __all__ = ['LONGEST', 'EXACT', 'InvalidRequest', 'as_request', 'read_json', 'fit
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,9 +87,8 @@ def _object(pairs:list[tuple[str, Any]]) -> Any:
     "An object whose keys are there once."
     found = dict(pairs)
     if len(found) == len(pairs): return found
-    names = [name for name, _ in pairs]
-    twice = next(name for name in found if names.count(name) > 1)
-    return found | {twice: _Wrong(f"'{twice[:200]}' is there {names.count(twice)} times, and which one is meant cannot be told")}
+    (twice, times), = Counter(name for name, _ in pairs).most_common(1)
+    return found | {twice: _Wrong(f"'{twice[:200]}' is there {times} times, and which one is meant cannot be told")}
 
 def _marks(document:Any) -> Iterator[tuple[str, _Wrong]]:
     "Fields that are wrong, in their order."

@@ -6,7 +6,9 @@
 __all__ = ['DATATYPES', 'add_open_inference']
 
 # %% ../nbs/api/498_open_inference.ipynb #32685a6a
+import functools
 import json
+import math
 import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from . import __version__
 from .json_rows import InvalidRequest, read_json
 from .limits import Refused
 from .schema import Column
-from .service import Service, logged_answers, refused
+from .service import Served, Service, logged_answers, refused
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -49,8 +51,10 @@ def _texts(content:bytes, field:str) -> Iterator[str]:
 def _from_bytes(content:bytes, datatype:str, field:str) -> list:
     "Raises `Refused`."
     if datatype == "BYTES": return list(_texts(content, field))
-    try: return np.frombuffer(content, _NUMPY[datatype]).tolist()
+    try: found = np.frombuffer(content, _NUMPY[datatype]).tolist()
     except ValueError: raise Refused(400, f"{len(content)} bytes are no whole number of {datatype}.", field) from None
+    if datatype.startswith("FP") and any(map(math.isinf, found)): raise Refused(400, "A number is infinite, which no column holds.", field)
+    return [None if value != value else value for value in found] # what JSON would say of NaN
 
 def _flat(data:Any) -> list:
     "Values of a tensor, however deep in lists they are: a column has one dimension, or a second of 1."
@@ -126,28 +130,31 @@ def _outputs(wanted:list[tuple[str, bool]], there:dict[str, list]) -> tuple[list
 # %% ../nbs/api/498_open_inference.ipynb #d3e4b4c1
 _PREFIX = "Inference-Header-Content-Length"
 
-async def _infer(service:Service, name:str, version:str|None, body:bytes, header:str|None) -> tuple[bytes, dict[str, str]]:
+async def _infer(service:Service, name:str, version:str|None, body:bytes, headers:Any) -> tuple[bytes, dict[str, str]]:
     "An answer, and its headers. Raises `Refused`."
-    ready = _named(service, name, version)
-    document, behind = _split(body, header)
+    ready = _named(service.beside.choose(service.current, headers.raw), name, version)
+    document, behind = _split(body, headers.get(_PREFIX))
+    wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
     answers, ids = await service.ask(ready, _rows(_tensors(document, behind)))
-    there = {**logged_answers(answers), "id": ids}
-    outputs, content = _outputs(_wanted(document, there), there)
+    outputs, content = _outputs(wanted, {**logged_answers(answers), "id": ids})
     said = {"model_name": ready.name, "model_version": ready.version, **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
     written = json.dumps(said).encode()
     return written + content, {_PREFIX: str(len(written))} if content else {}
 
-def _named(service:Service, name:str, version:str|None=None) -> Any:
+def _named(ready:Served, name:str, version:str|None=None) -> Served:
     "What answers, if that is what is asked for. Raises `Refused`."
-    ready = service.current
     if name != ready.name: raise Refused(404, f"There is no model of that name here: '{ready.name}' is served.")
     if version not in (None, ready.version): raise Refused(404, f"That version is not served: '{ready.version}' is.")
     return ready
 
+@functools.lru_cache(8) # a few versions: the one that answers, and those before and beside it
+def _columns(ready:Served) -> dict[str, list]:
+    "An answer, which tells the outputs and their types."
+    return {**logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), "id": [""]}
+
 def _metadata(service:Service, name:str, version:str|None=None) -> dict:
-    ready = _named(service, name, version)
-    example = ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))
-    outputs = {**logged_answers(example), "id": [""]}
+    ready = _named(service.current, name, version)
+    outputs = _columns(ready)
     return {"name": ready.name, "versions": [ready.version], "platform": "ml_pkg",
             "inputs": [{"name": column.name, "datatype": _type_of_column(column), "shape": [-1]} for column in ready.model.schema.columns],
             "outputs": [{"name": output, "datatype": _type_of(values), "shape": [-1]} for output, values in outputs.items()]}
@@ -167,7 +174,7 @@ def add_open_inference(
             except Refused as error: return said(error)
         return answer
     async def infer(request:Request) -> Response:
-        try: content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"), await request.body(), request.headers.get(_PREFIX))
+        try: content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"), await request.body(), request.headers)
         except Refused as error: return said(error)
         return Response(content, headers=headers, media_type="application/octet-stream" if headers else "application/json")
     def add(path:str, answer:Any, method:str="GET") -> None: app.add_api_route(path, answer, methods=[method], include_in_schema=False, response_model=None)
@@ -176,5 +183,5 @@ def add_open_inference(
     add("/v2/health/ready", told(lambda: {"ready": True}))
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         add(model, told(lambda **named: _metadata(service, **named)))
-        add(f"{model}/ready", told(lambda **named: {"name": _named(service, **named).name, "ready": True}))
+        add(f"{model}/ready", told(lambda **named: {"name": _named(service.current, **named).name, "ready": True}))
         add(f"{model}/infer", infer, "POST")

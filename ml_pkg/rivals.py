@@ -22,7 +22,7 @@ from typing import NamedTuple
 import xxhash
 
 from .addresses import Located, located
-from .errors import InvalidDeclaration
+from .errors import InvalidDeclaration, NotFound
 from .json_rows import Columns
 from .logged import Logged
 from .prediction_log import PredictionLog
@@ -68,6 +68,7 @@ class Shadow(Alone):
         waiting:int=20_000,                 # rows; what does not fit is left out
         pause:float=0.05,                   # seconds between two bundles
     ):
+        self.address = address
         self._ours, theirs = multiprocessing.get_context("spawn").Pipe()
         self._process = multiprocessing.get_context("spawn").Process(target=_shadow, args=(theirs, address, ready, folder, Workspace.current().folder), daemon=True, name="ml_pkg shadow")
         self._process.start()
@@ -93,8 +94,10 @@ class Shadow(Alone):
         with self._lock: queue, self._queue = self._queue, []
         if not queue: return
         try: self._ours.send(queue)
-        except OSError: self.left_out += sum(len(seen.ids) for seen in queue) # it has ended
-        with self._lock: self._rows -= sum(len(seen.ids) for seen in queue)
+        except OSError: lost = sum(len(seen.ids) for seen in queue)
+        else: lost = 0
+        if lost and not self.left_out: log.warning("the shadow %s has ended, and sees no request any more", self.address)
+        with self._lock: self._rows, self.left_out = self._rows - sum(len(seen.ids) for seen in queue), self.left_out + lost
 
     def close(self) -> None:
         "Have it log what it was handed, and end."
@@ -102,7 +105,8 @@ class Shadow(Alone):
         self._thread.join(10)
         with suppress(OSError): self._ours.close()
         self._process.join(10)
-        if self._process.is_alive(): self._process.terminate()
+        if self._process.is_alive(): self._process.kill() # it does not listen to anything else
+        if self.left_out: log.warning("the shadow %s was not handed %d rows: it could not keep up, or had ended", self.address, self.left_out)
 
 # %% ../nbs/api/494_rivals.ipynb #de0b2429
 def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served], folder:Path, workspace:Path) -> None:
@@ -115,15 +119,18 @@ def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served
             for logged in follower.answered(connection.recv()): kept.add(logged)
     kept.close()
 
+_PAUSE = 0.25 # seconds between two looks where the address leads
+
 class _Candidate:
     "The version that an address leads to, looked at a few times a second."
-    def __init__(self, address:str, ready:Callable[[Located], Served]): self.address, self.ready, self.looked, self.current = address, ready, 0.0, None
+    def __init__(self, address:str, ready:Callable[[Located], Served]): self.address, self.ready, self.looked, self.current, self.trouble = address, ready, -_PAUSE, None, ""
 
     def answered(self, bundle:list[_Seen]) -> Iterable[Logged]:
         "What it would have said. Rows that it cannot take are not logged."
         try: current = self._now()
         except Exception as error:
-            log.warning("%s cannot answer (%s: %s)", self.address, type(error).__name__, error)
+            if str(error) != self.trouble: log.warning("%s cannot answer (%s: %s)", self.address, type(error).__name__, error)
+            self.trouble = str(error)
             return
         for seen in bundle:
             began = time.perf_counter()
@@ -132,7 +139,9 @@ class _Candidate:
             else: yield Logged(seen.ids, seen.values, logged_answers(answers), current.name, current.version, seen.received, time.perf_counter() - began)
 
     def _now(self) -> Served:
-        if time.monotonic() - self.looked > 0.25 or self.current is None:
-            there, self.looked = located(self.address), time.monotonic()
+        if time.monotonic() - self.looked > _PAUSE:
+            self.looked = time.monotonic()
+            there = located(self.address)
             if self.current is None or (there.name, there.version) != (self.current.name, self.current.version): self.current = self.ready(there)
+        if self.current is None: raise NotFound("it led to nothing when it was last looked at")
         return self.current

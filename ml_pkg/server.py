@@ -36,7 +36,7 @@ from .open_inference import add_open_inference
 from .prediction_log import NoLog, PredictionLog, log_folder
 from .rivals import Shadow, Split
 from .service import Alone, Served, Service, logged_answers, serve_located
-from .threads import limited
+from .threads import limited_everywhere
 from .tokens import TokenSource, check_reach
 from .traffic import shadow_folder
 from .workspace import Workspace
@@ -115,12 +115,15 @@ def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace
     instruments, tokens = Instruments(), TokenSource(workspace)
     service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace))
     following = [Following(service, serving.address, serving.ready, instruments.swap_failed), *serving.rival.followed(serving, service.beside, instruments.swap_failed)]
+    parent = os.getppid()
     async def looking() -> None:
         while True:
             instruments.looked(service.log.counts)
+            if os.getppid() != parent: server.should_exit = True # whoever watched over this process is gone
             await asyncio.sleep(1.0)
     def ended() -> None:
-        for each in (service.beside, service.log): each.close()
+        try: service.beside.close()
+        finally: service.log.close()
         instruments.looked(service.log.counts)
     app = api(service, _lifespan([looking, *(each.run for each in following)], ended))
     add_open_inference(app, service)
@@ -130,7 +133,7 @@ def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace
     server = uvicorn.Server(config)
     for each in _ENDS: signal.signal(each, lambda *_: setattr(server, "should_exit", True)) # before uvicorn listens to them, and after, when it raises again what it was told
     _settle_memory()
-    with limited(1): server.run(sockets=[bound]) # the rows of a request are few: more threads would only wait for each other
+    server.run(sockets=[bound])
 
 # %% ../nbs/api/499_server.ipynb #9496de09
 class _Workers:
@@ -141,8 +144,10 @@ class _Workers:
         "Until a signal ends it."
         for each in _ENDS: signal.signal(each, self._end)
         _settle_memory() # what is never looked at again stays shared
-        for _ in range(self.count): self._start()
-        while self.alive: self._wait()
+        try:
+            for _ in range(self.count): self._start()
+            while self.alive: self._wait()
+        finally: self._end()
 
     def _start(self) -> None:
         "One more, unless all are to end. It is known before a signal can come."
@@ -173,7 +178,7 @@ class _Workers:
         if time.monotonic() - since < 1.0: time.sleep(1.0) # one that cannot even begin is not tried thousands of times
         self._start()
 
-    def _end(self, number:int, frame:Any) -> None:
+    def _end(self, *_:Any) -> None:
         "Have all of them end; each finishes what it has begun."
         self.ending = True
         for child in self.alive:
@@ -189,6 +194,11 @@ def _held(*signals:int) -> Iterator[None]:
 def _ended(status:int) -> str: return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
 
 # %% ../nbs/api/499_server.ipynb #c9a4908e
+def _share_counts(stack:ExitStack) -> None:
+    "A folder for the counts of several processes, as long as the stack lasts."
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ml_pkg-metrics-"))
+    stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)
+
 def _logged_names(ready:Served) -> list[str]:
     "What the log of a version has columns for."
     example = [{column.name: column.example for column in ready.model.schema.columns}]
@@ -208,7 +218,8 @@ def serve(
     serving = replace(serving, limits=replace(serving.limits, connections=possible_connections(serving.limits.connections)))
     with ExitStack() as stack:
         bound = stack.enter_context(closing(listening(host, port, "ml_pkg serve")))
-        if workers > 1: os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ml_pkg-metrics-")) # before its library is imported
+        if workers > 1: _share_counts(stack) # before the library that counts is imported
+        stack.enter_context(limited_everywhere(1)) # before anything is predicted: threads of OpenMP do not outlive a fork, and a request's few rows need none
         ready = serving.ready(located(serving.address))
         serving.private.check(_logged_names(ready))
         print(f"{ready} at http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}/predict  (Ctrl-C ends it)", flush=True)
