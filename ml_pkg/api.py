@@ -110,10 +110,21 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
         if isinstance(each["label"], (list, dict)): raise Refused(422, "A label is a text, a number, true, false or null.", f"feedback[{number}].label")
     return [(each["id"], each["label"]) for each in found]
 
+def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
+    """Raise `Refused` for a label of another type than the model's: text for a number would never be right. A class that the model does not know may well be what was.
+    Of several targets nothing is checked."""
+    if len(model.card.get("target", ["prediction"])) > 1: return
+    example = next(iter(model.card.get("classes") or [1.5]))
+    for number, (_, label) in enumerate(labels):
+        if label is not None and _kind_of(label) != _kind_of(example): raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.", f"feedback[{number}].label")
+
+def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool) else "a number" if isinstance(label, (int, float)) else "a text"
+
 async def _feedback(service:Service, body:bytes) -> dict:
     import time
     labels, at = _labels(body), time.time()
     service.limits.check_rows(len(labels))
+    _check_labels(service.current.model, labels)
     receipts = [service.log.feedback(id, label, at) for id, label in labels]
     outcomes = [await receipt for receipt in receipts]
     if Outcome.DROPPED in outcomes: raise Refused(503, "Some of it could not be written. Send all of it again; nothing will be counted twice.", headers=RETRY_SOON)

@@ -181,6 +181,12 @@ class Columns:
         "The schema's columns, in order, with its dtypes: just what `conform` gives."
         return pd.DataFrame({column.name: self.slow[column.name] if column.name in self.slow else _made(self.values[column.name], column) for column in self.schema.columns}, index=pd.RangeIndex(self.rows))
 
+    @cached_property
+    def taken(self) -> dict[str, list]:
+        "The values as the model takes them: a text that spells a number is that number."
+        numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns if column.name in self.slow and column.kind in ("float", "integer")}
+        return {**self.values, **numbers} if numbers else self.values
+
     @staticmethod
     def joined(parts:"Sequence[Columns]") -> "Columns":
         "Rows of several requests, one after another."

@@ -75,6 +75,7 @@ def _is_gone(lease:Path) -> bool:
     "Whether the holder is known to be dead."
     try: holder = json.loads(lease.read_text())
     except (OSError, ValueError): return False # being written, or removed
+    if not isinstance(holder, dict) or not {"machine", "process"} <= holder.keys(): return False # somebody else's file
     if holder["machine"] != socket.gethostname() or holder["process"] == os.getpid(): return False
     try: os.kill(holder["process"], 0)
     except ProcessLookupError: return True

@@ -26,7 +26,7 @@ from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
 from .declared_changes import in_a_line
 from .display import definition
-from .errors import MlPkgError, NotRewritable, UnknownName, did_you_mean, listed
+from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
 from .gates import Verdicts, verdict_table
@@ -206,9 +206,10 @@ def settle(
 
 def _settled_one(workspace:Workspace, name:str) -> bool:
     journal = _journal(workspace, name)
-    _, about = journal.read()
+    try: file = Path(journal.read()[1]["file"])
+    except FileNotFoundError: return False # whoever was at it has just made an end of it
     try:
-        with only_one(Path(about["file"]), name): return journal.is_there and settled(journal, _is_entered(workspace, name, about))
+        with only_one(file, name): return journal.is_there and settled(journal, _is_entered(workspace, name, journal.read()[1])) # read again: by now it may be about another promotion
     except PromotionRefused: return False
 
 def _begin(workspace:Workspace) -> None:
@@ -298,7 +299,7 @@ def promote(
         if run.model_path is None: raise PromotionRefused(f"the model of {place.name} was not saved (a warning above says why), so nobody else could load it")
         version = _in_production(workspace, place.name)
         if version and _is_there_already(version, chosen, planned): return Promotion(place.name, version.version, place.address, "")
-        outset = None if version else _outset(workspace, place, chosen)
+        outset = None if version else _outset(workspace, place, chosen, force)
         verdicts = chosen.promotion.judge(Candidate(chosen, run, model, outset or _incumbent(version, force), workspace), is_overruled=bool(force.strip()))
         if not verdicts.passed and not force.strip(): raise _refusal(place.name, verdicts)
         forced = "" if verdicts.passed else force
@@ -311,16 +312,18 @@ def _entered(connection:sqlite3.Connection, copies:Sequence["Copy"]) -> Version:
     for outset in copies[:-1]: point(connection, outset.name, "production", add_version(connection, outset).version, "promote", who(), why="it was declared when something else was first promoted")
     return add_version(connection, copies[-1])
 
-def _outset(workspace:Workspace, place:Place, chosen:"Experiment") -> Incumbent | None:
-    "What production is as long as nothing was ever promoted: what the module declares. None if that is the candidate, or gives no model."
+def _outset(workspace:Workspace, place:Place, chosen:"Experiment", force:str) -> Incumbent | None:
+    "What production is as long as nothing was ever promoted: what the module declares. None if that is the candidate. Raises `PromotionRefused` if it gives no model, unless that is overruled."
     declared = vars(place.module)[place.variable]
     if declared.key in (None, chosen.key) or _was_promoted(workspace, place.name): return None
-    try: run = declared.run()
+    try:
+        run = declared.run()
+        model = declared.fitted(run)
+        if run.model_path is None: raise NotFound(f"the model of run {run.id} was not saved")
     except Exception as error:
-        warnings.warn(f"what {place.address} declares so far cannot be run ({type(error).__name__}: {error}), so nothing is held against the candidate", UserWarning, stacklevel=4)
-        return None
-    model = declared.fitted(run)
-    return Incumbent(run, model, 1) if run.model_path else None
+        if force.strip(): return None
+        raise PromotionRefused(f"what {place.address} declares so far gives no model ({type(error).__name__}: {error}), so nothing can be held against it. promote(force='the reason') goes on without") from error
+    return Incumbent(run, model, 1)
 
 def _was_promoted(workspace:Workspace, name:str) -> bool:
     with connected(workspace) as connection: return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND alias = ?", [name, "production"]).fetchone() is not None
@@ -416,9 +419,9 @@ def roll_back(
     "Make the version before production again: cell, module and registry, with parity as for any promotion; once more, and it is the one before that. Raises `UnknownName` if there is none, `NotTheSame` if its declaration no longer means what ran, `NotRewritable` if the cell is not what is in production."
     workspace = Workspace.current()
     _begin(workspace)
-    before, chosen, place = _way_back(workspace, name)
-    version = _in_production(workspace, name)
-    with only_one(place.file, name):
+    with only_one(_way_back(workspace, name)[2].file, name):
+        before, chosen, place = _way_back(workspace, name) # once more: somebody else may have been at it
+        version = _in_production(workspace, name)
         planned = _planned_back(workspace, chosen, place, version)
         return _write_and_enter(workspace, place, chosen, planned, before.model, before.path, version, lambda connection: before, "rollback", why)
 

@@ -150,7 +150,7 @@ class Service:
         try: answers = await ready.batcher.answer(columns := ready.reader.columns(rows))
         except InvalidRequest as error: raise refused(error) from error
         ids, seconds = self._next_ids(columns.rows), time.perf_counter() - began
-        await self._logged(Logged(ids, columns.values, logged_answers(answers), ready.name, ready.version, received, seconds))
+        await self._logged(Logged(ids, columns.taken, logged_answers(answers), ready.name, ready.version, received, seconds))
         self.observer.answered(ready, columns, seconds)
         self.beside.saw(columns, ids, received)
         return answers, ids

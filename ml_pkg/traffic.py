@@ -52,7 +52,7 @@ def _answer(log:"pd.DataFrame") -> str:
 
 def agreement(both:"pd.DataFrame") -> Interval:
     "The share of rows that both answered alike, or as a number that is the same."
-    return share_interval(int((both["prediction"] == both["shadow prediction"]).sum()), len(both))
+    return share_interval(int((both["prediction"].astype(object) == both["shadow prediction"].astype(object)).sum()), len(both))
 
 # %% ../nbs/api/491_traffic.ipynb #2cd3c366
 def by_version(
@@ -70,9 +70,10 @@ def by_version(
 def _with_labels(shadow:"pd.DataFrame", production:"pd.DataFrame") -> "pd.DataFrame": return shadow.drop(columns="label").merge(production[["id", "label"]], on="id", how="left")
 
 def _described(version:str, role:str, part:"pd.DataFrame") -> dict:
+    from pandas import to_numeric
     known, answer = part[part["label"].notna()], _answer(part)
     is_number = not any(name.startswith("probability ") for name in part) and part[answer].dtype.kind == "f"
-    right = None if is_number or known.empty else share_interval(int((known[answer] == known["label"]).sum()), len(known))
-    said = {"right": right.mean, "low": right.low, "high": right.high} if right else {"error": float((known[answer] - known["label"].astype(float)).abs().mean())} if is_number and len(known) else {}
+    right = None if is_number or known.empty else share_interval(int((known[answer].astype(object) == known["label"].astype(object)).sum()), len(known))
+    said = {"right": right.mean, "low": right.low, "high": right.high} if right else {"error": float((known[answer] - to_numeric(known["label"], errors="coerce")).abs().mean())} if is_number and len(known) else {}
     return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(), "milliseconds": part["latency"].median() * 1000,
             "milliseconds_99": part["latency"].quantile(0.99) * 1000, "labelled": len(known), **said}
