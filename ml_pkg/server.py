@@ -62,6 +62,7 @@ class Serving:
 
 class NoRival:
     "Nothing answers beside the model."
+    def check(self) -> None: "Raises what `located` raises for a candidate that is not there, before anything is served."
     def beside(self, serving:Serving, name:str, workspace:Workspace) -> Alone: return Alone()
     def followed(self, serving:Serving, beside:Alone, failed:Callable[[], None]) -> list[Following]: return []
 
@@ -71,6 +72,7 @@ class SplitWith(NoRival):
     address: str   # of the candidate
     share: float   # between 0 and 1
 
+    def check(self) -> None: located(self.address)
     def beside(self, serving:Serving, name:str, workspace:Workspace) -> Split: return Split(serving.ready(located(self.address)), self.share)
     def followed(self, serving:Serving, beside:Split, failed:Callable[[], None]) -> list[Following]: return [Following(beside, self.address, serving.ready, failed)]
 
@@ -79,9 +81,8 @@ class ShadowedBy(NoRival):
     "A candidate sees every request, in a process of its own."
     address: str   # of the candidate
 
-    def beside(self, serving:Serving, name:str, workspace:Workspace) -> Shadow:
-        located(self.address) # an address that leads nowhere is told now, and not by the shadow
-        return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name))
+    def check(self) -> None: located(self.address)
+    def beside(self, serving:Serving, name:str, workspace:Workspace) -> Shadow: return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name))
 
 # %% ../nbs/api/499_server.ipynb #4829c9ab
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:
@@ -222,6 +223,7 @@ def serve(
         stack.enter_context(limited_everywhere(1)) # before anything is predicted: threads of OpenMP do not outlive a fork, and a request's few rows need none
         ready = serving.ready(located(serving.address))
         serving.private.check(_logged_names(ready))
+        serving.rival.check()
         print(f"{ready} at http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}/predict  (Ctrl-C ends it)", flush=True)
         work = partial(_run, serving, ready, bound, workspace)
         work() if workers == 1 else _Workers(workers, work).run()

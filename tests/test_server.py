@@ -201,6 +201,21 @@ def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Mod
     assert f"worker {children[0]} ended (signal 9)" in (project / "stderr.txt").read_text()
 
 
+def test_a_model_with_threads_of_its_own_answers_from_every_worker(project:Path, python:Callable):
+    "OpenMP does not survive a fork once it has been used."
+    python("import flowers; from sklearn.ensemble import HistGradientBoostingClassifier; assert flowers.flowers.with_estimator(HistGradientBoostingClassifier(max_iter=5)).named('trees').run().model")
+    with serving(project, "run:trees", "--workers", 2) as server:
+        for _ in range(10): assert len(predicted(server, [FLOWER] * 50)["predictions"]) == 50
+        assert server.ends() == 0
+
+
+def test_workers_end_with_their_master(project:Path, versions:dict[str, Model]):
+    with serving(project, "flowers", "--workers", 2) as server:
+        children = children_of(server.process.pid)
+        assert server.ends(signal.SIGKILL) == -9
+        waited(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "end of the workers")
+
+
 def children_of(process:int) -> list[int]: return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
