@@ -244,6 +244,7 @@ class Promotion:
 
     def __str__(self) -> str:
         parts = [self.title, self.difference or f"{self.address} declares it already: no file changes", *(f"note: {remark}" for remark in self.remarks)]
+        if self.version is None: parts.append("nothing has changed, and no gate was asked yet")
         return "\n\n".join([*parts, *([str(verdict_table(self.verdicts))] if self.verdicts else [])])
     __repr__ = __str__
 

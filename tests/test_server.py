@@ -80,7 +80,7 @@ async def exchanged(streams:tuple, method:str, path:str, document:Any=None, head
 async def asked(server:Server, method:str, path:str, document:Any=None, headers:str="") -> tuple[int, bytes]:
     "One request over a connection of its own."
     streams = await asyncio.open_connection("127.0.0.1", server.port)
-    try: return await exchanged(streams, method, path, document, headers)
+    try: return await asyncio.wait_for(exchanged(streams, method, path, document, headers), 60)
     finally: streams[1].close()
 
 
@@ -201,8 +201,9 @@ def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Mod
     assert f"worker {children[0]} ended (signal 9)" in (project / "stderr.txt").read_text()
 
 
-def test_a_model_with_threads_of_its_own_answers_from_every_worker(project:Path, python:Callable):
+def test_a_model_with_threads_of_its_own_answers_from_every_worker(project:Path, python:Callable, monkeypatch:pytest.MonkeyPatch):
     "OpenMP does not survive a fork once it has been used."
+    monkeypatch.delenv("OMP_NUM_THREADS")
     python("import flowers; from sklearn.ensemble import HistGradientBoostingClassifier; assert flowers.flowers.with_estimator(HistGradientBoostingClassifier(max_iter=5)).named('trees').run().model")
     with serving(project, "run:trees", "--workers", 2) as server:
         for _ in range(10): assert len(predicted(server, [FLOWER] * 50)["predictions"]) == 50
