@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 # %% ../nbs/api/495_api.ipynb #f04e3440
 _TYPES = {"integer": {"type": "integer"}, "float": {"type": "number"}, "boolean": {"type": "boolean"}, "text": {"type": "string"}, "datetime": {"type": "string", "format": "date-time"}}
+_LOCAL_TIME = {"type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?$"}
 
 def _column_schema(column:Column) -> dict:
     "A column in the words of JSON Schema."
     known = column.values if column.kind == "category" else None
-    described = _TYPES.get(column.kind, {})
+    described = _LOCAL_TIME if column.kind == "datetime" and "," not in column.dtype else _TYPES.get(column.kind, {}) # datetime64[us, UTC] has a zone
     if known: described = {"type": {str: "string", bool: "boolean", int: "integer", float: "number"}[type(known[0])]}
     typed = {**described, "type": [described["type"], "null"]} if "type" in described else {}
     return {**typed, "title": column.name, "description": _described(column), **({} if column.example is None else {"examples": [column.example]})}
@@ -69,7 +70,7 @@ ERROR_SCHEMA = {"type": "object", "title": "Error", "required": ["error"], "prop
     "status": {"type": "integer"}, "message": {"type": "string"}, "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
 
 _ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address", 405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
-           421: "Not by this name", 422: "A field is wrong, and is named", 429: "Too often", 500: "Something went wrong here", 503: "There is too much to do"}
+           421: "Not by this name", 422: "A field is wrong, and is named", 429: "Too often", 431: "The headers are too long", 500: "Something went wrong here", 503: "There is too much to do"}
 
 def _responses(what:str, schema:dict, example:Any) -> dict[int, dict]:
     "What an address may answer."
@@ -85,11 +86,16 @@ async def _told_otherwise(request:Any, error:Any) -> Any:
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
     return await _told(request, Refused(error.status_code, f"{_ERRORS.get(error.status_code, 'This cannot be answered')}.", headers=headers))
 
+async def _told_unforeseen(request:Any, error:Exception) -> Any:
+    "Nothing of it: Starlette raises it again when this is sent, for the log of whoever runs the application."
+    return await _told(request, Refused(500, f"{_ERRORS[500]}."))
+
 def _tell_errors(app:"FastAPI") -> None:
-    "As one object. What is unforeseen is left to whoever shelters the application, who tells nothing of it."
+    "As one object."
     from starlette.exceptions import HTTPException
     app.add_exception_handler(Refused, _told)
     app.add_exception_handler(HTTPException, _told_otherwise)
+    app.add_exception_handler(Exception, _told_unforeseen)
 
 # %% ../nbs/api/495_api.ipynb #75a30cbf
 _LABEL = {"type": ["string", "number", "boolean", "null"]}

@@ -26,10 +26,12 @@ from .schema import Column, Schema, conform
 class InvalidRequest(InvalidInput):
     "A request that cannot be answered. `field` is what to change, empty if that is the whole; `status` is that of HTTP."
     def __init__(self, message:str, field:str="", status:int=422):
-        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST // 2]} … {message[-LONGEST // 2:]}")
-        self.field, self.status = field, status
+        super().__init__(_shortened(message))
+        self.field, self.status = _shortened(field), status
 
-LONGEST = 2_000 # characters of a message, which quotes what was sent
+LONGEST = 2_000 # characters of a message or a field, which quote what was sent
+
+def _shortened(text:str) -> str: return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} … {text[-LONGEST // 2:]}"
 
 _ROW = re.compile(r"column '(.*?)', row (\d+): ", re.DOTALL)
 

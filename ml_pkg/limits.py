@@ -113,16 +113,17 @@ class Sheltered:
     async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return await send({"type": "websocket.close", "code": 1008})
-        started = False
+        started = ended = False
         async def noted(message:dict) -> None:
-            nonlocal started
-            started = True
+            nonlocal started, ended
+            started, ended = True, message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
         try:
             _check_origin(scope["headers"], self._accepts)
             await self.app(scope, receive, noted)
         except Exception as error:
             if not isinstance(error, Refused): log.exception("%s %r went wrong", scope["method"], scope["path"])
+            if ended: return # the application has told it, and raised it for the log
             if started: raise ConnectionAbortedError("the answer had begun") from None # the server closes the connection, so that half an answer is not taken for a whole one
             await answer_error(send, error if isinstance(error, Refused) else Refused(500, "Something went wrong here. The server's log says what."))
 

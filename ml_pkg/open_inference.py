@@ -56,9 +56,9 @@ def _from_bytes(content:bytes, datatype:str, field:str) -> list:
     if datatype.startswith("FP") and any(map(math.isinf, found)): raise Refused(400, "A number is infinite, which no column holds.", field)
     return [None if value != value else value for value in found] # what JSON would say of NaN
 
-def _flat(data:Any) -> list:
-    "Values of a tensor, however deep in lists they are: a column has one dimension, or a second of 1."
-    if not isinstance(data, list): return [data]
+def _flat(data:Any, field:str) -> list:
+    "Values of a tensor in one list: a column has one dimension, or a second of 1. Raises `Refused`."
+    if not isinstance(data, list): raise Refused(400, "Data are a list of values, or bytes behind the document.", f"{field}.data")
     return [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data]
 
 # %% ../nbs/api/498_open_inference.ipynb #0af58d77
@@ -77,9 +77,9 @@ def _tensors(document:Any, behind:bytes) -> dict[str, list]:
     for number, each in enumerate(inputs):
         field = f"inputs[{number}]"
         name, datatype, shape = _declared(each, field)
-        if name in found: raise Refused(400, f"The input '{name}' is there twice.", field)
+        if name in found: raise Refused(400, f"The input '{name[:200]}' is there twice.", field)
         size = (each.get("parameters") or {}).get("binary_data_size")
-        if size is None: values = _flat(each.get("data"))
+        if size is None: values = _flat(each.get("data"), field)
         else:
             if type(size) is not int or size < 0 or place + size > len(behind): raise Refused(400, "binary_data_size says more than was sent, or is no number.", field)
             values, place = _from_bytes(behind[place:place + size], datatype, field), place + size
@@ -110,8 +110,10 @@ def _wanted(document:dict, there:dict[str, list]) -> list[tuple[str, bool]]:
     asked = document.get("outputs")
     if asked is None: return [(name, as_bytes) for name in there]
     if not isinstance(asked, list): raise Refused(400, "Outputs are a list of objects with a name.", "outputs")
+    left = list(there)
     for number, each in enumerate(asked):
-        if not isinstance(each, dict) or each.get("name") not in there: raise Refused(400, f"An output is one of {', '.join(there)}.", f"outputs[{number}].name")
+        if not isinstance(each, dict) or each.get("name") not in left: raise Refused(400, f"An output is one of {', '.join(there)}, and none is asked for twice.", f"outputs[{number}].name")
+        left.remove(each["name"])
     return [(each["name"], (each.get("parameters") or {}).get("binary_data") is True if isinstance(each.get("parameters"), dict | None) else as_bytes) for each in asked]
 
 def _to_bytes(values:list, datatype:str) -> bytes:

@@ -1,7 +1,11 @@
 """Folders, servers and processes that the tests share."""
 
+import asyncio
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
@@ -10,9 +14,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -136,6 +140,62 @@ def waited(condition:Callable[[], Any], what:str, seconds:float=60, seen:Callabl
         assert time.monotonic() < until, f"no {what} after {seconds} s{seen()}"
         time.sleep(0.05)
     return found
+
+
+FLOWER = {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 4.5, "petal_width": 1.5}
+
+
+class Server(NamedTuple):
+    "A server that runs."
+    process: subprocess.Popen
+    port: int
+
+    def ends(self, number:int=signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(project:Path, *arguments:Any) -> Iterator[Server]:
+    "The command line in a process of its own, once it answers."
+    process = subprocess.Popen([*CLI, "serve", *map(str, arguments), "--port", "0"], cwd=project, stdout=subprocess.PIPE, stderr=(project / "stderr.txt").open("w"), text=True)
+    try:
+        said = process.stdout.readline()
+        assert said, (process.wait(60), (project / "stderr.txt").read_text())
+        server = Server(process, int(re.search(r":(\d+)/predict", said)[1]))
+        waited(lambda: ready(server), "answer", 60, lambda: (project / "stderr.txt").read_text())
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready(server:Server) -> bool:
+    try: return asyncio.run(asked(server, "GET", "/ready"))[0] == 200
+    except OSError: return False
+
+
+async def exchanged(streams:tuple, method:str, path:str, document:Any=None, headers:str="") -> tuple[int, bytes]:
+    "One request over a connection that stays."
+    reader, writer = streams
+    body = b"" if document is None else json.dumps(document).encode()
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{writer.get_extra_info('peername')[1]}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body)
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])
+    return int(head.split(b" ", 2)[1]), await reader.readexactly(size)
+
+
+async def asked(server:Server, method:str, path:str, document:Any=None, headers:str="") -> tuple[int, bytes]:
+    "One request over a connection of its own."
+    streams = await asyncio.open_connection("127.0.0.1", server.port)
+    try: return await asyncio.wait_for(exchanged(streams, method, path, document, headers), 60)
+    finally: streams[1].close()
+
+
+def predicted(server:Server, rows:list[dict], headers:str="") -> dict:
+    status, body = asyncio.run(asked(server, "POST", "/predict", {"rows": rows}, headers))
+    assert status == 200, body
+    return json.loads(body)
 
 
 def traces(path:Path) -> list[str]:
