@@ -57,6 +57,9 @@ def _take(lease:Path) -> bytes:
     try: handle = _made_anew(lease)
     except FileExistsError: return b""
     try: os.write(handle, holder)
+    except OSError:
+        lease.unlink(missing_ok=True) # nobody holds one that says nothing
+        raise
     finally: os.close(handle)
     return holder
 
