@@ -26,8 +26,8 @@ from ml_pkg.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client"])), reason="what a server needs is not installed: pip install 'ml_pkg[serve]'")
 
-PROMOTIONS = int(os.environ.get("ML_PKG_PROMOTIONS", 6))
-REQUESTS = int(os.environ.get("ML_PKG_REQUESTS", 3_000))
+PROMOTIONS = int(os.environ.get("ML_PKG_PROMOTIONS", 4))
+REQUESTS = int(os.environ.get("ML_PKG_REQUESTS", 1_200))
 KILLS = int(os.environ.get("ML_PKG_KILLS", 4))
 BOUND = float(os.environ.get("ML_PKG_BOUND", 3.0)) # seconds within which an answer is on the disk; 1 on a machine that does nothing else
 THREE = "import json, flowers; runs = [flowers.flowers.replace(logisticregression__C=C).run() for C in (1.0, 0.1, 10.0)]; assert all(run.model for run in runs); print(json.dumps([run.id for run in runs]))"
