@@ -72,7 +72,7 @@ def declared_place(
     name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, root.name)
     if name is None: raise NotRewritable(f"{root.name} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {root.name})")
     try: module = importlib.import_module(name)
-    except ImportError as error: raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({error})") from error
+    except Exception as error: raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({type(error).__name__}: {error})") from error
     found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == root.name]
     if len(found) != 1: raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{root.name}'{': ' + ', '.join(found) if found else ''}; one is needed")
     return Place(module, found[0], root.name, _written(module))
@@ -446,7 +446,7 @@ def _place_of(address:str, workspace:Workspace) -> Place:
     module = module or _recorded_module(workspace, address)
     if module is None: raise UnknownName(f"no module is known that declares '{address}'. Give its address: ml_pkg verify package.module:{address}")
     try: found = importlib.import_module(module)
-    except ImportError as error: raise UnknownName(f"the module {module} cannot be imported here ({error})") from error
+    except Exception as error: raise UnknownName(f"the module {module} cannot be imported here ({type(error).__name__}: {error}). If it is not what its notebook exports: nbdev_export") from error
     declared = {name: value.name for name, value in vars(found).items() if type(value).__name__ == "Experiment"}
     chosen = next((name for name, called in declared.items() if variable in (name, called)), None)
     if chosen is None: raise UnknownName(f"{module} declares no experiment '{variable}'.{did_you_mean(variable, declared, 'experiments')}")
