@@ -133,7 +133,7 @@ def connected(
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError): raise
         disconnect()
-        raise (_damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE else access.failure)(workspace, error) from error
+        raise (_damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE or "decode to UTF-8" in str(error) else access.failure)(workspace, error) from error
 
 def _opened(workspace:Workspace, access:"_Writing") -> sqlite3.Connection:
     connection = access.connect(workspace)
