@@ -86,7 +86,7 @@ for line in open(sys.argv[1], encoding="utf-8"):
 '''
 
 MEMORY = 100e6   # bytes that an attempt may take at most, besides 25 times the size of the file
-PATIENCE = 60.0  # seconds that one attempt may take at most: it does not hang, however busy the machine is
+PATIENCE = 10.0  # seconds that one attempt may take at most
 
 
 class Corpus:

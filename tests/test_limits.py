@@ -66,8 +66,8 @@ print(port, flush=True)
 uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", access_log=False, **server_settings(line))).run([listening])
 '''
 
-PATIENCE = float(os.environ.get("ML_PKG_PATIENCE", 5.0))  # seconds that an answer about the server's health may take at worst; 1 on a machine that does nothing else
-RECOVERY = float(os.environ.get("ML_PKG_RECOVERY", 10.0)) # seconds after which everything is as before; 2 on a machine that does nothing else
+PATIENCE = float(os.environ.get("ML_PKG_PATIENCE", 1.0))  # seconds that an answer about the server's health may take at worst, with two busy cores
+RECOVERY = float(os.environ.get("ML_PKG_RECOVERY", 2.0)) # seconds after which everything is as before: what is promised
 GROWTH = 100e6   # bytes that a server may grow by
 
 

@@ -1,6 +1,6 @@
 """`ml_pkg serve` as processes: answers under load while versions change, workers that are killed, a server that is told to end, one that is killed, and candidates beside it.
 
-ML_PKG_PROMOTIONS, ML_PKG_REQUESTS and ML_PKG_KILLS ask for more than the few that are tried each time; ML_PKG_BOUND for the bound that is promised.
+ML_PKG_PROMOTIONS, ML_PKG_REQUESTS and ML_PKG_KILLS ask for more than the few that are tried each time.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "o
 PROMOTIONS = int(os.environ.get("ML_PKG_PROMOTIONS", 4))
 REQUESTS = int(os.environ.get("ML_PKG_REQUESTS", 1_200))
 KILLS = int(os.environ.get("ML_PKG_KILLS", 4))
-BOUND = float(os.environ.get("ML_PKG_BOUND", 3.0)) # seconds within which an answer is on the disk; 1 on a machine that does nothing else
+BOUND = float(os.environ.get("ML_PKG_BOUND", 1.0)) # seconds within which an answer is on the disk: what is promised
 THREE = "import json, flowers; runs = [flowers.flowers.replace(logisticregression__C=C).run() for C in (1.0, 0.1, 10.0)]; assert all(run.model for run in runs); print(json.dumps([run.id for run in runs]))"
 
 
