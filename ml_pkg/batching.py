@@ -9,16 +9,15 @@ __all__ = ['Batcher']
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from ml_pkg.engines import Answers, Engine
-    from ml_pkg.json_rows import Columns
+from .engines import Answers, Engine
+from .json_rows import Columns
 
 # %% ../nbs/api/481_batching.ipynb #a8584fc0
 class _Waiting(NamedTuple):
     "A request that is not answered yet."
-    columns: "Columns"
+    columns: Columns
     answer: asyncio.Future
 
 def _batches(waiting:list[_Waiting], rows:int) -> Iterator[list[_Waiting]]:
@@ -33,26 +32,25 @@ def _batches(waiting:list[_Waiting], rows:int) -> Iterator[list[_Waiting]]:
     if batch: yield batch
 
 # %% ../nbs/api/481_batching.ipynb #0d2cd687
-def _outcomes(engine:"Engine", parts:list["Columns"]) -> Iterator["Answers | Exception"]:
-    "What each request is answered, or the error that it made."
-    from ml_pkg.json_rows import Columns
-    try: found = engine.answer(Columns.joined(parts))
+def _outcome(engine:Engine, columns:Columns) -> Answers | Exception:
+    "What a request is answered, or the error that it made."
+    try: return engine.answer(columns)
     except BaseException as error: # whatever user code raises, nobody is left waiting for it
-        if len(parts) == 1: yield error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(f"the engine raised {type(error).__name__}: {error}")
-        else:
-            for part in parts: yield from _outcomes(engine, [part])
-        return
-    start = 0
-    for part in parts:
-        yield found.slice(start, start + part.rows) if len(parts) > 1 else found
-        start += part.rows
+        return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(f"the engine raised {type(error).__name__}: {error}")
+
+def _outcomes(engine:Engine, parts:list[Columns]) -> Iterable[Answers | Exception]:
+    "What each of several requests is answered, or the error that it made."
+    together = _outcome(engine, Columns.joined(parts))
+    if len(parts) == 1: return [together]
+    if isinstance(together, Exception): return (_outcome(engine, part) for part in parts)
+    return together.split([part.rows for part in parts])
 
 # %% ../nbs/api/481_batching.ipynb #27749b98
 class Batcher:
     "Has requests answered by an engine, together with those that are there at the same moment."
     def __init__(
         self,
-        engine:"Engine",
+        engine:Engine,
         rows:int=1000,          # at most in one call; 1 request if the engine does not batch freely
         patience:float=0.005,   # seconds for which a call may hold up the event loop
         quick_rows:int=100,     # more are never computed in the event loop
@@ -61,17 +59,31 @@ class Batcher:
         self.seconds = 0.0      # that the last call of few rows took
         self._waiting, self._is_busy = [], False
 
-    async def answer(self, columns:"Columns") -> "Answers":
+    async def answer(
+        self,
+        columns:Columns,
+        is_alone:bool=False, # whether it is known that no other request is there
+    ) -> Answers:
         "Raises what the engine raises."
+        if is_alone and not self._is_busy and self._is_quick(columns.rows): return self._at_once(columns)
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
         if not self._waiting and not self._is_busy: loop.call_soon(self._flush)
         self._waiting.append(_Waiting(columns, answer))
         return await answer
 
+    def _is_quick(self, rows:int) -> bool: return self.seconds <= self.patience and rows <= self.quick_rows
+
+    def _at_once(self, columns:Columns) -> Answers:
+        began = time.perf_counter()
+        outcome = _outcome(self.engine, columns)
+        self.seconds = time.perf_counter() - began
+        if isinstance(outcome, Exception): raise outcome
+        return outcome
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if self.seconds <= self.patience and sum(each.columns.rows for each in waiting) <= self.quick_rows: return _settle(waiting, self._computed(waiting))
+        if self._is_quick(sum(each.columns.rows for each in waiting)): return _settle(waiting, self._computed(waiting))
         self._is_busy = True
         asyncio.get_running_loop().run_in_executor(None, self._computed, waiting).add_done_callback(lambda done: self._after(waiting, done))
 

@@ -23,13 +23,20 @@ def _by_columns(rows:pd.DataFrame) -> pd.DataFrame:
     if len(dtypes) == 1 and isinstance(next(iter(dtypes)), np.dtype): return pd.DataFrame(np.asfortranarray(rows.to_numpy()), rows.index, rows.columns)
     return pd.DataFrame({place: rows.iloc[:, place].array for place in range(rows.shape[1])}, rows.index).set_axis(rows.columns, axis=1)
 
+_PLACES = np.arange(ROWS)
+
+def _repeated(rows:np.ndarray) -> np.ndarray:
+    if len(rows) > 1: return rows[_PLACES % len(rows)]
+    block = np.empty((ROWS, *rows.shape[1:]), rows.dtype, order="F") # a single row is what a server is asked about most
+    block[:] = rows
+    return block
+
 def filled(
     rows:Any, # a frame or an array with 1 to ROWS rows, shape (n_rows, n_columns)
 ) -> Any:     # the same with ROWS rows
     "A block of these rows, repeated until it is full."
-    places = np.arange(ROWS) % len(rows)
-    if not isinstance(rows, pd.DataFrame): return np.asfortranarray(rows if len(rows) == ROWS else rows[places])
-    block, labels = _by_columns(rows if len(rows) == ROWS else rows.iloc[places]), rows.index
+    if not isinstance(rows, pd.DataFrame): return np.asfortranarray(rows if len(rows) == ROWS else _repeated(rows))
+    block, labels = _by_columns(rows if len(rows) == ROWS else rows.iloc[_PLACES % len(rows)]), rows.index
     return block.set_axis(pd.RangeIndex(labels.start, labels.start + ROWS * labels.step, labels.step)) if isinstance(labels, pd.RangeIndex) else block
 
 # %% ../nbs/api/215_blocks.ipynb #37198238
@@ -64,6 +71,7 @@ def in_blocks(
     rows:Any,                 # a frame or an array, shape (n_rows, n_columns), with at least one row
 ) -> Any:                     # its answers, in the form that it gives them
     "Answers that a row has also by itself, and in any other table, to the bit."
+    if len(rows) <= ROWS: return taken(ask(filled(rows)), slice(len(rows)))
     if len(rows) > COMPARED * ROWS:
         full = len(rows) // ROWS * ROWS
         whole = ask(_part(rows, 0, full))

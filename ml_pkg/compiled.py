@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .blocks import in_blocks
-from .engines import Answers, DirectEngine, Engine, as_answers, drawn_rows, trial_rows
+from .engines import Answers, DirectEngine, Engine, drawn_rows, trial_rows
 from .errors import MlPkgError, optional
 from .json_rows import Columns, InvalidRequest, fits_an_array
 from .model import Model
@@ -78,7 +78,8 @@ class _Compiled:
     def __init__(self, model:Model, precision:_Precision):
         self.precision, self.estimator, self.inputs = precision, model.estimator, _inputs(model.schema, precision)
         self.is_table = fits_an_array(model.schema)
-        self.run = _session(_translated(model, precision), precision).run
+        session = _session(_translated(model, precision), precision)
+        self.run, self.outputs = session.run, [output.name for output in session.get_outputs()]
         self.classes = getattr(model.estimator, "classes_", None)
 
     def ask(self, columns:Columns) -> list[Any]:
@@ -90,7 +91,7 @@ class _Compiled:
     def _ask_table(self, block:np.ndarray) -> list[Any]: return self._said({"rows": np.ascontiguousarray(block, dtype=self.precision.dtype)})
 
     def _said(self, fed:dict[str, np.ndarray]) -> list[Any]:
-        labels, *chances = self.run(None, fed)
+        labels, *chances = self.run(self.outputs, fed)
         return [labels.ravel()] if self.classes is None else [labels.astype(self.classes.dtype), *chances]
 
 # %% ../nbs/api/479_compiled.ipynb #2a762414
@@ -146,7 +147,7 @@ class CompiledEngine:
     def answer(self, columns:Columns) -> Answers:
         "Raises `InvalidRequest` for rows that the model refuses."
         if not self._is_within(columns): return self.direct.answer(columns)
-        return as_answers(self._compiled.ask(columns), self.model.estimator, self.direct.targets, columns.rows)
+        return self.direct.form.answers(self._compiled.ask(columns), columns.rows)
 
     def _is_within(self, columns:Columns) -> bool:
         if columns.slow or columns.nulls or columns.unseen or not columns.rows: return False

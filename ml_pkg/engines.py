@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'HALVINGS', 'Answers', 'Engine', 'drawn_rows', 'trial_rows', 'Way', 'without_names', 'all_trials',
-           'shortest_way', 'DirectEngine', 'as_answers']
+           'shortest_way', 'DirectEngine', 'AnswerForm']
 
 # %% ../nbs/api/478_engines.ipynb #92a47518
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -26,8 +25,7 @@ from .parity import ALIKE, disturbed
 from .schema import Column, Conformed, Schema
 
 # %% ../nbs/api/478_engines.ipynb #8f68c742
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     "What a model says of some rows, as JSON can hold it."
     predictions: dict[str, list]                   # target -> one value a row
     probabilities: dict[Any, list[float]] | None   # class, or (target, class) -> one a row; None if the model gives none
@@ -199,6 +197,7 @@ class DirectEngine:
 
     def __init__(self, model:Model):
         self.model, self.targets = model, list(model.card.get("target", ["prediction"]))
+        self.form = AnswerForm(model.estimator, self.targets)
         with warnings.catch_warnings(action="ignore"): # of rows that are odd on purpose
             trials = list(all_trials(model))
             self.way = shortest_way(model, trials)
@@ -212,20 +211,29 @@ class DirectEngine:
         rows = _rows(columns, self.way)
         try: found = in_blocks(self.way.ask, rows)
         except ValueError as error: raise _refused(error, columns, self.way, rows) from error
-        return as_answers(found, self.model.estimator, self.targets, columns.rows)
+        return self.form.answers(found, columns.rows)
 
 # %% ../nbs/api/478_engines.ipynb #10023305
-def as_answers(
-    found:list[Any],   # [labels], or [labels, probabilities], as the estimator gives them
-    estimator:Any,     # fitted
-    targets:list[str],
-    rows:int,
-) -> Answers:
-    "What an estimator says as JSON can hold it."
-    labels = np.asarray(found[0])
-    predictions = {targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place]) for place, target in enumerate(targets)}
-    if len(found) == 1: return Answers(predictions, None, rows)
-    return Answers(predictions, {_key(label): chances.tolist() for label, chances in probability_columns(estimator, found[1], targets).items()}, rows)
+class AnswerForm:
+    "How what an estimator says is told as JSON can hold it."
+    def __init__(self,
+        estimator:Any,     # fitted
+        targets:list[str],
+    ):
+        self.estimator, self.targets, classes = estimator, targets, getattr(estimator, "classes_", None)
+        self._classes = [*map(_key, classes)] if len(targets) == 1 and isinstance(classes, np.ndarray) else None # known once for all
+
+    def answers(self,
+        found:list[Any],   # [labels], or [labels, probabilities], as the estimator gives them
+        rows:int,
+    ) -> Answers:
+        labels = np.asarray(found[0])
+        predictions = {self.targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place]) for place, target in enumerate(self.targets)}
+        return Answers(predictions, self._probabilities(found[1]) if len(found) > 1 else None, rows)
+
+    def _probabilities(self, found:Any) -> dict[Any, list[float]]:
+        if self._classes is not None: return dict(zip(self._classes, found.T.tolist(), strict=True))
+        return {_key(label): chances.tolist() for label, chances in probability_columns(self.estimator, found, self.targets).items()}
 
 def _key(label:Any) -> Any: return (label[0], *plain_values([label[1]])) if isinstance(label, tuple) else plain_values([label])[0] if not isinstance(label, str) else str(label)
 

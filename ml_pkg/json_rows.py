@@ -160,9 +160,9 @@ def fits_an_array(
     return all((column.kind, column.dtype) in (("float", "float64"), ("integer", "int64")) for column in schema.columns)
 
 # %% ../nbs/api/476_json_rows.ipynb #e41fa152
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False) # a frozen one takes three times as long to make, and one is made for each request
 class Columns:
-    "Rows of a request that fit a schema."
+    "Rows of a request that fit a schema, which nobody changes any more."
     schema: Schema
     values: dict[str, list]      # column -> what was sent, as JSON has it
     rows: int                    # how many

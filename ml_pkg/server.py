@@ -114,7 +114,7 @@ def _settle_memory() -> None:
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace) -> None:
     "Serve until a signal ends it."
     instruments, tokens = Instruments(), TokenSource(workspace)
-    service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace))
+    service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace), lambda: len(server.server_state.tasks) == 1)
     following = [Following(service, serving.address, serving.ready, instruments.swap_failed), *serving.rival.followed(serving, service.beside, instruments.swap_failed)]
     parent = os.getppid()
     async def looking() -> None:

@@ -117,8 +117,9 @@ class Service:
         limits:Limits=Limits(),          # noqa: B008 - an immutable value
         observer:Unobserved=Unobserved(), # noqa: B008 - a null object
         beside:Alone=Alone(),             # noqa: B008 - a null object
+        is_alone:Callable[[], bool]=lambda: False, # whether it is known that the request at hand is the only one
     ):
-        self.current, self.log, self.limits, self.observer, self.beside = ready, log, limits, observer, beside
+        self.current, self.log, self.limits, self.observer, self.beside, self.is_alone = ready, log, limits, observer, beside, is_alone
         self._next_ids, self._dumps = _ids(), optional("orjson", "serve").dumps
         observer.swapped(ready)
 
@@ -147,7 +148,7 @@ class Service:
         "Answers to rows, logged and counted. Raises `Refused` for what cannot be answered, with the field that is wrong."
         began, received = time.perf_counter(), time.time()
         self.limits.check_rows(len(rows))
-        try: answers = await ready.batcher.answer(columns := ready.reader.columns(rows))
+        try: answers = await ready.batcher.answer(columns := ready.reader.columns(rows), self.is_alone())
         except InvalidRequest as error: raise refused(error) from error
         ids, seconds = self._next_ids(columns.rows), time.perf_counter() - began
         await self._logged(Logged(ids, columns.taken, logged_answers(answers), ready.name, ready.version, received, seconds))
