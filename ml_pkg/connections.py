@@ -117,9 +117,33 @@ class _BoundedRequests(_Bounded):
         if self.pipeline or self.is_at_work and self.cycle.response_started: self.line.drop(self)
         else: self.refuse(*self.problem)
 
+# %% ../nbs/api/492_connections.ipynb #fedee23a
+class _HeadWithBody:
+    "A transport for one answer, whose head goes with the first part of its body."
+    __slots__ = ("_transport", "_head")
+    def __init__(self, transport:asyncio.Transport): self._transport, self._head = transport, None
+
+    def write(self, data:bytes) -> None:
+        if self._head is None and not data.startswith(b"HTTP/1.1 100 "): self._head = data
+        elif self._head:
+            self._transport.writelines((self._head, data))
+            self._head = b""
+        else: self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head: self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool: return self._transport.is_closing()
+
 # %% ../nbs/api/492_connections.ipynb #6f1a6493
 class _BoundedAnswers(_BoundedRequests):
     "A part of a protocol: what is written to the client."
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before and self.scope["method"] != "HEAD": self.cycle.transport = _HeadWithBody(self.transport) # there is no body that the head of a HEAD could wait for
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.is_at_work and self not in self.line.unsent: self._idle()
