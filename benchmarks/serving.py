@@ -3,6 +3,7 @@
     python benchmarks/serving.py
     python benchmarks/serving.py --only ours "hand-written FastAPI" --seconds 5 --repeats 3
     python benchmarks/serving.py --log      # what our prediction log costs, and memory over 1,000,000 requests
+    python benchmarks/serving.py --workers 1 2 4    # our server with so many processes, and a model of some size
 
 Iris, a SelectKBest and a LogisticRegression in a pipeline, named columns, one row a request. One server process on the first
 core, `wrk` on the second, over loopback, with 1 and with 32 connections, in turns; medians of the repeats. Two ceilings are
@@ -149,7 +150,7 @@ class Contestant(NamedTuple):
 
 
 def uvicorn(python:str, port:int) -> list[str]: return [python, "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning", "--no-access-log"]
-def ml_pkg(*options:str) -> Callable: return lambda python, port: [python, "-c", "from ml_pkg.commands import main; main()", "serve", "iris", "--port", str(port), *options]
+def ml_pkg(*options:str, name:str="iris") -> Callable: return lambda python, port: [python, "-c", "from ml_pkg.commands import main; main()", "serve", name, "--port", str(port), *options]
 
 
 KEPT = TRAINED + "joblib.dump(model, 'model.joblib')"
@@ -182,13 +183,13 @@ def surroundings(contestant:Contestant, python:Path, folder:Path) -> dict[str, s
 
 
 @contextmanager
-def served(contestant:Contestant, python:Path, folder:Path) -> Iterator[tuple[subprocess.Popen, str]]:
-    "A server on the first core, and the address that it answers at. Raises RuntimeError if it does not."
+def served(contestant:Contestant, python:Path, folder:Path, cores:str="0") -> Iterator[tuple[subprocess.Popen, str]]:
+    "A server on some cores, and the address that it answers at. Raises RuntimeError if it does not."
     environment, port = surroundings(contestant, python, folder), free_port()
     if contestant.module: (folder / "app.py").write_text(contestant.module)
     if contestant.program: subprocess.run([str(python), "-c", contestant.program], cwd=folder, env=environment, check=True, capture_output=True, text=True)
     with (folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(["taskset", "-c", "0", *contestant.command(str(python), port)], cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
+        process = subprocess.Popen(["taskset", "-c", cores, *contestant.command(str(python), port)], cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
     address = f"http://127.0.0.1:{port}{contestant.path}"
     try:
         for _ in range(240):
@@ -286,6 +287,45 @@ def memory(requests:int, seconds:float) -> bool:
     return verdict(f"memory after {done:,} requests is {last / first:.2f} times that after {sizes[min(1, len(sizes) - 1)][0]:,}, at most 1.1", last <= 1.1 * first)
 
 
+# Several processes, and a model that takes memory.
+
+FOREST = """
+import numpy as np, pandas as pd
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.datasets import make_classification
+from ml_pkg import Dataset, Evaluation, Experiment
+values, label = make_classification(20_000, 8, n_informative=6, flip_y=0.2, random_state=0)
+frame = pd.DataFrame(values, columns=[f"c{place}" for place in range(8)]).assign(label=np.where(label, "yes", "no"))
+assert Experiment("forest", Dataset(frame, target="label"), RandomForestClassifier(200, n_jobs=1), Evaluation(cv=2)).run().model
+"""
+
+def family(process:int) -> list[int]:
+    "A process and those that it started."
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(each for child in children for each in family(int(child)))]
+
+def proportional(process:int) -> float: # MB
+    "Memory of a process and its children, what they share counted once."
+    return sum(int(re.search(r"Pss:\s+(\d+)", Path(f"/proc/{each}/smaps_rollup").read_text())[1]) for each in family(process)) / 1024
+
+SIZES = {
+    "iris, logistic regression": ("iris", TRAINED + OURS, FLOWER),
+    "8 columns, forest of 200 trees": ("forest", FOREST, {f"c{place}": 0.5 for place in range(8)}),
+}
+
+def scaling(workers:list[int], seconds:float, repeats:int) -> None:
+    "Print pace and memory with several processes, which share all cores with `wrk`."
+    print(f"\n{'':<44}" + "".join(f"{f'{count} conn.: req/s':>18}{'p99 ms':>9}" for count in CONNECTIONS) + f"{'MB':>9}")
+    for what, (name, program, row) in SIZES.items():
+        for count in workers:
+            contestant = Contestant(ml_pkg("--workers", str(count), name=name), program, body={"rows": [row]})
+            with tempfile.TemporaryDirectory(prefix="serving-", ignore_cleanup_errors=True) as store, served(contestant, Path(sys.executable), Path(store), cores=f"0-{os.cpu_count() - 1}") as (process, address):
+                for connections in CONNECTIONS: wrk(address, contestant.body, connections, 1, Path(store))
+                paces = [{connections: wrk(address, contestant.body, connections, seconds, Path(store)) for connections in CONNECTIONS} for _ in range(repeats)]
+                told = "".join(f"{middle(paces, connections, 'requests'):>18,.0f}{middle(paces, connections, 'p99'):>9.2f}" for connections in CONNECTIONS)
+                print(f"{f'{what}, processes: {count}':<44}{told}{proportional(process.pid):>9.0f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
@@ -293,11 +333,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="CONTESTANT", help="; ".join(CONTESTANTS))
     parser.add_argument("--log", action="store_true", help="our log alone: what it costs, and memory over --requests")
     parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, nargs="+", help="our server alone, with so many processes")
     environments.add_option(parser)
     chosen = parser.parse_args()
     if not shutil.which("wrk"): raise SystemExit("wrk is not installed (on Debian: apt-get install wrk)")
     if chosen.log: chosen.only = [name for name in CONTESTANTS if name.startswith("ours")]
     print(f"{environments.versions('ml_pkg')}, {chosen.seconds} s each, medians of {chosen.repeats}", flush=True)
+    if chosen.workers: return scaling(chosen.workers, chosen.seconds, chosen.repeats)
     pythons, failed = environments.environments({name: (CONTESTANTS[name].environment, REQUIREMENTS.get(CONTESTANTS[name].environment, [])) for name in chosen.only}, chosen.environments)
     found:dict[str, list] = {}
     for _ in range(chosen.repeats):
