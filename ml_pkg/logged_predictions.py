@@ -39,8 +39,9 @@ def _wanted(since:Moment|None, until:Moment|None, version:str|None) -> pc.Expres
 def _arrow(when:Moment) -> pa.Scalar: return pa.scalar(_moment(when).to_pydatetime(), pa.timestamp("us", "UTC"))
 
 # %% ../nbs/api/487_logged_predictions.ipynb #89ddf3ec
-def _folder(logs:Workspace|Path, name:str) -> Path:
+def _folder(logs:Workspace|Path|None, name:str) -> Path:
     "Raises `NotFound`."
+    logs = Workspace.current() if logs is None else logs
     folder = log_folder(logs, name) if isinstance(logs, Workspace) else Path(logs)/name
     if folder.is_dir(): return folder
     there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
@@ -48,8 +49,8 @@ def _folder(logs:Workspace|Path, name:str) -> Path:
 
 # %% ../nbs/api/487_logged_predictions.ipynb #54a716cb
 def read_feedback(
-    logs:Workspace|Path,    # or the folder that holds the logs of all models
-    name:str,               # of the model
+    name:str,                      # of the model
+    logs:Workspace|Path|None=None, # where they are: by default in the current workspace; or the folder that holds the logs of all models
 ) -> pd.DataFrame:          # id, label, labelled (when it was known), corrections (how often it became another one), known (whether its prediction is in the log)
     "The label that counts for each id. Raises `NotFound`."
     folder = _folder(logs, name)
@@ -74,11 +75,11 @@ def _differ(one:Any, other:Any) -> bool:
 
 # %% ../nbs/api/487_logged_predictions.ipynb #38a123d2
 def read_log(
-    logs:Workspace|Path,       # or the folder that holds the logs of all models
     name:str,                  # of the model
     since:Moment|None=None,    # the first moment that counts
     until:Moment|None=None,    # the first that does not count any more
     version:str|None=None,     # of the model; by default all
+    logs:Workspace|Path|None=None, # where they are: by default in the current workspace; or the folder that holds the logs of all models
 ) -> pd.DataFrame:             # one row a row that was asked about, by time: id, time, model, version, latency (seconds), inputs, answers, and label, labelled, corrections
     "What was asked and answered, with the label where one is known. Raises `NotFound`, `InvalidQuery`, or `DamagedFile`."
     folder, wanted = _folder(logs, name), _wanted(since, until, version)

@@ -41,7 +41,7 @@ def paired_answers(
     name:str,            # of the model
 ) -> "pd.DataFrame":     # one row a row that both answered: id, version, shadow, and "prediction", "shadow prediction", label if one is known
     "What production answered and what its shadow would have. Raises `NotFound` if there is no log, or nothing both answered."
-    ours, theirs = read_log(workspace, name), read_log(workspace, shadow_name(name))
+    ours, theirs = read_log(name, logs=workspace), read_log(shadow_name(name), logs=workspace)
     both = ours[["id", "version", _answer(ours), "label"]].merge(theirs[["id", "version", _answer(theirs)]], on="id", suffixes=("", " of shadow"))
     if both.empty: raise NotFound(f"there is no row of {name} that its shadow answered as well: ml_pkg serve {name} --shadow {name}@candidate")
     return both.set_axis(["id", "version", "prediction", "label", "shadow", "shadow prediction"], axis=1)
@@ -62,8 +62,8 @@ def by_version(
     """Each version on the rows that it answered: how many, since when, how long an answer took (median and 99th percentile, in milliseconds), and, where labels are known,
     the share of right answers with its interval, or the mean absolute error of a number. Raises `NotFound` if there is no log."""
     import pandas as pd
-    found = {"": read_log(workspace, name)}
-    if log_folder(workspace, shadow_name(name)).exists(): found["shadow"] = _with_labels(read_log(workspace, shadow_name(name)), found[""])
+    found = {"": read_log(name, logs=workspace)}
+    if log_folder(workspace, shadow_name(name)).exists(): found["shadow"] = _with_labels(read_log(shadow_name(name), logs=workspace), found[""])
     rows = [_described(version, role, part) for role, log in found.items() for version, part in log.groupby("version", sort=False)]
     return pd.DataFrame(rows, columns=["version", "role", "rows", "since", "until", "milliseconds", "milliseconds_99", "labelled", "right", "low", "high", "error"]).dropna(axis=1, how="all")
 

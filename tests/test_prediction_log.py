@@ -61,20 +61,20 @@ def test_killed_servers_lose_nothing_beyond_the_bound(tmp_path:Path, kind:str):
     chance, folder, needed = random.Random(0), tmp_path / "churn", []
     for number in range(KILLS):
         needed += killed(folder, str(number), kind, chance.uniform(0.05, 1.0) + (BOUND if kind == "bounded" else 0))
-        log = Counter(read_log(tmp_path, "churn")["id"])
+        log = Counter(read_log("churn", logs=tmp_path)["id"])
         assert set(log.values()) == {1} and not [id for id in needed if id not in log]
     assert len(needed) > 20 * KILLS
     PredictionLog(folder).close(patience=600) # the next one makes segments of all that is left
     assert not [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".parquet"]
-    assert Counter(read_log(tmp_path, "churn")["id"]) == log
-    labels = read_feedback(tmp_path, "churn")
+    assert Counter(read_log("churn", logs=tmp_path)["id"]) == log
+    labels = read_feedback("churn", logs=tmp_path)
     assert len(labels) > 0 and labels["id"].is_unique
 
 
 def asked(id:str) -> Logged: return Logged([id], {"age": [31], "text": ["x" * 100]}, {"prediction": ["no"]}, "churn", "1", time.time(), 0.001)
 
 
-def ids(folder:Path) -> list[str]: return sorted(read_log(folder, "churn")["id"])
+def ids(folder:Path) -> list[str]: return sorted(read_log("churn", logs=folder)["id"])
 
 
 def test_processes_write_at_once(tmp_path:Path):
@@ -93,7 +93,7 @@ assert log.counts.dropped == 0 and log.counts.written == int(sys.argv[3]) and lo
     counts = {"a": 1000, "b": 3000, "c": 6000} # who ends leaves what others write to where it is
     writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "churn"), name, str(count)]) for name, count in counts.items()]
     while any(writer.poll() is None for writer in writers):
-        if (tmp_path / "churn").exists(): assert read_log(tmp_path, "churn")["id"].is_unique
+        if (tmp_path / "churn").exists(): assert read_log("churn", logs=tmp_path)["id"].is_unique
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert ids(tmp_path) == [f"{name}-{number:04}" for name, count in counts.items() for number in range(count)]
     PredictionLog(tmp_path / "churn").close()

@@ -62,7 +62,7 @@ def test_answers_and_ends_when_told(here:Workspace, project:Path, versions:dict[
         status, refused = asyncio.run(asked(server, "POST", "/predict", {"rows": [{**FLOWER, "petal_width": "wide"}]}))
         assert (status, json.loads(refused)["error"]["field"]) == (422, "rows[0].petal_width")
         assert (counted(server, "rows_total"), server.ends()) == (2.0, 0)
-    rows = read_log(here, "flowers")
+    rows = read_log("flowers", logs=here)
     assert rows["id"].tolist() == [each["id"] for each in answer["predictions"]] and rows["label"].dropna().tolist() == ["virginica"]
 
 
@@ -86,7 +86,7 @@ def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:di
     with serving(project, "flowers") as server:
         asyncio.run(all_of_them(server))
         assert server.process.wait(60) == 0
-    assert len(told) > 50 and sorted(read_log(here, "flowers")["id"]) == sorted(told)
+    assert len(told) > 50 and sorted(read_log("flowers", logs=here)["id"]) == sorted(told)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -127,7 +127,7 @@ def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[
         assert counted(server, "rows_total") == sum(seen.values())
         assert server.ends() == 0
     print(f"{sum(seen.values()):,} requests, {PROMOTIONS} promotions, answered by each version: {seen}; the slowest was picked up after {max(delays):.2f} s")
-    assert len(read_log(here, "flowers")) == sum(seen.values()) and min(seen.values()) > 0
+    assert len(read_log("flowers", logs=here)) == sum(seen.values()) and min(seen.values()) > 0
 
 
 def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Model]):
@@ -186,7 +186,7 @@ def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Mode
     for turn in range(KILLS):
         told.clear()
         with serving(project, "flowers", *(["--durable"] if durable else [])) as server: asyncio.run(all_of_them(server, random.Random(turn).uniform(0.2, 2.0)))
-        ids = read_log(here, "flowers")["id"]
+        ids = read_log("flowers", logs=here)["id"]
         assert ids.is_unique and told
         missing = [moment for id, moment in told if id not in set(ids)]
         assert all(kills[-1] - moment < (0.0 if durable else BOUND) for moment in missing), (len(missing), kills[-1] - min(missing))
@@ -200,7 +200,7 @@ def test_a_shadow_sees_everything_and_a_split_is_sticky(here:Workspace, project:
     with serving(project, "flowers", "--shadow", "flowers@candidate") as server:
         ids = [predicted(server, [row])["predictions"][0]["id"] for row in rows]
         assert server.ends() == 0
-    shadow = read_log(here, "flowers.shadow").set_index("id")
+    shadow = read_log("flowers.shadow", logs=here).set_index("id")
     assert set(shadow["version"]) == {"2"} and [shadow["probability setosa"][id] for id in ids] == [versions["2"].predict_proba([row])["setosa"].iloc[0] for row in rows]
     with serving(project, "flowers", "--split", "flowers@candidate", "0.5") as server:
         by = {customer: {predicted(server, [FLOWER], f"ml-pkg-key: {customer}\r\n")["version"] for _ in range(4)} for customer in range(12)}
