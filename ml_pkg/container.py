@@ -18,7 +18,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from .addresses import Located, located
+from .addresses import Located
 from .code import is_library_file
 from .errors import InvalidDeclaration, NotFound, UntrustedFile, Unwritable, listed
 from .model import Model
