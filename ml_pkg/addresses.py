@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .mlflow_sink import fetch_model, is_registry_uri
+from .mlflow_sink import FILE, fetch_model, is_registry_uri
 from .model import Model
 from .persistence import digest_of
 from .registry import addressed_version, in_production, kept_file, whole_file
@@ -23,7 +23,10 @@ def model_file(
     address:str, # as in the table above
 ) -> Path:
     "The file of a model. Raises what `kept_file` and `fetch_model` raise."
-    return fetch_model(address) if is_registry_uri(address) else kept_file(address)
+    if is_registry_uri(address): return fetch_model(address)
+    return Path(address)/FILE if _is_mlflow_folder(address) else kept_file(address)
+
+def _is_mlflow_folder(address:str) -> bool: return (Path(address)/"MLmodel").is_file() and (Path(address)/FILE).is_file()
 
 def find_model(
     address:str,         # "iris", "iris@candidate", "iris@7", "run:1a2b3c4d", a path, "models:/iris@production"
@@ -55,6 +58,7 @@ def located(
     if is_registry_uri(address): return _of_file(address.partition(":/")[2].strip("/").partition("@")[0].partition("/")[0], fetch_model(address))
     if address.startswith("run:"): return _of_run(address.removeprefix("run:"))
     if address.endswith(".mlpkg") or Path(address).is_file(): return _of_file(Path(address).stem, Path(address))
+    if _is_mlflow_folder(address): return _of_file(Path(address).resolve().name, Path(address)/FILE)
     name, at, which = address.partition("@")
     version = addressed_version(name, which) if at else in_production(name)
     return Located(name, str(version.version), version.path, version.sha256) if version else _of_run(name)

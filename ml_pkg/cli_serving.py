@@ -8,6 +8,7 @@ __all__ = ['serve', 'traffic']
 # %% ../nbs/api/512_cli_serving.ipynb #9fdc107b
 import json
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,10 +25,33 @@ def _engine(name:str) -> Any:
     if name not in engines: raise InvalidDeclaration(f"there is no engine '{name}'.{did_you_mean(name, engines, 'engines')}")
     return engines[name]
 
+# %% ../nbs/api/512_cli_serving.ipynb #3372e407
+def _given(context:typer.Context, *but:str) -> list[str]:
+    "The options that somebody gave, as words, but for some of them."
+    flags = {each.name: each.opts + each.secondary_opts for each in context.command.params}
+    found:list[str] = []
+    for name, value in context.params.items():
+        if name in but or context.get_parameter_source(name).name != "COMMANDLINE": continue
+        if isinstance(value, bool): found.append(flags[name][0 if value else -1])
+        else:
+            for each in value if isinstance(value, (list, tuple)) else [value]: found += [flags[name][0], str(each)]
+    return found
+
+def _write_container(context:typer.Context, model:str, folder:Path, port:int, engine:str, trusted:bool) -> None:
+    "The files of an image, and what to type now."
+    from ml_pkg.addresses import located
+    from ml_pkg.container import container_files, write_files
+    if any(context.params[name] for name in ("shadow", "split")): raise InvalidDeclaration("an image holds one version of a model, so it has no candidate beside it: leave out --shadow and --split")
+    there = located(model)
+    options = _given(context, "model", "port", "host", "dockerfile", "trusted")
+    for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), trusted), folder): print(path)
+    print(f"\nThey serve {there}. Now:\n  ml_pkg token add NAME  (prints who may ask: ML_PKG_TOKENS=…)\n  cd {folder} && ML_PKG_TOKENS=… docker compose up --build")
+
 # %% ../nbs/api/512_cli_serving.ipynb #34cb7889
 @app.command()
 @reported
 def serve(
+    context:typer.Context,
     model:Annotated[str, typer.Argument(help="Its address: NAME, NAME@ALIAS, NAME@VERSION, run:ID, a file, or models:/… in MLflow. An alias is followed: what is promoted answers a moment later.")],
     port:Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Where it listens; 0 for any port that is free.")] = 8000,
     host:Annotated[str, typer.Option("--host", help="The address that it listens on. Others than this machine's own ask for a token: ml_pkg token add.")] = "127.0.0.1",
@@ -42,8 +66,10 @@ def serve(
     rows:Annotated[int, typer.Option("--rows", min=1, help="Most rows in one request.")] = 10_000,
     body:Annotated[int, typer.Option("--body", min=1, help="Most bytes in one request.")] = 1_000_000,
     trusted:Annotated[bool, typer.Option("--trusted", help="You know who wrote the model: load it even if that could run code.")] = False,
+    dockerfile:Annotated[Path | None, typer.Option("--dockerfile", metavar="FOLDER", help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
+    if dockerfile is not None: return _write_container(context, model, dockerfile, port, engine, trusted)
     from ml_pkg.limits import Limits
     from ml_pkg.logged import Private
     from ml_pkg.prediction_log import NoLog, PredictionLog

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'LONGEST_VALUE', 'LONGEST_TAG', 'LONGEST_SCHEMA', 'FILE', 'DIGEST', 'mlflow_name', 'parameters_of',
            'metrics_of', 'tags_of', 'remarks_of', 'dataset_of', 'write_artifacts', 'MlflowSink', 'mlflow_sink',
-           'register', 'is_registry_uri', 'fetch_model', 'from_registry']
+           'write_mlflow_folder', 'register', 'is_registry_uri', 'fetch_model', 'from_registry']
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #0f292d6f
 import hashlib
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .deliveries import Refused
-from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, optional
-from .model import Model
-from .persistence import sha256
+from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, Unwritable, did_you_mean, optional
+from .model import Model, write_model
+from .persistence import Joblib, Skops, sha256
 from .registry import Standing, standing_of
 from .run import Run
 from .schema import conform
@@ -123,15 +123,21 @@ _MANNERS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRE
 @contextmanager
 def _one_try(uri:str) -> Iterator[Any]:
     "A client for a server. Raises `Refused` where it says no."
-    changed = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | {name: value for name, value in _MANNERS.items() if name not in os.environ}
-    earlier = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
     try:
-        mlflow = optional("mlflow", "mlflow")
-        with _quiet(logging.getLogger("mlflow")): yield mlflow.MlflowClient(uri, uri)
+        with _mannered(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
+            mlflow = optional("mlflow", "mlflow")
+            with _quiet(logging.getLogger("mlflow")): yield mlflow.MlflowClient(uri, uri)
     except Exception as error:
         if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429): raise Refused(f"{uri} says no ({status}): {_first_line(error)}") from error
         raise
+
+@contextmanager
+def _mannered(**variables:str) -> Iterator[None]:
+    "Variables of the environment that MLflow goes by."
+    changed = variables | {name: value for name, value in _MANNERS.items() if name not in os.environ}
+    earlier = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try: yield
     finally:
         for name, value in earlier.items():
             if value is None: del os.environ[name]
@@ -257,23 +263,30 @@ def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:An
         if sha256(ours.read_bytes()) != digest: raise OSError(f"{path} was replaced while it was read") # told at the next try
         model = Model.load(ours)
         logged = begun or client.create_logged_model(there.info.experiment_id, "model", there.info.run_id, {DIGEST: digest, **{f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}})
-        try: _write_flavor(model, Path(folder)/"model", logged, there.info.run_id)
+        about = {"artifact_path": logged.artifact_location, "model_uuid": logged.model_id, "run_id": there.info.run_id, "model_id": logged.model_id}
+        try: _write_flavor(model, Path(folder)/"model", about)
         except Exception as error: client.set_logged_model_tags(logged.model_id, {"ml_pkg.flavor": _cut(f"none, only {FILE}: {type(error).__name__}: {error}", LONGEST_TAG)}) # what MLflow cannot write is there as our file
         (Path(folder)/"model").mkdir(exist_ok=True)
         shutil.move(ours, Path(folder)/"model"/FILE)
         client.log_model_artifacts(logged.model_id, str(Path(folder)/"model"))
         return client.finalize_logged_model(logged.model_id, "READY")
 
-def _write_flavor(model:Model, folder:Path, logged:Any, remote:str) -> None:
-    "Write a model as MLflow's scikit-learn flavour."
+def _write_flavor(
+    model:Model,
+    folder:Path,
+    about:dict[str, Any],         # what MLflow's own description of it begins with
+    further:Iterable[str]=(),     # requirements beside the libraries of its estimator
+) -> Any:
+    "Write a model as MLflow's scikit-learn flavour; MLflow's description of it."
     import mlflow.sklearn
     from mlflow.models import Model as MlflowModel
     from mlflow.models import infer_signature
     example = conform([{column.name: column.example for column in model.schema.columns}], model.schema).frame
     requirements = [f"{name}=={version}" for name, version in {**model.card.get("versions", {}), **_skops_version()}.items() if name not in ("python", "ml_pkg", "ml-pkg")]
+    described = MlflowModel(**about)
     with warnings.catch_warnings(action="ignore"): # a hint about columns of integers, and one about pickle
-        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=MlflowModel(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=remote, model_id=logged.model_id),
-            signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=requirements, **_format(model))
+        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*requirements, *further], **_format(model))
+    return described
 
 def _format(model:Model) -> dict[str, Any]:
     "skops for what it can write, with the types in it that only we know to be harmless; cloudpickle for the rest."
@@ -284,6 +297,45 @@ def _format(model:Model) -> dict[str, Any]:
 def _skops_version() -> dict[str, str]:
     import skops
     return {"skops": skops.__version__}
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #6cca8bc6
+def write_mlflow_folder(
+    model:Model,
+    path:Path,    # of the folder, which is made as a whole or not at all
+) -> Path:
+    "Write a model for MLflow's own tools. Raises `MissingExtra`, `InvalidDeclaration` if something is there, `NotFound`, `Unwritable`."
+    optional("mlflow", "mlflow")
+    if path.exists(): raise InvalidDeclaration(f"{path} is there already, and is not overwritten: remove it, or choose another folder")
+    if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
+    try:
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as part:
+            _write_folder(model, Path(part)/"model")
+            os.rename(Path(part)/"model", path)
+    except OSError as error:
+        if isinstance(error, MlPkgError): raise
+        raise Unwritable(f"{path} cannot be written ({error.strerror or error}). Choose another folder, or make it writable") from error
+    return path
+
+def _write_folder(model:Model, folder:Path) -> None:
+    from ml_pkg import __version__
+    with _mannered(), _quiet(logging.getLogger("mlflow")):
+        described = _write_flavor(model, folder, {"metadata": {f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}}, [f"ml_pkg=={__version__}"])
+        described.metadata[DIGEST] = _write_file(model, folder/FILE)
+        described.flavors["python_function"] |= {"loader_module": __name__, "data": FILE}
+        described.save(str(folder/"MLmodel"))
+
+def _write_file(model:Model, path:Path) -> str:
+    try: return write_model(model, path, Skops())
+    except InvalidDeclaration: return write_model(model, path, Joblib())
+
+class _ForMlflow:
+    "A model as MLflow asks one."
+    def __init__(self, model:Model): self.model = model
+    def predict(self, rows:Any, params:Any=None) -> Any: return self.model.predict(rows).to_numpy()
+
+def _load_pyfunc(path:str) -> _ForMlflow:
+    "Called by MLflow. Who has MLflow load a folder trusts it: its description may name any code."
+    return _ForMlflow(Model.load(path, trusted=True))
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #97cf73e5
 def register(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['new_secret', 'digest_of_secret', 'Rate', 'Bucket', 'Token', 'Tokens', 'tokens_file', 'environment_tokens',
-           'kept_tokens', 'add_token', 'remove_token', 'TokenSource', 'check_reach']
+           'given_tokens', 'kept_tokens', 'add_token', 'remove_token', 'TokenSource', 'check_reach']
 
 # %% ../nbs/api/488_tokens.ipynb #3de84125
 import hashlib
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import DamagedFile, InvalidDeclaration, UnknownName, UntrustedFile, did_you_mean
+from .errors import DamagedFile, InvalidDeclaration, NotFound, UnknownName, UntrustedFile, did_you_mean
 from .guard import is_loopback
 from .leases import Lease
 from .workspace import Workspace, written_whole
@@ -124,14 +124,27 @@ def environment_tokens(
     if any(not colon for _, colon, _ in entries): raise InvalidDeclaration("ML_PKG_TOKENS is not written as 'name:sha256,name:sha256': an entry has no colon. ml_pkg token add prints what belongs there")
     return Tokens(tuple(Token(name.strip(), sha256.strip().lower()) for name, _, sha256 in entries))
 
+def _text_of(path:Path) -> str:
+    "Raises FileNotFoundError, `DamagedFile`, or `UntrustedFile` if others can write it."
+    try: text, mode = path.read_text(encoding="utf-8"), path.stat().st_mode
+    except FileNotFoundError: raise
+    except (OSError, UnicodeDecodeError) as error: raise DamagedFile(f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__}). Make it readable for the server, or remove it and add the tokens again") from error
+    if mode & 0o022: raise UntrustedFile(f"{path} can be written by others, who could add themselves. Look who is in it, then: chmod go-w {path}")
+    return text
+
+def given_tokens(
+    path:Path, # of a file with lines such as 'name:sha256'
+) -> Tokens:
+    "As a file has them that the environment names. Raises `NotFound`, `DamagedFile`, `InvalidDeclaration`, or `UntrustedFile` if others can write it."
+    try: return environment_tokens(",".join(_text_of(path).splitlines()))
+    except FileNotFoundError as error: raise NotFound(f"there is no file {path}, which ML_PKG_TOKENS_FILE names: nobody can be let in without it") from error
+
 def kept_tokens(
     path:Path, # of the file
 ) -> Tokens:
     "As a file has them; none if there is no file. Raises `DamagedFile`, or `UntrustedFile` if others can write it."
-    try: text, mode = path.read_text(encoding="utf-8"), path.stat().st_mode
+    try: text = _text_of(path)
     except FileNotFoundError: return Tokens()
-    except (OSError, UnicodeDecodeError) as error: raise DamagedFile(f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__}). Make it readable for the server, or remove it and add the tokens again") from error
-    if mode & 0o022: raise UntrustedFile(f"{path} can be written by others, who could add themselves. Look who is in it (ml_pkg token list), then: chmod 600 {path}")
     try: return Tokens(tuple(_token(entry) for entry in json.loads(text)["tokens"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error: raise DamagedFile(f"{path} holds no tokens that can be read ({error}). Mend it, or remove it and add the tokens again") from error
 
@@ -166,7 +179,7 @@ def remove_token(workspace:Workspace, name:str) -> None:
 
 # %% ../nbs/api/488_tokens.ipynb #4d584780
 class TokenSource:
-    "The tokens that count now: those of the environment, or those of the workspace's file as it is."
+    "The tokens that count now: those of the environment, those of the file that it names, or those of the workspace's file as it is."
     def __init__(
         self,
         workspace:Workspace,
@@ -187,13 +200,15 @@ class TokenSource:
 
     def _now(self) -> tuple:
         if (named := self.environment.get("ML_PKG_TOKENS")) is not None: return ("environment", named)
-        try: found = tokens_file(self.workspace).stat()
-        except OSError: return ("no file",)
+        given = self.environment.get("ML_PKG_TOKENS_FILE")
+        try: found = (Path(given) if given else tokens_file(self.workspace)).stat()
+        except OSError: return ("no file", given)
         return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
 
     def _read(self) -> Tokens:
-        named = self.environment.get("ML_PKG_TOKENS")
-        return kept_tokens(tokens_file(self.workspace)) if named is None else environment_tokens(named)
+        if (named := self.environment.get("ML_PKG_TOKENS")) is not None: return environment_tokens(named)
+        if given := self.environment.get("ML_PKG_TOKENS_FILE"): return given_tokens(Path(given))
+        return kept_tokens(tokens_file(self.workspace))
 
 # %% ../nbs/api/488_tokens.ipynb #86dd1b3e
 def check_reach(

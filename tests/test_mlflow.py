@@ -256,6 +256,20 @@ def test_model_is_loaded_served_and_found_in_the_registry(server, here, tmp_path
     assert fetch_model("models:/flowers@production") == fetch_model("models:/flowers/1")
 
 
+def test_a_folder_is_served_by_the_scorer_of_mlflow(here, tmp_path, command):
+    "With code of a module and with skops; the answers are the model's, and our command line takes the folder as well."
+    rows = pd.read_csv(IRIS).drop(columns="species")
+    for experiment in (PLAIN, declared("joblib", make_pipeline(FunctionTransformer(kept, kw_args={"spare": 1j}), LogisticRegression(max_iter=1000)), persister=Joblib())):
+        model = experiment.run().model
+        folder = model.to_mlflow(tmp_path / experiment.name)
+        assert mlflow.pyfunc.load_model(str(folder)).predict(rows).tolist() == model.predict(rows).tolist()
+        assert mlflow.sklearn.load_model(str(folder)).predict(rows).tolist() == model.predict(rows).tolist()
+    folder, expected = tmp_path / PLAIN.name, PLAIN.run().model.predict(rows).tolist()
+    assert served("", str(folder), rows) == expected and len(set(expected)) == 3
+    done = command("predict", folder, IRIS, "-o", tmp_path / "predictions.csv")
+    assert done.returncode == 0 and pd.read_csv(tmp_path / "predictions.csv")["species"].tolist() == expected, done.stderr
+
+
 def test_what_skops_cannot_write_arrives(server, here, monkeypatch):
     "With cloudpickle, as MLflow offers it; ours loads because it carries our signature."
     monkeypatch.setenv("ML_PKG_MLFLOW_URI", server)
