@@ -72,6 +72,7 @@ class Model:
     estimator: Any                               # fitted
     schema: Schema                               # of the features
     card: Mapping[str, Any] = field(default_factory=dict) # name, key, run, task, target, classes, metrics, versions, source: plain JSON
+    attached: Mapping[str, bytes] = field(default_factory=dict) # what else travels with it, by the name of its member: written and read by those whose it is
 
     def __repr__(self) -> str: return f"Model({self.card.get('name', 'unnamed')}, {type(self.estimator).__name__}, {len(self.schema.columns)} features)"
     def _repr_html_(self) -> str: return definition("Model", {name: value for name, value in self.card.items() if name not in ("source", "versions")}) + self.schema._repr_html_()
@@ -162,7 +163,7 @@ def write_model(
     persister:Persister,
 ) -> str:                  # sha256 of the file
     "Write one file of which no workspace knows. Raises `InvalidDeclaration` if the persister cannot write the estimator, `Unwritable`."
-    members = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode()}
+    members = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode(), **model.attached}
     return write_archive(path, members, {"persister": persister.name, "key": model.card.get("key"), "versions": _versions()})
 
 def save_model(
@@ -178,7 +179,7 @@ def save_model(
     with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
     return path
 
-DESCRIBED = 2**23 # bytes of the description that a stranger's model may have
+DESCRIBED = 2**23 # bytes of each part of the description that a stranger's model may have
 
 def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     "Check everything about a file before its estimator is interpreted."
@@ -188,14 +189,14 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     vouched = trusted or ours
     if persisters[name].runs_code and not vouched: raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and it does not carry your signature. "
         "If you know where it comes from: trusted=True (on the command line: --trusted)")
-    if not vouched and (longest := max(map(len, (members.get("schema.json", b""), members.get("card.json", b""))))) > DESCRIBED: raise DamagedFile(f"{path} holds a model, and its description has {longest:,} bytes: no such file has that, unless you know where it comes from (trusted=True)")
+    if not vouched and (longest := max((len(content) for name, content in members.items() if name != "estimator"), default=0)) > DESCRIBED: raise DamagedFile(f"{path} holds a model, and its description has {longest:,} bytes: no such file has that, unless you know where it comes from (trusted=True)")
     with _readable(path, "its description"):
         schema, card, versions = Schema.from_dict(json.loads(members["schema.json"])), dict(json.loads(members["card.json"])), dict(manifest.get("versions") or {})
     _compare_versions(path, versions)
     with _readable(path, "its estimator"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Trying to unpickle estimator") # said once, above, for the whole file
         estimator = persisters[name].load(members["estimator"], vouched)
-    model = Model(estimator, schema, card)
+    model = Model(estimator, schema, card, {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")})
     if not vouched: _try_out(path, model)
     return model
 
