@@ -19,6 +19,7 @@ from .errors import InvalidDeclaration
 from .evaluation import Evaluation
 from .events import configure
 from .expressions import Expression, experiment_expression
+from .final_model import fitted_model
 from .gates import Gates
 from .history import History, history, run_list
 from .hooks import rows_after, rows_before, with_rows
@@ -27,7 +28,7 @@ from .persistence import Persister, Skops
 from .preflight import Preflight, checked_accepts, preflight
 from .provenance import declared_source, declaring_module
 from .run import Run
-from .running import fitted_model, run_experiment
+from .running import run_experiment
 from .sweep import Space, Sweep, vary
 
 if TYPE_CHECKING:
