@@ -6,8 +6,12 @@
 __all__ = ['ERROR_SCHEMA', 'FEEDBACK_SCHEMA', 'row_schema', 'answer_schema', 'model_document', 'api', 'create_app']
 
 # %% ../nbs/api/495_api.ipynb #2b26d5fd
+import asyncio
+import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engines import DirectEngine, Engine
@@ -240,10 +244,27 @@ def _first_label(model:Model) -> list:
     classes = model.card.get("classes") or [1.0]
     return classes[0] if isinstance(classes[0], list) else classes
 
+def _can_be_written(folder:Path) -> bool:
+    "Whether a disk takes anything. It is tried: when nothing is answered, nothing else would find out."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" " * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError: return False
+    return True
+
+async def _check_log(log:PredictionLog|NoLog) -> None:
+    "Raise `Refused` where nothing can be answered, because each answer has to be on the disk first."
+    if log.is_durable and log.counts.is_failing and not await asyncio.to_thread(_can_be_written, log.folder): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
+
 def _add_about(app:"FastAPI", service:Service) -> None:
     async def about() -> dict: return model_document(service)
     async def health() -> dict: return {"status": "ok"}
-    async def ready() -> dict: return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok"}
+    async def ready() -> dict:
+        await _check_log(service.log)
+        return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok"}
     async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: getattr(route, "summary", None) or route.name for route in app.routes}}
     app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
