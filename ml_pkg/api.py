@@ -6,14 +6,18 @@
 __all__ = ['ERROR_SCHEMA', 'FEEDBACK_SCHEMA', 'row_schema', 'answer_schema', 'model_document', 'api', 'create_app']
 
 # %% ../nbs/api/495_api.ipynb #2b26d5fd
+import asyncio
+import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engines import DirectEngine, Engine
 from .errors import optional
 from .json_rows import InvalidRequest, read_json
-from .limits import RETRY_SOON, Refused, answer_error, error_body
+from .limits import CLOSE, RETRY_SOON, Refused, answer_error, error_body
 from .model import Model
 from .prediction_log import NoLog, Outcome, PredictionLog
 from .schema import Column, Schema
@@ -30,9 +34,14 @@ def _column_schema(column:Column) -> dict:
     "A column in the words of JSON Schema."
     known = column.values if column.kind == "category" else None
     described = _LOCAL_TIME if column.kind == "datetime" and "," not in column.dtype else _TYPES.get(column.kind, {}) # datetime64[us, UTC] has a zone
-    if known: described = {"type": {str: "string", bool: "boolean", int: "integer", float: "number"}[type(known[0])]}
-    typed = {**described, "type": [described["type"], "null"]} if "type" in described else {}
+    if known: described = _types_of(known)
+    typed = {**described, "type": [*([described["type"]] if isinstance(described["type"], str) else described["type"]), "null"]} if "type" in described else {}
     return {**typed, "title": column.name, "description": _described(column), **({} if column.example is None else {"examples": [column.example]})}
+
+def _types_of(values:list) -> dict:
+    "Of categories, which need not be of one type; nothing, if JSON has no type for one of them."
+    names = list(dict.fromkeys({str: "string", bool: "boolean", int: "integer", float: "number"}.get(type(value)) for value in values))
+    return {} if None in names else {"type": names}
 
 def _described(column:Column) -> str:
     "What is known of a column, in words."
@@ -145,17 +154,24 @@ def model_document(service:Service) -> dict:
     return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": str(ready.engine), "card": card, "columns": ready.model.schema.to_dict()}
 
 # %% ../nbs/api/495_api.ipynb #99317fb9
-async def _whole(receive:Callable) -> bytes:
-    "A request's body."
+async def _whole(receive:Callable, most:int) -> bytes:
+    "A request's body. Raises `Refused` for one of more bytes than that."
     message = await receive()
     body = message.get("body", b"")
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
+    if message.get("more_body", False): body = await _rest(bytearray(body), receive, most)
+    if len(body) > most: raise Refused(413, f"The body is longer than {most:,} bytes. Send it in several requests.", headers=CLOSE)
     return body
 
+async def _rest(body:bytearray, receive:Callable, most:int) -> bytes:
+    "What was received, and what follows, until that is too much."
+    while len(body) <= most:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False): break
+    return bytes(body)
+
 async def _answer(service:Service, scope:dict, receive:Callable, send:Callable) -> None:
-    body = await service.predict(await _whole(receive), scope["headers"])
+    body = await service.predict(await _whole(receive, service.limits.body), scope["headers"])
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
@@ -173,22 +189,40 @@ def api(
                 try: return await _answer(service, scope, receive, send)
                 except Refused as refused: return await answer_error(send, refused)
             await super().__call__(scope, receive, send)
+
+        def openapi(self) -> dict:
+            "Of the version that answers now."
+            if self.state.described is not service.current: _describe(self, service)
+            return super().openapi()
     ready = service.current
     app = Api(title=ready.name, version="1", summary=f"Predictions of {ready.name}", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     app.state.service = service
     _tell_errors(app)
     for add in (_add_predictions, _add_feedback, _add_about): add(app, service)
+    app.state.described = ready
     return app
+
+def _describe(app:"FastAPI", service:Service) -> None:
+    "Another version may have other columns and other labels."
+    app.state.described, app.openapi_schema = service.current, None
+    for path, about in (("/predict", _about_predictions(service)), ("/feedback", _about_feedback(service))):
+        for route in app.routes:
+            if getattr(route, "path", None) == path: route.responses, route.openapi_extra = about["responses"], about["openapi_extra"]
 
 def _add_predictions(app:"FastAPI", service:Service) -> None:
     from starlette.requests import Request
     from starlette.responses import Response
+    async def predict(request:Request) -> Response: return Response(await service.predict(await _whole(request.receive, service.limits.body), request.headers.raw), media_type="application/json")
+    app.add_api_route("/predict", predict, methods=["POST"], summary="Predict rows", response_model=None, **_about_predictions(service))
+
+def _about_predictions(service:Service) -> dict[str, dict]:
+    "What is sent and answered, in the words of OpenAPI."
     model = service.current.model
     example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
-    async def predict(request:Request) -> Response: return Response(await service.predict(await request.body(), request.headers.raw), media_type="application/json")
     request = {"type": "object", "title": "Rows", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row_schema(model.schema)}}}
-    app.add_api_route("/predict", predict, methods=["POST"], summary="Predict rows", response_model=None, responses=_responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)),
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": request, "example": example}}}})
+    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)), "openapi_extra": _sent(request, example)}
+
+def _sent(schema:dict, example:dict) -> dict: return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
 def _example(service:Service, example:dict) -> dict:
     "What the model really answers to the first row that it learnt from."
@@ -198,20 +232,41 @@ def _example(service:Service, example:dict) -> dict:
 
 def _add_feedback(app:"FastAPI", service:Service) -> None:
     from starlette.requests import Request
-    async def feedback(request:Request) -> dict: return await _feedback(service, await request.body())
+    async def feedback(request:Request) -> dict: return await _feedback(service, await _whole(request.receive, service.limits.body))
+    app.add_api_route("/feedback", feedback, methods=["POST"], summary="Tell what really was", response_model=None, **_about_feedback(service))
+
+def _about_feedback(service:Service) -> dict[str, dict]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
     accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
-    app.add_api_route("/feedback", feedback, methods=["POST"], summary="Tell what really was", response_model=None, responses=_responses("How many were accepted", accepted, {"accepted": 1}),
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": FEEDBACK_SCHEMA, "example": example}}}})
+    return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
 def _first_label(model:Model) -> list:
     classes = model.card.get("classes") or [1.0]
     return classes[0] if isinstance(classes[0], list) else classes
 
+def _can_be_written(folder:Path) -> bool:
+    "Whether a disk takes anything. It is tried: when nothing is answered, nothing else would find out."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" " * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError: return False
+    return True
+
+async def _check_log(log:PredictionLog|NoLog) -> None:
+    "Raise `Refused` where nothing can be answered, because each answer has to be on the disk first."
+    if log.is_durable and log.counts.is_failing and not await asyncio.to_thread(_can_be_written, log.folder): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
+
 def _add_about(app:"FastAPI", service:Service) -> None:
     async def about() -> dict: return model_document(service)
     async def health() -> dict: return {"status": "ok"}
-    async def ready() -> dict: return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok"}
+    async def ready() -> dict:
+        await _check_log(service.log)
+        return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok"}
+    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: getattr(route, "summary", None) or route.name for route in app.routes}}
+    app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version", responses=_responses("The model", {"type": "object"}, {}), response_model=None)
     app.add_api_route("/health", health, methods=["GET"], summary="Whether the process is alive", responses=_responses("It is", status, {"status": "ok"}), response_model=None)

@@ -8,11 +8,12 @@ __all__ = ['log', 'Answering', 'Following']
 # %% ../nbs/api/497_following.ipynb #8c7b0c3b
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from .addresses import Located, located, traces
+from .addresses import Located, located, pause_between_looks, traces
 from .service import Served
 
 log = logging.getLogger("ml_pkg.server")
@@ -33,9 +34,11 @@ class Following:
         address:str,                           # "iris", "iris@candidate", "models:/iris@production"
         ready:Callable[[Located], Served],     # makes a version ready
         failed:Callable[[], None]=lambda: None, # told when a version could not be made ready
-        every:float=0.25,                      # seconds between two looks
+        looked:Callable[[str, bool], None]=lambda address, is_fine: None, # told after every look whether the address leads to what answers
+        swapped:Callable[[Served, Served], None]=lambda ready, before: None, # told that another version answers, and which one did
     ):
-        self.service, self.address, self.ready, self.failed, self.every, self._trouble = service, address, ready, failed, every, ""
+        self.service, self.address, self.ready, self.failed, self.looked, self.swapped, self._trouble = service, address, ready, failed, looked, swapped, ""
+        self.every = pause_between_looks(address) # seconds
         self._traces, self._next = None, 0.0  # what was seen when it was last asked, and until when that says enough
         self._failed, self._again = None, 0.0 # what could not be made ready, and when it is tried again
 
@@ -52,10 +55,11 @@ class Following:
         try: await self._ask()
         except Exception as error: self._tell(error)
         else: self._traces, self._next = seen, time.monotonic() + _AT_LEAST # as it was before: what came meanwhile is asked about at the next look
+        self.looked(self.address, not self._trouble)
 
     async def _ask(self) -> None:
         there, current = await asyncio.to_thread(located, self.address), self.service.current
-        if (there.name, there.version) == (current.name, current.version): self._trouble = ""
+        if (there.name, there.version) == (current.name, current.version): self._mend()
         elif there != self._failed or time.monotonic() >= self._again: await self._swap(there)
 
     async def _swap(self, there:Located) -> None:
@@ -64,11 +68,19 @@ class Following:
         self._failed = None
         self.service.swap(ready)
         log.info("%s answers now, after %s", ready, before)
+        self.swapped(ready, before)
+        self._mend()
+
+    def _mend(self) -> None:
+        "There is no trouble any more."
+        if self._trouble: log.warning("%s is found again, and %s answers", self.address, self.service.current)
+        self._trouble = ""
 
     def _tell(self, error:Exception) -> None:
         "Once, and not at every look."
         said = f"{self.address} leads to nothing that can answer ({type(error).__name__}: {error}); {self.service.current} goes on"
-        if said == self._trouble: return
+        known = re.sub(r"0x[0-9a-f]+", "", said) # a place in memory, which is another one each time
+        if known == self._trouble: return
         log.warning(said)
         self.failed()
-        self._trouble = said
+        self._trouble = known

@@ -29,6 +29,7 @@ class Instruments(Unobserved):
         self._unusual = made(client.Counter, "unusual_values", "Values that training did not have", "column", "what")
         self._swaps = made(client.Counter, "swaps", "Versions that began to answer", "model", "version")
         self._refusals = made(client.Counter, "swap_failures", "Versions that could not be made ready")
+        self._trouble = made(client.Gauge, "address_trouble", "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address", **({"multiprocess_mode": "mostrecent"} if self._own is None else {}))
         self._log_rows = made(client.Counter, "log_rows", "Rows of the prediction log by what became of them", "outcome")
         self._log_labels = made(client.Counter, "log_labels", "Late labels by what became of them", "outcome")
         self._by_status, self._by_version = {}, {}
@@ -49,6 +50,10 @@ class Instruments(Unobserved):
         self._swaps.labels(ready.name, ready.version).inc()
 
     def swap_failed(self) -> None: self._refusals.inc()
+
+    def looked_at(self, address:str, is_fine:bool) -> None:
+        "It was looked at where an address leads; told again and again."
+        self._trouble.labels(address).set(not is_fine)
 
     def looked(self, now:Counts) -> None:
         "How the log fares; told again and again."

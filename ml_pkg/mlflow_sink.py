@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'LONGEST_VALUE', 'LONGEST_TAG', 'LONGEST_SCHEMA', 'FILE', 'DIGEST', 'mlflow_name', 'parameters_of',
            'metrics_of', 'tags_of', 'remarks_of', 'dataset_of', 'write_artifacts', 'MlflowSink', 'mlflow_sink',
-           'write_mlflow_folder', 'register', 'is_registry_uri', 'fetch_model', 'from_registry']
+           'write_mlflow_folder', 'register', 'is_registry_uri', 'fetch_model', 'digest_now', 'from_registry']
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #0f292d6f
 import hashlib
@@ -20,13 +20,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .deliveries import Refused
 from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, Unwritable, did_you_mean, optional
 from .model import Model, write_model
-from .persistence import Joblib, Skops, sha256
+from .persistence import Joblib, Skops, digest_of, sha256
 from .registry import Standing, standing_of
 from .run import Run
 from .schema import conform
@@ -391,8 +392,18 @@ def fetch_model(
         digest = logged.tags.get(DIGEST)
         if not digest or not re.fullmatch("[0-9a-f]{64}", digest): raise NotFound(f"{uri} was not logged by ml_pkg, so it has no schema and no card. mlflow.sklearn.load_model loads it")
         kept = Workspace.current().made("models", "registry")/f"{digest}.mlpkg"
-        if not (kept.is_file() and sha256(kept.read_bytes()) == digest): _download(logged.artifact_location, digest, kept, sink.uri)
+        if not (kept.is_file() and digest_now(kept) == digest): _download(logged.artifact_location, digest, kept, sink.uri)
     return kept
+
+def digest_now(
+    path:Path,
+) -> str: # sha256, 64 hexadecimal digits
+    "Of a file, which is not read again as long as it looks the same: a server asks several times a minute. Raises OSError."
+    stat = path.stat()
+    return _known_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+@lru_cache(64)
+def _known_digest(path:Path, changed:int, size:int, inode:int) -> str: return digest_of(path)
 
 def _download(location:str, digest:str, kept:Path, uri:str) -> None:
     from mlflow.artifacts import download_artifacts

@@ -26,7 +26,7 @@ from .errors import InvalidDeclaration, NotFound
 from .json_rows import Columns
 from .logged import Logged
 from .prediction_log import PredictionLog
-from .service import Alone, Served, logged_answers
+from .service import Alone, Served, Unobserved, logged_answers
 from .workspace import Workspace
 
 log = logging.getLogger("ml_pkg.server")
@@ -40,11 +40,15 @@ class Split(Alone):
         self,
         candidate:Served,
         share:float,      # of the requests, between 0 and 1
+        observer:Unobserved=Unobserved(), # noqa: B008 - a null object
     ):
         if not 0 < share < 1: raise InvalidDeclaration(f"a share is between 0 and 1, such as 0.1 for a tenth, and not {share!r}")
-        self.current, self.share = candidate, share
+        self.current, self.share, self.observer = candidate, share, observer
+        observer.swapped(candidate)
 
-    def swap(self, ready:Served) -> None: self.current = ready
+    def swap(self, ready:Served) -> None:
+        self.current = ready
+        self.observer.swapped(ready)
 
     def choose(self, ready:Served, headers:Iterable[tuple[bytes, bytes]]) -> Served:
         key = next((value for name, value in headers if name == KEY), None)

@@ -8,8 +8,10 @@ __all__ = ['log', 'GRACE', 'Serving', 'NoRival', 'SplitWith', 'ShadowedBy', 'ser
 # %% ../nbs/api/499_server.ipynb #eab84f6a
 import asyncio
 import gc
+import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import tempfile
@@ -25,7 +27,7 @@ from .api import api
 from .connections import Line, possible_connections, server_settings
 from .engines import DirectEngine, Engine
 from .errors import InvalidDeclaration, optional
-from .following import Following
+from .following import Answering, Following
 from .guard import listening
 from .heap import hand_back_freed
 from .instruments import Instruments, Measured, add_metrics
@@ -59,12 +61,16 @@ class Serving:
     trusted: bool = False                           # you know who wrote the model: load it even if that could run code
 
     def ready(self, there:Located) -> Served: return serve_located(there, self.engine, self.trusted)
+    def following(self, of:Answering, address:str, instruments:Instruments) -> Following: return Following(of, address, self.ready, instruments.swap_failed, instruments.looked_at, _say_swapped)
+
+def _say_swapped(ready:Served, before:Served) -> None:
+    with suppress(OSError): print(f"{ready} answers now, after {before}", flush=True) # whoever read the output may have gone
 
 class NoRival:
     "Nothing answers beside the model."
     def check(self) -> None: "Raises what `located` raises for a candidate that is not there, before anything is served."
-    def beside(self, serving:Serving, name:str, workspace:Workspace) -> Alone: return Alone()
-    def followed(self, serving:Serving, beside:Alone, failed:Callable[[], None]) -> list[Following]: return []
+    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone()
+    def followed(self, serving:Serving, beside:Alone, instruments:Instruments) -> list[Following]: return []
 
 @dataclass(frozen=True)
 class SplitWith(NoRival):
@@ -73,8 +79,8 @@ class SplitWith(NoRival):
     share: float   # between 0 and 1
 
     def check(self) -> None: located(self.address)
-    def beside(self, serving:Serving, name:str, workspace:Workspace) -> Split: return Split(serving.ready(located(self.address)), self.share)
-    def followed(self, serving:Serving, beside:Split, failed:Callable[[], None]) -> list[Following]: return [Following(beside, self.address, serving.ready, failed)]
+    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split: return Split(serving.ready(located(self.address)), self.share, instruments)
+    def followed(self, serving:Serving, beside:Split, instruments:Instruments) -> list[Following]: return [serving.following(beside, self.address, instruments)]
 
 @dataclass(frozen=True)
 class ShadowedBy(NoRival):
@@ -82,13 +88,25 @@ class ShadowedBy(NoRival):
     address: str   # of the candidate
 
     def check(self) -> None: located(self.address)
-    def beside(self, serving:Serving, name:str, workspace:Workspace) -> Shadow: return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name))
+    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Shadow: return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name))
 
 # %% ../nbs/api/499_server.ipynb #4829c9ab
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:
     inner = Limited(app, serving.limits)
     known = Bearer(inner, tokens.current) if len(tokens.current()) else inner
     return Measured(Sheltered(known, hosts_of(port, tokens.current())), instruments)
+
+async def _on_and_on(step:Callable[[], Awaitable[None]], pause:float) -> None:
+    "Do something again and again. What goes wrong is told, once as long as it is the same, and does not end it."
+    trouble = ""
+    while True:
+        try:
+            await step()
+            trouble = ""
+        except Exception as error:
+            if repr(error) != trouble: log.exception("something that the server does beside its answers went wrong; it is tried again")
+            trouble = repr(error)
+        await asyncio.sleep(pause)
 
 def _lifespan(background:Iterable[Callable[[], Awaitable[None]]], ended:Callable[[], None]) -> Callable[["FastAPI"], AbstractAsyncContextManager]:
     "What runs as long as the server does, and what is done at its end, when everything has been answered."
@@ -114,19 +132,17 @@ def _settle_memory() -> None:
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace) -> None:
     "Serve until a signal ends it."
     instruments, tokens = Instruments(), TokenSource(workspace)
-    service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace), lambda: len(server.server_state.tasks) == 1)
-    following = [Following(service, serving.address, serving.ready, instruments.swap_failed), *serving.rival.followed(serving, service.beside, instruments.swap_failed)]
+    service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace, instruments), lambda: len(server.server_state.tasks) == 1)
+    following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
     parent = os.getppid()
-    async def looking() -> None:
-        while True:
-            instruments.looked(service.log.counts)
-            if os.getppid() != parent: server.should_exit = True # whoever watched over this process is gone
-            await asyncio.sleep(1.0)
+    async def look() -> None:
+        if os.getppid() != parent: server.should_exit = True # whoever watched over this process is gone
+        instruments.looked(service.log.counts)
     def ended() -> None:
         try: service.beside.close()
         finally: service.log.close()
         instruments.looked(service.log.counts)
-    app = api(service, _lifespan([looking, *(each.run for each in following)], ended))
+    app = api(service, _lifespan([partial(_on_and_on, look, 1.0), *(partial(_on_and_on, each.look, each.every) for each in following)], ended))
     add_open_inference(app, service)
     add_metrics(app, instruments)
     uvicorn = optional("uvicorn", "serve")
@@ -205,6 +221,18 @@ def _logged_names(ready:Served) -> list[str]:
     example = [{column.name: column.example for column in ready.model.schema.columns}]
     return [*ready.model.schema.names, *logged_answers(ready.engine.answer(ready.reader.columns(example)))]
 
+def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+
+def _to_try(
+    ready:Served,
+    address:str,
+    asks_for_token:bool,
+) -> str:
+    "A command that asks for the first row that the model learnt from."
+    rows = json.dumps({"rows": [{column.name: column.example for column in ready.model.schema.columns}]}, ensure_ascii=False, default=str)
+    header = " -H 'Authorization: Bearer mlp_…'" if asks_for_token else ""
+    return f"curl{header} {address.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/predict -d {shlex.quote(rows)}"
+
 def serve(
     serving:Serving,
     port:int=8000,          # 0 for any that is free
@@ -224,6 +252,6 @@ def serve(
         ready = serving.ready(located(serving.address))
         serving.private.check(_logged_names(ready))
         serving.rival.check()
-        print(f"{ready} at http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}/predict  (Ctrl-C ends it)", flush=True)
+        print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}", flush=True)
         work = partial(_run, serving, ready, bound, workspace)
         work() if workers == 1 else _Workers(workers, work).run()

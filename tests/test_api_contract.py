@@ -434,7 +434,7 @@ UP = "../" * 12
 PATHS = [
     f"/{UP}etc/passwd", "/../secret.txt", "/..", "/.", "//etc/passwd", "//", "/./secret.txt", "/secret.txt", "/visits.mlpkg", "/stderr.txt", "/%2e%2e/secret.txt", f"/{UP.replace('.', '%2e')}etc/passwd",
     f"/{UP.replace('/', '%2f')}etc%2fpasswd", "/%252e%252e%252fsecret.txt", r"/..\secret.txt", "/..%5c..%5csecret.txt", "/..%c0%afsecret.txt", "/..;/secret.txt", "/....//secret.txt",
-    "/#/../secret.txt", "/secret.txt#/model", "/file:///etc/passwd", "file:///etc/passwd", "http://127.0.0.1/etc/passwd", "/http://127.0.0.1/model", "https://elsewhere.example/secret.txt", "?/etc/passwd", "*",
+    "/secret.txt#/model", "/file:///etc/passwd", "file:///etc/passwd", "http://127.0.0.1/etc/passwd", "/http://127.0.0.1/model", "https://elsewhere.example/secret.txt", "?/etc/passwd", "*",
     "/model/../secret.txt", "/model/..", "/model/", "/health/../secret.txt", "/predict/../secret.txt", "/openapi.json/..", "/docs", "/redoc", "/static/../secret.txt", "/metrics/../secret.txt",
     f"/v2/models/{UP}etc/passwd", "/v2/models/..", "/v2/models/%2e%2e", "/v2/models/..%2f..%2fsecret.txt", f"/v2/models/{UP.replace('/', '%2f')}etc%2fpasswd", "/v2/models/file:%2f%2f%2fetc%2fpasswd", "/v2/models/visits.mlpkg",
     "/v2/models/%00", "/v2/models/visits%00", "/v2/models/visits/versions/..", "/v2/models/visits/versions/..%2f..%2fsecret.txt", "/v2/models/visits/../../secret.txt", "/v2/models/%ff%fe", "/v2/models/s3:%2f%2fbucket%2fkey",
@@ -449,3 +449,11 @@ def test_paths_lead_nowhere(visits:Visits, path:str, monkeypatch:pytest.MonkeyPa
     assert 400 <= answer.status < 500 and answer.type == "application/json" and len(answer.content) < 50_000, answer
     assert_tells_nothing(answer, visits.private)
     assert set(json.loads(answer.content)) == {"error"}
+
+
+@pytest.mark.parametrize("path", ["/", "/#/../secret.txt"])
+def test_the_root_tells_of_addresses_and_of_nothing_else(visits:Visits, path:str):
+    "What a client sends after # is no part of the path."
+    answer = visits.ask("GET", path)
+    assert answer.status == 200 and set(json.loads(answer.content)) == {"model", "version", "addresses"}
+    assert_tells_nothing(answer, visits.private)

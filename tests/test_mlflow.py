@@ -1,9 +1,11 @@
 """Runs and models on a real MLflow server, also one that is down, slow, refuses, or whose answers are lost."""
 
+import asyncio
 import http.client
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,13 +14,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import answers, free_port, waited
+from conftest import FLOWER, answers, asked, exchanged, free_port, serving, waited
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -30,6 +32,8 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 import ml_pkg
 from ml_pkg import Dataset, Evaluation, Experiment, Joblib, MlPkgError, Model, Workspace, load_run
 from ml_pkg.deliveries import waiting
+from ml_pkg.logged_predictions import read_log
+from ml_pkg.persistence import digest_of
 from ml_pkg.store import connected
 from ml_pkg.sync import sync
 
@@ -55,6 +59,12 @@ def process(*words, **options) -> Iterator[subprocess.Popen]:
 def server(tmp_path_factory) -> Iterator[str]:
     "The address of a real MLflow server with an SQLite database."
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    with mlflow_server(folder, port) as url: yield url
+
+
+@contextmanager
+def mlflow_server(folder:Path, port:int) -> Iterator[str]:
+    "The address of one that keeps in a folder what it is told, and is killed after the block."
     words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (folder / "log").open("w") as log, process(*words, cwd=folder, stdout=log, stderr=log):
         waited(lambda: answers(f"http://127.0.0.1:{port}/health"), "server")
@@ -268,6 +278,65 @@ def test_a_folder_is_served_by_the_scorer_of_mlflow(here, tmp_path, command):
     assert served("", str(folder), rows) == expected and len(set(expected)) == 3
     done = command("predict", folder, IRIS, "-o", tmp_path / "predictions.csv")
     assert done.returncode == 0 and pd.read_csv(tmp_path / "predictions.csv")["species"].tolist() == expected, done.stderr
+
+
+def test_an_alias_in_the_registry_is_followed_under_load(here, project, tmp_path, monkeypatch):
+    "No request fails, each answer is what the version that it names predicts, and the versions come within the bound. The server of the registry goes and comes back: what answers goes on, and that is told."
+    (folder := tmp_path / "registry").mkdir()
+    port, name = free_port(), "followed"
+    monkeypatch.setenv("ML_PKG_MLFLOW_URI", f"http://127.0.0.1:{port}")
+    runs = [declared(name).replace(logisticregression__C=C).named(name).run() for C in (1.0, 0.1)]
+    expected = {f"sha256:{digest_of(run.model_path)[:12]}": run.model.predict_proba([FLOWER]).iloc[0].to_dict() for run in runs if run.model}
+    first, second = expected
+    seen, delays = [], []
+    async def asking(server, done) -> None:
+        streams = await asyncio.open_connection("127.0.0.1", server.port)
+        while not done.is_set():
+            status, body = await exchanged(streams, "POST", "/predict", {"rows": [FLOWER]})
+            answer = json.loads(body)
+            assert status == 200 and answer["predictions"][0]["probabilities"] == expected[answer["version"]]
+            seen.append(answer["version"])
+            await asyncio.sleep(0.002)
+        streams[1].close()
+    async def until(condition, what) -> None: await asyncio.to_thread(waited, condition, what, 30, lambda: (project / "stderr.txt").read_text())
+    async def moving(server, done) -> None:
+        for run, version in ((runs[1], second), (runs[0], first), (runs[1], second)):
+            await asyncio.to_thread(register, run, name, "production")
+            began = time.monotonic()
+            await until(lambda version=version: seen[-1] == version, f"answer of {version}")
+            delays.append(time.monotonic() - began)
+        await asyncio.to_thread(registry.close)
+        await until(lambda: trouble(server) == 1.0, "word of the trouble")
+        gone = len(seen)
+        await asyncio.sleep(3.0)
+        assert len(seen) > gone + 100 and set(seen[gone:]) == {second}
+        await asyncio.to_thread(registry.enter_context, mlflow_server(folder, port))
+        await until(lambda: trouble(server) == 0.0, "end of the trouble")
+        await asyncio.to_thread(register, runs[0], name, "production")
+        await until(lambda: seen[-1] == first, "answer of the first")
+        done.set()
+    async def all_of_them(server) -> None:
+        done = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4): group.create_task(asking(server, done))
+            group.create_task(moving(server, done))
+    with ExitStack() as registry:
+        registry.enter_context(mlflow_server(folder, port))
+        register(runs[0], name, "production")
+        with serving(project, f"models:/{name}@production") as server:
+            asyncio.run(all_of_them(server))
+            assert server.ends() == 0
+    said = (project / "stderr.txt").read_text()
+    assert "cannot be asked for a model" in said and said.count("cannot be asked for a model") <= 4 and "is found again" in said, said # told, and not at every look
+    print(f"{len(seen):,} requests; the versions came after {', '.join(f'{each:.2f}' for each in delays)} s")
+    assert max(delays) < 10.0, delays # a second, two requests, and the version made ready, where other tests run as well
+    assert len(read_log(name, logs=here)) == len(seen)
+
+
+def trouble(server) -> float:
+    "What /metrics says of the address."
+    text = asyncio.run(asked(server, "GET", "/metrics"))[1].decode()
+    return float(re.search(r"^ml_pkg_address_trouble\{.*\} (\S+)$", text, re.MULTILINE)[1])
 
 
 def test_what_skops_cannot_write_arrives(server, here, monkeypatch):

@@ -126,6 +126,8 @@ def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[
         asyncio.run(all_of_them(server))
         assert counted(server, "rows_total") == sum(seen.values())
         assert server.ends() == 0
+        said = server.process.stdout.read()
+        assert all(f"flowers@{version} answers now, after flowers@" in said for version in seen), said
     print(f"{sum(seen.values()):,} requests, {PROMOTIONS} promotions, answered by each version: {seen}; the slowest was picked up after {max(delays):.2f} s")
     assert len(read_log("flowers", logs=here)) == sum(seen.values()) and min(seen.values()) > 0
 
