@@ -13,14 +13,14 @@ from typing import Any
 from .errors import optional
 from .json_rows import Columns
 from .prediction_log import Counts
-from .service import Served, Unobserved
+from .service import Served, Standing, Unobserved
 
 # %% ../nbs/api/496_instruments.ipynb #7cb1c201
 class Instruments(Unobserved):
     "Counts what a service answers, what it refuses, and how its log fares. Raises `MissingExtra`."
     def __init__(self):
         client = optional("prometheus_client", "serve")
-        self._client, self._logged = client, Counts()
+        self._client, self._logged, self._beside = client, Counts(), Standing()
         self._own = None if "PROMETHEUS_MULTIPROC_DIR" in os.environ else client.CollectorRegistry()
         def made(kind:Callable, name:str, what:str, *labels:str, **options) -> Any: return kind(f"ml_pkg_{name}", what, labels, registry=self._own, **options)
         self._responses = made(client.Counter, "responses", "Responses by their status", "status")
@@ -30,6 +30,8 @@ class Instruments(Unobserved):
         self._swaps = made(client.Counter, "swaps", "Versions that began to answer", "model", "version")
         self._refusals = made(client.Counter, "swap_failures", "Versions that could not be made ready")
         self._trouble = made(client.Gauge, "address_trouble", "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address", **({"multiprocess_mode": "mostrecent"} if self._own is None else {}))
+        self._beside_trouble = made(client.Gauge, "beside_trouble", "1 while the candidate beside the service does not work", **({"multiprocess_mode": "max"} if self._own is None else {}))
+        self._left_out = made(client.Counter, "beside_left_out_rows", "Rows that the candidate beside the service did not see")
         self._log_rows = made(client.Counter, "log_rows", "Rows of the prediction log by what became of them", "outcome")
         self._log_labels = made(client.Counter, "log_labels", "Late labels by what became of them", "outcome")
         self._by_status, self._by_version = {}, {}
@@ -54,6 +56,12 @@ class Instruments(Unobserved):
     def looked_at(self, address:str, is_fine:bool) -> None:
         "It was looked at where an address leads; told again and again."
         self._trouble.labels(address).set(not is_fine)
+
+    def looked_beside(self, now:Standing) -> None:
+        "How what is beside the service fares; told again and again."
+        self._beside_trouble.set(bool(now.trouble))
+        self._left_out.inc(now.left_out - self._beside.left_out)
+        self._beside = now
 
     def looked(self, now:Counts) -> None:
         "How the log fares; told again and again."

@@ -16,8 +16,8 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from .logged import Private
 from .model import Model
 from .open_inference import add_open_inference
 from .prediction_log import NoLog, PredictionLog, log_folder
-from .rivals import Shadow, Split
+from .rivals import Shadow, Split, held
 from .service import Alone, Served, Service, logged_answers, serve_located
 from .threads import limited_everywhere
 from .tokens import TokenSource, check_reach
@@ -135,13 +135,16 @@ def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace
     service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace, instruments), lambda: len(server.server_state.tasks) == 1)
     following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
     parent = os.getppid()
+    def count() -> None:
+        instruments.looked(service.log.counts)
+        instruments.looked_beside(service.beside.standing)
     async def look() -> None:
         if os.getppid() != parent: server.should_exit = True # whoever watched over this process is gone
-        instruments.looked(service.log.counts)
+        count()
     def ended() -> None:
         try: service.beside.close()
         finally: service.log.close()
-        instruments.looked(service.log.counts)
+        count()
     app = api(service, _lifespan([partial(_on_and_on, look, 1.0), *(partial(_on_and_on, each.look, each.every) for each in following)], ended))
     add_open_inference(app, service)
     add_metrics(app, instruments)
@@ -168,7 +171,7 @@ class _Workers:
 
     def _start(self) -> None:
         "One more, unless all are to end. It is known before a signal can come."
-        with _held(*_ENDS):
+        with held(*_ENDS):
             if self.ending: return
             child = os.fork()
             if child: self.alive[child] = time.monotonic()
@@ -200,13 +203,6 @@ class _Workers:
         self.ending = True
         for child in self.alive:
             with suppress(ProcessLookupError): os.kill(child, signal.SIGTERM)
-
-@contextmanager
-def _held(*signals:int) -> Iterator[None]:
-    "Signals that come in the block are told after it."
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try: yield
-    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 def _ended(status:int) -> str: return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
 
