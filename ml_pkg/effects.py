@@ -6,7 +6,7 @@
 __all__ = ['TENTHS', 'Effects', 'joined', 'wasserstein', 'total_variation', 'missing_shares', 'in_tenths', 'stability_index',
            'jensen_shannon', 'mean_difference', 'deviation_ratio']
 
-# %% ../nbs/api/625_effects.ipynb #38a8b40d
+# %% ../nbs/api/625_effects.ipynb #89dec385
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from .bins import Bins
 from .intervals import Interval
 from .sketches import Sketch
 
-# %% ../nbs/api/625_effects.ipynb #73b5589c
+# %% ../nbs/api/625_effects.ipynb #03da1822
 class Effects(NamedTuple):
     "How far some columns have moved, one number of each array a column."
     value: np.ndarray      # distance between the two samples
@@ -34,7 +34,7 @@ def joined(
 
 _MEAN_OF_NORMAL = np.sqrt(2 / np.pi) # of its absolute value
 
-# %% ../nbs/api/625_effects.ipynb #2b4b12b4
+# %% ../nbs/api/625_effects.ipynb #064013b1
 def _cumulative(counts:np.ndarray) -> np.ndarray:
     "Share of values below each end of a bin, shape (n_columns, LINES)."
     total = counts.sum(axis=1, keepdims=True)
@@ -60,7 +60,7 @@ def wasserstein(
     spread = [(np.diff(ends) * np.sqrt(_middle(each) * (1 - _middle(each)))).sum(axis=1) for each in (before, now)]
     return Effects(value, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0], current.counts.sum(axis=1), reference.counts.sum(axis=1))
 
-# %% ../nbs/api/625_effects.ipynb #49e2f5f8
+# %% ../nbs/api/625_effects.ipynb #9cecb33c
 def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, float, float, int, int]:
     "Of counts by category: value, noise, variance, reach, rows, rows at training."
     rows, reference = int(now.sum()), int(before.sum())
@@ -88,7 +88,7 @@ def missing_shares(
     def pair(sketch:Sketch, missing:int) -> np.ndarray: return np.array([missing, sketch.rows - missing])
     return _effects([_total_variation(pair(reference, before), pair(current, now)) for before, now in zip(reference.missing, current.missing, strict=True)])
 
-# %% ../nbs/api/625_effects.ipynb #65807a98
+# %% ../nbs/api/625_effects.ipynb #14eca56e
 TENTHS = 10 # bins of the index
 
 def in_tenths(
@@ -139,7 +139,7 @@ def jensen_shannon(
     divergence = float((one * np.log(one / middle) + other * np.log(other / middle)).sum() / 2)
     return Interval(*(number / 8 for number in _of_chi_squared(8 * divergence, len(one), before, now, level)))
 
-# %% ../nbs/api/625_effects.ipynb #87bd94a4
+# %% ../nbs/api/625_effects.ipynb #e02927d5
 def _binned(counts:np.ndarray, ends:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Shares of bins and the values that stand for them, in standard deviations."
     values = np.concatenate([ends[:1], (ends[1:] + ends[:-1]) / 2, ends[-1:]])
@@ -157,7 +157,7 @@ def mean_difference(reference:Sketch, current:Sketch, bins:Bins, place:int, leve
     from scipy.stats import t
     (mean, variance, _, rows), (now, now_variance, _, now_rows) = (_scores_of(sketch, bins, place) for sketch in (reference, current))
     if min(rows, now_rows) < 2: return Interval(float("nan"), float("-inf"), float("inf"))
-    half = t.ppf((1 + level) / 2, min(rows, now_rows) - 1) * np.sqrt(variance / (rows - 1) + now_variance / (now_rows - 1))
+    half = t.ppf((1 + level) / 2, min(rows, now_rows) - 1) * np.sqrt(variance / (rows - 1) + max(variance, now_variance) / (now_rows - 1)) # few rows of a skewed column understate it
     return Interval(float(now - mean), float(now - mean - half), float(now - mean + half))
 
 def deviation_ratio(reference:Sketch, current:Sketch, bins:Bins, place:int, level:float=0.95) -> Interval:
