@@ -7,7 +7,7 @@ __all__ = ['CELLS', 'BINS', 'SHARED', 'LINES', 'OUTER', 'NAMED', 'packed', 'unpa
            'NumberBins', 'freeze_numbers', 'as_text', 'coded', 'rows_of_each', 'CategoryBins', 'freeze_categories',
            'Bins', 'freeze']
 
-# %% ../nbs/api/600_bins.ipynb #88fdbe15
+# %% ../nbs/api/600_bins.ipynb #b0306805
 import base64
 import binascii
 import zlib
@@ -20,12 +20,12 @@ import pandas as pd
 
 from .errors import DamagedFile, InvalidData
 
-# %% ../nbs/api/600_bins.ipynb #39025bd2
-_PACKED = ("bool", "uint16", "int64", "float64")
+# %% ../nbs/api/600_bins.ipynb #de06e584
+_PACKED = ("bool", "uint16", "int64", "float32", "float64")
 _MOST = 2**27 # bytes that one array may become
 
 def packed(
-    array:np.ndarray, # of bool, uint16, int64 or float64
+    array:np.ndarray, # of bool, uint16, int64, float32 or float64
 ) -> dict:            # plain JSON
     "An array as JSON can hold it, exactly."
     found = np.ascontiguousarray(array)
@@ -46,7 +46,7 @@ def unpacked(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, binascii.Error) as error:
         raise DamagedFile(f"an array of a reference profile cannot be read ({error}). Take the file from its source again, or train again") from error
 
-# %% ../nbs/api/600_bins.ipynb #d1e5ceed
+# %% ../nbs/api/600_bins.ipynb #4b859360
 CELLS, BINS, SHARED = 8192, 128, 64 # equal cells between the outer edges; bins at quantiles; values with a cell of their own, at most
 LINES = BINS + 1 + 2 * SHARED       # ends of bins, counted in cells
 OUTER = 0.005                       # share of training rows beyond either outer edge
@@ -77,7 +77,7 @@ def counted_in_cells(
     counts[-1] -= np.isnan(values).sum()
     return counts
 
-# %% ../nbs/api/600_bins.ipynb #bba25f3b
+# %% ../nbs/api/600_bins.ipynb #632066ea
 @dataclass(frozen=True, eq=False)
 class NumberBins:
     "Frozen bins of columns of numbers; one row of each array a column."
@@ -127,7 +127,7 @@ def freeze_numbers(
     low, width, lines, *others = zip(*made, strict=True) if made else [()] * 7
     return NumberBins(tuple(columns), np.array(low, float), np.array(width, float), np.array(lines, "uint16").reshape(-1, LINES), *(np.array(each, float) for each in others))
 
-# %% ../nbs/api/600_bins.ipynb #387f2f8e
+# %% ../nbs/api/600_bins.ipynb #d0a4e389
 NAMED = 50 # categories kept by name
 
 def as_text(value:Any) -> str:
@@ -174,7 +174,7 @@ def freeze_categories(
     "Places of columns of categories."
     return CategoryBins(tuple(columns), tuple(tuple(counts.index[:NAMED]) for counts in columns.values()), np.array([len(counts) > NAMED for counts in columns.values()], bool))
 
-# %% ../nbs/api/600_bins.ipynb #e92f2bb1
+# %% ../nbs/api/600_bins.ipynb #1767f300
 @dataclass(frozen=True, eq=False)
 class Bins:
     "Frozen bins of the columns of a table: numbers first, then categories."
