@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['CELLS', 'BINS', 'SHARED', 'LINES', 'OUTER', 'NAMED', 'packed', 'unpacked', 'as_numbers', 'counted_in_cells',
            'NumberBins', 'freeze_numbers', 'as_text', 'coded', 'rows_of_each', 'CategoryBins', 'freeze_categories',
-           'Bins', 'freeze']
+           'Bins', 'freeze', 'Columns', 'columns_of']
 
-# %% ../nbs/api/600_bins.ipynb #b0306805
+# %% ../nbs/api/600_bins.ipynb #5a30d616
 import base64
 import binascii
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pandas as pd
 
 from .errors import DamagedFile, InvalidData
 
-# %% ../nbs/api/600_bins.ipynb #de06e584
+# %% ../nbs/api/600_bins.ipynb #a58eda04
 _PACKED = ("bool", "uint16", "int64", "float32", "float64")
 _MOST = 2**27 # bytes that one array may become
 
@@ -46,7 +47,7 @@ def unpacked(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, binascii.Error) as error:
         raise DamagedFile(f"an array of a reference profile cannot be read ({error}). Take the file from its source again, or train again") from error
 
-# %% ../nbs/api/600_bins.ipynb #4b859360
+# %% ../nbs/api/600_bins.ipynb #a5e2ef6f
 CELLS, BINS, SHARED = 8192, 128, 64 # equal cells between the outer edges; bins at quantiles; values with a cell of their own, at most
 LINES = BINS + 1 + 2 * SHARED       # ends of bins, counted in cells
 OUTER = 0.005                       # share of training rows beyond either outer edge
@@ -56,6 +57,7 @@ def as_numbers(
 ) -> np.ndarray:      # float64, shape (n_rows,); times in seconds; NaN for what is missing or no number
     "A column as numbers."
     types = pd.api.types
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "fiu": return series.to_numpy("float64") # the usual case, and quick
     if types.is_datetime64_any_dtype(series.dtype): return (series - pd.Timestamp(0, tz=series.dt.tz)).dt.total_seconds().to_numpy("float64")
     if types.is_numeric_dtype(series.dtype): return series.to_numpy("float64", na_value=np.nan)
     return pd.to_numeric(series.astype(object), errors="coerce").to_numpy("float64", na_value=np.nan)
@@ -66,18 +68,20 @@ def counted_in_cells(
     width:float,       # of a cell
 ) -> np.ndarray:       # int64, shape (CELLS + 2,): below the first cell, in each, at or above the upper edge; what is missing counts nowhere
     "How many values each cell has. In blocks that stay in the processor's cache."
-    counts, block = np.zeros(CELLS + 2, dtype=np.int64), np.empty(2**14)
+    counts, block = np.zeros(CELLS + 2, dtype=np.int64), np.empty(min(2**14, len(values)))
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(values), len(block)):
+        for start in range(0, len(values), max(1, len(block))):
             part = values[start:start + len(block)]
             places = block[:len(part)]
-            np.subtract(part, low, out=places); np.divide(places, width, out=places); np.add(places, 1, out=places)
+            np.subtract(part, low, out=places)
+            np.divide(places, width, out=places)
+            np.add(places, 1, out=places)
             np.maximum(np.fmin(places, CELLS + 1, out=places), 0, out=places) # fmin sends what is missing to the last place
             counts += np.bincount(places.astype(np.intp), minlength=CELLS + 2)
-    counts[-1] -= np.isnan(values).sum()
+    counts[-1] -= np.count_nonzero(np.isnan(values))
     return counts
 
-# %% ../nbs/api/600_bins.ipynb #632066ea
+# %% ../nbs/api/600_bins.ipynb #6e39f379
 @dataclass(frozen=True, eq=False)
 class NumberBins:
     "Frozen bins of columns of numbers; one row of each array a column."
@@ -127,7 +131,7 @@ def freeze_numbers(
     low, width, lines, *others = zip(*made, strict=True) if made else [()] * 7
     return NumberBins(tuple(columns), np.array(low, float), np.array(width, float), np.array(lines, "uint16").reshape(-1, LINES), *(np.array(each, float) for each in others))
 
-# %% ../nbs/api/600_bins.ipynb #d0a4e389
+# %% ../nbs/api/600_bins.ipynb #6a7ab967
 NAMED = 50 # categories kept by name
 
 def as_text(value:Any) -> str:
@@ -137,19 +141,21 @@ def as_text(value:Any) -> str:
 
 def coded(
     series:pd.Series,              # of any type
-) -> tuple[np.ndarray, pd.Index]:  # number of each row's category, -1 where missing, shape (n_rows,); the texts of the categories, in order of appearance
+) -> tuple[np.ndarray, list[str]]:  # number of each row's category, -1 where missing, shape (n_rows,); the texts of the categories, in order of appearance
     "A column as categories."
     try: codes, found = pd.factorize(series)
     except TypeError: codes, found = pd.factorize(series.map(str, na_action="ignore")) # lists, dicts
-    same, texts = pd.factorize(pd.Index([as_text(value) for value in found.tolist()], dtype=object))
-    return (codes if len(texts) == len(found) else np.append(same, -1)[codes]), texts
+    texts = [as_text(value) for value in found.tolist()]
+    if len(set(texts)) == len(texts): return codes, texts
+    same, unique = pd.factorize(np.array(texts, dtype=object))
+    return np.append(same, -1)[codes], unique.tolist()
 
 def rows_of_each(
     series:pd.Series, # of any type
 ) -> pd.Series:       # text -> rows, the most frequent first, then by text
     "How many rows each category has, without what is missing."
     codes, texts = coded(series)
-    return pd.Series(np.bincount(codes[codes >= 0], minlength=len(texts)), texts).sort_index().sort_values(ascending=False, kind="stable")
+    return pd.Series(np.bincount(codes[codes >= 0], minlength=len(texts)), pd.Index(texts, dtype=object)).sort_index().sort_values(ascending=False, kind="stable")
 
 @dataclass(frozen=True, eq=False)
 class CategoryBins:
@@ -158,15 +164,18 @@ class CategoryBins:
     tables: tuple[tuple[str, ...], ...]  # categories by name, the most frequent at training first
     lumped: np.ndarray                   # bool: whether training had more than are named
 
-    @property
+    @cached_property
     def starts(self) -> np.ndarray: return np.cumsum([0, *(len(table) + 1 for table in self.tables)]) # of each column's counts, in all counts
     @property
     def size(self) -> int: return int(self.starts[-1])
 
-    def places(self, column:int, texts:pd.Index) -> np.ndarray:
+    def places(self, column:int, texts:list[str]) -> np.ndarray:
         "The place of each category among those of a column; the last place is for others."
-        found = pd.Index(self.tables[column], dtype=object).get_indexer(texts)
-        return np.where(found < 0, len(self.tables[column]), found)
+        known = self._places[column]
+        return np.array([known.get(text, len(known)) for text in texts], np.intp)
+
+    @cached_property
+    def _places(self) -> list[dict[str, int]]: return [{text: place for place, text in enumerate(table)} for table in self.tables]
 
 def freeze_categories(
     columns:dict[str, pd.Series], # name -> counts of `rows_of_each`
@@ -174,7 +183,7 @@ def freeze_categories(
     "Places of columns of categories."
     return CategoryBins(tuple(columns), tuple(tuple(counts.index[:NAMED]) for counts in columns.values()), np.array([len(counts) > NAMED for counts in columns.values()], bool))
 
-# %% ../nbs/api/600_bins.ipynb #1767f300
+# %% ../nbs/api/600_bins.ipynb #24502686
 @dataclass(frozen=True, eq=False)
 class Bins:
     "Frozen bins of the columns of a table: numbers first, then categories."
@@ -228,5 +237,20 @@ def freeze(
     if 0 in frame.shape: raise InvalidData("there are no columns, so nothing can be frozen")
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     return Bins(freeze_numbers({str(name): as_numbers(frame[name]) for name in numbers}), freeze_categories({str(name): rows_of_each(frame[name]) for name in _others(frame.columns, numbers)}))
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    "The columns of a table, read once: what is counted."
+    index: pd.Index
+    numbers: list[np.ndarray]                      # in the order of the bins
+    categories: list[tuple[np.ndarray, list[str]]] # of `coded`
+
+def columns_of(
+    frame:pd.DataFrame, # rows; columns by name, in any order
+    bins:Bins,          # of the columns that are wanted
+) -> Columns:
+    "Read columns. One that is not there is missing in every row."
+    def column(name:str) -> pd.Series: return frame[name] if name in frame.columns else pd.Series(np.nan, frame.index, dtype=object)
+    return Columns(frame.index, [as_numbers(column(name)) for name in bins.numbers.names], [coded(column(name)) for name in bins.categories.names])
 
 def _others(names:Iterable, known:list) -> list: return [name for name in names if name not in known]

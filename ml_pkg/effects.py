@@ -6,7 +6,7 @@
 __all__ = ['TENTHS', 'Effects', 'joined', 'wasserstein', 'total_variation', 'missing_shares', 'in_tenths', 'stability_index',
            'jensen_shannon', 'mean_difference', 'deviation_ratio']
 
-# %% ../nbs/api/625_effects.ipynb #89dec385
+# %% ../nbs/api/625_effects.ipynb #b3156ea5
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from .bins import Bins
 from .intervals import Interval
 from .sketches import Sketch
 
-# %% ../nbs/api/625_effects.ipynb #03da1822
+# %% ../nbs/api/625_effects.ipynb #a0174ec0
 class Effects(NamedTuple):
     "How far some columns have moved, one number of each array a column."
     value: np.ndarray      # distance between the two samples
@@ -34,7 +34,7 @@ def joined(
 
 _MEAN_OF_NORMAL = np.sqrt(2 / np.pi) # of its absolute value
 
-# %% ../nbs/api/625_effects.ipynb #064013b1
+# %% ../nbs/api/625_effects.ipynb #428a59cd
 def _cumulative(counts:np.ndarray) -> np.ndarray:
     "Share of values below each end of a bin, shape (n_columns, LINES)."
     total = counts.sum(axis=1, keepdims=True)
@@ -60,7 +60,7 @@ def wasserstein(
     spread = [(np.diff(ends) * np.sqrt(_middle(each) * (1 - _middle(each)))).sum(axis=1) for each in (before, now)]
     return Effects(value, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0], current.counts.sum(axis=1), reference.counts.sum(axis=1))
 
-# %% ../nbs/api/625_effects.ipynb #9cecb33c
+# %% ../nbs/api/625_effects.ipynb #d593824c
 def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, float, float, int, int]:
     "Of counts by category: value, noise, variance, reach, rows, rows at training."
     rows, reference = int(now.sum()), int(before.sum())
@@ -88,7 +88,7 @@ def missing_shares(
     def pair(sketch:Sketch, missing:int) -> np.ndarray: return np.array([missing, sketch.rows - missing])
     return _effects([_total_variation(pair(reference, before), pair(current, now)) for before, now in zip(reference.missing, current.missing, strict=True)])
 
-# %% ../nbs/api/625_effects.ipynb #14eca56e
+# %% ../nbs/api/625_effects.ipynb #6f50f0f4
 TENTHS = 10 # bins of the index
 
 def in_tenths(
@@ -139,7 +139,7 @@ def jensen_shannon(
     divergence = float((one * np.log(one / middle) + other * np.log(other / middle)).sum() / 2)
     return Interval(*(number / 8 for number in _of_chi_squared(8 * divergence, len(one), before, now, level)))
 
-# %% ../nbs/api/625_effects.ipynb #e02927d5
+# %% ../nbs/api/625_effects.ipynb #4522330e
 def _binned(counts:np.ndarray, ends:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Shares of bins and the values that stand for them, in standard deviations."
     values = np.concatenate([ends[:1], (ends[1:] + ends[:-1]) / 2, ends[-1:]])

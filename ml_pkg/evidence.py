@@ -6,7 +6,7 @@
 __all__ = ['FIRST', 'GROWTH', 'EPOCHS', 'UNMOVED', 'epoch_start', 'Bets', 'asked_of', 'placed', 'upper', 'check_shares',
            'discoveries', 'lower']
 
-# %% ../nbs/api/630_evidence.ipynb #451b38b1
+# %% ../nbs/api/630_evidence.ipynb #d41e6123
 import math
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from .effects import Effects
 from .errors import InvalidDeclaration
 
-# %% ../nbs/api/630_evidence.ipynb #0288608a
+# %% ../nbs/api/630_evidence.ipynb #f6f7d6e8
 FIRST = 30       # rows below which nothing is judged
 GROWTH = 1.2     # from the start of an epoch to the start of the next
 EPOCHS = 100     # with a share of the level each; the last ends beyond any window: 30 * 1.2**100 rows
@@ -27,7 +27,7 @@ def epoch_start(
     epoch = np.floor(np.log(np.maximum(rows, FIRST) / FIRST) / math.log(GROWTH) + 1e-9)
     return FIRST * GROWTH**np.minimum(epoch, EPOCHS - 1)
 
-# %% ../nbs/api/630_evidence.ipynb #7968a53e
+# %% ../nbs/api/630_evidence.ipynb #50bc5603
 class Bets(NamedTuple):
     "One bet a column: its gain is exp(boldness * (value - noise - tolerance) - price)."
     effects: Effects
@@ -68,7 +68,7 @@ def placed(
     boldness = 1 / (jump + narrow)
     return Bets(effects, tolerance, effects.noise * np.sqrt(unit), boldness, boldness**2 * variance * (jump + narrow) / (2 * narrow))
 
-# %% ../nbs/api/630_evidence.ipynb #5e035c03
+# %% ../nbs/api/630_evidence.ipynb #b71bb05a
 UNMOVED = 0.95 # confidence with which a column is called unmoved
 
 def upper(
@@ -76,13 +76,13 @@ def upper(
     confidence:float=UNMOVED, # for one column at one look
 ) -> np.ndarray:              # moves above it are ruled out; infinite before there are enough rows
     "The upper ends of the intervals."
-    from scipy.stats import norm
+    from scipy.special import ndtri
     rows, reference = np.maximum(effects.rows, 1), np.maximum(effects.reference, 1)
     deviation = np.sqrt(effects.variance * (1 / rows + 1 / reference))
-    high = effects.value + norm.ppf(confidence) * deviation - math.log(1 - confidence) * effects.reach / 3 / np.minimum(rows, reference)
+    high = effects.value + ndtri(confidence) * deviation - math.log(1 - confidence) * effects.reach / 3 / np.minimum(rows, reference)
     return np.where(np.minimum(effects.rows, effects.reference) < FIRST, np.inf, high)
 
-# %% ../nbs/api/630_evidence.ipynb #5485e469
+# %% ../nbs/api/630_evidence.ipynb #5c708673
 def check_shares(share:np.ndarray, level:float) -> None:
     "Raise `InvalidDeclaration` for shares that would spend more than there is."
     if not 0 < level < 1: raise InvalidDeclaration(f"a level of {level} is none: it is the probability of a false alarm, such as 0.05")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pair_effects', 'Joint', 'joint', 'has_pairs']
 
-# %% ../nbs/api/650_joint.ipynb #60dadb07
+# %% ../nbs/api/650_joint.ipynb #0d3a4341
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from .effects import Effects
 from .evidence import Bets, placed, upper
 from .pairs import PairSums, Scores
 
-# %% ../nbs/api/650_joint.ipynb #5a549142
+# %% ../nbs/api/650_joint.ipynb #ded210ab
 def pair_effects(
     reference:PairSums,
     current:PairSums,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RARE', 'CONVERSIONS', 'NEAR', 'FAR', 'Fault', 'by_chance', 'faults_of']
 
-# %% ../nbs/api/640_quality.ipynb #35285b19
+# %% ../nbs/api/640_quality.ipynb #e2ff0bd9
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from .reference import Baseline
 from .sketches import Sketch
 
-# %% ../nbs/api/640_quality.ipynb #0bb9052d
+# %% ../nbs/api/640_quality.ipynb #32622077
 RARE = 1e-7 # probability, for one column, below which chance is no explanation
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def by_chance(
     "The largest probability of that, if new and old rows are exchangeable."
     return (rows / (rows + reference))**count if rows else 1.0
 
-# %% ../nbs/api/640_quality.ipynb #fe6ac364
+# %% ../nbs/api/640_quality.ipynb #7540aa9c
 def _fault(reference:Sketch, current:Sketch, column:str, kind:str, count:int, what:str) -> Iterator[Fault]:
     if count: yield Fault(column, kind, int(count), by_chance(int(count), current.rows, reference.rows) < RARE, what, tuple(current.examples.get(f"{column}/{kind}", ())))
 
@@ -62,7 +62,7 @@ def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
             count, reached = current.outside[place, side], current.span[place, side]
             yield from _fault(baseline.sketch, current, name, kind, count, f"{count} of {current.rows} values are {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
 
-# %% ../nbs/api/640_quality.ipynb #ddb83d5e
+# %% ../nbs/api/640_quality.ipynb #509ec42b
 def _most_frequent(sketch:Sketch, baseline:Baseline) -> np.ndarray:
     "The largest share that one value can have had, by column: that of its bin."
     numbers = sketch.counts.max(axis=1, initial=0)
@@ -76,7 +76,7 @@ def _stuck(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         if share and run > max(2 * usual, 9) and math.log(current.rows) + (run - 1) * math.log(share) < math.log(RARE):
             yield Fault(name, "stuck", int(run), True, f"{run} rows in a row have the same value; at training no more than {usual} had")
 
-# %% ../nbs/api/640_quality.ipynb #90287c94
+# %% ../nbs/api/640_quality.ipynb #041cc3bc
 _FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60, "3600 (seconds)": 3600, "24 (hours)": 24,
             "2.54 (inches)": 2.54, "3.2808 (feet)": 1 / 0.3048, "1.6093 (miles)": 1.609344, "2.2046 (pounds)": 1 / 0.45359237, "4.184 (calories)": 4.184}
 CONVERSIONS = {**{f"multiplied by {name}": (factor, 0.0) for name, factor in _FACTORS.items()}, **{f"divided by {name}": (1 / factor, 0.0) for name, factor in _FACTORS.items()},

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'TRAINING_PAIRS', 'held_out_importance', 'calibration_of', 'Baseline', 'Window', 'ReferenceProfile',
            'reference_profile']
 
-# %% ../nbs/api/620_reference.ipynb #78b2e686
+# %% ../nbs/api/620_reference.ipynb #b4f13e77
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bins import Bins, freeze, freeze_categories, freeze_numbers
+from .bins import Bins, columns_of, freeze, freeze_categories, freeze_numbers
 from .errors import DamagedFile, InvalidData, UnknownName, did_you_mean
-from .pairs import PairSums, Scores, pairs_merged, pairs_of, scores_of
-from .sketches import Sketch, merged, sketch_of
+from .pairs import PairSums, Scores, multiplied, pairs_merged, pairs_of, scores_of
+from .sketches import Sketch, counted, merged, sketch_of
 
-# %% ../nbs/api/620_reference.ipynb #32f66fcd
+# %% ../nbs/api/620_reference.ipynb #130c5c52
 def held_out_importance(
     parts:Iterable[tuple[Any, pd.DataFrame, Any]], # for each fold: the fitted estimator, rows that it has not seen, their targets
     scoring:Any=None,   # as scikit-learn takes it; by default the estimator's own score
@@ -32,7 +32,7 @@ def held_out_importance(
     found = [pd.Series(permutation_importance(estimator, X, y, scoring=scoring, n_repeats=repeats, random_state=seed).importances_mean, X.columns) for estimator, X, y in parts]
     return {str(name): max(0.0, float(value)) for name, value in pd.concat(found, axis=1).mean(axis=1).items()}
 
-# %% ../nbs/api/620_reference.ipynb #65c2c21d
+# %% ../nbs/api/620_reference.ipynb #a74abf63
 def calibration_of(
     probabilities:pd.DataFrame,  # out of fold; columns "probability …", one a class
     labels:pd.Series,            # the true classes of the same rows
@@ -47,7 +47,7 @@ def _reliability(said:np.ndarray, happened:np.ndarray, bins:int) -> dict[str, li
     parts = [part for part in np.array_split(np.argsort(said, kind="stable"), bins) if len(part)]
     return {"rows": [len(part) for part in parts], "probability": [float(said[part].mean()) for part in parts], "share": [float(happened[part].mean()) for part in parts]}
 
-# %% ../nbs/api/620_reference.ipynb #8261744c
+# %% ../nbs/api/620_reference.ipynb #0e99f389
 FORMAT = 1 # of what is written
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,8 @@ class ReferenceProfile:
 
     def count(self, rows:pd.DataFrame, answers:pd.DataFrame) -> Window:
         "Count rows of production and what the model answered. Columns that the profile does not know are left alone."
-        return Window(sketch_of(rows, self.inputs.bins), sketch_of(answers, self.answers.bins), pairs_of(rows, self.scores))
+        columns = columns_of(rows, self.inputs.bins)
+        return Window(counted(columns, self.inputs.bins), sketch_of(answers, self.answers.bins), multiplied(columns, self.scores))
 
     def merged(self, windows:Iterable[Window]) -> Window:
         "All rows of windows, in the order of time. Raises `InvalidData` for windows of another profile."
@@ -116,7 +117,7 @@ class ReferenceProfile:
             if isinstance(error, DamagedFile): raise
             raise DamagedFile(f"a reference profile cannot be read ({error!r}). Take the file from its source again, or train again") from error
 
-# %% ../nbs/api/620_reference.ipynb #e509d410
+# %% ../nbs/api/620_reference.ipynb #bb69fa91
 TRAINING_PAIRS = 100_000 # training rows whose pairs are counted
 
 def _baseline(frame:pd.DataFrame) -> Baseline:
@@ -126,8 +127,8 @@ def _baseline(frame:pd.DataFrame) -> Baseline:
 def reference_profile(
     rows:pd.DataFrame,       # inputs that the model was fitted on, shape (n_rows, n_columns)
     answers:pd.DataFrame,    # out-of-fold: "prediction", or one for each target, and "probability …" for each class; without columns if there are none
-    importance:Mapping[str, float]={},  # noqa: B006 - only read; column -> 0 or more, as of `held_out_importance`
-    calibration:Mapping[str, Mapping[str, list]]={}, # noqa: B006 - of `calibration_of`
+    importance:Mapping[str, float]={},  # column -> 0 or more, as of `held_out_importance`
+    calibration:Mapping[str, Mapping[str, list]]={}, # of `calibration_of`
 ) -> ReferenceProfile:
     "What a model will remember. Raises `InvalidData` for a table without rows, `UnknownName` for the importance of a column that is not there."
     for name in importance:

@@ -6,7 +6,7 @@
 __all__ = ['MOVED', 'OK', 'FAULTY', 'NOT_ENOUGH', 'SHIFT', 'MISSING', 'DEPENDENCE', 'ANSWER', 'DEVIATIONS', 'ROWS', 'CORRELATION',
            'Watch', 'Verdict', 'rows_needed', 'Check', 'check']
 
-# %% ../nbs/api/660_verdicts.ipynb #8f82b07e
+# %% ../nbs/api/660_verdicts.ipynb #003af3d7
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from .quality import Fault, faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .sketches import Sketch
 
-# %% ../nbs/api/660_verdicts.ipynb #eb51afaf
+# %% ../nbs/api/660_verdicts.ipynb #17fe52c8
 @dataclass(frozen=True)
 class Watch:
     "What a user minds, and how often a false alarm is accepted."
@@ -51,7 +51,7 @@ class Watch:
         for name in self.columns:
             if name not in names: raise UnknownName(f"there is a tolerance for '{name}', which the profile does not know.{did_you_mean(name, names, 'inputs and answers')}")
 
-# %% ../nbs/api/660_verdicts.ipynb #0c0d40f6
+# %% ../nbs/api/660_verdicts.ipynb #9ffb2874
 MOVED, OK, FAULTY, NOT_ENOUGH = "moved", "ok", "faulty", "not enough data yet"
 SHIFT, MISSING, DEPENDENCE, ANSWER = "values", "missing", "dependence", "answer"
 _SHARES = {SHIFT: 0.6, MISSING: 0.1, DEPENDENCE: 0.2, ANSWER: 0.1} # of the level
@@ -88,12 +88,12 @@ def rows_needed(
     confidence:float=UNMOVED,
 ) -> np.ndarray:      # infinite if no number will do
     "About how many rows a window needs before an unmoved column can be called so."
-    from scipy.stats import norm
-    unit = (tolerance / np.maximum(effects.noise + norm.ppf(confidence) * np.sqrt(effects.variance), 1e-12))**2
+    from scipy.special import ndtri
+    unit = (tolerance / np.maximum(effects.noise + ndtri(confidence) * np.sqrt(effects.variance), 1e-12))**2
     free = unit - 1 / np.maximum(effects.reference, 1)
     return np.where(free > 0, np.maximum(1 / np.maximum(free, 1e-12), FIRST), np.inf)
 
-# %% ../nbs/api/660_verdicts.ipynb #301ca431
+# %% ../nbs/api/660_verdicts.ipynb #cea30650
 @dataclass(frozen=True, eq=False)
 class _Questions:
     "Things that may have moved, in one kind."
@@ -132,7 +132,7 @@ def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) 
     return Verdict(" and ".join(found.columns), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high, watch.dependence, CORRELATION, int(effects.rows[0]),
         float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain)
 
-# %% ../nbs/api/660_verdicts.ipynb #f1835f1b
+# %% ../nbs/api/660_verdicts.ipynb #31dae46b
 @dataclass(frozen=True, eq=False)
 class Check:
     "A window that was judged."
@@ -170,7 +170,7 @@ def _weighted(questions:_Questions) -> float:
 def check(
     profile:ReferenceProfile,
     window:Window,          # counted by the profile, or merged of such
-    watch:Watch=Watch(),    # noqa: B008 - an immutable value
+    watch:Watch=Watch(),    # an immutable value
 ) -> Check:
     "Judge a window. Raises `UnknownName` for the tolerance of what the profile does not know."
     watch.check((*profile.inputs.bins.names, *profile.answers.bins.names))
