@@ -6,7 +6,7 @@
 __all__ = ['TENTHS', 'Effects', 'joined', 'wasserstein', 'total_variation', 'missing_shares', 'in_tenths', 'stability_index',
            'jensen_shannon', 'mean_difference', 'deviation_ratio']
 
-# %% ../nbs/api/625_effects.ipynb #b3156ea5
+# %% ../nbs/api/625_effects.ipynb #cc39bed0
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,10 +16,11 @@ from .bins import Bins
 from .intervals import Interval
 from .sketches import Sketch
 
-# %% ../nbs/api/625_effects.ipynb #a0174ec0
+# %% ../nbs/api/625_effects.ipynb #763542f1
 class Effects(NamedTuple):
     "How far some columns have moved, one number of each array a column."
     value: np.ndarray      # distance between the two samples
+    shift: np.ndarray      # the same by one function that was chosen before: never larger, and not made larger by noise in all others
     noise: np.ndarray      # distance to expect of two samples of the same, times the square root of their size
     variance: np.ndarray   # the largest that the mean of a function can have, among the functions that the distance compares, times the size
     reach: np.ndarray      # the largest difference that such a function has between two rows
@@ -34,7 +35,7 @@ def joined(
 
 _MEAN_OF_NORMAL = np.sqrt(2 / np.pi) # of its absolute value
 
-# %% ../nbs/api/625_effects.ipynb #428a59cd
+# %% ../nbs/api/625_effects.ipynb #e0d069ed
 def _cumulative(counts:np.ndarray) -> np.ndarray:
     "Share of values below each end of a bin, shape (n_columns, LINES)."
     total = counts.sum(axis=1, keepdims=True)
@@ -57,19 +58,21 @@ def wasserstein(
     ends = bins.numbers.edges / bins.numbers.scale[:, None]
     before, now = _cumulative(reference.counts), _cumulative(current.counts)
     value = (np.diff(ends) * _middle(np.abs(now - before))).sum(axis=1)
+    shift = np.abs((np.diff(ends) * _middle(now - before)).sum(axis=1)) # of means
     spread = [(np.diff(ends) * np.sqrt(_middle(each) * (1 - _middle(each)))).sum(axis=1) for each in (before, now)]
-    return Effects(value, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0], current.counts.sum(axis=1), reference.counts.sum(axis=1))
+    return Effects(value, shift, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0], current.counts.sum(axis=1), reference.counts.sum(axis=1))
 
-# %% ../nbs/api/625_effects.ipynb #d593824c
-def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, float, float, int, int]:
-    "Of counts by category: value, noise, variance, reach, rows, rows at training."
+# %% ../nbs/api/625_effects.ipynb #90383123
+def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, float, float, float, int, int]:
+    "Of counts by category: value, shift of the first, noise, variance, reach, rows, rows at training."
     rows, reference = int(now.sum()), int(before.sum())
     shares = [before / max(1, reference), now / max(1, rows)]
     spread = max(np.sqrt(share * (1 - share)).sum() for share in shares) / 2
     largest = [max(share.max(initial=0), 0.5) for share in shares]
-    return np.abs(shares[1] - shares[0]).sum() / 2, _MEAN_OF_NORMAL * spread, max(share * (1 - share) for share in largest), 1.0, rows, reference
+    moved = np.abs(shares[1] - shares[0])
+    return moved.sum() / 2, moved[0], _MEAN_OF_NORMAL * spread, max(share * (1 - share) for share in largest), 1.0, rows, reference
 
-def _effects(found:list[tuple]) -> Effects: return Effects(*(np.array(each, float) for each in zip(*found, strict=True))) if found else Effects(*[np.zeros(0)] * 6)
+def _effects(found:list[tuple]) -> Effects: return Effects(*(np.array(each, float) for each in zip(*found, strict=True))) if found else Effects(*[np.zeros(0)] * len(Effects._fields))
 
 def total_variation(
     reference:Sketch,
@@ -88,7 +91,7 @@ def missing_shares(
     def pair(sketch:Sketch, missing:int) -> np.ndarray: return np.array([missing, sketch.rows - missing])
     return _effects([_total_variation(pair(reference, before), pair(current, now)) for before, now in zip(reference.missing, current.missing, strict=True)])
 
-# %% ../nbs/api/625_effects.ipynb #6f50f0f4
+# %% ../nbs/api/625_effects.ipynb #95b36a82
 TENTHS = 10 # bins of the index
 
 def in_tenths(
@@ -139,7 +142,7 @@ def jensen_shannon(
     divergence = float((one * np.log(one / middle) + other * np.log(other / middle)).sum() / 2)
     return Interval(*(number / 8 for number in _of_chi_squared(8 * divergence, len(one), before, now, level)))
 
-# %% ../nbs/api/625_effects.ipynb #4522330e
+# %% ../nbs/api/625_effects.ipynb #6dd9d74c
 def _binned(counts:np.ndarray, ends:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Shares of bins and the values that stand for them, in standard deviations."
     values = np.concatenate([ends[:1], (ends[1:] + ends[:-1]) / 2, ends[-1:]])

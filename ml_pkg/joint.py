@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pair_effects', 'Joint', 'joint', 'has_pairs']
 
-# %% ../nbs/api/650_joint.ipynb #0d3a4341
+# %% ../nbs/api/650_joint.ipynb #d4088852
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from .effects import Effects
 from .evidence import Bets, placed, upper
 from .pairs import PairSums, Scores
 
-# %% ../nbs/api/650_joint.ipynb #ded210ab
+# %% ../nbs/api/650_joint.ipynb #5fb411f5
 def pair_effects(
     reference:PairSums,
     current:PairSums,
@@ -29,7 +29,7 @@ def pair_effects(
     value = np.abs(current.means - reference.means)[one, other]
     reach = 2 * scores.farthest[one] * scores.farthest[other]
     count = np.ones(len(one))
-    return Effects(value, 0 * count, variance, reach, current.rows * count, reference.rows * count), list(zip(columns[one], columns[other], strict=True))
+    return Effects(value, value, 0 * count, variance, reach, current.rows * count, reference.rows * count), list(zip(columns[one], columns[other], strict=True))
 
 class Joint(NamedTuple):
     "How far the dependence of two columns has moved, of the two for which that is surest."
@@ -44,7 +44,7 @@ class Joint(NamedTuple):
     @property
     def high(self) -> float: return float(upper(self.bets.effects).max()) # no two columns have moved by more
     @property
-    def shared(self) -> float: return float(np.log(2 * len(self.names))) # by so much dearer, for two signs of each
+    def shared(self) -> float: return float(np.log(len(self.names))) # by so much dearer
     @property
     def log_gain(self) -> float: return float(self.bets.log_gain[self.best]) - self.shared
     def lower(self, asked:float) -> float: return float(self.bets.lower(asked + self.shared)[self.best])
@@ -59,7 +59,7 @@ def joint(
 ) -> Joint:
     "The joint check. The gain of many bets is at least that of the best, divided by their number."
     effects, names = pair_effects(reference, current, scores)
-    bets = placed(effects, np.full(len(names), tolerance), np.full(len(names), share / (2 * len(names))), level)
+    bets = placed(effects, np.full(len(names), tolerance), np.full(len(names), share / len(names)), level)
     return Joint(bets, names, int(np.argmax(bets.log_gain if np.isfinite(bets.log_gain).any() else effects.value)))
 
 def has_pairs(scores:Scores) -> bool: return len(set(scores.columns)) > 1

@@ -6,7 +6,7 @@
 __all__ = ['MOVED', 'OK', 'FAULTY', 'NOT_ENOUGH', 'SHIFT', 'MISSING', 'DEPENDENCE', 'ANSWER', 'DEVIATIONS', 'ROWS', 'CORRELATION',
            'Watch', 'Verdict', 'rows_needed', 'Check', 'check']
 
-# %% ../nbs/api/660_verdicts.ipynb #003af3d7
+# %% ../nbs/api/660_verdicts.ipynb #45d150c0
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from .quality import Fault, faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .sketches import Sketch
 
-# %% ../nbs/api/660_verdicts.ipynb #17fe52c8
+# %% ../nbs/api/660_verdicts.ipynb #0c9b46ca
 @dataclass(frozen=True)
 class Watch:
     "What a user minds, and how often a false alarm is accepted."
@@ -51,7 +51,7 @@ class Watch:
         for name in self.columns:
             if name not in names: raise UnknownName(f"there is a tolerance for '{name}', which the profile does not know.{did_you_mean(name, names, 'inputs and answers')}")
 
-# %% ../nbs/api/660_verdicts.ipynb #9ffb2874
+# %% ../nbs/api/660_verdicts.ipynb #c7b894b6
 MOVED, OK, FAULTY, NOT_ENOUGH = "moved", "ok", "faulty", "not enough data yet"
 SHIFT, MISSING, DEPENDENCE, ANSWER = "values", "missing", "dependence", "answer"
 _SHARES = {SHIFT: 0.6, MISSING: 0.1, DEPENDENCE: 0.2, ANSWER: 0.1} # of the level
@@ -93,7 +93,7 @@ def rows_needed(
     free = unit - 1 / np.maximum(effects.reference, 1)
     return np.where(free > 0, np.maximum(1 / np.maximum(free, 1e-12), FIRST), np.inf)
 
-# %% ../nbs/api/660_verdicts.ipynb #cea30650
+# %% ../nbs/api/660_verdicts.ipynb #24c36047
 @dataclass(frozen=True, eq=False)
 class _Questions:
     "Things that may have moved, in one kind."
@@ -128,11 +128,11 @@ def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alar
 
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:
     low = found.lower(float(asked_of(np.array(share), watch.of_each)) - math.log(max(1, alarms)))
-    effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
+    effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared + 1) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
     return Verdict(" and ".join(found.columns), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high, watch.dependence, CORRELATION, int(effects.rows[0]),
         float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain)
 
-# %% ../nbs/api/660_verdicts.ipynb #31dae46b
+# %% ../nbs/api/660_verdicts.ipynb #a5cc3817
 @dataclass(frozen=True, eq=False)
 class Check:
     "A window that was judged."
