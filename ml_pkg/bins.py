@@ -7,7 +7,7 @@ __all__ = ['CELLS', 'BINS', 'SHARED', 'LINES', 'OUTER', 'NAMED', 'packed', 'unpa
            'NumberBins', 'freeze_numbers', 'as_text', 'coded', 'rows_of_each', 'CategoryBins', 'freeze_categories',
            'Bins', 'freeze', 'Columns', 'columns_of']
 
-# %% ../nbs/api/600_bins.ipynb #5a30d616
+# %% ../nbs/api/600_bins.ipynb #6bc7fb39
 import base64
 import binascii
 import zlib
@@ -21,7 +21,7 @@ import pandas as pd
 
 from .errors import DamagedFile, InvalidData
 
-# %% ../nbs/api/600_bins.ipynb #a58eda04
+# %% ../nbs/api/600_bins.ipynb #d355545c
 _PACKED = ("bool", "uint16", "int64", "float32", "float64")
 _MOST = 2**27 # bytes that one array may become
 
@@ -47,7 +47,7 @@ def unpacked(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, binascii.Error) as error:
         raise DamagedFile(f"an array of a reference profile cannot be read ({error}). Take the file from its source again, or train again") from error
 
-# %% ../nbs/api/600_bins.ipynb #a5e2ef6f
+# %% ../nbs/api/600_bins.ipynb #baa27608
 CELLS, BINS, SHARED = 8192, 128, 64 # equal cells between the outer edges; bins at quantiles; values with a cell of their own, at most
 LINES = BINS + 1 + 2 * SHARED       # ends of bins, counted in cells
 OUTER = 0.005                       # share of training rows beyond either outer edge
@@ -81,7 +81,7 @@ def counted_in_cells(
     counts[-1] -= np.count_nonzero(np.isnan(values))
     return counts
 
-# %% ../nbs/api/600_bins.ipynb #6e39f379
+# %% ../nbs/api/600_bins.ipynb #ec41dfba
 @dataclass(frozen=True, eq=False)
 class NumberBins:
     "Frozen bins of columns of numbers; one row of each array a column."
@@ -131,7 +131,7 @@ def freeze_numbers(
     low, width, lines, *others = zip(*made, strict=True) if made else [()] * 7
     return NumberBins(tuple(columns), np.array(low, float), np.array(width, float), np.array(lines, "uint16").reshape(-1, LINES), *(np.array(each, float) for each in others))
 
-# %% ../nbs/api/600_bins.ipynb #6a7ab967
+# %% ../nbs/api/600_bins.ipynb #e8c7b0fb
 NAMED = 50 # categories kept by name
 
 def as_text(value:Any) -> str:
@@ -183,7 +183,7 @@ def freeze_categories(
     "Places of columns of categories."
     return CategoryBins(tuple(columns), tuple(tuple(counts.index[:NAMED]) for counts in columns.values()), np.array([len(counts) > NAMED for counts in columns.values()], bool))
 
-# %% ../nbs/api/600_bins.ipynb #24502686
+# %% ../nbs/api/600_bins.ipynb #c6def900
 @dataclass(frozen=True, eq=False)
 class Bins:
     "Frozen bins of the columns of a table: numbers first, then categories."
@@ -250,7 +250,8 @@ def columns_of(
     bins:Bins,          # of the columns that are wanted
 ) -> Columns:
     "Read columns. One that is not there is missing in every row."
-    def column(name:str) -> pd.Series: return frame[name] if name in frame.columns else pd.Series(np.nan, frame.index, dtype=object)
+    there = {str(name): place for place, name in enumerate(frame.columns)} # names of the bins are text, and 0 is none
+    def column(name:str) -> pd.Series: return frame.iloc[:, there[name]] if name in there else pd.Series(np.nan, frame.index, dtype=object)
     return Columns(frame.index, [as_numbers(column(name)) for name in bins.numbers.names], [coded(column(name)) for name in bins.categories.names])
 
 def _others(names:Iterable, known:list) -> list: return [name for name in names if name not in known]

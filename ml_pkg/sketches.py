@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REMEMBERED', 'Sketch', 'empty', 'counted', 'sketch_of', 'merged']
 
-# %% ../nbs/api/605_sketches.ipynb #827e91f4
+# %% ../nbs/api/605_sketches.ipynb #8434d1b6
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ import pandas as pd
 from .bins import LINES, Bins, Columns, columns_of, packed, unpacked
 from .errors import DamagedFile, InvalidData
 
-# %% ../nbs/api/605_sketches.ipynb #4a1ee2d0
+# %% ../nbs/api/605_sketches.ipynb #2090f5f6
 REMEMBERED = 5 # rows of each fault
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def empty(
     whole = {"counts": (numbers, LINES + 1), "outside": (numbers, 2), "slots": (bins.categories.size,), "missing": (columns,), "longest": (columns,)}
     return Sketch(rows=0, moments=np.zeros((numbers, 3)), span=np.full((numbers, 2), np.nan), examples={}, **{name: np.zeros(shape, np.int64) for name, shape in whole.items()})
 
-# %% ../nbs/api/605_sketches.ipynb #0275a92d
+# %% ../nbs/api/605_sketches.ipynb #1e85e312
 def _longest_run(values:np.ndarray) -> int:
     "Most neighbours that are equal. Quick where no two are, as among measurements."
     same = values[1:] == values[:-1]
@@ -123,7 +123,7 @@ def sketch_of(
     "Count rows. A column that is not there counts as missing in every row."
     return counted(columns_of(frame, bins), bins)
 
-# %% ../nbs/api/605_sketches.ipynb #8c160311
+# %% ../nbs/api/605_sketches.ipynb #92ffb9df
 def merged(
     sketches:Iterable[Sketch], # of the same bins, in the order of time if the examples are to be the first
     bins:Bins,
