@@ -6,7 +6,7 @@
 __all__ = ['FIRST', 'GROWTH', 'EPOCHS', 'WAYS', 'UNMOVED', 'epoch_start', 'Bets', 'asked_of', 'placed', 'upper', 'check_shares',
            'discoveries', 'lower']
 
-# %% ../nbs/api/630_evidence.ipynb #d7e2e6b6
+# %% ../nbs/api/630_evidence.ipynb #78be6315
 import math
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from .effects import Effects
 from .errors import InvalidDeclaration
 
-# %% ../nbs/api/630_evidence.ipynb #b936c01f
+# %% ../nbs/api/630_evidence.ipynb #f242b436
 FIRST = 30       # rows below which nothing is judged
 GROWTH = 1.2     # from the start of an epoch to the start of the next
 EPOCHS = 100     # with a share of the level each; the last ends beyond any window: 30 * 1.2**100 rows
@@ -27,7 +27,7 @@ def epoch_start(
     epoch = np.floor(np.log(np.maximum(rows, FIRST) / FIRST) / math.log(GROWTH) + 1e-9)
     return FIRST * GROWTH**np.minimum(epoch, EPOCHS - 1)
 
-# %% ../nbs/api/630_evidence.ipynb #f448a832
+# %% ../nbs/api/630_evidence.ipynb #a2f37a9d
 WAYS = 3 # to bet on a column: on its distance, less the noise, and on either sign of its shift, which has none
 
 class Bets(NamedTuple):
@@ -73,7 +73,7 @@ def placed(
     boldness = 1 / (jump + narrow)
     return Bets(effects, tolerance, effects.noise * np.sqrt(unit), boldness, boldness**2 * variance * (jump + narrow) / (2 * narrow))
 
-# %% ../nbs/api/630_evidence.ipynb #1e67b3c4
+# %% ../nbs/api/630_evidence.ipynb #cb2743dc
 UNMOVED = 0.95 # confidence with which a column is called unmoved
 
 def upper(
@@ -87,7 +87,7 @@ def upper(
     high = effects.value + ndtri(confidence) * deviation - math.log(1 - confidence) * effects.reach / 3 / np.minimum(rows, reference)
     return np.where(np.minimum(effects.rows, effects.reference) < FIRST, np.inf, high)
 
-# %% ../nbs/api/630_evidence.ipynb #e10b0c2d
+# %% ../nbs/api/630_evidence.ipynb #8747c869
 def check_shares(share:np.ndarray, level:float) -> None:
     "Raise `InvalidDeclaration` for shares that would spend more than there is."
     if not 0 < level < 1: raise InvalidDeclaration(f"a level of {level} is none: it is the probability of a false alarm, such as 0.05")

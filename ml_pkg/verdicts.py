@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOVED', 'OK', 'FAULTY', 'NOT_ENOUGH', 'SHIFT', 'MISSING', 'DEPENDENCE', 'ANSWER', 'DEVIATIONS', 'ROWS', 'CORRELATION',
-           'Watch', 'Verdict', 'rows_needed', 'Check', 'check', 'measures']
+           'Watch', 'Verdict', 'rows_needed', 'Check', 'check']
 
-# %% ../nbs/api/660_verdicts.ipynb #97cb9258
+# %% ../nbs/api/660_verdicts.ipynb #6694dbbe
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,27 +16,15 @@ import numpy as np
 import pandas as pd
 
 from .display import table
-from ml_pkg.effects import (
-    Effects,
-    deviation_ratio,
-    in_tenths,
-    jensen_shannon,
-    joined,
-    mean_difference,
-    missing_shares,
-    stability_index,
-    total_variation,
-    wasserstein,
-)
+from .effects import Effects, joined, missing_shares, total_variation, wasserstein
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .evidence import FIRST, UNMOVED, Bets, asked_of, discoveries, lower, placed, upper
-from .intervals import Interval
 from .joint import Joint, has_pairs, joint
 from .quality import Fault, faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .sketches import Sketch
 
-# %% ../nbs/api/660_verdicts.ipynb #1fc6fe20
+# %% ../nbs/api/660_verdicts.ipynb #e7630211
 @dataclass(frozen=True)
 class Watch:
     "What a user minds, and how often a false alarm is accepted."
@@ -63,7 +51,7 @@ class Watch:
         for name in self.columns:
             if name not in names: raise UnknownName(f"there is a tolerance for '{name}', which the profile does not know.{did_you_mean(name, names, 'inputs and answers')}")
 
-# %% ../nbs/api/660_verdicts.ipynb #810ff5dc
+# %% ../nbs/api/660_verdicts.ipynb #81ba7cf9
 MOVED, OK, FAULTY, NOT_ENOUGH = "moved", "ok", "faulty", "not enough data yet"
 SHIFT, MISSING, DEPENDENCE, ANSWER = "values", "missing", "dependence", "answer"
 _SHARES = {SHIFT: 0.6, MISSING: 0.1, DEPENDENCE: 0.2, ANSWER: 0.1} # of the level
@@ -105,7 +93,7 @@ def rows_needed(
     free = unit - 1 / np.maximum(effects.reference, 1)
     return np.where(free > 0, np.maximum(1 / np.maximum(free, 1e-12), FIRST), np.inf)
 
-# %% ../nbs/api/660_verdicts.ipynb #f16f369b
+# %% ../nbs/api/660_verdicts.ipynb #bc541e88
 @dataclass(frozen=True, eq=False)
 class _Questions:
     "Things that may have moved, in one kind."
@@ -144,7 +132,7 @@ def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) 
     return Verdict(" and ".join(found.columns), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high, watch.dependence, CORRELATION, int(effects.rows[0]),
         float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain)
 
-# %% ../nbs/api/660_verdicts.ipynb #a2e99e7f
+# %% ../nbs/api/660_verdicts.ipynb #37aeaca3
 @dataclass(frozen=True, eq=False)
 class Check:
     "A window that was judged."
@@ -201,21 +189,3 @@ def check(
     order = {MOVED: 0, NOT_ENOUGH: 1, OK: 2}
     verdicts.sort(key=lambda each: (order[each.verdict], -profile.importance.get(each.name, 0.0) if each.kind == SHIFT else 0.0))
     return Check(window.rows, tuple(verdicts), tuple(faults_of(profile.inputs, window.inputs)), _weighted(families[0]))
-
-# %% ../nbs/api/660_verdicts.ipynb #3c1413a3
-def measures(
-    profile:ReferenceProfile,
-    window:Window,
-) -> pd.DataFrame:  # one row an input: index and divergence without their bias; for numbers also the mean and the standard deviation; with 95% intervals
-    "Measures of drift that raise no alarm: each interval is for one column at one look."
-    baseline, bins = profile.inputs, profile.inputs.bins
-    def number(place:int) -> dict[str, Interval]:
-        counts = in_tenths(baseline.sketch, window.inputs, place)
-        return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts), "mean difference": mean_difference(baseline.sketch, window.inputs, bins, place),
-                "deviation ratio": deviation_ratio(baseline.sketch, window.inputs, bins, place)}
-    def category(start:int, end:int) -> dict[str, Interval]:
-        counts = [sketch.slots[start:end] for sketch in (baseline.sketch, window.inputs)]
-        return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts)}
-    starts = bins.categories.starts
-    found = [*map(number, range(len(bins.numbers.names))), *map(category, starts[:-1], starts[1:])]
-    return pd.DataFrame([{f"{name} {part}".removesuffix(" mean"): value for name, interval in each.items() for part, value in interval._asdict().items()} for each in found], index=list(bins.names))
