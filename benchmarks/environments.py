@@ -13,10 +13,10 @@ SHARED = ("scikit-learn", "numpy", "pandas", "joblib", "threadpoolctl") # are of
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def environment(name:str, requirements:list[str], folder:Path) -> Path:
+def environment(name:str, requirements:list[str], folder:Path, shared:tuple[str, ...]=SHARED) -> Path:
     "The Python of an environment; this one's, if nothing is required. Makes it, if it is not there as required. Raises CalledProcessError."
     if not requirements: return Path(sys.executable)
-    required = [*requirements, *(f"{each}=={importlib.metadata.version(each)}" for each in SHARED)]
+    required = [*requirements, *(f"{each}=={importlib.metadata.version(each)}" for each in shared)]
     home, made = folder/name, folder/name/"required.json"
     python = home/"bin"/"python"
     if made.exists() and json.loads(made.read_text()) == required: return python
@@ -28,11 +28,11 @@ def environment(name:str, requirements:list[str], folder:Path) -> Path:
     return python
 
 
-def environments(required:dict[str, tuple[str, list[str]]], folder:Path) -> tuple[dict[str, Path], dict[str, str]]:
+def environments(required:dict[str, tuple[str, list[str]]], folder:Path, shared:tuple[str, ...]=SHARED) -> tuple[dict[str, Path], dict[str, str]]:
     "For each contestant, given the name of its environment and what that requires: its Python, or why it cannot be installed."
     found, absent = {}, {}
     for contestant, (name, requirements) in required.items():
-        try: found[contestant] = environment(name, requirements, folder)
+        try: found[contestant] = environment(name, requirements, folder, shared)
         except subprocess.CalledProcessError as error: absent[contestant] = f"cannot be installed: {last_line(error.stderr)}"
     return found, absent
 
