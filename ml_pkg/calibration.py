@@ -77,17 +77,22 @@ def _chances(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
-def _cost(inputs:Inputs, y:np.ndarray, prior:_Prior, theta:np.ndarray) -> float:
+def _targets(y:np.ndarray, classes:int) -> np.ndarray:
+    "Labels of which, in all rows together, one is not known, shape (n_rows, n_classes). So no answer is ever certain, not even if all were right (as in Platt 1999)."
+    unknown = 1 / (len(y) + 2)
+    return (1 - unknown) * np.eye(classes)[y] + unknown / classes
+
+def _cost(inputs:Inputs, targets:np.ndarray, prior:_Prior, theta:np.ndarray) -> float:
     "Minus the logarithm of the posterior, up to a constant."
     scores = _scores(inputs, theta)
     highest = scores.max(axis=1)
-    return float((highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1)) - scores[np.arange(len(y)), y]).sum() + (((theta - prior.mean) / prior.spread) ** 2).sum() / 2)
+    return float((highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1)) - (targets * scores).sum(axis=1)).sum() + (((theta - prior.mean) / prior.spread) ** 2).sum() / 2)
 
 # %% ../nbs/api/674_calibration.ipynb #3e590809
-def _slopes(inputs:Inputs, y:np.ndarray, prior:_Prior, theta:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _slopes(inputs:Inputs, targets:np.ndarray, prior:_Prior, theta:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Gradient and Hessian of the cost."
     by_class, shared, chances = *inputs, _chances(inputs, theta)
-    classes, own, off = chances.shape[1], by_class.shape[1], chances - np.eye(chances.shape[1])[y]
+    classes, own, off = chances.shape[1], by_class.shape[1], chances - targets
     gradient = (theta - prior.mean) / prior.spread ** 2 + np.concatenate([(off.T @ by_class).ravel(), np.einsum("nk,nkf->f", off, shared)])
     hessian, centred = np.diag(1 / prior.spread ** 2), shared - np.einsum("nk,nkf->nf", chances, shared)[:, None, :]
     place, rest = [slice(own * one, own * (one + 1)) for one in range(classes)], slice(own * classes, None)
@@ -105,13 +110,13 @@ class _Posterior(NamedTuple):
     precision: np.ndarray  # inverse of the covariance
     evidence: float        # logarithm, up to a constant
 
-def _posterior(inputs:Inputs, y:np.ndarray, prior:_Prior, start:np.ndarray) -> _Posterior:
+def _posterior(inputs:Inputs, targets:np.ndarray, prior:_Prior, start:np.ndarray) -> _Posterior:
     "Laplace's approximation. A step that does not help is halved."
-    theta, cost = start, _cost(inputs, y, prior, start)
+    theta, cost = start, _cost(inputs, targets, prior, start)
     for _ in range(50):
-        gradient, hessian = _slopes(inputs, y, prior, theta)
+        gradient, hessian = _slopes(inputs, targets, prior, theta)
         step, before = np.linalg.solve(hessian, gradient), cost
-        tried = ((theta - step / 2 ** halvings, _cost(inputs, y, prior, theta - step / 2 ** halvings)) for halvings in range(12))
+        tried = ((theta - step / 2 ** halvings, _cost(inputs, targets, prior, theta - step / 2 ** halvings)) for halvings in range(12))
         theta, cost = next((found for found in tried if found[1] <= before), (theta, before))
         if before - cost < 1e-5: break
     return _Posterior(theta, hessian, -cost - np.linalg.slogdet(hessian)[1] / 2 - float(np.log(prior.spread).sum()))
@@ -122,10 +127,11 @@ _WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 def _fitted(inputs:Inputs, y:np.ndarray) -> _Posterior:
     "The posterior under the prior for which there is most evidence: first one width is chosen, then the other, twice."
     classes, own, shared = inputs.shared.shape[1], inputs.by_class.shape[1], inputs.shared.shape[2]
+    targets = _targets(y, classes)
     found, chosen = {}, (0.1, 0.1)
     def at(widths:tuple[float, float]) -> _Posterior:
         prior = _prior(classes, own, shared, *widths)
-        if widths not in found: found[widths] = _posterior(inputs, y, prior, found[chosen].mode if chosen in found else prior.mean)
+        if widths not in found: found[widths] = _posterior(inputs, targets, prior, found[chosen].mode if chosen in found else prior.mean)
         return found[widths]
     if own == 1: return at(chosen) # there are no coordinates
     for _ in range(2):
