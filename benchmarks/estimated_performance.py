@@ -2,6 +2,7 @@
 
     python benchmarks/estimated_performance.py
     python benchmarks/estimated_performance.py --repetitions 5 --only forest
+    python benchmarks/estimated_performance.py --tables 2 3
 
 Every scenario is drawn again and again: training rows, a model with its out-of-fold predictions, and a window in which the
 features have moved. In the first two tables they mean what they meant at training (covariate shift), which is what
@@ -28,17 +29,20 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from ml_pkg.agreement import Comparison, Disagree
 from ml_pkg.calibration import learn_calibration
 from ml_pkg.estimated import Abstained, ClassificationEstimator
+from ml_pkg.expected_loss import learn_regression_estimator
+from ml_pkg.late_labels import measured as measured_on
 from ml_pkg.support import learn_support
 
 WINDOW, FOLDS = 2_000, 5
@@ -257,6 +261,99 @@ def compared(interval, measured:float) -> dict:
     return {"bias": interval.mean - measured, "off": abs(interval.mean - measured), "held": interval.low - 1e-9 <= measured <= interval.high + 1e-9, "width": interval.high - interval.low}
 
 
+# Regressions: the mean absolute error.
+
+class Noisy(NamedTuple):
+    "Rows with a number to predict, whose noise grows with x0."
+    mean: Callable
+    move: Callable
+    rows: int
+
+    def drawn(self, random:np.random.Generator) -> Drawn:
+        X, window = numbers(5)(random, self.rows), self.move(numbers(5))(random, WINDOW)
+        def target(X): return self.mean(X).to_numpy() + np.exp(0.4 * X["x0"].to_numpy()) * random.normal(size=len(X))
+        return Drawn(X, target(X), window, target(window))
+
+
+def straight(X):
+    return 2 * X["x0"] - X["x1"]
+
+
+def wavy(X):
+    return 2 * np.sin(2 * X["x0"]) + X["x1"] * X["x2"]
+
+
+def progression():
+    found = load_diabetes(as_frame=True)
+    return found.data, found.target.to_numpy(float)
+
+
+REGRESSIONS = {
+    "straight, linear, 200, a mean": (Noisy(straight, moved(x0=0.7), 200), LinearRegression()),
+    "straight, forest, 1000, a mean": (Noisy(straight, moved(x0=0.7), 1000), RandomForestRegressor(100, min_samples_leaf=3)),
+    "wavy, linear, 2000, a mean": (Noisy(wavy, moved(x0=0.7), 2000), LinearRegression()),
+    "wavy, boosting, 5000, weighted": (Noisy(wavy, weighted(lambda X: np.exp(X["x0"])), 5000), HistGradientBoostingRegressor()),
+    "wavy, forest, 2000, narrower": (Noisy(wavy, narrower(0.6), 2000), RandomForestRegressor(100, min_samples_leaf=3)),
+    "diabetes, linear, 250, heavier": (Bundled(progression, lambda X: X["bmi"], 0.7, 250, 100), LinearRegression()),
+}
+
+
+def regressed(name:str, repetition:int) -> dict:
+    "One drawing of a regression; what it is off is in percent of what is measured."
+    source, model = REGRESSIONS[name]
+    drawn = source.drawn(np.random.default_rng([100 + list(REGRESSIONS).index(name), repetition]))
+    out_of_fold = cross_val_predict(seeded(model, repetition), drawn.X, drawn.y, cv=KFold(FOLDS, shuffle=True, random_state=repetition))
+    prediction = seeded(model, repetition).fit(drawn.X, drawn.y).predict(drawn.window)
+    real, before = np.abs(drawn.labels - prediction).mean(), np.abs(drawn.y - out_of_fold).mean()
+    metric = "neg_mean_absolute_error"
+    estimated = learn_regression_estimator(drawn.X, drawn.y, out_of_fold, [metric]).estimate(drawn.window, prediction)
+    said = {"scenario": name, "unmoved": abs(before / real - 1), "abstained": isinstance(estimated, Abstained)}
+    if said["abstained"]: return said
+    found = estimated.metrics[metric].interval
+    return said | {"bias": -found.mean / real - 1, "off": abs(-found.mean / real - 1), "held": found.low <= -real <= found.high, "width": (found.high - found.low) / real}
+
+
+# Changed meaning: labels come in batches, and the estimate is held against them.
+
+def other_sign(X):
+    return two(-1.2 * X["x0"] - X["x1"] + 0.6 * X["x2"] + 0.3)
+
+
+def coin(X):
+    return 0.5 * linear(X) + 0.25
+
+
+def easier(X):
+    return two(2.5 * (1.2 * X["x0"] - X["x1"] + 0.6 * X["x2"] + 0.3))
+
+
+def higher(X):
+    return two(1.2 * X["x0"] - X["x1"] + 0.6 * X["x2"] + 1.8)
+
+
+MEANINGS = {"as before": linear, "as before, and a mean moved": linear, "a sign turned": other_sign, "half of labels random": coin, "more cases": higher, "easier": easier}
+LOOKS = 20
+
+
+def held_against(name:str, repetition:int) -> dict:
+    "One drawing of a window whose labels come in batches. `after`: labels until the estimate was found not to be trusted."
+    random = np.random.default_rng([200 + list(MEANINGS).index(name), repetition])
+    model = (LOGISTIC, FOREST)[repetition % 2]
+    drawn = World(numbers(5), linear, unmoved, 2000).drawn(random, 1)
+    window = (moved(x0=0.7) if "moved" in name else unmoved)(numbers(5))(random, WINDOW)
+    labels = labels_of(MEANINGS[name](window), random)
+    found = trained(model, drawn, repetition)
+    estimator, probabilities = estimator_of(drawn, found), found.model.predict_proba(window)
+    prediction = probabilities.argmax(axis=1)
+    change = (prediction == labels).mean() - (found.out_of_fold.argmax(axis=1) == drawn.y).mean()
+    said = {"scenario": name, "change": change, "do not trust": False, "after": np.nan}
+    for look in range(1, LOOKS + 1):
+        rows = look * WINDOW // LOOKS
+        verdict = Comparison().compare(estimator.estimate(window[:rows], prediction[:rows], probabilities[:rows]), measured_on(pd.DataFrame({"prediction": prediction[:rows], "label": labels[:rows]}), [0, 1]), look=look)
+        if isinstance(verdict, Disagree): return said | {"do not trust": True, "after": rows}
+    return said
+
+
 # What is printed.
 
 def quietly(function:Callable, *arguments) -> dict:
@@ -271,7 +368,7 @@ def repeated(function:Callable, names:list[str], repetitions:int) -> pd.DataFram
 
 def table(found:pd.DataFrame, percent:list[str]) -> pd.DataFrame:
     means = found.drop(columns="scenario").astype(float).groupby(found["scenario"], sort=False).mean()
-    means.loc["all"] = found.drop(columns="scenario").astype(float).mean()
+    if len(means) > 1: means.loc["all"] = found.drop(columns="scenario").astype(float).mean()
     return means.assign(**{name: 100 * means[name] for name in percent}).round(2)
 
 
@@ -279,13 +376,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--only", default="", help="part of the name of a scenario")
+    parser.add_argument("--tables", type=int, nargs="+", default=[1, 2, 3], help="1: accuracy, 2: regressions, 3: changed meaning")
     asked = parser.parse_args()
     pd.set_option("display.width", 160)
-    names = [name for name in SCENARIOS if asked.only in name]
-    if names:
-        found = repeated(classified, names, asked.repetitions)
-        print("accuracy under covariate shift, in points; held: share of intervals that hold the measured one\n")
-        print(table(found, ["said", "bias", "off", "width"])[["said", "bias", "off", "held", "width", "abstained", "seconds"]].to_string())
+    parts = (
+        ("accuracy under covariate shift, in points; held: share of intervals that hold the measured one", classified, SCENARIOS, ["said", "bias", "off", "width"], ["said", "bias", "off", "held", "width", "abstained", "seconds"]),
+        ("mean absolute error under covariate shift, in percent of it; unmoved: what the out-of-fold error is off", regressed, REGRESSIONS, ["unmoved", "bias", "off", "width"], ["unmoved", "bias", "off", "held", "width", "abstained"]),
+        (f"changed meaning: how often the estimate is found not to be trusted within {LOOKS} looks and {WINDOW} labels; change: of accuracy, in points", held_against, MEANINGS, ["change"], ["change", "do not trust", "after"]),
+    )
+    for title, function, scenarios, percent, columns in (parts[number - 1] for number in asked.tables):
+        names = [name for name in scenarios if asked.only in name]
+        if names: print(f"{title}\n\n{table(repeated(function, names, asked.repetitions), percent).reindex(columns=columns).to_string()}\n", flush=True)
 
 
 if __name__ == "__main__":
