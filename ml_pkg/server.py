@@ -36,7 +36,7 @@ from .logged import Private
 from .model import Model
 from .open_inference import add_open_inference
 from .prediction_log import NoLog, PredictionLog, log_folder
-from .rivals import Shadow, Split, held
+from .rivals import ENDS, Shadow, Split, held
 from .service import Alone, Served, Service, logged_answers, serve_located
 from .threads import limited_everywhere
 from .tokens import TokenSource, check_reach
@@ -120,7 +120,6 @@ def _lifespan(background:Iterable[Callable[[], Awaitable[None]]], ended:Callable
     return lifespan
 
 # %% ../nbs/api/499_server.ipynb #d4b2a298
-_ENDS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 30 # seconds that requests have to be answered, when the server is to end
 
 def _settle_memory() -> None:
@@ -129,8 +128,23 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
 
+class _Told:
+    "Has a server end, also one that has not begun yet, when a signal comes."
+    def __init__(self): self._ended, self._server = False, None
+
+    @property
+    def server(self) -> Any: return self._server
+    @server.setter
+    def server(self, server:Any) -> None: self._server, server.should_exit = server, self._ended
+
+    def __call__(self, *_:Any) -> None:
+        self._ended = True
+        if self._server is not None: self._server.should_exit = True
+
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace) -> None:
     "Serve until a signal ends it."
+    told = _Told()
+    for each in ENDS: signal.signal(each, told) # from now on, since other processes may be begun, which only the end of the server ends
     instruments, tokens = Instruments(), TokenSource(workspace)
     service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace, instruments), lambda: len(server.server_state.tasks) == 1)
     following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
@@ -151,7 +165,7 @@ def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace
     uvicorn = optional("uvicorn", "serve")
     config = uvicorn.Config(_layered(app, serving, bound.getsockname()[1], tokens, instruments), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, **server_settings(Line(serving.limits)))
     server = uvicorn.Server(config)
-    for each in _ENDS: signal.signal(each, lambda *_: setattr(server, "should_exit", True)) # before uvicorn listens to them, and after, when it raises again what it was told
+    told.server = server # uvicorn listens by itself while it runs, and raises again what it was told
     _settle_memory()
     server.run(sockets=[bound])
 
@@ -162,7 +176,7 @@ class _Workers:
 
     def run(self) -> None:
         "Until a signal ends it."
-        for each in _ENDS: signal.signal(each, self._end)
+        for each in ENDS: signal.signal(each, self._end)
         _settle_memory() # what is never looked at again stays shared
         try:
             for _ in range(self.count): self._start()
@@ -171,12 +185,12 @@ class _Workers:
 
     def _start(self) -> None:
         "One more, unless all are to end. It is known before a signal can come."
-        with held(*_ENDS):
+        with held(*ENDS):
             if self.ending: return
             child = os.fork()
             if child: self.alive[child] = time.monotonic()
             else:
-                for each in _ENDS: signal.signal(each, signal.SIG_DFL)
+                for each in ENDS: signal.signal(each, signal.SIG_DFL)
         if not child: self._work()
 
     def _work(self) -> None:
