@@ -20,6 +20,7 @@ from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
 from .schema import Schema, conform
 from .sources import check_header, csv_options, reading, table_format
+from .threads import limited
 from .workspace import written_whole
 
 # %% ../nbs/api/440_prediction.ipynb #dd824bb0
@@ -128,7 +129,7 @@ def predict_file(
     "Predict every row of a file. Raises `InvalidInput` naming column, row and value; then nothing is written."
     done, unusual, keep = 0, Counter(), list(dict.fromkeys(keep))
     if output and output.exists() and source.exists() and output.samefile(source): raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
-    with _output(output, complete) as write, warnings.catch_warnings(record=True) as caught:
+    with _output(output, complete) as write, limited(1), warnings.catch_warnings(record=True) as caught: # the same bits with any number of cores
         warnings.simplefilter("always", UnusualInput)
         for part, share in parts_of(source, model.schema, keep, rows):
             write(_predicted(model, part, probabilities, keep, done))
