@@ -9,12 +9,13 @@ __all__ = ['log', 'UNFINISHED', 'SETTLED', 'FORMAT', 'PATIENCE', 'LOST', 'Part',
 # %% ../nbs/api/442_folders.ipynb #697123d7
 import json
 import logging
+import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -313,7 +314,7 @@ class OnRay:
             raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_first_line(error)}). Is the address right, and does it run? ray start --head starts one") from error
         try:
             if count < 1: raise ClusterUnusable(f"{self} has no worker: ray start --address=HOST:PORT on a machine adds its processors")
-            with joblib.parallel_config(backend="ray", n_jobs=count): yield
+            with joblib.parallel_config(backend="ray", n_jobs=count), redirect_stdout(sys.stderr): yield # Ray tells of lost workers on standard output, which is for answers
         finally:
             if is_ours: ray.shutdown()
 
