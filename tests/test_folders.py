@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,6 +194,7 @@ def test_a_worker_of_this_machine_that_is_killed_loses_only_its_part(folder:Path
 
 DASK = """
 import sys
+import tempfile
 from distributed import LocalCluster
 
 if __name__ == "__main__":
@@ -258,7 +260,7 @@ def ray(folder:Path, monkeypatch:pytest.MonkeyPatch) -> Iterator[tuple[str, str]
     port, client = free_port(), free_port()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32)) # this cluster's own
-    temporary = Path("/tmp") / f"ray-{secrets.token_hex(4)}" # the paths of sockets have to be short
+    temporary = Path(tempfile.gettempdir()) / f"ray-{secrets.token_hex(4)}" # the paths of sockets have to be short
     words = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={temporary}"]
     with (folder / "ray.log").open("w") as log: process = subprocess.Popen(list(map(str, words)), cwd=folder, env=with_project(folder, RAY_raylet_start_wait_time_s="120"), stdout=log, stderr=log, start_new_session=True)
     try:
