@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'InvalidQuery', 'NotRewritable',
            'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'TooLarge', 'UntrustedFile', 'Unwritable',
-           'WorkspaceUnusable', 'Overtaken', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning', 'listed',
-           'did_you_mean', 'optional']
+           'WorkspaceUnusable', 'ClusterUnusable', 'Overtaken', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning',
+           'listed', 'did_you_mean', 'optional']
 
 # %% ../nbs/api/000_errors.ipynb #7f88b54c
 import difflib
@@ -61,6 +61,9 @@ class Unwritable(MlPkgError, OSError):
 
 class WorkspaceUnusable(Unwritable):
     "A workspace that cannot be written, or that a newer version of ml_pkg wrote."
+
+class ClusterUnusable(MlPkgError, ConnectionError):
+    "A cluster that does not answer, or whose workers cannot do what they are asked to."
 
 class Overtaken(MlPkgError, RuntimeError):
     "Somebody else was faster: what was to be changed is not as it was expected any more."

@@ -293,7 +293,8 @@ def handed_out(
     if parallel is not None: yield from parallel(tasks)
     else:
         tasks = iter(tasks)
-        while some := list(itertools.islice(tasks, workers(n_jobs))): yield from Parallel(n_jobs=n_jobs)(some)
+        with Parallel(n_jobs=n_jobs) as parallel: # the same workers each time
+            while some := list(itertools.islice(tasks, workers(n_jobs))): yield from parallel(some)
 
 def cross_validate(
     estimator:Any,         # unfitted; stays as it is

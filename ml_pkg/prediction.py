@@ -20,6 +20,7 @@ from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
 from .schema import Schema, conform
 from .sources import check_header, csv_options, reading, table_format
+from .threads import limited
 from .workspace import written_whole
 
 # %% ../nbs/api/440_prediction.ipynb #dd824bb0
@@ -102,15 +103,17 @@ _WRITERS: dict[str, Callable] = {"csv": _csv_writer, "parquet": _parquet_writer}
 
 # %% ../nbs/api/440_prediction.ipynb #de91dc31
 @contextmanager
-def _output(path:Path|None) -> Iterator[Callable]:
-    "Something to write frames with; the file gets its name when all is written. No path means standard output."
+def _output(path:Path|None, complete:Callable) -> Iterator[Callable]:
+    "Something to write frames with; the file gets its name when all is written and `complete` has seen it. No path means standard output."
     if path is None:
         with _csv_writer(sys.stdout, ",") as write: yield write
         return
     kind = table_format(path)
     if kind not in _WRITERS or path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"): raise InvalidDeclaration(f"predictions are written as CSV or Parquet, and {path} is neither: choose .csv, .tsv or .parquet")
     if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to")
-    with written_whole(path) as part, _WRITERS[kind](part, "\t" if path.suffix.lower() == ".tsv" else ",") as write: yield write
+    with written_whole(path) as part:
+        with _WRITERS[kind](part, "\t" if path.suffix.lower() == ".tsv" else ",") as write: yield write
+        complete(part)
 
 # %% ../nbs/api/440_prediction.ipynb #c6e2038b
 def predict_file(
@@ -121,11 +124,12 @@ def predict_file(
     keep:list[str]=(),         # columns of the source to write beside the predictions
     progress:Callable=lambda rows, share: None, # told after each part how many rows are done, and which share of the file
     rows:int=ROWS,             # in one part
+    complete:Callable=lambda file: None, # shown the whole file before it gets its name; if it raises, nothing is written
 ) -> int:                      # number of rows predicted
     "Predict every row of a file. Raises `InvalidInput` naming column, row and value; then nothing is written."
     done, unusual, keep = 0, Counter(), list(dict.fromkeys(keep))
     if output and output.exists() and source.exists() and output.samefile(source): raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
-    with _output(output) as write, warnings.catch_warnings(record=True) as caught:
+    with _output(output, complete) as write, limited(1), warnings.catch_warnings(record=True) as caught: # the same bits with any number of cores
         warnings.simplefilter("always", UnusualInput)
         for part, share in parts_of(source, model.schema, keep, rows):
             write(_predicted(model, part, probabilities, keep, done))
