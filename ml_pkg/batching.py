@@ -21,10 +21,10 @@ class _Waiting(NamedTuple):
     answer: asyncio.Future
 
 def _batches(waiting:list[_Waiting], rows:int) -> Iterator[list[_Waiting]]:
-    "Requests, in their order, of at most so many rows together."
+    "Requests, in their order, of at most so many rows together, all of one form."
     batch, size = [], 0
     for each in waiting:
-        if batch and size + each.columns.rows > rows:
+        if batch and (size + each.columns.rows > rows or each.columns.form != batch[0].columns.form):
             yield batch
             batch, size = [], 0
         batch.append(each)
@@ -38,12 +38,11 @@ def _outcome(engine:Engine, columns:Columns) -> Answers | Exception:
     except BaseException as error: # whatever user code raises, nobody is left waiting for it
         return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(f"the engine raised {type(error).__name__}: {error}")
 
-def _outcomes(engine:Engine, parts:list[Columns]) -> Iterable[Answers | Exception]:
+def _outcomes(engine:Engine, parts:list[Columns]) -> list[Answers | Exception]:
     "What each of several requests is answered, or the error that it made."
-    together = _outcome(engine, Columns.joined(parts))
-    if len(parts) == 1: return [together]
-    if isinstance(together, Exception): return (_outcome(engine, part) for part in parts)
-    return together.split([part.rows for part in parts])
+    if len(parts) == 1: return [_outcome(engine, parts[0])]
+    try: return engine.answer(Columns.joined(parts)).split([part.rows for part in parts])
+    except BaseException: return _outcomes(engine, parts[:len(parts) // 2]) + _outcomes(engine, parts[len(parts) // 2:]) # whatever it was, the smallest part that makes it is told
 
 # %% ../nbs/api/481_batching.ipynb #27749b98
 class Batcher:
@@ -65,14 +64,14 @@ class Batcher:
         is_alone:bool=False, # whether it is known that no other request is there
     ) -> Answers:
         "Raises what the engine raises."
-        if is_alone and not self._is_busy and self._is_quick(columns.rows): return self._at_once(columns)
+        if is_alone and not self._is_busy and self._is_quick(columns.rows, 1): return self._at_once(columns)
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
         if not self._waiting and not self._is_busy: loop.call_soon(self._flush)
         self._waiting.append(_Waiting(columns, answer))
         return await answer
 
-    def _is_quick(self, rows:int) -> bool: return self.seconds <= self.patience and rows <= self.quick_rows
+    def _is_quick(self, rows:int, calls:int) -> bool: return self.seconds * calls <= self.patience and rows <= self.quick_rows
 
     def _at_once(self, columns:Columns) -> Answers:
         began = time.perf_counter()
@@ -83,7 +82,7 @@ class Batcher:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if self._is_quick(sum(each.columns.rows for each in waiting)): return _settle(waiting, self._computed(waiting))
+        if self._is_quick(sum(each.columns.rows for each in waiting), 1 if self.engine.batches_freely else len(waiting)): return _settle(waiting, self._computed(waiting))
         self._is_busy = True
         asyncio.get_running_loop().run_in_executor(None, self._computed, waiting).add_done_callback(lambda done: self._after(waiting, done))
 

@@ -66,6 +66,14 @@ class _Bounded:
         self.line.leave(self)
         super().connection_lost(exc)
 
+    def wait(self, seconds:float) -> None:
+        "Be waited for from now on, unless an answer is not taken: until it is, that is what is waited for, whatever else comes."
+        if self not in self.line.unsent: self.line.waiting.begin(self, seconds)
+
+    def work(self) -> None:
+        "Be at work: nobody is waited for."
+        if self.is_at_work and self not in self.line.unsent: self.line.waiting.end(self)
+
     @property
     def is_at_work(self) -> bool: return self.cycle is not None and not self.cycle.response_complete
 
@@ -101,7 +109,7 @@ class _BoundedRequests(_Bounded):
         if self.overhead > self.line.limits.header_bytes < sum(len(name) + len(value) for name, value in self.headers) + len(self.url): raise ValueError(self._too_long())
         self.has_headers = True
         super().on_headers_complete()
-        self.line.waiting.begin(self, self.line.limits.read_seconds + AFTER_BODY)
+        self.wait(self.line.limits.read_seconds + AFTER_BODY)
 
     def on_body(self, body:bytes) -> None:
         self.overhead -= len(body)
@@ -110,7 +118,7 @@ class _BoundedRequests(_Bounded):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.overhead, self.has_headers = 0, False
-        if self.is_at_work: self.line.waiting.end(self)
+        self.work()
 
     def send_400_response(self, msg:str) -> None:
         "What the parser does not take is told in the form of all errors, unless it could be taken for the answer to another request."
@@ -146,9 +154,9 @@ class _BoundedAnswers(_BoundedRequests):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.is_at_work and self not in self.line.unsent: self._idle()
+        if not self.is_at_work: self._idle()
 
-    def _idle(self) -> None: self.line.waiting.begin(self, self.line.limits.keep_seconds + self.line.limits.header_seconds)
+    def _idle(self) -> None: self.wait(self.line.limits.keep_seconds + self.line.limits.header_seconds)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -157,7 +165,7 @@ class _BoundedAnswers(_BoundedRequests):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.line.unsent.pop(self, None)
-        if self.is_at_work: self.line.waiting.end(self)
+        if self.is_at_work: self.work()
         else: self._idle()
 
 # %% ../nbs/api/492_connections.ipynb #9c97cfac

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -189,12 +189,24 @@ class Columns:
         numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns if column.name in self.slow and column.kind in ("float", "integer")}
         return {**self.values, **numbers} if numbers else self.values
 
+    @property
+    def form(self) -> tuple:
+        "Requests of one form can be joined: no value becomes another one because of those beside it, as an integer would beside a gap."
+        return tuple((name, series.dtype) for name, series in self.slow.items())
+
     @staticmethod
     def joined(parts:"Sequence[Columns]") -> "Columns":
-        "Rows of several requests, one after another."
+        "Rows of several requests of one form, one after another."
         if len(parts) == 1: return parts[0]
         values = {name: [value for part in parts for value in part.values[name]] for name in parts[0].values}
-        return _columns(parts[0].schema, values, sum(part.rows for part in parts), {column.name for part in parts for column in part.schema.columns if column.name in part.slow})
+        slow = {name: pd.concat([part.slow[name] for part in parts], ignore_index=True) for name in parts[0].slow}
+        return Columns(parts[0].schema, values, sum(part.rows for part in parts), slow, _summed(part.nulls for part in parts), _summed(part.unseen for part in parts))
+
+def _summed(counts:Iterable[dict[str, int]]) -> dict[str, int]:
+    found:dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items(): found[name] = found.get(name, 0) + count
+    return found
 
 def _counts(columns:dict[str, int]) -> dict[str, int]: return {name: count for name, count in columns.items() if count}
 
