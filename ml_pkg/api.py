@@ -21,7 +21,7 @@ from .limits import CLOSE, RETRY_SOON, Refused, answer_error, error_body
 from .model import Model
 from .prediction_log import NoLog, Outcome, PredictionLog
 from .schema import Column, Schema
-from .service import Service, answer_document, refused, served
+from .service import AT_ONCE, Service, answer_document, refused, served
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -137,7 +137,7 @@ def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool
 
 async def _feedback(service:Service, body:bytes) -> dict:
     import time
-    labels, at = _labels(body), time.time()
+    labels, at = _labels(body) if len(body) <= AT_ONCE else await asyncio.to_thread(_labels, body), time.time()
     service.limits.check_rows(len(labels))
     _check_labels(service.current.model, labels)
     receipts = [service.log.feedback(id, label, at) for id, label in labels]
@@ -151,7 +151,7 @@ def model_document(service:Service) -> dict:
     "The card, the schema and the version of what answers."
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
-    return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": str(ready.engine), "card": card, "columns": ready.model.schema.to_dict()}
+    return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card, "columns": ready.model.schema.to_dict()}
 
 # %% ../nbs/api/495_api.ipynb #99317fb9
 async def _whole(receive:Callable, most:int) -> bytes:

@@ -33,14 +33,22 @@ class _Precision(NamedTuple):
     name: str
     dtype: str      # numpy's
     tensor: str     # what skl2onnx calls it
+    truths: tuple[str, str] = ("BooleanTensorType", "bool") # the same of columns of true and false
 
-_PRECISIONS = (_Precision("double precision", "float64", "DoubleTensorType"), _Precision("single precision", "float32", "FloatTensorType"))
+_NUMBERED = ("Int64TensorType", "int64") # some steps take truths as 0 and 1 only
+_PRECISIONS = (_Precision("double precision", "float64", "DoubleTensorType"), _Precision("single precision", "float32", "FloatTensorType"),
+               _Precision("double precision, truths as numbers", "float64", "DoubleTensorType", _NUMBERED), _Precision("single precision, truths as numbers", "float32", "FloatTensorType", _NUMBERED))
+
+def _precisions(schema:Schema) -> list[_Precision]:
+    "Those that differ for a schema, in the order in which they are tried."
+    has_truths = any(column.kind == "boolean" for column in schema.columns)
+    return [precision for precision in _PRECISIONS if has_truths or precision.truths != _NUMBERED]
 
 def _tensor(column:Column, precision:_Precision) -> tuple[str, str]:
     "What skl2onnx calls the type of a column, and numpy's dtype. Raises `EngineRefused`."
     if column.kind == "float": return precision.tensor, precision.dtype
     if column.kind == "integer" and column.dtype == "int64": return "Int64TensorType", "int64"
-    if column.kind == "boolean" and column.dtype == "bool": return "BooleanTensorType", "bool"
+    if column.kind == "boolean" and column.dtype == "bool": return precision.truths
     if column.kind == "text" or column.kind == "category" and all(isinstance(value, str) for value in column.values or ()): return "StringTensorType", "object"
     raise EngineRefused(f"the column '{column.name}' ({column.dtype}) is of no type that ONNX has. Serve the model without --engine onnx, or declare it on columns of numbers, text, true and false")
 
@@ -158,7 +166,7 @@ class CompiledEngine:
     def _accept(self, parts:list[Columns]) -> str:
         "What was compared, once a precision passes. Raises `EngineRefused` with what is wrong with each."
         reasons = []
-        for precision in _PRECISIONS:
+        for precision in _precisions(self.model.schema):
             try:
                 self._compiled = _Compiled(self.model, precision)
                 return f"{precision.name}, {self._compare([part for part in parts if self._is_within(part)], parts[0].rows)}"

@@ -112,8 +112,9 @@ class Model:
 
     @classmethod
     def load(cls, path:str|Path, trusted:bool=False, persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle())) -> "Model":
-        "Read a model. Raises `NotFound`, `DamagedFile`, or `UntrustedFile` if loading could run code and neither your signature is on the file nor `trusted=True` is given."
-        return _load(Path(path), trusted, {persister.name: persister for persister in persisters})
+        """Read a model: a file, or what an address such as "iris@production" leads to. Raises `NotFound`, `UnknownName`, `DamagedFile`, or `UntrustedFile` if loading could
+        run code and neither your signature is on the file nor `trusted=True` is given."""
+        return _load(_file_of(path), trusted, {persister.name: persister for persister in persisters})
 
     def _ask(self, method:str, rows:Any, first_row:int) -> tuple[pd.Index, np.ndarray]:
         conformed = conform(rows, self.schema, first_row)
@@ -178,6 +179,11 @@ def save_model(
     digest = write_model(model, path, persister)
     with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
     return path
+
+def _file_of(path:str|Path) -> Path:
+    if isinstance(path, Path) or path.endswith(".mlpkg") or Path(path).is_file(): return Path(path)
+    from ml_pkg.addresses import model_file
+    return model_file(path)
 
 DESCRIBED = 2**23 # bytes of each part of the description that a stranger's model may have
 
