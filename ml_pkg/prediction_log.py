@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAKEN', 'DROPPED', 'NOT_LOGGED', 'LABELS', 'Outcome', 'Receipt', 'Promise', 'Bound', 'Rotation', 'Counts',
-           'log_folder', 'make_segments', 'PredictionLog', 'NoLog']
+           'log_folder', 'make_segments', 'PredictionLog', 'NoLog', 'no_log']
 
 # %% ../nbs/api/486_prediction_log.ipynb #46e745d8
 import asyncio
@@ -421,3 +421,7 @@ class NoLog:
     def add(self, logged:Logged) -> Receipt: return NOT_LOGGED
     def feedback(self, id:str, label:Any, at:float) -> Receipt: return NOT_LOGGED
     def close(self, patience:float=10.0) -> None: "There is nothing to close."
+
+def no_log(folder:Path, private:Private=_PRIVATE) -> NoLog:
+    "For a server that keeps nothing, in the place of `PredictionLog`."
+    return NoLog()

@@ -35,7 +35,7 @@ from .limits import Bearer, Limited, Limits, Sheltered, hosts_of
 from .logged import Private
 from .model import Model
 from .open_inference import add_open_inference
-from .prediction_log import NoLog, PredictionLog, log_folder
+from .prediction_log import NoLog, PredictionLog, log_folder, no_log
 from .rivals import ENDS, Shadow, Split, held
 from .service import Alone, Served, Service, logged_answers, serve_located
 from .threads import limited_everywhere
@@ -54,21 +54,31 @@ class Serving:
     "What a server serves, and how."
     address: str                                    # of the model: "iris", "iris@candidate", "run:1a2b3c4d", a path, "models:/iris@production"
     engine: Callable[[Model], Engine] = DirectEngine
-    log: Callable[..., PredictionLog|NoLog] = PredictionLog # given the folder of the model's log, and private=
+    log: Callable[..., PredictionLog|NoLog] = PredictionLog # given the folder of the model's log, and private=; `no_log` keeps nothing
     private: Private = Private()                    # columns that are not to be read in the log
     limits: Limits = Limits()
     rival: "NoRival" = field(default_factory=lambda: NoRival()) # what is beside it
     trusted: bool = False                           # you know who wrote the model: load it even if that could run code
 
-    def ready(self, there:Located) -> Served: return serve_located(there, self.engine, self.trusted)
+    def ready(self, there:Located) -> Served:
+        "Raises what `serve_located` raises, and `UnknownName` for a version that has not the private columns: they would be logged under other names."
+        ready = serve_located(there, self.engine, self.trusted)
+        if self.private.names: self.private.check(_logged_names(ready))
+        return ready
+
     def following(self, of:Answering, address:str, instruments:Instruments) -> Following: return Following(of, address, self.ready, instruments.swap_failed, instruments.looked_at, _say_swapped)
+
+def _logged_names(ready:Served) -> list[str]:
+    "What the log of a version has columns for."
+    example = [{column.name: column.example for column in ready.model.schema.columns}]
+    return [*ready.model.schema.names, *logged_answers(ready.engine.answer(ready.reader.columns(example)))]
 
 def _say_swapped(ready:Served, before:Served) -> None:
     with suppress(OSError): print(f"{ready} answers now, after {before}", flush=True) # whoever read the output may have gone
 
 class NoRival:
     "Nothing answers beside the model."
-    def check(self) -> None: "Raises what `located` raises for a candidate that is not there, before anything is served."
+    def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served."
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone()
     def followed(self, serving:Serving, beside:Alone, instruments:Instruments) -> list[Following]: return []
 
@@ -78,7 +88,7 @@ class SplitWith(NoRival):
     address: str   # of the candidate
     share: float   # between 0 and 1
 
-    def check(self) -> None: located(self.address)
+    def check(self, serving:Serving) -> None: serving.ready(located(self.address))
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split: return Split(serving.ready(located(self.address)), self.share, instruments)
     def followed(self, serving:Serving, beside:Split, instruments:Instruments) -> list[Following]: return [serving.following(beside, self.address, instruments)]
 
@@ -87,8 +97,12 @@ class ShadowedBy(NoRival):
     "A candidate sees every request, in a process of its own."
     address: str   # of the candidate
 
-    def check(self) -> None: located(self.address)
-    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Shadow: return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name))
+    def check(self, serving:Serving) -> None:
+        if serving.log is no_log: raise InvalidDeclaration(f"{self.address} would answer for nothing: the answers of a shadow are only logged, and nothing is to be logged. Leave out --shadow, or --no-log")
+        located(self.address)
+
+    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Shadow:
+        return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name), serving.private)
 
 # %% ../nbs/api/499_server.ipynb #4829c9ab
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:
@@ -226,11 +240,6 @@ def _share_counts(stack:ExitStack) -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ml_pkg-metrics-"))
     stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)
 
-def _logged_names(ready:Served) -> list[str]:
-    "What the log of a version has columns for."
-    example = [{column.name: column.example for column in ready.model.schema.columns}]
-    return [*ready.model.schema.names, *logged_answers(ready.engine.answer(ready.reader.columns(example)))]
-
 def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 def _to_try(
@@ -260,8 +269,7 @@ def serve(
         if workers > 1: _share_counts(stack) # before the library that counts is imported
         stack.enter_context(limited_everywhere(1)) # before anything is predicted: threads of OpenMP do not outlive a fork, and a request's few rows need none
         ready = serving.ready(located(serving.address))
-        serving.private.check(_logged_names(ready))
-        serving.rival.check()
+        serving.rival.check(serving)
         print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}", flush=True)
         work = partial(_run, serving, ready, bound, workspace)
         work() if workers == 1 else _Workers(workers, work).run()
