@@ -29,6 +29,7 @@ from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, Unkno
 from .model import Model, write_model
 from .persistence import Joblib, Skops, digest_of, sha256
 from .registry import Standing, standing_of
+from .requirements import carded, needed_by
 from .run import Run
 from .schema import conform
 from .settings import settings
@@ -283,11 +284,15 @@ def _write_flavor(
     from mlflow.models import Model as MlflowModel
     from mlflow.models import infer_signature
     example = conform([{column.name: column.example for column in model.schema.columns}], model.schema).frame
-    requirements = [f"{name}=={version}" for name, version in {**model.card.get("versions", {}), **_skops_version()}.items() if name not in ("python", "ml_pkg", "ml-pkg")]
     described = MlflowModel(**about)
     with warnings.catch_warnings(action="ignore"): # a hint about columns of integers, and one about pickle
-        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*requirements, *further], **_format(model))
+        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*_requirements(model), *further], **_format(model))
     return described
+
+def _requirements(model:Model) -> list[str]:
+    "The libraries of its card that its estimator needs: MLflow installs what is named, and whoever wrote the card may be a stranger. Raises `InvalidDeclaration`."
+    needed = needed_by(model.estimator)
+    return [f"{name}=={version}" for name, version in {**carded(model.card), **_skops_version()}.items() if name in needed]
 
 def _format(model:Model) -> dict[str, Any]:
     "skops for what it can write, with the types in it that only we know to be harmless; cloudpickle for the rest."
