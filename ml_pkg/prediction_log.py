@@ -124,9 +124,9 @@ class _Ahead:
         return self._file is not None and (not self._file.is_sure or self._rows >= limits.rows or self._file.size >= limits.bytes or time.monotonic() - self._since >= limits.seconds or self._day != _day())
 
     def leave(self) -> None:
-        "Whoever makes segments may have it now."
-        if self._file is not None: self._file.close()
-        self._file = None
+        "Whoever makes segments may have it now. Raises OSError, and it is left all the same."
+        file, self._file = self._file, None
+        if file is not None: file.close()
 
 def _day() -> str: return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d")
 
@@ -272,20 +272,28 @@ class _Writer(threading.Thread):
         self._write()
         for lane in self._lanes:
             lane.give_up()
-            lane.leave()
+            self._left(lane.leave)
 
     def _write(self) -> None:
         refusals, before = [], sum(lane.written for lane in self._lanes)
         for lane in self._lanes:
             try: lane.flush()
-            except Exception as error: refusals.append(str(getattr(error, "strerror", None) or error)) # this thread outlives whatever happens
+            except Exception as error: refusals.append(_reason(error)) # this thread outlives whatever happens
             if told := lane.told(): self._standing.trouble(told)
-            if lane.turn(): self._tidy()
+            if self._left(lane.turn): self._tidy()
         self._standing.tried(refusals, sum(lane.written for lane in self._lanes) > before)
+
+    def _left(self, leave:Callable[[], bool|None]) -> bool:
+        "Whether a file was left. What was appended is on the disk before that, so that nothing is lost where it cannot be closed."
+        try: return bool(leave())
+        except Exception as error: self._standing.trouble(f"a file of {self._standing.folder} could not be closed ({_reason(error)})")
+        return True
 
     def close(self) -> None:
         self._closing.set()
         self._hurry.set()
+
+def _reason(error:Exception) -> str: return str(getattr(error, "strerror", None) or error)
 
 # %% ../nbs/api/486_prediction_log.ipynb #4bbd9fb2
 _PROGRAM = "import os, sys; getattr(os, 'nice', int)(19); from ml_pkg.prediction_log import make_segments; make_segments(*sys.argv[1:])" # politely from its first import on
@@ -409,7 +417,8 @@ def _close_all() -> None:
 
 def _anew() -> None:
     for log in list(_logs):
-        for lane in (log._predictions, log._labels): lane.leave()
+        for lane in (log._predictions, log._labels):
+            with suppress(OSError): lane.leave()
         log._begin()
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
