@@ -21,7 +21,7 @@ from .limits import CLOSE, RETRY_SOON, Refused, answer_error, error_body
 from .model import Model
 from .prediction_log import NoLog, Outcome, PredictionLog
 from .schema import Column, Schema
-from .service import Service, answer_document, refused, served
+from .service import Service, answer_document, outcomes_of, refused, served
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -141,7 +141,7 @@ async def _feedback(service:Service, body:bytes) -> dict:
     service.limits.check_rows(len(labels))
     _check_labels(service.current.model, labels)
     receipts = [service.log.feedback(id, label, at) for id, label in labels]
-    outcomes = [await receipt for receipt in receipts]
+    outcomes = await outcomes_of(receipts)
     if Outcome.DROPPED in outcomes: raise Refused(503, "Some of it could not be written. Send all of it again; nothing will be counted twice.", headers=RETRY_SOON)
     if Outcome.NOT_LOGGED in outcomes: raise Refused(503, "This server keeps no log, so there is nothing that a label could be added to.")
     return {"accepted": len(labels)}
@@ -256,8 +256,8 @@ def _can_be_written(folder:Path) -> bool:
     return True
 
 async def _check_log(log:PredictionLog|NoLog) -> None:
-    "Raise `Refused` where nothing can be answered, because each answer has to be on the disk first."
-    if log.is_durable and log.counts.is_failing and not await asyncio.to_thread(_can_be_written, log.folder): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
+    "Raise `Refused` where nothing can be answered, because each answer has to be on the disk first. One that says nothing is not asked: whoever asks it waits."
+    if log.is_durable and (log.is_stuck or log.counts.is_failing and not await asyncio.to_thread(_can_be_written, log.folder)): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
 
 def _add_about(app:"FastAPI", service:Service) -> None:
     async def about() -> dict: return model_document(service)

@@ -347,6 +347,7 @@ _TIDY = 60.0 # seconds between two looks at what others left, and what is too ol
 
 # %% ../nbs/api/486_prediction_log.ipynb #665f28ec
 _RETENTION, _PRIVATE = Retention(), Private()
+_STUCK = 3 # times the bound
 
 class PredictionLog:
     "Takes what was answered, and has it on the disk within the bound. Several processes may each have one of the same folder. Raises `Unwritable` if columns are to be hashed and there is no place for a key."
@@ -397,6 +398,11 @@ class PredictionLog:
         rows, labels, standing = self._predictions, self._labels, self._standing
         return Counts(rows.written, rows.dropped, rows.waiting, labels.written, labels.dropped, standing.segments, standing.is_failing, standing.error, time.monotonic() - standing.flushed)
 
+    @property
+    def is_stuck(self) -> bool:
+        "Whether something waits for the disk for much longer than the bound says."
+        return (self._predictions.waiting > 0 or self._labels.waiting > 0) and self.counts.seconds_since_flush > _STUCK * self._bound.seconds
+
     def close(
         self,
         patience:float=10.0, # seconds to wait for a disk that does not answer, for each of the two threads
@@ -426,7 +432,7 @@ if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
 # %% ../nbs/api/486_prediction_log.ipynb #e5ff4d39
 class NoLog:
     "A log that keeps nothing."
-    is_durable, counts = False, Counts()
+    is_durable, is_stuck, counts = False, False, Counts()
     def add(self, logged:Logged) -> Receipt: return NOT_LOGGED
     def feedback(self, id:str, label:Any, at:float) -> Receipt: return NOT_LOGGED
     def close(self, patience:float=10.0) -> None: "There is nothing to close."
