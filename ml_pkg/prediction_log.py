@@ -84,6 +84,7 @@ class Bound:
     seconds: float = 1.0
     rows: int = 1000
     waiting: int = 50_000 # rows; what does not fit is dropped
+    bytes: int = 64 * 2**20 # of what waits, once it is written down; what comes beyond that is dropped as well
 
 @dataclass(frozen=True)
 class Rotation:
@@ -137,7 +138,8 @@ class _Lane:
     "What is to be written to one folder."
     def __init__(self, ahead:_Ahead, bound:Bound, is_durable:bool, request_of:Callable[[Any], tuple], hurry:threading.Event):
         self._ahead, self._is_durable, self._request_of, self._hurry, self._lock = ahead, is_durable, request_of, hurry, threading.Lock()
-        self._room, self._enough, self._line = bound.waiting, 1 if is_durable else bound.rows, 1 if is_durable else _LINE # whoever waits for the disk is to know what becomes of each request
+        self._room, self._most, self._bytes = bound.waiting, bound.bytes, 0
+        self._enough, self._line = 1 if is_durable else bound.rows, 1 if is_durable else _LINE # whoever waits for the disk is to know what becomes of each request
         self._items, self._lines, self._rows, self._receipt, self._records = [], [], 0, self._fresh(), []
         self.waiting = self.written = self.dropped = 0 # rows
         self._trouble = ""                             # with a request
@@ -147,15 +149,20 @@ class _Lane:
     def put(self, item:Any, rows:int) -> Receipt:
         "Whatever the disk does, this only puts something into a list."
         with self._lock:
-            if self.waiting + rows > self._room and (self.waiting or self._room < 0): # a request that is larger than the room is taken when nothing waits
+            if not self._has_room(rows):
                 self.dropped += rows
                 return DROPPED
             self._items.append(item)
             self._rows += rows
             self.waiting += rows
             refused = len(self._items) >= self._line and self._write_down()
-            if self.waiting >= self._enough and not self._hurry.is_set(): self._hurry.set()
+            if (self.waiting >= self._enough or self._bytes > self._most // 4) and not self._hurry.is_set(): self._hurry.set()
             return DROPPED if refused and self._is_durable else self._receipt
+
+    def _has_room(self, rows:int) -> bool:
+        "A request that is larger than the room is taken when nothing waits."
+        if self._room < 0: return False
+        return not self.waiting or self.waiting + rows <= self._room and self._bytes < self._most
 
     def _write_down(self) -> int:
         "Make a line of requests, and tell how many rows cannot be in it. Whoever calls it has the lock."
@@ -165,7 +172,9 @@ class _Lane:
             except Exception as error: self._trouble = f"{_ids(item)} cannot be logged: {error}"
         line, wrong = line_of(requests)
         if wrong: self._trouble = f"{_ids(wrong[0])} cannot be logged: JSON cannot say it"
-        if len(wrong) < len(requests): self._lines.append(line)
+        if len(wrong) < len(requests):
+            self._lines.append(line)
+            self._bytes += len(line) + 1 # with the end of the line
         refused = sum(len(ids) for ids, *_ in items) - sum(len(ids) for ids, *_ in requests) + sum(len(ids) for ids, *_ in wrong)
         self._rows, self.waiting, self.dropped = self._rows - refused, self.waiting - refused, self.dropped + refused
         return refused
@@ -192,8 +201,8 @@ class _Lane:
         self._done(dropped=False)
 
     def _done(self, dropped:bool) -> None:
-        rows, self._records = sum(each.rows for each in self._records), []
-        with self._lock: self.waiting, self.written, self.dropped = self.waiting - rows, self.written + rows * (not dropped), self.dropped + rows * dropped
+        rows, size, self._records = sum(each.rows for each in self._records), sum(len(each.content) + 1 for each in self._records), []
+        with self._lock: self.waiting, self._bytes, self.written, self.dropped = self.waiting - rows, self._bytes - size, self.written + rows * (not dropped), self.dropped + rows * dropped
 
     def give_up(self) -> None:
         "Drop what the disk did not take."
@@ -380,7 +389,8 @@ class PredictionLog:
         self,
         logged:Logged, # which nobody changes any more
     ) -> Receipt:
-        "Log a request. Waits for nothing and raises nothing, whatever the disk does."
+        "Log a request. Waits for nothing and raises nothing, whatever the disk does. One without rows leaves nothing behind."
+        if not logged.ids: return TAKEN
         return self._predictions.put(logged, len(logged.ids))
 
     def feedback(

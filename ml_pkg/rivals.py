@@ -119,6 +119,7 @@ class Shadow(Alone):
     def standing(self) -> Standing: return Standing(self.left_out, "" if self._again is None else f"the shadow {self.address} has ended, and another one is begun")
 
     def saw(self, columns:Columns, ids:list[str], received:float) -> None:
+        if not columns.rows: return # there is nothing to answer, and the room is counted in rows
         with self._lock:
             if self._rows + columns.rows > self._waiting: self.left_out += columns.rows
             else:
