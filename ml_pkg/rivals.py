@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import xxhash
 
-from .addresses import Located, located
-from .errors import InvalidDeclaration, NotFound
+from .addresses import Located, located, pause_between_looks
+from .errors import InvalidDeclaration
 from .json_rows import Columns
 from .logged import Logged, Private
 from .prediction_log import PredictionLog
@@ -171,22 +171,34 @@ def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served
     with suppress(EOFError, OSError): # the server has ended
         while True:
             for logged in follower.answered(connection.recv()): kept.add(logged)
+    follower.close()
     kept.close()
 
-_PAUSE = 0.25 # seconds between two looks where the address leads
+class _Trouble:
+    "What is wrong, told once and not again and again."
+    def __init__(self): self.known = ""
+
+    def tell(self, what:str, error:Exception) -> None:
+        if str(error) != self.known: log.warning("%s (%s: %s)", what, type(error).__name__, error)
+        self.known = str(error)
+
+    def over(self) -> None: self.known = ""
+
+_LATER = 5.0 # seconds after which it is looked again, once something went wrong
 
 class _Candidate:
-    "The version that an address leads to, looked at a few times a second."
+    "The version that an address leads to. Nothing answers before the first is there; from then on another thread looks, so that answers do not wait for a registry."
     def __init__(self, address:str, ready:Callable[[Located], Served], private:Private):
-        self.address, self.ready, self.private, self.looked, self.current, self.trouble = address, ready, private, -_PAUSE, None, ""
+        self.address, self.ready, self.private, self.current, self.pause = address, ready, private, None, pause_between_looks(address)
+        self._looking, self._answering, self._looked, self._why, self._ending = _Trouble(), _Trouble(), -self.pause, None, threading.Event()
 
     def answered(self, bundle:list[_Seen]) -> Iterable[Logged]:
         "What it would have said. Rows that it cannot take are not logged, nor are those of which something private has another name."
-        try: current = self._now()
-        except Exception as error: return self._tell(f"{self.address} cannot answer", error)
+        try: current = self.current or self._first()
+        except Exception as error: return self._looking.tell(f"{self.address} cannot answer", error)
         for seen in bundle:
             try: yield self._said(current, seen)
-            except Exception as error: self._tell(f"{current} cannot answer {seen.ids[0]}", error)
+            except Exception as error: self._answering.tell(f"{current} cannot answer {seen.ids[0]}", error)
 
     def _said(self, current:Served, seen:_Seen) -> Logged:
         began = time.perf_counter()
@@ -194,15 +206,25 @@ class _Candidate:
         self.private.check([*seen.taken, *answers])
         return Logged(seen.ids, seen.taken, answers, current.name, current.version, seen.received, time.perf_counter() - began)
 
-    def _tell(self, what:str, error:Exception) -> None:
-        "Once, and not for every request."
-        if str(error) != self.trouble: log.warning("%s (%s: %s)", what, type(error).__name__, error)
-        self.trouble = str(error)
-
-    def _now(self) -> Served:
-        if time.monotonic() - self.looked > _PAUSE:
-            self.looked = time.monotonic()
-            there = located(self.address)
-            if self.current is None or (there.name, there.version) != (self.current.name, self.current.version): self.current = self.ready(there)
-        if self.current is None: raise NotFound("it led to nothing when it was last looked at")
+    def _first(self) -> Served:
+        if time.monotonic() - self._looked <= self.pause: raise self._why.with_traceback(None)
+        try: self._look()
+        except Exception as error:
+            self._looked, self._why = time.monotonic(), error
+            raise
+        threading.Thread(target=self._follow, daemon=True, name=f"ml_pkg {self.address}").start()
         return self.current
+
+    def _look(self) -> None:
+        there, current = located(self.address), self.current
+        if current is None or (there.name, there.version) != (current.name, current.version): self.current = self.ready(there)
+
+    def _follow(self) -> None:
+        while not self._ending.wait(_LATER if self._looking.known else self.pause):
+            try: self._look()
+            except Exception as error: self._looking.tell(f"{self.address} leads to nothing that can answer; {self.current} goes on", error)
+            else: self._looking.over()
+
+    def close(self) -> None:
+        "Look no more."
+        self._ending.set()
