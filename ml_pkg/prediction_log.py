@@ -341,10 +341,16 @@ class _Keeper(threading.Thread):
         "Have another process do it, if there is anything to do."
         if not any(next(left_over(folder, self._mark), None) for folder in (self._folder, self._folder/LABELS)): return []
         with subprocess.Popen([sys.executable, "-c", _PROGRAM, str(self._folder), self._mark], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            while process.poll() is None:
-                if self._closing.wait(0.1): process.kill() # what it did not finish is still there
-            failed = process.returncode and not self._closing.is_set()
-            return [*map(json.loads, process.stdout), *[f"no segments of {self._folder} were made: their process ended with {process.returncode}"] * bool(failed)]
+            said = self._read(process)
+        if self._closing.is_set(): return []
+        return [*map(json.loads, said.splitlines()), *[f"no segments of {self._folder} were made: their process ended with {process.returncode}"] * bool(process.returncode)]
+
+    def _read(self, process:subprocess.Popen) -> str:
+        "All that a process says until it ends. It is read while it runs: a pipe holds little, and who has more to say waits."
+        while True:
+            try: return process.communicate(timeout=0.1)[0]
+            except subprocess.TimeoutExpired:
+                if self._closing.is_set(): process.kill() # what it did not finish is still there
 
     def tidy(self) -> None: self._due.set()
 
