@@ -57,6 +57,8 @@ class Split(Alone):
         place = random.random() if key is None else xxhash.xxh3_64_intdigest(key) / 2**64
         return self.current if place < self.share else ready
 
+    def answering(self, ready:Served) -> list[Served]: return [ready, self.current]
+
 # %% ../nbs/api/494_rivals.ipynb #635444ae
 class _Seen(NamedTuple):
     "Rows that were answered."

@@ -112,6 +112,9 @@ class Alone:
     def choose(self, ready:Served, headers:Iterable[tuple[bytes, bytes]]) -> Served:
         "Which version answers a request with these headers."
         return ready
+    def answering(self, ready:Served) -> list[Served]:
+        "All versions that answer some requests."
+        return [ready]
     def saw(self, columns:Columns, ids:list[str], received:float) -> None: "Rows were answered, under these ids."
     def close(self) -> None: "There is nothing to close."
 
