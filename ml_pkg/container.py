@@ -20,7 +20,7 @@ from .model import Model
 from .persistence import Joblib, Pickle, Skops, read_archive, sha256
 from .project import filled
 from .requirements import carded, distributions_of, installed_below, modules_of, needed_by, python_of
-from .server import GRACE
+from .server import CLOSING, GRACE
 from .workspace import project_root, written_whole
 
 # %% ../nbs/api/501_container.ipynb #d94dbcca
@@ -120,7 +120,7 @@ def container_files(
     from ml_pkg import __version__
     values = {"title": " ".join(there.name.split()), "version": there.version, "ml_pkg": __version__, "python": python_of(model.card, f"{sys.version_info[0]}.{sys.version_info[1]}"), "file": file, "port": str(port), "user": str(USER), "workspace": WORKSPACE, "command": json.dumps(words),
               "project": _INSTALLED if project else "", "sha256": sha256(content), "label_title": _label(there.name), "label_version": _label(there.version), "label_run": _label(model.card.get("run")), "label_key": _label(model.card.get("key")),
-              "service": _plain(there.name), "tag": _plain(there.version), "grace": str(GRACE), "stop": str(GRACE + 15)}
+              "service": _plain(there.name), "tag": _plain(there.version), "grace": str(GRACE), "closing": str(CLOSING), "stop": str(GRACE + CLOSING + 5)}
     texts = {"Dockerfile": filled("dockerfile.txt", values), "compose.yaml": filled("compose.yaml", values), ".dockerignore": filled("dockerignore.txt", values), **requirements_of(model, extras, trusted or read_archive(there.path).ours)}
     return {**{name: text.encode() for name, text in texts.items()}, file: content, **project}
 
