@@ -72,12 +72,12 @@ def serve(
     if dockerfile is not None: return _write_container(context, model, dockerfile, port, engine, trusted)
     from ml_pkg.limits import Limits
     from ml_pkg.logged import Private
-    from ml_pkg.prediction_log import NoLog, PredictionLog
+    from ml_pkg.prediction_log import PredictionLog, no_log
     from ml_pkg.server import NoRival, Serving, ShadowedBy, SplitWith
     from ml_pkg.server import serve as run
     if shadow and split: raise InvalidDeclaration("a candidate either sees all requests (--shadow) or answers some (--split)")
     rival = ShadowedBy(shadow) if shadow else SplitWith(*split) if split else NoRival()
-    kept = partial(PredictionLog, durable=durable) if log else lambda folder, private: NoLog()
+    kept = partial(PredictionLog, durable=durable) if log else no_log
     run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, trusted), port, host, workers)
 
 # %% ../nbs/api/512_cli_serving.ipynb #a2874706

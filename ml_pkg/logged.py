@@ -63,18 +63,21 @@ class Private:
     hashed: tuple[str, ...]|list[str] = ()     # replaced by digests
     left_out: tuple[str, ...]|list[str] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]: return (*self.hashed, *self.left_out)
+
     def check(
         self,
         names:Iterable[str], # of the model's inputs and answers
     ) -> None:
         "Raises `UnknownName` for a private column that there is not, which would protect nothing."
         known = [*names, LABEL]
-        for name in (*self.hashed, *self.left_out):
+        for name in self.names:
             if name not in known: raise UnknownName(f"'{name}' is private, and no column of the log.{did_you_mean(name, known, 'columns')}")
 
     def columns(self, values:Mapping[str, list]) -> dict[str, list]:
         "Columns as they may be kept. Raises `Unwritable` if there is no place for a key."
-        if not self.hashed and not self.left_out: return values if type(values) is dict else dict(values)
+        if not self.names: return values if type(values) is dict else dict(values)
         return {name: [_digest(value) for value in column] if name in self.hashed else column for name, column in values.items() if name not in self.left_out}
 
 def _digest(value:Any) -> str|None:

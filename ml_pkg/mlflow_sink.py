@@ -16,11 +16,13 @@ import posixpath
 import re
 import shutil
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, Unkno
 from .model import Model, write_model
 from .persistence import Joblib, Skops, digest_of, sha256
 from .registry import Standing, standing_of
+from .requirements import carded, needed_by
 from .run import Run
 from .schema import conform
 from .settings import settings
@@ -132,25 +135,46 @@ def _one_try(uri:str) -> Iterator[Any]:
         if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429): raise Refused(f"{uri} says no ({status}): {_first_line(error)}") from error
         raise
 
+class _Changes:
+    "What is other than usual in the process as long as somebody needs it so: the first of several threads changes it, and the last changes it back."
+    def __init__(self): self._lock, self._needed, self._back = threading.Lock(), Counter(), {}
+
+    @contextmanager
+    def needed(self, what:str, change:Callable[[], Callable[[], None]]) -> Iterator[None]: # `change` gives what changes it back
+        with self._lock:
+            if not self._needed[what]: self._back[what] = change()
+            self._needed[what] += 1
+        try: yield
+        finally:
+            with self._lock:
+                self._needed[what] -= 1
+                if not self._needed[what]: self._back.pop(what)()
+
+_changes = _Changes()
+
+def _set(name:str, value:str) -> Callable[[], None]:
+    earlier = os.environ.get(name)
+    os.environ[name] = value
+    def back() -> None:
+        if earlier is None: os.environ.pop(name, None)
+        else: os.environ[name] = earlier
+    return back
+
+def _hush(logger:logging.Logger) -> Callable[[], None]:
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    return partial(logger.setLevel, level)
+
 @contextmanager
 def _mannered(**variables:str) -> Iterator[None]:
     "Variables of the environment that MLflow goes by."
-    changed = variables | {name: value for name, value in _MANNERS.items() if name not in os.environ}
-    earlier = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try: yield
-    finally:
-        for name, value in earlier.items():
-            if value is None: del os.environ[name]
-            else: os.environ[name] = value
+    with ExitStack() as stack:
+        for name, value in (variables | {name: os.environ.get(name, value) for name, value in _MANNERS.items()}).items(): stack.enter_context(_changes.needed(name, partial(_set, name, value)))
+        yield
 
-@contextmanager
-def _quiet(logger:logging.Logger) -> Iterator[None]:
+def _quiet(logger:logging.Logger) -> AbstractContextManager[None]:
     "Errors only."
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try: yield
-    finally: logger.setLevel(level)
+    return _changes.needed(f"logger {logger.name}", partial(_hush, logger))
 
 def _status(error:Exception) -> int | None:
     "The HTTP status behind an error of MLflow's, or of requests'; None for an error of another kind."
@@ -283,11 +307,15 @@ def _write_flavor(
     from mlflow.models import Model as MlflowModel
     from mlflow.models import infer_signature
     example = conform([{column.name: column.example for column in model.schema.columns}], model.schema).frame
-    requirements = [f"{name}=={version}" for name, version in {**model.card.get("versions", {}), **_skops_version()}.items() if name not in ("python", "ml_pkg", "ml-pkg")]
     described = MlflowModel(**about)
     with warnings.catch_warnings(action="ignore"): # a hint about columns of integers, and one about pickle
-        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*requirements, *further], **_format(model))
+        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*_requirements(model), *further], **_format(model))
     return described
+
+def _requirements(model:Model) -> list[str]:
+    "The libraries of its card that its estimator needs: MLflow installs what is named, and whoever wrote the card may be a stranger. Raises `InvalidDeclaration`."
+    needed = needed_by(model.estimator)
+    return [f"{name}=={version}" for name, version in {**carded(model.card), **_skops_version()}.items() if name in needed]
 
 def _format(model:Model) -> dict[str, Any]:
     "skops for what it can write, with the types in it that only we know to be harmless; cloudpickle for the rest."

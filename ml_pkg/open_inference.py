@@ -6,16 +6,17 @@
 __all__ = ['DATATYPES', 'add_open_inference']
 
 # %% ../nbs/api/498_open_inference.ipynb #32685a6a
-import functools
 import json
 import math
 import struct
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import __version__
+from .api import whole_body
 from .json_rows import InvalidRequest, read_json
 from .limits import Refused
 from .schema import Column
@@ -134,7 +135,8 @@ _PREFIX = "Inference-Header-Content-Length"
 
 async def _infer(service:Service, name:str, version:str|None, body:bytes, headers:Any) -> tuple[bytes, dict[str, str]]:
     "An answer, and its headers. Raises `Refused`."
-    ready = _named(service.beside.choose(service.current, headers.raw), name, version)
+    meant, chosen = _meant(service, name, version), service.beside.choose(service.current, headers.raw)
+    ready = chosen if chosen in meant else meant[0] # who names a version has that one
     document, behind = _split(body, headers.get(_PREFIX))
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
     answers, ids = await service.ask(ready, _rows(_tensors(document, behind)))
@@ -143,21 +145,27 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
     written = json.dumps(said).encode()
     return written + content, {_PREFIX: str(len(written))} if content else {}
 
-def _named(ready:Served, name:str, version:str|None=None) -> Served:
-    "What answers, if that is what is asked for. Raises `Refused`."
-    if name != ready.name: raise Refused(404, f"There is no model of that name here: '{ready.name}' is served.")
-    if version not in (None, ready.version): raise Refused(404, f"That version is not served: '{ready.version}' is.")
-    return ready
+def _meant(service:Service, name:str, version:str|None=None) -> list[Served]:
+    "What answers, of that which is asked for: one version, or two where a candidate has a share. Raises `Refused`."
+    there = service.beside.answering(service.current)
+    named = [each for each in there if each.name == name]
+    if not named: raise Refused(404, f"There is no model of that name here: '{service.current.name}' is served.")
+    if version is None: return named
+    return [each for each in named if each.version == version] or _not_served(named)
 
-@functools.lru_cache(8) # a few versions: the one that answers, and those before and beside it
+def _not_served(there:list[Served]) -> list[Served]: raise Refused(404, f"That version is not served: {' and '.join(repr(each.version) for each in there)} {'is' if len(there) == 1 else 'are'}.")
+
+_known:weakref.WeakKeyDictionary[Served, dict[str, list]] = weakref.WeakKeyDictionary()
+
 def _columns(ready:Served) -> dict[str, list]:
-    "An answer, which tells the outputs and their types."
-    return {**logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), "id": [""]}
+    "An answer, which tells the outputs and their types. It is known as long as the version is there."
+    if ready not in _known: _known[ready] = {**logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), "id": [""]}
+    return _known[ready]
 
 def _metadata(service:Service, name:str, version:str|None=None) -> dict:
-    ready = _named(service.current, name, version)
-    outputs = _columns(ready)
-    return {"name": ready.name, "versions": [ready.version], "platform": "ml_pkg",
+    meant = _meant(service, name, version)
+    ready, outputs = meant[0], _columns(meant[0])
+    return {"name": ready.name, "versions": [each.version for each in meant], "platform": "ml_pkg",
             "inputs": [{"name": column.name, "datatype": _type_of_column(column), "shape": [-1]} for column in ready.model.schema.columns],
             "outputs": [{"name": output, "datatype": _type_of(values), "shape": [-1]} for output, values in outputs.items()]}
 
@@ -169,14 +177,14 @@ def add_open_inference(
     "Give an application the addresses of the protocol."
     from fastapi import Request
     from fastapi.responses import JSONResponse, Response
-    def said(error:Refused) -> Response: return JSONResponse({"error": f"{error.field}: {error.message}" if error.field else error.message}, error.status)
+    def said(error:Refused) -> Response: return JSONResponse({"error": f"{error.field}: {error.message}" if error.field else error.message}, error.status, {name.decode(): value.decode() for name, value in error.headers})
     def told(document:Any) -> Any:
         async def answer(request:Request) -> Response:
             try: return JSONResponse(document(**request.path_params))
             except Refused as error: return said(error)
         return answer
     async def infer(request:Request) -> Response:
-        try: content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"), await request.body(), request.headers)
+        try: content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"), await whole_body(request.receive, service.limits.body), request.headers)
         except Refused as error: return said(error)
         return Response(content, headers=headers, media_type="application/octet-stream" if headers else "application/json")
     def add(path:str, answer:Any, method:str="GET") -> None: app.add_api_route(path, answer, methods=[method], include_in_schema=False, response_model=None)
@@ -185,5 +193,5 @@ def add_open_inference(
     add("/v2/health/ready", told(lambda: {"ready": True}))
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         add(model, told(lambda **named: _metadata(service, **named)))
-        add(f"{model}/ready", told(lambda **named: {"name": _named(service.current, **named).name, "ready": True}))
+        add(f"{model}/ready", told(lambda **named: {"name": _meant(service, **named)[0].name, "ready": True}))
         add(f"{model}/infer", infer, "POST")

@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import xxhash
 
-from .addresses import Located, located
-from .errors import InvalidDeclaration, NotFound
+from .addresses import Located, located, pause_between_looks
+from .errors import InvalidDeclaration
 from .json_rows import Columns
-from .logged import Logged
+from .logged import Logged, Private
 from .prediction_log import PredictionLog
 from .service import Alone, Served, Standing, Unobserved, logged_answers
 from .workspace import Workspace
@@ -57,11 +57,14 @@ class Split(Alone):
         place = random.random() if key is None else xxhash.xxh3_64_intdigest(key) / 2**64
         return self.current if place < self.share else ready
 
+    def answering(self, ready:Served) -> list[Served]: return [ready, self.current]
+
 # %% ../nbs/api/494_rivals.ipynb #635444ae
 class _Seen(NamedTuple):
     "Rows that were answered."
     ids: list[str]
-    values: dict[str, list]
+    values: dict[str, list] # as they were sent
+    taken: dict[str, list]  # as they are logged
     received: float
 
 @contextmanager
@@ -75,10 +78,10 @@ ENDS = (signal.SIGINT, signal.SIGTERM) # of a server
 
 class _Other:
     "The other process, and the way to it."
-    def __init__(self, address:str, ready:Callable[[Located], Served], folder:Path, workspace:Path):
+    def __init__(self, address:str, ready:Callable[[Located], Served], folder:Path, private:Private, workspace:Path):
         spawned = multiprocessing.get_context("spawn")
         self.begun, (self._ours, theirs) = time.monotonic(), spawned.Pipe()
-        self._process = spawned.Process(target=_shadow, args=(theirs, address, ready, folder, workspace), daemon=True, name="ml_pkg shadow")
+        self._process = spawned.Process(target=_shadow, args=(theirs, address, ready, folder, private, workspace), daemon=True, name="ml_pkg shadow")
         resource_tracker.ensure_running() # which would let signals in, were it begun in the block
         with held(*ENDS): self._process.start() # Ctrl-C is told to all processes of a terminal, also to one that has hardly begun
         theirs.close()
@@ -101,11 +104,12 @@ class Shadow(Alone):
         address:str,                        # of the candidate, such as "iris@candidate"; it is followed
         ready:Callable[[Located], Served],  # makes a version ready; importable, since it is called in the other process
         folder:Path,                        # of the log
+        private:Private=Private(),          # noqa: B008 - an immutable value; columns that are not to be read in the log
         waiting:int=20_000,                 # rows; what does not fit is left out
         pause:float=0.05,                   # seconds between two bundles
     ):
         self.address = address
-        self._begin = partial(_Other, address, ready, folder, Workspace.current().folder)
+        self._begin = partial(_Other, address, ready, folder, private, Workspace.current().folder)
         self._other, self._again, self._patience = self._begin(), None, _FIRST
         self._queue, self._rows, self._waiting, self._pause = [], 0, waiting, pause
         self._lock, self._ending = threading.Lock(), threading.Event()
@@ -117,10 +121,11 @@ class Shadow(Alone):
     def standing(self) -> Standing: return Standing(self.left_out, "" if self._again is None else f"the shadow {self.address} has ended, and another one is begun")
 
     def saw(self, columns:Columns, ids:list[str], received:float) -> None:
+        if not columns.rows: return # there is nothing to answer, and the room is counted in rows
         with self._lock:
             if self._rows + columns.rows > self._waiting: self.left_out += columns.rows
             else:
-                self._queue.append(_Seen(ids, columns.values, received))
+                self._queue.append(_Seen(ids, columns.values, columns.taken, received))
                 self._rows += columns.rows
 
     def _hand_over(self) -> None:
@@ -159,40 +164,69 @@ class Shadow(Alone):
 _LAST = 20.0 # seconds that it has to log what it was handed
 
 # %% ../nbs/api/494_rivals.ipynb #de0b2429
-def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served], folder:Path, workspace:Path) -> None:
+def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served], folder:Path, private:Private, workspace:Path) -> None:
     "In the other process: answer bundles until there are no more."
     for each in ENDS: signal.signal(each, signal.SIG_IGN) # the server says when
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
     os.environ["ML_PKG_WORKSPACE"] = str(workspace)
-    kept, follower = PredictionLog(folder), _Candidate(address, ready)
+    kept, follower = PredictionLog(folder, private=private), _Candidate(address, ready, private)
     with suppress(EOFError, OSError): # the server has ended
         while True:
             for logged in follower.answered(connection.recv()): kept.add(logged)
+    follower.close()
     kept.close()
 
-_PAUSE = 0.25 # seconds between two looks where the address leads
+class _Trouble:
+    "What is wrong, told once and not again and again."
+    def __init__(self): self.known = ""
+
+    def tell(self, what:str, error:Exception) -> None:
+        if str(error) != self.known: log.warning("%s (%s: %s)", what, type(error).__name__, error)
+        self.known = str(error)
+
+    def over(self) -> None: self.known = ""
+
+_LATER = 5.0 # seconds after which it is looked again, once something went wrong
 
 class _Candidate:
-    "The version that an address leads to, looked at a few times a second."
-    def __init__(self, address:str, ready:Callable[[Located], Served]): self.address, self.ready, self.looked, self.current, self.trouble = address, ready, -_PAUSE, None, ""
+    "The version that an address leads to. Nothing answers before the first is there; from then on another thread looks, so that answers do not wait for a registry."
+    def __init__(self, address:str, ready:Callable[[Located], Served], private:Private):
+        self.address, self.ready, self.private, self.current, self.pause = address, ready, private, None, pause_between_looks(address)
+        self._looking, self._answering, self._looked, self._why, self._ending = _Trouble(), _Trouble(), -self.pause, None, threading.Event()
 
     def answered(self, bundle:list[_Seen]) -> Iterable[Logged]:
-        "What it would have said. Rows that it cannot take are not logged."
-        try: current = self._now()
-        except Exception as error:
-            if str(error) != self.trouble: log.warning("%s cannot answer (%s: %s)", self.address, type(error).__name__, error)
-            self.trouble = str(error)
-            return
+        "What it would have said. Rows that it cannot take are not logged, nor are those of which something private has another name."
+        try: current = self.current or self._first()
+        except Exception as error: return self._looking.tell(f"{self.address} cannot answer", error)
         for seen in bundle:
-            began = time.perf_counter()
-            try: answers = current.engine.answer(current.reader.columns([dict(zip(seen.values, row, strict=True)) for row in zip(*seen.values.values(), strict=True)]))
-            except Exception as error: log.warning("%s cannot answer %s (%s: %s)", current, seen.ids[0], type(error).__name__, error)
-            else: yield Logged(seen.ids, seen.values, logged_answers(answers), current.name, current.version, seen.received, time.perf_counter() - began)
+            try: yield self._said(current, seen)
+            except Exception as error: self._answering.tell(f"{current} cannot answer {seen.ids[0]}", error)
 
-    def _now(self) -> Served:
-        if time.monotonic() - self.looked > _PAUSE:
-            self.looked = time.monotonic()
-            there = located(self.address)
-            if self.current is None or (there.name, there.version) != (self.current.name, self.current.version): self.current = self.ready(there)
-        if self.current is None: raise NotFound("it led to nothing when it was last looked at")
+    def _said(self, current:Served, seen:_Seen) -> Logged:
+        began = time.perf_counter()
+        answers = logged_answers(current.engine.answer(current.reader.columns([dict(zip(seen.values, row, strict=True)) for row in zip(*seen.values.values(), strict=True)])))
+        self.private.check([*seen.taken, *answers])
+        return Logged(seen.ids, seen.taken, answers, current.name, current.version, seen.received, time.perf_counter() - began)
+
+    def _first(self) -> Served:
+        if time.monotonic() - self._looked <= self.pause: raise self._why.with_traceback(None)
+        try: self._look()
+        except Exception as error:
+            self._looked, self._why = time.monotonic(), error
+            raise
+        threading.Thread(target=self._follow, daemon=True, name=f"ml_pkg {self.address}").start()
         return self.current
+
+    def _look(self) -> None:
+        there, current = located(self.address), self.current
+        if current is None or (there.name, there.version) != (current.name, current.version): self.current = self.ready(there)
+
+    def _follow(self) -> None:
+        while not self._ending.wait(_LATER if self._looking.known else self.pause):
+            try: self._look()
+            except Exception as error: self._looking.tell(f"{self.address} leads to nothing that can answer; {self.current} goes on", error)
+            else: self._looking.over()
+
+    def close(self) -> None:
+        "Look no more."
+        self._ending.set()

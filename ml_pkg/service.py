@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'Served', 'served', 'serve_located', 'answer_document', 'logged_answers', 'Unobserved', 'Standing', 'Alone',
-           'Service', 'refused']
+           'Service', 'outcomes_of', 'refused']
 
 # %% ../nbs/api/493_service.ipynb #cc81bd7b
 import asyncio
@@ -23,7 +23,7 @@ from .json_rows import Columns, InvalidRequest, RowReader, read_json, rows_of
 from .limits import RETRY_SOON, Limits, Refused
 from .logged import Logged
 from .model import Model, probability_name
-from .prediction_log import NoLog, Outcome, PredictionLog
+from .prediction_log import NoLog, Outcome, PredictionLog, Receipt
 
 # %% ../nbs/api/493_service.ipynb #77cd9b85
 @dataclass(frozen=True, eq=False)
@@ -112,6 +112,9 @@ class Alone:
     def choose(self, ready:Served, headers:Iterable[tuple[bytes, bytes]]) -> Served:
         "Which version answers a request with these headers."
         return ready
+    def answering(self, ready:Served) -> list[Served]:
+        "All versions that answer some requests."
+        return [ready]
     def saw(self, columns:Columns, ids:list[str], received:float) -> None: "Rows were answered, under these ids."
     def close(self) -> None: "There is nothing to close."
 
@@ -171,8 +174,17 @@ class Service:
         return answers, ids
 
     async def _logged(self, logged:Logged) -> None:
-        "A log that promises that what is answered is on the disk is waited for; another one has its receipt at once."
-        if await self.log.add(logged) is Outcome.DROPPED and self.log.is_durable: raise Refused(503, "The prediction could not be logged, and this server answers only what is. Try again in a second.", headers=RETRY_SOON)
+        "A log that promises that what is answered is on the disk is waited for, as long as a disk may take; another one has its receipt at once."
+        receipt = self.log.add(logged)
+        if self.log.is_durable and Outcome.DROPPED in await outcomes_of([receipt]): raise Refused(503, "The prediction could not be logged, and this server answers only what is. Try again in a second.", headers=RETRY_SOON)
+
+_DISK = 10.0 # seconds that a disk has to say whether it took something
+
+async def outcomes_of(receipts:Iterable[Receipt]) -> set[Outcome]:
+    "What became of what was to be logged. What the disk has said nothing of in time counts as dropped, although it may be written later."
+    try:
+        async with asyncio.timeout(_DISK): return {await receipt for receipt in receipts}
+    except TimeoutError: return {Outcome.DROPPED}
 
 def refused(error:InvalidRequest) -> Refused:
     "What is said of a request that does not fit."

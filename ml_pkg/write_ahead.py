@@ -118,8 +118,8 @@ class WriteAhead:
 
     def close(self) -> None:
         "Leave the file to whoever takes it over. In a process that was forked off it is still the parent's."
-        if self._handle >= 0: os.close(self._handle)
-        self._handle = -1
+        handle, self._handle = self._handle, -1 # what cannot be closed is closed all the same, and its number may be another file's
+        if handle >= 0: os.close(handle)
 
 def flush_folder(
     folder:Path,

@@ -20,7 +20,7 @@ from conftest import FLOWER, PACKAGE, Server, asked, can_run_python, free_port, 
 
 from ml_pkg.logged_predictions import read_log
 from ml_pkg.run import load_run
-from ml_pkg.server import GRACE
+from ml_pkg.server import CLOSING, GRACE
 from ml_pkg.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client"])), reason="what a server needs is not installed: pip install 'ml_pkg[serve]'")
@@ -210,7 +210,7 @@ def test_the_compose_file_is_one(project:Path, tool:Callable, plain:str):
     parsed.validate()
     [service] = parsed.to_dict()["services"].values()
     assert service["read_only"] is True and service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"] and service["init"] is True
-    assert int(re.search(r"stop_grace_period: (\d+)s", text)[1]) > GRACE
+    assert int(re.search(r"stop_grace_period: (\d+)s", text)[1]) > GRACE + CLOSING
     assert "127.0.0.1:8123:8123" in text and "log:/var/lib/ml_pkg" in text and "${ML_PKG_TOKENS:?" in text
     with pytest.raises(ValueError): compose_spec.PyCompose.from_yaml(text.replace("read_only: true", "read_only: [1]"))
     with pytest.raises(ValueError): compose_spec.PyCompose.from_yaml(text.replace("cap_drop", "cap_drp"))
