@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['monitor']
 
-# %% ../nbs/api/514_cli_monitor.ipynb #a233ab8d
+# %% ../nbs/api/514_cli_monitor.ipynb #0128e142
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ import typer
 
 from .cli import AsJson, app, print_json, reported
 
-# %% ../nbs/api/514_cli_monitor.ipynb #0997fe4f
+# %% ../nbs/api/514_cli_monitor.ipynb #79bb757e
 @app.command()
 @reported
 def monitor(
