@@ -7,6 +7,7 @@ __all__ = ['main']
 
 # %% ../nbs/api/590_commands.ipynb #64525e09
 from .cli import app
+from .cli_monitor import monitor  # noqa: F401 - its import adds the command
 from .cli_project import new  # noqa: F401 - its import adds the command
 from .cli_promotion import promote  # noqa: F401 - its import adds this one and verify
 from .cli_registry import models  # noqa: F401 - its import adds this one and others

@@ -9,6 +9,7 @@ __all__ = ['ESTIMABLE', 'ASSUMPTIONS', 'known_metrics', 'Estimate', 'Estimated',
 # %% ../nbs/api/348_estimated.ipynb #026f28c9
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,6 +134,14 @@ class ClassificationEstimator:
         labels = _label_draws(self.calibration, X, probabilities, best, seed)
         estimates = {name: _unseen(_estimate(metric, _terms_of_class(metric, frame, classes), best, labels, self.level), name, len(some), self.level) for name, metric in found.items()}
         return Estimated(estimates, rows, outside, self.level)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"calibration": self.calibration.to_dict(), "support": self.support.to_dict(), "classes": pd.Index(self.classes).tolist(), "most_outside": self.most_outside, "level": self.level}
+
+    @classmethod
+    def from_dict(cls, content:Mapping[str, Any]) -> "ClassificationEstimator":
+        "Raises `DamagedFile`."
+        return cls(Calibration.from_dict(content["calibration"]), Support.from_dict(content["support"]), tuple(content["classes"]), content["most_outside"], content["level"])
 
 # %% ../nbs/api/348_estimated.ipynb #0934305f
 def abstains(

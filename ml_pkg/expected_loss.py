@@ -172,6 +172,14 @@ class RegressionEstimator:
         some = np.unique(np.linspace(0, rows - 1, min(rows, _ROWS_AT_ONCE)).astype(int))
         return Estimated({name: self._estimate(name, X.iloc[some], np.asarray(prediction)[some], np.random.default_rng(seed)) for name in metrics}, rows, outside, self.level, ASSUMPTIONS)
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"losses": {name: model.to_dict() for name, model in self.losses.items()}, "support": self.support.to_dict(), "most_outside": self.most_outside, "level": self.level}
+
+    @classmethod
+    def from_dict(cls, content:Mapping[str, Any]) -> "RegressionEstimator":
+        "Raises `DamagedFile`."
+        return cls({name: LossModel.from_dict(model) for name, model in content["losses"].items()}, Support.from_dict(content["support"]), content["most_outside"], content["level"])
+
     def _estimate(self, name:str, X:pd.DataFrame, prediction:np.ndarray, random:np.random.Generator) -> Estimate:
         score, loss = _SCORE_OF[name], self.losses[name]
         mean, scores = float(score(loss(X, prediction).mean())), score(loss.means(X, prediction, _DRAWS, random))

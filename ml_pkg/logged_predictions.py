@@ -84,5 +84,5 @@ def read_log(
     "What was asked and answered, with the label where one is known. Raises `NotFound`, `InvalidQuery`, or `DamagedFile`."
     folder, wanted = _folder(logs, name), _wanted(since, until, version)
     frame = frame_of(concatenated(kept_tables(folder, request_tables, wanted)))
-    if frame.empty: frame = frame.reindex(columns=[*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])])
-    return frame.merge(_labels(folder), on=ID, how="left").sort_values(TIME, kind="stable", ignore_index=True)
+    if frame.empty: frame = frame.reindex(columns=[*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])]).astype({TIME: "datetime64[us, UTC]"})
+    return frame.astype({ID: "str"}).merge(_labels(folder).astype({ID: "str"}), on=ID, how="left").sort_values(TIME, kind="stable", ignore_index=True)
