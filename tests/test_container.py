@@ -128,7 +128,7 @@ def test_the_command_runs_where_nothing_else_is(project:Path, tmp_path:Path, too
         began = time.monotonic()
         assert server.ends() == 0 and time.monotonic() - began < 10
         assert not is_healthy(image, environment)
-    assert read_log(Workspace(tmp_path / "container" / "volume"), "flowers")["id"].tolist() == [answer["predictions"][0]["id"]]
+    assert read_log("flowers", logs=Workspace(tmp_path / "container" / "volume"))["id"].tolist() == [answer["predictions"][0]["id"]]
     assert [path.name for path in (tmp_path / "container" / "srv").iterdir()] == ["flowers.mlpkg"]
 
 
