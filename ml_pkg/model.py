@@ -24,7 +24,7 @@ from .code import library_version
 from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, listed
 from .estimators import has_given_rows
-from .persistence import MANIFEST, SIGNATURE, Joblib, Persister, Pickle, Skops, read_archive, write_archive
+from .persistence import Joblib, Persister, Pickle, Skops, read_archive, with_attached, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
 from .workspace import Workspace
@@ -165,9 +165,7 @@ def write_model(
 ) -> str:                  # sha256 of the file
     "Write one file of which no workspace knows. Raises `InvalidDeclaration` if the persister cannot write the estimator, or what is attached has a name of the model's own, and `Unwritable`."
     own = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode()}
-    from ml_pkg.errors import InvalidDeclaration
-    if taken := sorted({*own, MANIFEST, SIGNATURE} & set(model.attached)): raise InvalidDeclaration(f"{listed(taken)} cannot be attached to a model: its file has a member of that name, which would be replaced. Attach it under another name")
-    return write_archive(path, own | dict(model.attached), {"persister": persister.name, "key": model.card.get("key"), "versions": _versions()})
+    return write_archive(path, with_attached(own, model.attached), {"persister": persister.name, "key": model.card.get("key"), "versions": _versions()})
 
 def save_model(
     model:Model,

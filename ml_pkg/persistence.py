@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REVIEWED', 'UNPACKED', 'FORMAT', 'MANIFEST', 'SIGNATURE', 'Persister', 'Pickle', 'Joblib', 'Skops', 'sha256',
-           'digest_of', 'write_archive', 'Archive', 'read_archive']
+           'digest_of', 'write_archive', 'with_attached', 'Archive', 'read_archive']
 
 # %% ../nbs/api/200_persistence.ipynb #2696ad63
 import errno
@@ -14,7 +14,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,18 @@ def write_archive(
         digest = sha256(part.read_bytes())
     return digest
 
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+def with_attached(
+    members:Mapping[str, bytes],  # name -> content
+    attached:Mapping[str, bytes], # what else is to be in the file
+) -> dict[str, bytes]:
+    "Both of them. Raises `InvalidDeclaration` for a name that is taken, and for one that no file could be read with."
+    for name in attached:
+        if name in members or name in (MANIFEST, SIGNATURE): raise InvalidDeclaration(f"'{name}' cannot be attached: the file has a member of that name, which would be replaced. Attach it under another name")
+        if not _MEMBER.fullmatch(name): raise InvalidDeclaration(f"'{name}' cannot be attached: the name of a member is of letters, digits, '_', '.' and '-', and begins with a letter or digit. Attach it under another name")
+    return {**members, **attached}
+
 # %% ../nbs/api/200_persistence.ipynb #e21f2b2d
 class Archive(NamedTuple):
     "A file that is what its manifest says."
@@ -157,7 +169,6 @@ class Archive(NamedTuple):
     sha256: str     # of the file
     ours: bool      # whether the owner of this user's key wrote it
 
-_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LISTED, _STATED = 2**16, 2**20 # bytes of the list of members, and of the manifest
 
 def read_archive(

@@ -143,46 +143,66 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
 
-class _Told:
-    "Has a server end, also one that has not begun yet, when a signal comes."
-    def __init__(self): self._ended, self._server = False, None
+class _Running:
+    "The server of this process, which may be told to end before it is there."
+    def __init__(self): self._is_to_end, self._server = False, None
 
-    @property
-    def server(self) -> Any: return self._server
-    @server.setter
-    def server(self, server:Any) -> None: self._server, server.should_exit = server, self._ended
-
-    def __call__(self, *_:Any) -> None:
-        self._ended = True
+    def end(self, *_:Any) -> None: # of a signal: its number and its frame
+        self._is_to_end = True
         if self._server is not None: self._server.should_exit = True
+
+    def is_alone(self) -> bool:
+        "Whether the request at hand is the only one."
+        return len(self._server.server_state.tasks) == 1
+
+    def run(self, app:Callable, limits:Limits, bound:socket.socket) -> None:
+        "Serve an application until it is told to end."
+        uvicorn = optional("uvicorn", "serve")
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, **server_settings(Line(limits))))
+        if self._is_to_end: self._server.should_exit = True # uvicorn listens by itself while it runs, and raises again what it was told
+        _settle_memory()
+        self._server.run(sockets=[bound])
+
+# %% ../nbs/api/499_server.ipynb #2e0ac597
+def _service(serving:Serving, ready:Served, workspace:Workspace, instruments:Instruments, is_alone:Callable[[], bool]) -> Service:
+    "What answers, with its log and with what is beside it."
+    log = serving.log(log_folder(workspace, ready.name), private=serving.private)
+    return Service(ready, log, serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace, instruments), is_alone)
+
+def _count(service:Service, instruments:Instruments) -> None:
+    instruments.looked(service.log.counts)
+    instruments.looked_beside(service.beside.standing)
+
+def _close(service:Service, instruments:Instruments) -> None:
+    "What is beside it first, which may take longer, and the log in any case."
+    try: service.beside.close()
+    finally: service.log.close()
+    _count(service, instruments)
+
+# %% ../nbs/api/499_server.ipynb #f36f1247
+def _background(serving:Serving, service:Service, instruments:Instruments, end:Callable[[], None]) -> list[Callable[[], Awaitable[None]]]:
+    "What is done again and again while it answers: it is counted how it fares, and looked where addresses lead."
+    parent = os.getppid()
+    async def look() -> None:
+        if os.getppid() != parent: end() # whoever watched over this process is gone
+        _count(service, instruments)
+    following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
+    return [partial(_on_and_on, look, 1.0), *(partial(_on_and_on, each.look, each.every) for each in following)]
+
+def _application(serving:Serving, service:Service, instruments:Instruments, end:Callable[[], None]) -> "FastAPI":
+    "All addresses."
+    app = api(service, _lifespan(_background(serving, service, instruments, end), partial(_close, service, instruments)))
+    add_open_inference(app, service)
+    add_metrics(app, instruments)
+    return app
 
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace) -> None:
     "Serve until a signal ends it."
-    told = _Told()
-    for each in ENDS: signal.signal(each, told) # from now on, since other processes may be begun, which only the end of the server ends
-    instruments, tokens = Instruments(), TokenSource(workspace)
-    service = Service(ready, serving.log(log_folder(workspace, ready.name), private=serving.private), serving.limits, instruments, serving.rival.beside(serving, ready.name, workspace, instruments), lambda: len(server.server_state.tasks) == 1)
-    following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
-    parent = os.getppid()
-    def count() -> None:
-        instruments.looked(service.log.counts)
-        instruments.looked_beside(service.beside.standing)
-    async def look() -> None:
-        if os.getppid() != parent: server.should_exit = True # whoever watched over this process is gone
-        count()
-    def ended() -> None:
-        try: service.beside.close()
-        finally: service.log.close()
-        count()
-    app = api(service, _lifespan([partial(_on_and_on, look, 1.0), *(partial(_on_and_on, each.look, each.every) for each in following)], ended))
-    add_open_inference(app, service)
-    add_metrics(app, instruments)
-    uvicorn = optional("uvicorn", "serve")
-    config = uvicorn.Config(_layered(app, serving, bound.getsockname()[1], tokens, instruments), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, **server_settings(Line(serving.limits)))
-    server = uvicorn.Server(config)
-    told.server = server # uvicorn listens by itself while it runs, and raises again what it was told
-    _settle_memory()
-    server.run(sockets=[bound])
+    running, instruments = _Running(), Instruments()
+    for each in ENDS: signal.signal(each, running.end) # from now on, since other processes may be begun, which only the end of the server ends
+    service = _service(serving, ready, workspace, instruments, running.is_alone)
+    app = _application(serving, service, instruments, running.end)
+    running.run(_layered(app, serving, bound.getsockname()[1], TokenSource(workspace), instruments), serving.limits, bound)
 
 # %% ../nbs/api/499_server.ipynb #9496de09
 class _Workers:
