@@ -94,7 +94,8 @@ async def _told(request:Any, error:Refused) -> Any:
 async def _told_otherwise(request:Any, error:Any) -> Any:
     "What FastAPI itself refuses, such as an address that there is not."
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
-    return await _told(request, Refused(error.status_code, f"{_ERRORS.get(error.status_code, 'This cannot be answered')}.", headers=headers))
+    allowed = f": {error.headers['Allow']} here" if error.status_code == 405 and error.headers else ""
+    return await _told(request, Refused(error.status_code, f"{_ERRORS.get(error.status_code, 'This cannot be answered')}{allowed}.", headers=headers))
 
 async def _told_unforeseen(request:Any, error:Exception) -> Any:
     "Nothing of it: Starlette raises it again when this is sent, for the log of whoever runs the application."
@@ -108,7 +109,7 @@ def _tell_errors(app:"FastAPI") -> None:
     app.add_exception_handler(Exception, _told_unforeseen)
 
 # %% ../nbs/api/495_api.ipynb #75a30cbf
-_LABEL = {"type": ["string", "number", "boolean", "null"]}
+_LABEL = {"type": ["string", "number", "boolean"]}
 FEEDBACK_SCHEMA = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
     "type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"}, "label": {**_LABEL, "description": "what really was"}}}}}}
 
@@ -123,7 +124,7 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
         for name in ("id", "label"):
             if name not in each: raise Refused(422, f"'{name}' is missing.", f"feedback[{number}].{name}")
         if not isinstance(each["id"], str) or not 0 < len(each["id"]) <= 200: raise Refused(422, "An id is a text, as it was told with the prediction.", f"feedback[{number}].id")
-        if isinstance(each["label"], (list, dict)): raise Refused(422, "A label is a text, a number, true, false or null.", f"feedback[{number}].label")
+        if each["label"] is None or isinstance(each["label"], (list, dict)): raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.", f"feedback[{number}].label")
     return [(each["id"], each["label"]) for each in found]
 
 def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
@@ -132,7 +133,7 @@ def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
     if len(model.card.get("target", ["prediction"])) > 1: return
     example = next(iter(model.card.get("classes") or [1.5]))
     for number, (_, label) in enumerate(labels):
-        if label is not None and _kind_of(label) != _kind_of(example): raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.", f"feedback[{number}].label")
+        if _kind_of(label) != _kind_of(example): raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.", f"feedback[{number}].label")
 
 def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool) else "a number" if isinstance(label, (int, float)) else "a text"
 
