@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['profile_without', 'Observed', 'observed', 'observed_log']
 
-# %% ../nbs/api/691_observed.ipynb #d779eb49
+# %% ../nbs/api/691_observed.ipynb #1656c1d5
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from .pairs import PairSums, Scores
 from .reference import Baseline, ReferenceProfile
 from .schema import Column, Schema, as_frame, conform
 
-# %% ../nbs/api/691_observed.ipynb #32f57996
+# %% ../nbs/api/691_observed.ipynb #e0f9bb40
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 def _are_digests(values:pd.Series, column:Column) -> bool:
@@ -47,7 +47,7 @@ def _readable(frame:pd.DataFrame, schema:Schema) -> tuple[pd.DataFrame, dict[str
             except InvalidInput as error: unread[column.name] = str(error)
     return pd.DataFrame(found, index=frame.index), unread
 
-# %% ../nbs/api/691_observed.ipynb #c4c9e45a
+# %% ../nbs/api/691_observed.ipynb #ef640ae6
 def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     "Only some columns."
     bins, sketch = baseline.bins, baseline.sketch
@@ -74,7 +74,7 @@ def profile_without(
     vars(found)["scores"] = Scores(inputs.bins, tuple(scores.columns[place] for place in places), tuple(scores.tables[place] for place in places)) # those whose products are known
     return found
 
-# %% ../nbs/api/691_observed.ipynb #016122fd
+# %% ../nbs/api/691_observed.ipynb #55ff1541
 @dataclass(frozen=True, eq=False)
 class Observed:
     "Rows that a monitor judges, with one index."
@@ -99,7 +99,7 @@ def _labels(model:Model, values:pd.Series) -> pd.Series:
 
 def _none(frame:pd.DataFrame) -> pd.Series: return pd.Series(np.nan, frame.index, dtype=object)
 
-# %% ../nbs/api/691_observed.ipynb #4a0c06c0
+# %% ../nbs/api/691_observed.ipynb #c0c3a49f
 def _asked(model:Model, X:pd.DataFrame) -> pd.DataFrame:
     "What the model answers. Raises `InvalidInput` for rows that it does not take."
     with warnings.catch_warnings():
@@ -131,7 +131,7 @@ def observed(
     labels = _labels(model, frame[targets[0]]) if len(targets) == 1 and targets[0] in frame else _none(frame)
     return Observed(frame, X, answers, labels, unread)
 
-# %% ../nbs/api/691_observed.ipynb #1f09501b
+# %% ../nbs/api/691_observed.ipynb #4e78ec3e
 def observed_log(
     model:Model,
     names:Sequence[str], # of the answers, in its profile
