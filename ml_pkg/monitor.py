@@ -6,7 +6,7 @@
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'Worse', 'Judged',
            'rows_behind', 'Report', 'watched_metrics', 'Monitor', 'LogMonitor']
 
-# %% ../nbs/api/692_monitor.ipynb #5188e4ba
+# %% ../nbs/api/692_monitor.ipynb #401b00f4
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,7 +37,7 @@ from .remembered import TrainingScore, estimator_of, profile_of, scores_of
 from .verdicts import ANSWER, DEPENDENCE, MISSING, MOVED, NOT_ENOUGH, OK, Check, Verdict, Watch, check
 from .workspace import Workspace
 
-# %% ../nbs/api/692_monitor.ipynb #a05e5544
+# %% ../nbs/api/692_monitor.ipynb #a9eb7c73
 @dataclass(frozen=True)
 class Worse:
     "How much worse than at training is accepted."
@@ -78,7 +78,7 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]: return {"metric": self.metric, "score": self.score._asdict(), "training": self.training._asdict(), "tolerance": self.tolerance, "rows": self.rows, "verdict": self.verdict}
 
-# %% ../nbs/api/692_monitor.ipynb #6d24117b
+# %% ../nbs/api/692_monitor.ipynb #a9ea8f67
 def _groups(baseline:Any, name:str, values:pd.Series) -> tuple[np.ndarray, np.ndarray]:
     "For each row its group, -1 where it is missing, and for each group its share at training. Numbers have tenths, and what lay outside."
     bins, sketch = baseline.bins, baseline.sketch
@@ -131,7 +131,7 @@ def rows_behind(
     baseline, values = (profile.answers, seen.answers[alarm.name]) if alarm.kind == ANSWER else (profile.inputs, seen.X[alarm.name])
     return seen.frame[values.isna()] if alarm.kind == MISSING else seen.frame.iloc[_by_gain(baseline, alarm.name, values)]
 
-# %% ../nbs/api/692_monitor.ipynb #06ef5619
+# %% ../nbs/api/692_monitor.ipynb #af060672
 MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE = "worse, as measured", "the estimate does not hold", "worse, as estimated"
 ANSWERS_MOVED, INPUTS_MOVED, FAULTY = "answers have moved", "inputs have moved", "values are faulty"
 
@@ -188,7 +188,7 @@ class Report:
         if name not in told: raise UnknownName(f"nothing is said of '{name}'.{did_you_mean(name, told, 'columns')}")
         return told[name]
 
-# %% ../nbs/api/692_monitor.ipynb #c98a79cd
+# %% ../nbs/api/692_monitor.ipynb #d5fbe2ba
 def _faults(faults:Sequence[Fault]) -> list[str]:
     "Those that chance does not explain, and how many others there are."
     certain = [str(fault) for fault in faults if fault.certain]
@@ -226,7 +226,7 @@ def _whole_page(report:Report) -> str:
 Report.__str__ = Report.__repr__ = _text
 Report._repr_html_, Report.to_html, Report.to_dict = _page, _whole_page, _document
 
-# %% ../nbs/api/692_monitor.ipynb #c1619d41
+# %% ../nbs/api/692_monitor.ipynb #ee0c7d39
 def watched_metrics(
     model:Model,
     metrics:Sequence[str], # by name; if there are none, those that were declared, or the usual one
@@ -253,16 +253,18 @@ def _measure(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> 
     "Metrics of rows that have a label and an answer; none without such rows."
     frame = seen.answers.assign(**{LABEL: seen.labels})
     frame = frame[seen.answered & seen.labels.notna().to_numpy()]
-    return measured(frame, model.card["classes"] if model.card["task"] == "classification" else [], [name for name in metrics if name in MEASURABLE], level) if len(frame) else {}
+    classes = model.card["classes"] if model.card["task"] == "classification" else []
+    possible = [name for name in metrics if name in MEASURABLE and set(MEASURABLE[name].needs(pd.Index(classes)) or ["?"]) <= set(frame)] # of a log without probabilities, what needs none
+    return measured(frame, classes, possible, level) if len(frame) else {}
 
 def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping[str, Interval], metrics:Mapping[str, TrainingScore]) -> agreement.Verdict:
     "Of the first metric; of a loss, what may differ is a part of it."
     if not found: return agreement.NotComparable("there are no labels")
-    name, training = next(iter(metrics.items()))
+    name, training = next((each, metrics[each]) for each in found)
     scale = max(abs(training.score), 1e-12) if name.startswith("neg_") else 1.0
     return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name)
 
-# %% ../nbs/api/692_monitor.ipynb #e483bbc5
+# %% ../nbs/api/692_monitor.ipynb #99aa8f3b
 class Monitor:
     "Holds rows of production against what a model remembers."
     def __init__(self,
@@ -320,7 +322,7 @@ class Monitor:
         self._last = Report(self.name, check(profile, window, watch), judged(found, len(labelled.X)), labels, judged(scores, int(seen.answered.sum())), estimated, compared, profile, window, seen, labelled)
         return self._last
 
-# %% ../nbs/api/692_monitor.ipynb #06f35b7e
+# %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
     "A monitor of a model that is served."
     def __init__(self,
