@@ -204,6 +204,7 @@ def api(
     app.state.described = weakref.ref(ready) # a version that answers no more is not kept for this
     return app
 
+# %% ../nbs/api/495_api.ipynb #930de135
 def _describe(app:"FastAPI", service:Service) -> None:
     "Another version may have other columns and other labels. Where it cannot be described nothing is changed, and it is tried again at the next request."
     for path, about in [("/predict", _about_predictions(service)), ("/feedback", _about_feedback(service))]:
@@ -246,6 +247,7 @@ def _first_label(model:Model) -> list:
     classes = model.card.get("classes") or [1.0]
     return classes[0] if isinstance(classes[0], list) else classes
 
+# %% ../nbs/api/495_api.ipynb #fb5dd712
 def _can_be_written(folder:Path) -> bool:
     "Whether a disk takes anything. It is tried: when nothing is answered, nothing else would find out."
     try:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .coordinates import Coordinates, learn_coordinates, packed, unpacked
+from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData
 
 # %% ../nbs/api/346_calibration.ipynb #cb9516c6
@@ -173,15 +173,15 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view
-        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, **{name: packed(getattr(view, name)) for name in ("low", "high", "knots")}, "mode": packed(self.mode), "factor": packed(self.factor[np.tril_indices(len(self.mode))])}
+        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")}, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))])}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Calibration":
         "Raises `DamagedFile`."
-        mode = unpacked(content["mode"])
+        mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
-        factor[np.tril_indices(len(mode))] = unpacked(content["factor"])
-        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked(content["low"]), unpacked(content["high"]), content["middle"], unpacked(content["knots"])), mode, factor)
+        factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
+        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"])), mode, factor)
 
 # %% ../nbs/api/346_calibration.ipynb #6125f927
 _MOST_ROWS = 20_000 # more make it no better that matters, and slower
@@ -195,7 +195,7 @@ def learn_calibration(
     "How far a model's probabilities are to be believed. Raises `InvalidData` for rows that do not belong together."
     y, fold, found = np.asarray(y), np.asarray(fold), np.asarray(probabilities, dtype=float)
     _check_rows(len(X), y, found, fold)
-    some = np.unique(np.linspace(0, len(y) - 1, min(len(y), _MOST_ROWS)).astype(int))
+    some = evenly(len(y), _MOST_ROWS)
     view = _learnt_view(X.iloc[some], found[some])
     inputs = view(X.iloc[some], found[some])
     posterior = _fitted(inputs, y[some])

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .calibration import Calibration
+from .coordinates import evenly
 from .errors import InvalidData, UnknownName, did_you_mean
 from .intervals import LEVEL, Interval
 from .model import probability_name
@@ -128,7 +129,7 @@ class ClassificationEstimator:
         _check_lengths(X, prediction, probabilities, self.classes)
         rows, outside = len(X), self.support.share_outside(X)
         if reason := abstains(rows, outside, self.most_outside): return Abstained(reason, rows, outside)
-        some = np.unique(np.linspace(0, rows - 1, min(rows, _MOST_ROWS)).astype(int))
+        some = evenly(rows, _MOST_ROWS)
         X, prediction, probabilities = X.iloc[some], np.asarray(prediction)[some], np.asarray(probabilities, dtype=float)[some]
         best, frame, classes = self.calibration(X, probabilities), _answers_frame(prediction, probabilities, self.classes), pd.Index(self.classes)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .coordinates import Coordinates, learn_coordinates, packed, unpacked
+from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData, UnknownName, did_you_mean
 from .estimated import Abstained, Estimate, Estimated, abstains
 from .intervals import LEVEL, Interval
@@ -97,17 +97,17 @@ class LossModel:
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view
-        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "scale": view.scale, **{name: packed(getattr(view, name)) for name in ("low", "high", "knots")},
-                "unit": self.unit, "mode": packed(self.mode), "factor": packed(self.factor[np.tril_indices(len(self.mode))]), "ratios": packed(self.ratios)}
+        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "scale": view.scale, **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")},
+                "unit": self.unit, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))]), "ratios": packed_single(self.ratios)}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "LossModel":
         "Raises `DamagedFile`."
-        mode = unpacked(content["mode"])
+        mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
-        factor[np.tril_indices(len(mode))] = unpacked(content["factor"])
-        view = LossView(Coordinates.from_dict(content["coordinates"]), unpacked(content["low"]), unpacked(content["high"]), content["middle"], content["scale"], unpacked(content["knots"]))
-        return cls(view, content["unit"], mode, factor, unpacked(content["ratios"]))
+        factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
+        view = LossView(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], content["scale"], unpacked_single(content["knots"]))
+        return cls(view, content["unit"], mode, factor, unpacked_single(content["ratios"]))
 
 # %% ../nbs/api/350_expected_loss.ipynb #82790534
 _MOST_ROWS = 20_000
@@ -120,7 +120,7 @@ def learn_loss(
     "What loss is to be expected of rows like these. Raises `InvalidData` for rows that do not belong together, and for losses that are none."
     found, said = np.asarray(loss, dtype=float), np.asarray(prediction, dtype=float)
     _check_losses(len(X), said, found)
-    some = np.unique(np.linspace(0, len(found) - 1, min(len(found), _MOST_ROWS)).astype(int))
+    some = evenly(len(found), _MOST_ROWS)
     X, said, found = X.iloc[some], said[some], found[some]
     view, unit = _learnt_view(X, said), float(found.mean()) or 1.0
     inputs, relative = view(X, said), found / unit
@@ -169,7 +169,7 @@ class RegressionEstimator:
         if len(X) != len(prediction): raise InvalidData(f"{len(X)} rows and {len(prediction)} predictions do not belong together")
         rows, outside = len(X), self.support.share_outside(X)
         if reason := abstains(rows, outside, self.most_outside): return Abstained(reason, rows, outside)
-        some = np.unique(np.linspace(0, rows - 1, min(rows, _ROWS_AT_ONCE)).astype(int))
+        some = evenly(rows, _ROWS_AT_ONCE)
         return Estimated({name: self._estimate(name, X.iloc[some], np.asarray(prediction)[some], np.random.default_rng(seed)) for name in metrics}, rows, outside, self.level, ASSUMPTIONS)
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .calibration import learn_calibration
+from .coordinates import evenly
 from .errors import DamagedFile, InvalidData, NotFound
 from .estimated import ESTIMABLE, ClassificationEstimator
 from .expected_loss import LOSS_OF, RegressionEstimator, learn_regression_estimator
@@ -45,7 +46,7 @@ class Training:
 
     def some(self, most:int) -> "Training":
         "At most so many of the answers, spread over all, with their rows; of what has one answer a row."
-        places = np.unique(np.linspace(0, len(self.X) - 1, min(len(self.X), most)).astype(int))
+        places = evenly(len(self.X), most)
         return replace(self, X=self.X.iloc[places], y=self.y.iloc[places], predictions=self.predictions.iloc[places])
 
     @property

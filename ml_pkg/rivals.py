@@ -76,6 +76,7 @@ def held(*signals:int) -> Iterator[None]:
 
 ENDS = (signal.SIGINT, signal.SIGTERM) # of a server
 
+# %% ../nbs/api/494_rivals.ipynb #d72ee212
 class _Other:
     "The other process, and the way to it."
     def __init__(self, address:str, ready:Callable[[Located], Served], folder:Path, private:Private, workspace:Path):
@@ -95,6 +96,7 @@ class _Other:
         self._process.join(patience)
         if self._process.is_alive(): self._process.kill() # it does not listen to anything else
 
+# %% ../nbs/api/494_rivals.ipynb #fc26d0a4
 _FIRST, _LONGEST = 1.0, 60.0 # seconds from the end of the other process to the next; they double as long as it keeps ending
 
 class Shadow(Alone):
@@ -138,9 +140,9 @@ class Shadow(Alone):
         if self._other.is_alive: return True
         now = time.monotonic()
         if self._again is None:
-            self._patience = min(2 * self._patience, _LONGEST) if now - self._other.begun < _LONGEST else _FIRST
-            self._again = now + self._patience
-            log.warning("the shadow %s has ended; another one begins in %g seconds", self.address, self._patience)
+            pause = self._patience if now - self._other.begun < _LONGEST else _FIRST
+            self._again, self._patience = now + pause, min(2 * pause, _LONGEST)
+            log.warning("the shadow %s has ended; another one begins in %g seconds", self.address, pause)
         elif now >= self._again:
             self._other.end(0)
             self._other, self._again = self._begin(), None
@@ -176,6 +178,7 @@ def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served
     follower.close()
     kept.close()
 
+# %% ../nbs/api/494_rivals.ipynb #25934cc5
 class _Trouble:
     "What is wrong, told once and not again and again."
     def __init__(self): self.known = ""

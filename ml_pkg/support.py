@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .coordinates import Coordinates, learn_coordinates, packed, unpacked
+from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData
 from .intervals import Interval
 
@@ -121,13 +121,13 @@ class Support:
 
     def to_dict(self) -> dict[str, Any]:
         columns = {name: {"has_missing": known.has_missing, **({"categories": list(known.categories)} if known.categories is not None else {"low": known.low, "high": known.high} if math.isfinite(known.low) else {})} for name, known in self.columns.items()}
-        return {"columns": columns, "coordinates": self.near.coordinates.to_dict(), "scaling": packed(self.near.scaling), "prototypes": packed(self.near.prototypes), "limit": self.near.limit}
+        return {"columns": columns, "coordinates": self.near.coordinates.to_dict(), "scaling": packed_single(self.near.scaling), "prototypes": packed_single(self.near.prototypes), "limit": self.near.limit}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Support":
         "Raises `DamagedFile`."
         columns = {name: KnownValues(**known | ({"categories": tuple(known["categories"])} if "categories" in known else {})) for name, known in content["columns"].items()}
-        return cls(columns, Neighbourhood(Coordinates.from_dict(content["coordinates"]), unpacked(content["scaling"]), unpacked(content["prototypes"]), content["limit"]))
+        return cls(columns, Neighbourhood(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["scaling"]), unpacked_single(content["prototypes"]), content["limit"]))
 
 # %% ../nbs/api/344_support.ipynb #b45c33cd
 _MOST_ROWS = 20_000
@@ -138,6 +138,6 @@ def learn_support(
 ) -> Support:
     "Where rows like these lie. Raises `InvalidData` for fewer than 20 rows."
     if len(X) < _ROWS_OF_PROTOTYPE: raise InvalidData(f"{len(X)} rows do not tell what rows are like: give {_ROWS_OF_PROTOTYPE} or more")
-    near = _limited(learn_coordinates(X, _MOST_COORDINATES), X.iloc[np.unique(np.linspace(0, len(X) - 1, min(len(X), _MOST_ROWS)).astype(int))], seed)
-    rounded = replace(near, scaling=unpacked(packed(near.scaling)), prototypes=unpacked(packed(near.prototypes)))
+    near = _limited(learn_coordinates(X, _MOST_COORDINATES), X.iloc[evenly(len(X), _MOST_ROWS)], seed)
+    rounded = replace(near, scaling=unpacked_single(packed_single(near.scaling)), prototypes=unpacked_single(packed_single(near.prototypes)))
     return Support({str(name): _known_values(X[name]) for name in X.columns}, rounded)
