@@ -164,7 +164,7 @@ CONTESTANTS = {
     "FastAPI and arithmetic": Contestant(uvicorn, KEPT, CEILING_FASTAPI, environment="fastapi"),
     "ASGI and arithmetic": Contestant(uvicorn, KEPT, CEILING_ASGI, environment="fastapi"),
     "MLflow": Contestant(lambda python, port: [python, "-m", "mlflow", "models", "serve", "-m", "mlflow_model", "--env-manager", "local", "--port", str(port), "--workers", "1"], MLFLOW, body={"dataframe_records": [FLOWER]}, path="/invocations", environment="mlflow"),
-    "vetiver": Contestant(uvicorn, "", VETIVER, body=[FLOWER], path="/predict/", environment="vetiver"),
+    "vetiver": Contestant(uvicorn, "", VETIVER, body=[FLOWER], environment="vetiver"),
     "BentoML": Contestant(lambda python, port: [python, "-m", "bentoml", "serve", "app:Iris", "--port", str(port)], KEPT, BENTO, body={"rows": [FLOWER]}, environment="bentoml"),
 }
 
