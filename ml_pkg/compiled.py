@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .blocks import in_blocks
+from .blocks import ROWS, in_blocks
 from .engines import Answers, DirectEngine, Engine, drawn_rows, trial_rows
 from .errors import MlPkgError, optional
 from .json_rows import Columns, InvalidRequest, fits_an_array
@@ -92,14 +92,19 @@ class _Compiled:
 
     def ask(self, columns:Columns) -> list[Any]:
         "In blocks, as every estimator is asked."
-        if self.is_table: return in_blocks(self._ask_table, columns.array)
+        if self.is_table: return self._ask_row(columns) if columns.rows == 1 else in_blocks(self._ask_table, columns.array)
         fed = {name: np.array(columns.values[name], dtype=dtype).reshape(-1, 1) for name, _, dtype, _ in self.inputs}
-        return in_blocks(lambda places: self._said({name: values[places[:, 0]] for name, values in fed.items()}), np.arange(columns.rows).reshape(-1, 1))
+        return in_blocks(lambda places: self._said(*self.run(self.outputs, {name: values[places[:, 0]] for name, values in fed.items()})), np.arange(columns.rows).reshape(-1, 1))
 
-    def _ask_table(self, block:np.ndarray) -> list[Any]: return self._said({"rows": np.ascontiguousarray(block, dtype=self.precision.dtype)})
+    def _ask_table(self, block:np.ndarray) -> list[Any]: return self._said(*self.run(self.outputs, {"rows": np.ascontiguousarray(block, dtype=self.precision.dtype)}))
 
-    def _said(self, fed:dict[str, np.ndarray]) -> list[Any]:
-        labels, *chances = self.run(self.outputs, fed)
+    def _ask_row(self, columns:Columns) -> list[Any]:
+        "About one row, which a server is asked about most: its block is made at once."
+        block = np.empty((ROWS, len(columns.values)), self.precision.dtype)
+        block[:] = [value for value, in columns.values.values()]
+        return self._said(*(each[:1] for each in self.run(self.outputs, {"rows": block})))
+
+    def _said(self, labels:np.ndarray, *chances:np.ndarray) -> list[Any]:
         return [labels.ravel()] if self.classes is None else [labels.astype(self.classes.dtype), *chances]
 
 # %% ../nbs/api/479_compiled.ipynb #2a762414

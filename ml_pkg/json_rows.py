@@ -47,10 +47,9 @@ def as_request(
 def _keys(document:Any) -> int:
     "How many keys there are in all objects of a document."
     found, waiting = 0, [document]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict): found, each = found + len(each), each.values()
-        waiting.extend(inner for inner in each if type(inner) is dict or type(inner) is list)
+    for each in waiting: # which becomes longer meanwhile
+        if type(each) is dict: found, each = found + len(each), each.values()
+        waiting += [inner for inner in each if type(inner) is dict or type(inner) is list]
     return found
 
 def _colons(document:Any) -> int:
@@ -186,6 +185,7 @@ class Columns:
     @cached_property
     def taken(self) -> dict[str, list]:
         "The values as the model takes them: a text that spells a number is that number."
+        if not self.slow: return self.values
         numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns if column.name in self.slow and column.kind in ("float", "integer")}
         return {**self.values, **numbers} if numbers else self.values
 

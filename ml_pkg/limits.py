@@ -105,9 +105,14 @@ def _check_origin(headers:list[tuple[bytes, bytes]], accepts:Callable[[bytes], b
 
 # %% ../nbs/api/490_limits.ipynb #39feb72e
 class Sheltered:
-    "An ASGI application whose every error is an answer that gives nothing away."
-    def __init__(self, app:Callable, hosts:Hosts):
-        self.app = app
+    "An ASGI application whose every error is an answer that gives nothing away, and whose every answer is told of."
+    def __init__(
+        self,
+        app:Callable,
+        hosts:Hosts,
+        responded:Callable[[int], None]=lambda status: None, # told of the status of each answer, when it begins
+    ):
+        self.app, self.responded = app, responded
         self._accepts = functools.lru_cache(maxsize=64)(lambda host: hosts.accepts(host.decode("latin-1"))) # the same few all the time
 
     async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
@@ -116,7 +121,10 @@ class Sheltered:
         started = ended = False
         async def noted(message:dict) -> None:
             nonlocal started, ended
-            started, ended = True, message["type"] == "http.response.body" and not message.get("more_body", False)
+            if message["type"] == "http.response.start":
+                started = True
+                self.responded(message["status"])
+            elif message["type"] == "http.response.body": ended = not message.get("more_body", False)
             await send(message)
         try:
             _check_origin(scope["headers"], self._accepts)
@@ -125,7 +133,7 @@ class Sheltered:
             if not isinstance(error, Refused): log.exception("%s %r went wrong", scope["method"], scope["path"])
             if ended: return # the application has told it, and raised it for the log
             if started: raise ConnectionAbortedError("the answer had begun") from None # the server closes the connection, so that half an answer is not taken for a whole one
-            await answer_error(send, error if isinstance(error, Refused) else Refused(500, "Something went wrong here. The server's log says what."))
+            await answer_error(noted, error if isinstance(error, Refused) else Refused(500, "Something went wrong here. The server's log says what."))
 
 # %% ../nbs/api/490_limits.ipynb #33acaec3
 OPEN = frozenset(("/health", "/ready"))                # anybody may ask

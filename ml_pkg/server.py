@@ -30,7 +30,7 @@ from .errors import InvalidDeclaration, optional
 from .following import Answering, Following
 from .guard import listening
 from .heap import hand_back_freed
-from .instruments import Instruments, Measured, add_metrics
+from .instruments import Instruments, add_metrics
 from .limits import Bearer, Limited, Limits, Sheltered, hosts_of
 from .logged import Private
 from .model import Model
@@ -108,7 +108,7 @@ class ShadowedBy(NoRival):
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:
     inner = Limited(app, serving.limits)
     known = Bearer(inner, tokens.current) if len(tokens.current()) else inner
-    return Measured(Sheltered(known, hosts_of(port, tokens.current())), instruments)
+    return Sheltered(known, hosts_of(port, tokens.current()), instruments.responded)
 
 async def _on_and_on(step:Callable[[], Awaitable[None]], pause:float) -> None:
     "Do something again and again. What goes wrong is told, once as long as it is the same, and does not end it."
