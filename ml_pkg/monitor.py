@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'Worse', 'Judged',
-           'rows_behind', 'Report', 'watched_metrics', 'Monitor', 'LogMonitor']
+           'rows_behind', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
 
 # %% ../nbs/api/692_monitor.ipynb #401b00f4
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +249,10 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
     try: return estimator.estimate(some.X, some.answers["prediction"], *chances, metrics)
     except MlPkgError as error: return abstained(str(error))
 
+def watch_without(watch:Watch, unread:Collection[str]) -> Watch:
+    "Without tolerances for what is not judged."
+    return replace(watch, columns={name: tolerance for name, tolerance in watch.columns.items() if name not in unread})
+
 def _measure(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Mapping[str, Interval]:
     "Metrics of rows that have a label and an answer; none without such rows."
     frame = seen.answers.assign(**{LABEL: seen.labels})
@@ -286,6 +290,23 @@ class Monitor:
         there = located(address)
         return LogMonitor(there.load(trusted), there.name, there.version, logs, **options)
 
+    @property
+    def level(self) -> float:
+        "Of confidence, of the interval of each metric."
+        return 1 - self.watch.of_each / max(1, len(self.metrics))
+
+    def estimate(self, seen:Observed) -> Estimated|Abstained:
+        "How well the model does on rows, without labels."
+        return _estimate(self.model, seen, list(self.metrics), self.level) if self.metrics else Abstained("no metric of training was kept", len(seen.X), Interval(math.nan, 0.0, 1.0))
+
+    def measure(self, seen:Observed) -> Mapping[str, Interval]:
+        "How well it did on those that have a label."
+        return _measure(self.model, seen, self.metrics, self.level)
+
+    def judged(self, scores:Mapping[str, Interval], rows:int) -> tuple[Judged, ...]:
+        "Scores of so many rows, held against training."
+        return tuple(Judged(name, score, self.metrics[name], self.worse.tolerance(name, self.metrics[name]), rows, self.level) for name, score in scores.items())
+
     def check(self,
         rows:Any, # with the model's columns; also "prediction" and "probability …", if they were answered, and the target, where it is known
     ) -> Report:
@@ -311,16 +332,15 @@ class Monitor:
         return self._last
 
     def _judge(self, seen:Observed, labelled:Observed, labels:str) -> Report:
-        level = 1 - self.watch.of_each / max(1, len(self.metrics))
-        def judged(scores:Mapping[str, Interval], rows:int) -> tuple[Judged, ...]: return tuple(Judged(name, score, self.metrics[name], self.worse.tolerance(name, self.metrics[name]), rows, level) for name, score in scores.items())
-        profile = profile_without(self.profile, list(seen.unread))
-        watch = replace(self.watch, columns={name: tolerance for name, tolerance in self.watch.columns.items() if name not in seen.unread})
-        window, estimated = profile.count(seen.X, seen.answers), _estimate(self.model, seen, list(self.metrics), level) if self.metrics else Abstained("no metric of training was kept", len(seen.X), Interval(math.nan, 0.0, 1.0))
-        found = _measure(self.model, labelled, self.metrics, level)
-        compared = _compare(self.comparison, _estimate(self.model, labelled, list(self.metrics), level), found, self.metrics)
+        profile = profile_without(self.profile, seen.unread)
+        window, estimated, found = profile.count(seen.X, seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(self.name, check(profile, window, watch), judged(found, len(labelled.X)), labels, judged(scores, int(seen.answered.sum())), estimated, compared, profile, window, seen, labelled)
+        self._last = Report(self.name, check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), labels, self.judged(scores, int(seen.answered.sum())), estimated, self.compared(labelled, found), profile, window, seen, labelled)
         return self._last
+
+    def compared(self, labelled:Observed, found:Mapping[str, Interval]) -> agreement.Verdict:
+        "What would have been estimated for labelled rows, held against what was measured on them."
+        return _compare(self.comparison, self.estimate(labelled), found, self.metrics)
 
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
