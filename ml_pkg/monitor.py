@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'Worse', 'Judged',
-           'rows_behind', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
+           'rows_behind', 'finite', 'Findings', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
 
 # %% ../nbs/api/692_monitor.ipynb #401b00f4
 import math
@@ -135,27 +135,21 @@ def rows_behind(
 MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE = "worse, as measured", "the estimate does not hold", "worse, as estimated"
 ANSWERS_MOVED, INPUTS_MOVED, FAULTY = "answers have moved", "inputs have moved", "values are faulty"
 
-def _finite(value:Any) -> Any:
+def finite(value:Any) -> Any:
     "As JSON can hold it: what is infinite or no number is null."
-    if isinstance(value, Mapping): return {str(name): _finite(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)): return [_finite(each) for each in value]
+    if isinstance(value, Mapping): return {str(name): finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)): return [finite(each) for each in value]
     if isinstance(value, (bool, int, str)) or value is None: return value
     return (float(value) if math.isfinite(value) else None) if isinstance(value, (float, np.floating)) else str(value)
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    "A window of production, judged."
-    name: str                        # of the model
+class Findings:
+    "What a window says, by the weight that it has."
     check: Check                     # of inputs and answers
     measured: tuple[Judged, ...]     # on rows that have labels
-    labels: str                      # what there is to say of labels
     estimated: tuple[Judged, ...]    # on all rows
     estimate: Estimated|Abstained    # what they come from, or why there are none
     compared: agreement.Verdict      # the estimate, held against labels
-    profile: ReferenceProfile        # of what is judged
-    window: Window
-    seen: Observed
-    labelled: Observed               # rows whose labels count
 
     @property
     def alarms(self) -> list[str]:
@@ -176,6 +170,16 @@ class Report:
 
     @property
     def verdict(self) -> str: return self.alarms[0] if self.alarms else NOT_ENOUGH if self.is_unsure else OK
+
+@dataclass(frozen=True, eq=False)
+class Report(Findings):
+    "A window of production, judged, with its rows."
+    name: str                        # of the model
+    labels: str                      # what there is to say of labels
+    profile: ReferenceProfile        # of what is judged
+    window: Window
+    seen: Observed
+    labelled: Observed               # rows whose labels count
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows to look at for an alarm, given as it is in `check`, or by the name of a column. Raises `UnknownName`."
@@ -214,7 +218,7 @@ def _page(report:Report) -> str:
 def _document(report:Report) -> dict[str, Any]:
     "As JSON can hold it."
     verdicts = [asdict(each) for each in report.check.verdicts]
-    return _finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
+    return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
         "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None, "estimate_holds": report.compared.trusted,
         "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER], "faults": [asdict(each) for each in report.check.faults], "not_judged": report.seen.unread})
 
@@ -261,12 +265,12 @@ def _measure(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> 
     possible = [name for name in metrics if name in MEASURABLE and set(MEASURABLE[name].needs(pd.Index(classes)) or ["?"]) <= set(frame)] # of a log without probabilities, what needs none
     return measured(frame, classes, possible, level) if len(frame) else {}
 
-def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping[str, Interval], metrics:Mapping[str, TrainingScore]) -> agreement.Verdict:
+def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping[str, Interval], metrics:Mapping[str, TrainingScore], look:int) -> agreement.Verdict:
     "Of the first metric; of a loss, what may differ is a part of it."
     if not found: return agreement.NotComparable("there are no labels")
     name, training = next((each, metrics[each]) for each in found)
     scale = max(abs(training.score), 1e-12) if name.startswith("neg_") else 1.0
-    return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name)
+    return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name, look)
 
 # %% ../nbs/api/692_monitor.ipynb #99aa8f3b
 class Monitor:
@@ -335,12 +339,12 @@ class Monitor:
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(seen.X, seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(self.name, check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), labels, self.judged(scores, int(seen.answered.sum())), estimated, self.compared(labelled, found), profile, window, seen, labelled)
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), self.name, labels, profile, window, seen, labelled)
         return self._last
 
-    def compared(self, labelled:Observed, found:Mapping[str, Interval]) -> agreement.Verdict:
-        "What would have been estimated for labelled rows, held against what was measured on them."
-        return _compare(self.comparison, self.estimate(labelled), found, self.metrics)
+    def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
+        "What would have been estimated for labelled rows, held against what was measured on them, for the so-manieth time."
+        return _compare(self.comparison, estimated, found, self.metrics, look)
 
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
