@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'WIDE', 'HIGH', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'TEMPLATES', 'FILES', 'address', 'shortened', 'number',
-           'ends', 'time_of_day', 'seconds', 'size', 'state', 'plain', 'ticks', 'line_chart', 'interval_bar',
-           'rendered']
+           'ends', 'time_of_day', 'seconds', 'size', 'state', 'plain', 'ticks', 'room_around', 'line_chart',
+           'interval_bar', 'rendered']
 
 # %% ../nbs/api/460_pages.ipynb #4c3fe2c6
 import functools
@@ -122,7 +122,8 @@ def ticks(low:float, high:float, count:int=4) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     return [float(f"{place * step:.12g}") for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
-def _range(values:Sequence[float]) -> tuple[float, float]:
+def room_around(values:Sequence[float]) -> tuple[float, float]:
+    "Between which numbers a picture of some is drawn."
     low, high = min(values), max(values)
     room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     return low - room, high + room
@@ -135,7 +136,7 @@ def line_chart(
     "A metric over the runs in their order, and the best so far, as SVG."
     points = [(value, title) for value, title in points if math.isfinite(value)]
     if len(points) < 2: return ""
-    low, high = _range([value for value, _ in points])
+    low, high = room_around([value for value, _ in points])
     def x(place:int) -> float: return LEFT + (WIDE - LEFT - RIGHT) * place / (len(points) - 1)
     def y(value:float) -> float: return TOP + (HIGH - TOP - BOTTOM) * (high - value) / (high - low)
     best, dots, path = -math.inf, [], ""
