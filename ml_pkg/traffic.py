@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .errors import NotFound
 from .intervals import LEVEL, Interval
-from .logged_predictions import read_log
+from .logged_predictions import Moment, read_log
 from .prediction_log import log_folder
 from .workspace import Workspace
 
@@ -39,10 +39,12 @@ def shadow_name(name:str) -> str: return f"{name}.shadow"
 def paired_answers(
     workspace:Workspace,
     name:str,            # of the model
+    since:Moment|None=None,
+    until:Moment|None=None, # as `read_log` takes them
 ) -> "pd.DataFrame":     # one row a row that both answered: id, version, shadow, and "prediction", "shadow prediction", label if one is known
     "What production answered and what its shadow would have. Raises `NotFound` if there is no log, or nothing both answered."
-    ours, theirs = read_log(name, logs=workspace), read_log(shadow_name(name), logs=workspace)
-    both = ours[["id", "version", _answer(ours), "label"]].merge(theirs[["id", "version", _answer(theirs)]], on="id", suffixes=("", " of shadow"))
+    ours, theirs = (read_log(each, since, until, logs=workspace) for each in (name, shadow_name(name)))
+    both = ours[:0] if ours.empty or theirs.empty else ours[["id", "version", _answer(ours), "label"]].merge(theirs[["id", "version", _answer(theirs)]], on="id", suffixes=("", " of shadow"))
     if both.empty: raise NotFound(f"there is no row of {name} that its shadow answered as well: ml_pkg serve {name} --shadow {name}@candidate")
     return both.set_axis(["id", "version", "prediction", "label", "shadow", "shadow prediction"], axis=1)
 

@@ -20,6 +20,7 @@ from .addresses import located
 from .agreement import NotComparable
 from .alarms import Alarms, Event, Found, Persistence
 from .display import definition
+from .errors import NotFound
 from .estimated import Abstained, Estimate, Estimated
 from .intervals import Interval
 from .leases import alone_in
@@ -29,7 +30,9 @@ from .observed import profile_without, window_without
 from .periods import Every, Labelled, Period, Periods, Scored, dependent, independent, watch_folder
 from .quality import Fault, faults_of
 from .reference import Baseline, ReferenceProfile, Window
-from .verdicts import MOVED, OK, SHIFT, Check, Verdict, Watch, check
+from .shares import shares_of
+from .traffic import agreement, paired_answers
+from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
 from .windows import Recent, WindowPolicy
 from .workspace import Workspace, written_whole
 
@@ -85,23 +88,33 @@ class _Looked(NamedTuple):
     reference: Sequence[Period]|None    # None: training
     labels: _Labels
 
-def _findings(monitor:LogMonitor, looked:_Looked, look:int) -> Findings:
+class _Counted(NamedTuple):
+    "A window, and what it is held against."
+    trained: ReferenceProfile    # without what cannot be read
+    window: Window
+    reference: Window|None       # None: training
+
+    @property
+    def profile(self) -> ReferenceProfile: return self.trained if self.reference is None else against(self.trained, self.reference)
+
+def _counted(monitor:LogMonitor, looked:_Looked) -> _Counted:
+    unread = {name for period in [*looked.periods, *(looked.reference or [])] for name in period.unread}
+    def together(periods:Sequence[Period]) -> Window: return window_without(monitor.profile, monitor.profile.merged(period.window for period in periods), unread)
+    return _Counted(profile_without(monitor.profile, unread), together(looked.periods), None if looked.reference is None else together(looked.reference))
+
+def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int) -> Findings:
     "What the periods of a window say, all together."
-    unread = {name: why for period in [*looked.periods, *(looked.reference or [])] for name, why in period.unread.items()}
-    trained, window = profile_without(monitor.profile, unread), _counted(monitor, looked.periods, unread)
-    checked = _checked(trained, window, None if looked.reference is None else _counted(monitor, looked.reference, unread), watch_without(monitor.watch, unread))
     scores, rows = _intervals([period.estimated for period in looked.periods], dependent, monitor.level)
     estimate = _estimate(scores, rows, next((period.abstained for period in reversed(looked.periods) if period.window.rows), "there are no rows"), monitor.level)
     compared = monitor.compared(looked.labels.estimated, looked.labels.measured, look) if looked.labels.measured else NotComparable("there are no labels")
-    return Findings(checked, monitor.judged(looked.labels.measured, looked.labels.rows), monitor.judged(scores, rows), estimate, compared)
+    names = (*counted.trained.inputs.bins.names, *counted.trained.answers.bins.names)
+    return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])), monitor.judged(looked.labels.measured, looked.labels.rows), monitor.judged(scores, rows), estimate, compared)
 
-def _checked(trained:ReferenceProfile, window:Window, reference:Window|None, watch:Watch) -> Check:
+def _checked(counted:_Counted, watch:Watch) -> Check:
     "A window held against training, or against other rows. Values are faulty that are unlike training, in any case."
-    if reference is None: return check(trained, window, watch)
-    found = check(against(trained, reference), window, watch) if reference.rows else check(trained, trained.merged([]), watch) # nothing can be said yet
-    return replace(found, faults=tuple(faults_of(trained.inputs, window.inputs)))
-
-def _counted(monitor:LogMonitor, periods:Sequence[Period], unread:Mapping[str, str]) -> Window: return window_without(monitor.profile, monitor.profile.merged(period.window for period in periods), unread)
+    if counted.reference is None: return check(counted.trained, counted.window, watch)
+    found = check(counted.profile, counted.window, watch) if counted.reference.rows else check(counted.trained, counted.trained.merged([]), watch) # nothing can be said yet
+    return replace(found, faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
 
 # %% ../nbs/api/697_watching.ipynb #c285e758
 _FOUND = {MOVED: Found.WRONG, OK: Found.FINE}
@@ -162,6 +175,17 @@ class Look:
 
 def _minute(written:str) -> str: return f"{pd.Timestamp(written):%Y-%m-%d %H:%M}"
 
+def _all_shares(counted:_Counted) -> dict[str, dict]:
+    "How what is judged is distributed now and in what it is held against, by the name of its verdict."
+    both = {SHIFT: (counted.profile.inputs, counted.window.inputs), ANSWER: (counted.profile.answers, counted.window.answers)}
+    return {name if kind == SHIFT else f"{name} ({kind})": shares_of(baseline, sketch, name).to_dict() for kind, (baseline, sketch) in both.items() for name in baseline.bins.names}
+
+def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, float]|None:
+    "How many rows of the window a candidate answered as well, and what share of them alike."
+    try: both = paired_answers(workspace, name, since, until)
+    except NotFound: return None
+    return {"rows": len(both), "version": str(both["shadow"].iloc[-1]), **agreement(both)._asdict()}
+
 def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mapping[str, Any]) -> dict[str, Any]:
     "All of it, as JSON can hold it."
     labels = looked.labels
@@ -212,10 +236,11 @@ class Watching:
         periods, before = Periods(monitor, self.every, self.workspace), looks.alarms(self.persistence)
         periods.update(now)
         looked = self._chosen(monitor, periods, end)
-        findings = _findings(monitor, looked, looks.count + 1)
+        counted = _counted(monitor, looked)
+        findings = _findings(monitor, looked, counted, looks.count + 1)
         after, events = before.look(*_asked(findings, monitor, before, now))
         told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(), "every": self.every.length.total_seconds(), "against": self.policy.against, "open": after.open, "events": [_event(event) for event in events]}
-        return after, _document(monitor, looked, findings, told)
+        return after, _document(monitor, looked, findings, told | {"shares": _all_shares(counted), "shadow": _shadow(self.workspace, monitor.name, told["start"], end)})
 
     def _chosen(self, monitor:LogMonitor, periods:Periods, end:pd.Timestamp) -> _Looked:
         starts = [start for start in periods.starts if start < end]
