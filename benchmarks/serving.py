@@ -217,7 +217,7 @@ class Pace(NamedTuple):
 
 def wrk(address:str, body:Any, connections:int, seconds:float, folder:Path) -> Pace:
     script = folder / "post.lua"
-    script.write_text(f"wrk.method = 'POST'\nwrk.body = [[{json.dumps(body)}]]\nwrk.headers['content-type'] = 'application/json'\n")
+    script.write_text(f"wrk.method = 'POST'\nwrk.body = [==[{json.dumps(body)}]==]\nwrk.headers['content-type'] = 'application/json'\n")
     said = subprocess.run(["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), address], check=True, capture_output=True, text=True).stdout
     amount, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", said).groups()
     failed = sum(map(int, re.findall(r"(?:Non-2xx or 3xx responses|connect|read|write|timeout):? (\d+)", said)))
