@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
+from .cli_monitor import Against, Over, watching_of
 from .errors import InvalidDeclaration, did_you_mean
 
 # %% ../nbs/api/812_cli_serving.ipynb #a07aba1f
@@ -66,6 +67,9 @@ def serve(
     rows:Annotated[int, typer.Option("--rows", min=1, help="Most rows in one request.")] = 10_000,
     body:Annotated[int, typer.Option("--body", min=1, help="Most bytes in one request.")] = 1_000_000,
     trusted:Annotated[bool, typer.Option("--trusted", help="You know who wrote the model: load it even if that could run code.")] = False,
+    watch:Annotated[str, typer.Option("--watch", metavar="LENGTH", help="Look at the end of each period of that length, such as 1h, whether it is still the same world: for /dashboard, /metrics and the setting `alarms`.")] = "",
+    over:Over = "1d",
+    against:Against = "training",
     dockerfile:Annotated[Path | None, typer.Option("--dockerfile", metavar="FOLDER", help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
@@ -73,12 +77,13 @@ def serve(
     from ml_pkg.limits import Limits
     from ml_pkg.logged import Private
     from ml_pkg.prediction_log import PredictionLog, no_log
-    from ml_pkg.server import NoRival, Serving, ShadowedBy, SplitWith
+    from ml_pkg.server import NoRival, Serving, ShadowedBy, SplitWith, Unwatched, WatchedBy
     from ml_pkg.server import serve as run
     if shadow and split: raise InvalidDeclaration("a candidate either sees all requests (--shadow) or answers some (--split)")
     rival = ShadowedBy(shadow) if shadow else SplitWith(*split) if split else NoRival()
     kept = partial(PredictionLog, durable=durable) if log else no_log
-    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, trusted), port, host, workers)
+    watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, trusted=trusted)) if watch else Unwatched()
+    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted), port, host, workers)
 
 # %% ../nbs/api/812_cli_serving.ipynb #a2874706
 @app.command()

@@ -7,6 +7,7 @@ __all__ = ['Instruments', 'add_metrics']
 
 # %% ../nbs/api/496_instruments.ipynb #7c5b62db
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,21 +24,27 @@ class Instruments(Unobserved):
         self._client, self._logged, self._beside = client, Counts(), Standing()
         self._own = None if "PROMETHEUS_MULTIPROC_DIR" in os.environ else client.CollectorRegistry()
         def made(kind:Callable, name:str, what:str, *labels:str, **options) -> Any: return kind(f"ml_pkg_{name}", what, labels, registry=self._own, **options)
+        self.statuses = Counter() # responses by status, of this process
         self._responses = made(client.Counter, "responses", "Responses by their status", "status")
         self._rows = made(client.Counter, "rows", "Rows answered by each version", "model", "version")
         self._seconds = made(client.Histogram, "answer_seconds", "Time from a whole request to its answer", buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5))
         self._unusual = made(client.Counter, "unusual_values", "Values that training did not have", "column", "what")
         self._swaps = made(client.Counter, "swaps", "Versions that began to answer", "model", "version")
         self._refusals = made(client.Counter, "swap_failures", "Versions that could not be made ready")
-        self._trouble = made(client.Gauge, "address_trouble", "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address", **({"multiprocess_mode": "mostrecent"} if self._own is None else {}))
+        self._trouble = self.gauge("address_trouble", "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address")
         self._beside_trouble = made(client.Gauge, "beside_trouble", "1 while the candidate beside the service does not work", **({"multiprocess_mode": "max"} if self._own is None else {}))
         self._left_out = made(client.Counter, "beside_left_out_rows", "Rows that the candidate beside the service did not see")
         self._log_rows = made(client.Counter, "log_rows", "Rows of the prediction log by what became of them", "outcome")
         self._log_labels = made(client.Counter, "log_labels", "Late labels by what became of them", "outcome")
         self._by_status, self._by_version = {}, {}
 
+    def gauge(self, name:str, what:str, *labels:str) -> Any:
+        "Of something that all processes look at, so that the latest word counts."
+        return self._client.Gauge(f"ml_pkg_{name}", what, labels, registry=self._own, **({"multiprocess_mode": "mostrecent"} if self._own is None else {}))
+
     def responded(self, status:int) -> None:
         "A response was begun."
+        self.statuses[status] += 1
         if (found := self._by_status.get(status)) is None: found = self._by_status[status] = self._responses.labels(status)
         found.inc()
 

@@ -26,6 +26,7 @@ class Settings:
     log: str = ""               # "json": events are written to standard error, one JSON object a line
     mlflow_uri: str = ""        # of the MLflow server; by default what MLFLOW_TRACKING_URI says
     alarms: tuple[str, ...] = field(default=(), repr=False) # who hears of alarms, as `channel_of` reads it; may be secret
+    alarm_template: str = ""    # file with the text of an alarm, from the root of the project; by default our own
 
 def _names(text:str) -> tuple[str, ...]: return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
@@ -35,7 +36,7 @@ def _log(text:str) -> str:
     if (name := text.strip()) not in ("", *LOGS): raise UnknownName(f"log = {name} is no way to write events.{did_you_mean(name, LOGS, 'ways')} Leave it empty for none")
     return name
 
-_READERS: dict[str, Callable[[str], Any]] = {"sinks": _names, "log": _log, "mlflow_uri": str.strip, "alarms": _lines}
+_READERS: dict[str, Callable[[str], Any]] = {"sinks": _names, "log": _log, "mlflow_uri": str.strip, "alarms": _lines, "alarm_template": str.strip}
 
 # %% ../nbs/api/066_settings.ipynb #4c4f279d
 _read:dict[Path, tuple[tuple, dict[str, str]]] = {} # file -> what it was when it was read, and its entries

@@ -15,12 +15,13 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .checkpoints_page import checkpoints_page
+from .dashboard import dashboard, thing_page, watched
 from .errors import InvalidQuery, MlPkgError, NotFound, UnknownName, WorkspaceUnusable, optional
 from .experiment_pages import experiment_page, experiments
 from .guard import Exposed, Guard, Loopback, Unservable, is_loopback, listening
 from .history import COLUMNS, run_count
 from .leaderboard_page import leaderboard_page
-from .pages import FILES, address, rendered
+from .pages import FILES, address, rendered, shortened
 from .run_pages import comparison, listing, older_first, pulse, run_page
 from .workspace import Workspace
 
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("ml_pkg")
 
 # %% ../nbs/api/770_ui.ipynb #daf37c2c
+_PAGES = (("Runs", "/"), ("Experiments", "/experiments"), ("Watched", "/watched"), ("Checkpoints", "/checkpoints"))
+
 def _shown(template:str, title:str, /, here:str="", status:int=200, **values) -> Any:
     from fastapi.responses import HTMLResponse
-    content = rendered(template, title=title, here=here, workspace=Workspace.current().folder.parent.name, **values)
+    content = rendered(template, title=title, here=here, root="", pages=_PAGES, whose=f"workspace of {shortened(Workspace.current().folder.parent.name, 60)}, read only", **values)
     return HTMLResponse(content.encode("utf-8", "backslashreplace"), status) # a column's name may hold what no encoding has
 
 def _problem(status:int, title:str, message:str) -> Any: return _shown("problem", title, status=status, message=message.replace(str(Workspace.current().folder), "…"))
@@ -78,9 +81,16 @@ def _pages() -> dict[str, Callable]:
         "/experiments": lambda: _shown("experiments", "Experiments", here="/experiments", experiments=experiments()),
         "/experiments/{name:path}": lambda name, metric="": _shown("experiment", f"Experiment {name}", **experiment_page(name, metric)),
         "/leaderboard/{name:path}": lambda name, metric="", rows="": _shown("leaderboard", f"Leaderboard of {name}", **leaderboard_page(name, metric, rows)),
+        "/watched": lambda: _shown("watched", "Watched models", here="/watched", watched=watched(Workspace.current())),
+        "/watched/{name}": lambda name: _shown("dashboard", f"{name}, watched", **_parts(name), **dashboard(Workspace.current(), name)),
+        "/watched/{name}/thing": lambda name, thing="", at="": _shown("thing", f"{thing} of {name}", **_parts(name), **thing_page(Workspace.current(), name, thing, at)),
         "/checkpoints": lambda: _shown("checkpoints", "Checkpoints", here="/checkpoints", **checkpoints_page()),
         **{path: _file(*found) for path, found in FILES.items()},
     }
+
+def _parts(name:str) -> dict[str, tuple[str, ...]]:
+    "Of the addresses of a watched model's pages."
+    return {"parts": ("watched", name), "thing_parts": ("watched", name, "thing")}
 
 def _file(kind:str, content:str) -> Callable[[], Any]:
     from fastapi.responses import Response

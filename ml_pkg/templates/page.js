@@ -77,3 +77,23 @@ if (live) {
   };
   setTimeout(again, 2000);
 }
+
+const fresh = document.querySelector("[data-refresh]");
+
+async function refresh() {
+  const answer = await fetch(location.href);
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html"), next = page.querySelector("[data-refresh]");
+  if (!next || next.innerHTML === fresh.innerHTML || fresh.contains(document.activeElement)) return;
+  const scrolled = [...fresh.querySelectorAll(".scroll")].map(box => box.scrollLeft);
+  fresh.replaceChildren(...next.childNodes);
+  fresh.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = scrolled[place] ?? 0; });
+}
+
+if (fresh) {
+  const again = async () => {
+    if (document.visibilityState === "visible") try { await refresh(); } catch { /* the server has ended: the page stays as it was */ }
+    setTimeout(again, 1000 * fresh.dataset.refresh);
+  };
+  setTimeout(again, 1000 * fresh.dataset.refresh);
+}
