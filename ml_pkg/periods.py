@@ -22,8 +22,8 @@ from .errors import DamagedFile, InvalidDeclaration
 from .estimated import Abstained, Estimated
 from .intervals import Interval
 from .late_labels import MatureAfter, mature
-from .logged import ID, LATENCY, TIME
-from .logged_predictions import read_log, read_times
+from .logged import CORRECTIONS, ID, LABEL, LABELLED, LATENCY, TIME
+from .logged_predictions import read_predictions, read_times, with_labels
 from .monitor import LogMonitor
 from .observed import observed_log
 from .reference import Window
@@ -124,11 +124,13 @@ def period_of(
 # %% ../nbs/api/696_periods.ipynb #51017c4e
 def count_period(monitor:LogMonitor, start:pd.Timestamp, end:pd.Timestamp) -> Period:
     "Read the rows of the monitor's version once. Raises what `read_log` raises."
-    log = read_log(monitor.name, start, end, monitor.version, monitor.logs).set_index(ID, drop=False)
+    log = _without_labels(read_predictions(monitor.name, start, end, monitor.version, monitor.logs)).set_index(ID, drop=False)
     seen = observed_log(monitor.model, monitor.profile.answers.bins.names, log)
     estimate = monitor.estimate(seen)
     latency = (float(log[LATENCY].median()), float(log[LATENCY].quantile(0.99))) if len(log) else (math.nan, math.nan)
     return Period(start, end, monitor.profile.count(seen.X, seen.answers), seen.unread, latency, *_estimated(estimate, monitor.level))
+
+def _without_labels(predictions:pd.DataFrame) -> pd.DataFrame: return with_labels(predictions, pd.DataFrame(columns=[ID, LABEL, LABELLED, CORRECTIONS]))
 
 def _estimated(found:Estimated|Abstained, level:float) -> tuple[dict[str, Scored], str]:
     "Scores, and why there are none."
@@ -141,9 +143,10 @@ def label_period(
     end:pd.Timestamp,
     age:datetime.timedelta, # at which a row counts with its label, or without one
     now:pd.Timestamp,       # later than the end of the period by that age
+    labels:pd.DataFrame,    # of all its rows, as `read_times` gives them
 ) -> Labelled:
     "What labels say of the rows of a period. Raises what `read_log` raises."
-    log = read_log(monitor.name, start, end, monitor.version, monitor.logs)
+    log = with_labels(read_predictions(monitor.name, start, end, monitor.version, monitor.logs), labels)
     found = mature(log, log, now, MatureAfter(age))
     seen = observed_log(monitor.model, monitor.profile.answers.bins.names, found.labelled)
     measured, rows = monitor.measure(seen), len(found.labelled)
@@ -188,7 +191,7 @@ class Periods:
         if age is None: return
         for start in self.starts:
             end = start + self.every.length
-            if end + age <= now and not self._labels(start).exists(): self._write(self._labels(start), label_period(self.monitor, start, end, age, now).to_dict())
+            if end + age <= now and not self._labels(start).exists(): self._write(self._labels(start), label_period(self.monitor, start, end, age, now, times).to_dict())
 
     def read(self, starts:Sequence[pd.Timestamp]) -> list[Period]:
         "Periods that were counted. One that cannot be read is counted again."

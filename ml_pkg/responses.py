@@ -67,7 +67,7 @@ def responses(
     length:pd.Timedelta,       # of each
 ) -> list[Responses]:          # one a period
     "What was answered in each period."
-    found = [Counter() for _ in ends]
+    found, ends = [Counter() for _ in ends], ends.as_unit("ns")
     if not len(ends): return []
     for line in _lines(folder, ends[0] - length):
         moment = pd.Timestamp(line["time"], unit="s", tz="UTC")
