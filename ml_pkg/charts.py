@@ -45,9 +45,10 @@ class _Plane(NamedTuple):
     def x(self, time:pd.Timestamp) -> float: return LEFT + (WIDE - LEFT - RIGHT) * ((time.timestamp() - self.first) / (self.last - self.first) if self.last > self.first else 0.5)
     def y(self, value:float) -> float: return TOP + (HIGH - TOP - BOTTOM) * (self.high - min(max(value, self.low), self.high)) / (self.high - self.low)
 
-def _plane(curves:Sequence[Curve], levels:Sequence[float]) -> _Plane:
+def _plane(curves:Sequence[Curve], shown:Sequence[float]) -> _Plane:
+    "That all points and some numbers are in."
     points = [point for curve in curves for point in curve.known]
-    values = [value for point in points for value in point.interval if math.isfinite(value)] + [*levels]
+    values = [value for point in points for value in point.interval if math.isfinite(value)] + [*shown]
     times = [point.time.timestamp() for point in points]
     return _Plane(min(times), max(times), *room_around(values))
 
@@ -74,11 +75,12 @@ def time_chart(
     title:str,
     curves:Sequence[Curve],
     levels:Sequence[tuple[float, str]]=(), # what was at training, with its name
+    shown:Sequence[float]=(),              # numbers that are to be seen, such as 0 for what is counted
 ) -> str:                                  # empty without two moments
     "Numbers over time, each with its interval, as SVG."
     curves = [curve for curve in curves if curve.known]
     if len({point.time for curve in curves for point in curve.known}) < 2: return ""
-    plane = _plane(curves, [value for value, _ in levels])
+    plane = _plane(curves, [*shown, *(value for value, _ in levels)])
     drawn = "".join(f'<line class="level" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{plane.y(value):.1f}" y2="{plane.y(value):.1f}"><title>{escape(name)}</title></line>' for value, name in levels)
     feet = "".join(f'<text x="{x}" y="{HIGH - 8}" text-anchor="{anchor}">{time:%Y-%m-%d %H:%M}</text>' for x, anchor, time in ((LEFT, "start", _moment(plane.first)), (WIDE - RIGHT, "end", _moment(plane.last))))
     return f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(shortened(_told(title, curves), 300))}">{_grid(plane)}{drawn}{"".join(_drawn(plane, curve) for curve in curves)}{feet}</svg>'

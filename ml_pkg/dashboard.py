@@ -88,12 +88,13 @@ def _cell(look:Look, verdict:Mapping[str, Any]|None) -> Cell:
     return Cell(at, min(5, int(5 * ratio)), MARKS.get(verdict["verdict"], "·"), f"{look.end:%Y-%m-%d %H:%M}: {verdict['verdict']}, {verdict['effect']:.3g} {verdict['unit']}")
 
 def _heat_map(looks:Sequence[Look]) -> list[dict]:
-    "Rows of the map: what has moved most on top; dependence of columns last, since its two columns change from look to look."
+    "Rows of the map, from looks of which the latest is the first: what has moved most on top; dependence of columns last, since its two columns change from look to look."
     verdicts = [{thing_name(each): each for each in look.document["verdicts"] if each["kind"] != "dependence"} for look in looks]
-    names = list(dict.fromkeys(name for found in reversed(verdicts) for name in found))
+    names = list(dict.fromkeys(name for found in verdicts for name in found))
     rows = [{"name": name, "cells": [_cell(look, found.get(name)) for look, found in zip(looks, verdicts, strict=True)]} for name in names]
     rows.sort(key=lambda row: (-sum(cell.mark == "●" for cell in row["cells"]), -max(cell.heat for cell in row["cells"])))
     together = [_cell(look, next((each for each in look.document["verdicts"] if each["kind"] == "dependence"), None)) for look in looks]
+    rows = [row for row in rows if any(cell.mark == "●" or cell.heat for cell in row["cells"])] or rows[:1]
     return rows + ([{"name": "two columns together", "cells": together}] if any(cell.text and "not judged" not in cell.text for cell in together) else [])
 
 # %% ../nbs/api/700_dashboard.ipynb #4e99f9c4
@@ -106,8 +107,8 @@ def _traffic(workspace:Workspace, name:str, looks:Sequence[Look]) -> dict[str, A
     rows = Curve("rows", [Point(look.end, _alone(look.document["asked"]), f"{look.document['asked']:,} rows until {look.end:%Y-%m-%d %H:%M}") for look in looks])
     halves, most = ([Point(look.end, _alone(None if (seconds := look.document["latency"][place]) is None else 1000 * seconds), f"{words}, {look.end:%Y-%m-%d %H:%M}") for look in looks] for place, words in enumerate(("half of the answers took no longer", "99 % of the answers took no longer")))
     wrong = [Curve(kind, [Point(look.end, _alone(getattr(each, kind)), f"{getattr(each, kind):,} {kind} until {look.end:%Y-%m-%d %H:%M}") for look, each in zip(looks, found, strict=True)]) for kind in ("refused", "failed")]
-    return {"rows": time_chart("rows", [rows]), "latency": time_chart("milliseconds", [Curve("median latency", halves), Curve("slow latency", most)]),
-            "errors": time_chart("responses", wrong) if any(each.answered + each.refused + each.failed for each in found) else "", "refused": sum(each.refused for each in found), "failed": sum(each.failed for each in found), "answered": sum(each.answered for each in found)}
+    return {"rows": time_chart("rows", [rows], shown=[0]), "latency": time_chart("milliseconds", [Curve("median latency", halves), Curve("slow latency", most)], shown=[0]),
+            "errors": time_chart("responses", wrong, shown=[0]) if any(each.answered + each.refused + each.failed for each in found) else "", "refused": sum(each.refused for each in found), "failed": sum(each.failed for each in found), "answered": sum(each.answered for each in found)}
 
 # %% ../nbs/api/700_dashboard.ipynb #e2ca8f43
 def _versions(looks:Sequence[Look]) -> list[dict]:
@@ -128,7 +129,7 @@ def dashboard(
     "What the page of a watched model shows. Raises `NotFound` if nobody has looked at it."
     looks = _all_looks(workspace, name)
     last, alarms = looks[-1].document, Looks(watch_folder(workspace, name)).alarms(Persistence())
-    return {"name": name, "last": last, "words": _words(last), "open": last["open"], "scores": _scores(looks), "heat": _heat_map(looks[-CELLS:]), "traffic": _traffic(workspace, name, looks), "versions": _versions(looks),
+    return {"name": name, "last": last, "words": _words(last), "open": last["open"], "scores": _scores(looks), "heat": _heat_map(looks[:-CELLS - 1:-1]), "traffic": _traffic(workspace, name, looks), "versions": _versions(looks),
             "faults": last["faults"], "not_judged": last["not_judged"], "shadow": last["shadow"], "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text} for event in reversed(alarms.history[-200:])]}
 
 def _words(last:Mapping[str, Any]) -> str: return f"{counted(last['rows'], 'row')} until {pd.Timestamp(last['end']):%Y-%m-%d %H:%M} UTC, held against {last['against']}"

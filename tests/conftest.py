@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,9 +171,7 @@ def serving(project:Path, *arguments:Any) -> Iterator[Server]:
         process.wait()
 
 
-def ready(server:Server) -> bool:
-    try: return asyncio.run(asked(server, "GET", "/ready"))[0] == 200
-    except OSError: return False
+def ready(server:Server) -> bool: return answers(f"http://127.0.0.1:{server.port}/ready")
 
 
 async def exchanged(streams:tuple, method:str, path:str, document:Any=None, headers:str="") -> tuple[int, bytes]:
@@ -196,6 +195,59 @@ def predicted(server:Server, rows:list[dict], headers:str="") -> dict:
     status, body = asyncio.run(asked(server, "POST", "/predict", {"rows": rows}, headers))
     assert status == 200, body
     return json.loads(body)
+
+
+needs_browser = pytest.mark.skipif(not (CHROMIUM and find_spec("playwright") and find_spec("axe_playwright_python")), reason="Chromium, playwright or axe-playwright-python is not installed (on Debian: apt-get install chromium; pip install 'ml_pkg[dev]')")
+
+
+class Site(NamedTuple):
+    "A server that runs."
+    address: str        # http://127.0.0.1:port
+    workspace: Path
+    ids: dict[str, str] # what a run stands for -> its id
+
+    @property
+    def port(self) -> int: return int(self.address.rpartition(":")[2])
+
+
+@contextmanager
+def web_pages(workspace:Path, ids:dict[str, str]) -> Iterator[Site]:
+    "The pages of a workspace, by the command line in a process of its own."
+    environment = {**os.environ, "ML_PKG_WORKSPACE": str(workspace), "PYTHONPATH": str(PACKAGE.parent)}
+    process = subprocess.Popen([*CLI, "ui", "--port", "0", "--no-open"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        said = process.stdout.readline()
+        assert said, process.communicate()[1]
+        yield Site(re.search(r"http://[\d.]+:\d+", said)[0], workspace, ids)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert "Traceback" not in errors, errors
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(chromium:Any, address:str, **options) -> Iterator[Any]:
+    "A tab. Afterwards: nothing was asked of anybody else, no dialog was shown, and the console has no error."
+    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, "base_url": address, **options})
+    context.set_default_timeout(15_000)
+    tab, requests, wrong = context.new_page(), [], []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") and "status of 400" not in message.text else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    yield tab
+    context.close()
+    assert not wrong
+    assert requests and not [url for url in requests if not url.startswith((f"{address}/", "data:"))]
 
 
 def traces(path:Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CHROMIUM, CLI, PACKAGE, Server, asked, predicted, serving, waited
+from conftest import CLI, PACKAGE, Server, asked, predicted, serving, waited
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client", "jinja2", "libcst"])), reason="what a server and a promotion need is not installed: pip install 'ml_pkg[serve,promote]'")
 

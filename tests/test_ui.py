@@ -1,28 +1,24 @@
 """The pages of `ml_pkg ui` in a real browser, served by the command line: filtered, sorted, opened, compared and watched; nothing foreign gets in, and nothing goes out."""
 
 import http.client
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import CHROMIUM, CLI, PACKAGE, waited
+from conftest import CLI, Site, needs_browser, opened, waited, web_pages
 
 from ml_pkg.store import annotate, connected, record
 from ml_pkg.workspace import Workspace
 
 COMMAND = [*CLI, "ui"]
 needs_server = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "jinja2"])), reason="fastapi, uvicorn and jinja2 are not installed: pip install 'ml_pkg[ui]'")
-needs_browser = pytest.mark.skipif(not (CHROMIUM and find_spec("playwright") and find_spec("axe_playwright_python")), reason="Chromium, playwright or axe-playwright-python is not installed (on Debian: apt-get install chromium; pip install 'ml_pkg[dev]')")
 pytestmark = needs_server
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\'{{7*7}}</td></table></pre> Ωμέγα 🌸'
@@ -39,31 +35,6 @@ class Slow(LogisticRegression):
 slow = Experiment("slow", Dataset("iris.csv", target="species"), Slow(max_iter=1000), Evaluation(3, ["accuracy"]))
 slow.vary(C=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]).run()
 """
-
-
-class Site(NamedTuple):
-    "A server that runs."
-    address: str        # http://127.0.0.1:port
-    workspace: Path
-    ids: dict[str, str] # what a run stands for -> its id
-
-    @property
-    def port(self) -> int: return int(self.address.rpartition(":")[2])
-
-
-@contextmanager
-def served(workspace:Path, ids:dict[str, str]) -> Iterator[Site]:
-    "The pages of a workspace, by the command line in a process of its own."
-    environment = {**os.environ, "ML_PKG_WORKSPACE": str(workspace), "PYTHONPATH": str(PACKAGE.parent)}
-    process = subprocess.Popen([*COMMAND, "--port", "0", "--no-open"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        said = process.stdout.readline()
-        assert said, process.communicate()[1]
-        yield Site(re.search(r"http://[\d.]+:\d+", said)[0], workspace, ids)
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert "Traceback" not in errors, errors
 
 
 def recorded(connection:Any, name:str, score:float, **values) -> str:
@@ -90,32 +61,7 @@ def site(tmp_path_factory:pytest.TempPathFactory) -> Iterator[Site]:
         second = iris.replace(selectkbest__k=3).run().tag("candidate").note("as the botanists asked")
         with pytest.raises(ValueError): iris.replace(logisticregression__C=-1.0).run()
         ids |= {"first": first.id, "second": second.id, "reused": iris.run().id}
-    with served(folder, ids) as site: yield site
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(chromium:Any, address:str, **options) -> Iterator[Any]:
-    "A tab. Afterwards: nothing was asked of anybody else, no dialog was shown, and the console has no error."
-    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, "base_url": address, **options})
-    context.set_default_timeout(15_000)
-    tab, requests, wrong = context.new_page(), [], []
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") and "status of 400" not in message.text else None)
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    yield tab
-    context.close()
-    assert not wrong
-    assert requests and not [url for url in requests if not url.startswith((f"{address}/", "data:"))]
+    with web_pages(folder, ids) as site: yield site
 
 
 def rows(tab:Any) -> list[str]: return tab.eval_on_selector_all("[data-rows] tbody tr", "rows => rows.map(row => row.dataset.run)")
@@ -246,7 +192,7 @@ def test_what_users_wrote_is_text(chromium:Any, site:Site):
 @needs_browser
 def test_a_running_sweep_is_followed(chromium:Any, tmp_path:Path, project:Path, workspace:Path):
     (project / "slow.py").write_text(SLOW)
-    with served(workspace, {}) as site, opened(chromium, site.address) as tab:
+    with web_pages(workspace, {}) as site, opened(chromium, site.address) as tab:
         tab.goto("/")
         assert "Nothing has run in this workspace yet." in tab.inner_text("main")
         tab.evaluate("window.isTheSame = true")

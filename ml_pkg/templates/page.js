@@ -78,6 +78,9 @@ if (live) {
   setTimeout(again, 2000);
 }
 
+const showLatest = () => document.querySelectorAll(".scroll > svg.chart").forEach(chart => { chart.parentElement.scrollLeft = chart.parentElement.scrollWidth; }); // time goes to the right
+showLatest();
+
 const fresh = document.querySelector("[data-refresh]");
 
 async function refresh() {
