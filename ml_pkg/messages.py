@@ -50,10 +50,7 @@ _MANY = 5 # things whose rows are told of
 
 def _minute(written:str) -> str: return f"{pd.Timestamp(written):%Y-%m-%d %H:%M}"
 
-def _changes(found:Mapping[str, Any]) -> str:
-    "What was raised and cleared, each in a line that begins with the name of the thing."
-    said = [each["text"] if each["text"].startswith(each["name"]) else f"{each['name']}: {each['text']}".removesuffix(": ") for each in found["events"]]
-    return "\n".join(f"{each['change']}: {text}" for each, text in zip(found["events"], said, strict=True))
+def _changes(found:Mapping[str, Any]) -> str: return "\n".join(f"{each['change']}: {each['text'] or each['name']}" for each in found["events"])
 
 def _open(found:Mapping[str, Any]) -> str: return "\n".join(f"{name}, since {_minute(since)}" for name, since in found["open"].items()) or "nothing"
 

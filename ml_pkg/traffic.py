@@ -43,7 +43,7 @@ def paired_answers(
     until:Moment|None=None, # as `read_log` takes them
 ) -> "pd.DataFrame":     # one row a row that both answered: id, version, shadow, and "prediction", "shadow prediction", label if one is known
     "What production answered and what its shadow would have. Raises `NotFound` if there is no log, or nothing both answered."
-    ours, theirs = (read_log(each, since, until, logs=workspace) for each in (name, shadow_name(name)))
+    theirs, ours = (read_log(each, since, until, logs=workspace) for each in (shadow_name(name), name)) # without a shadow nothing else is read
     both = ours[:0] if ours.empty or theirs.empty else ours[["id", "version", _answer(ours), "label"]].merge(theirs[["id", "version", _answer(theirs)]], on="id", suffixes=("", " of shadow"))
     if both.empty: raise NotFound(f"there is no row of {name} that its shadow answered as well: ml_pkg serve {name} --shadow {name}@candidate")
     return both.set_axis(["id", "version", "prediction", "label", "shadow", "shadow prediction"], axis=1)
