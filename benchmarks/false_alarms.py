@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402 - after the number of threads is set
 import pandas as pd  # noqa: E402
 
 REFERENCE, LOOKS, LEVEL, WINDOWS_OF_EACH = 10_000, 100, 0.05, 5
+SEED = 0
 ROWS, FEATURES = (30, 100, 1_000, 10_000, 100_000), (5, 20, 100)
 EVIDENTLY = ["evidently==0.7.23", "pandas<3"]
 
@@ -131,7 +132,7 @@ def evidently_flags(rows:int, features:int, repetitions:int) -> dict:
     from evidently.presets import DataDriftPreset
     flagged = []
     for repetition in range(repetitions):
-        random = np.random.default_rng([rows, features, repetition])
+        random = np.random.default_rng([SEED, rows, features, repetition])
         reference, window = draw(random, REFERENCE, features), draw(random, rows, features)
         found = Report([DataDriftPreset()]).run(Dataset.from_pandas(window), Dataset.from_pandas(reference)).dict()
         counts = [metric["value"] for metric in found["metrics"] if isinstance(metric["value"], dict) and "count" in metric["value"]]
@@ -140,7 +141,7 @@ def evidently_flags(rows:int, features:int, repetitions:int) -> dict:
 
 
 def evidently(python:Path, rows:int, features:int, repetitions:int) -> str:
-    code = f"import sys, json, warnings; warnings.simplefilter('ignore'); sys.path.insert(0, {str(Path(__file__).parent)!r}); import false_alarms; print(json.dumps(false_alarms.evidently_flags({rows}, {features}, {repetitions})))"
+    code = f"import sys, json, warnings; warnings.simplefilter('ignore'); sys.path.insert(0, {str(Path(__file__).parent)!r}); import false_alarms; false_alarms.SEED = {SEED}; print(json.dumps(false_alarms.evidently_flags({rows}, {features}, {repetitions})))"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
     if done.returncode: return f"failed: {done.stderr.strip().splitlines()[-1][:60]}"
     found = json.loads(done.stdout.strip().splitlines()[-1])
@@ -161,7 +162,7 @@ def without_drift(rows:int, features:int, chosen:argparse.Namespace, python:Path
     usual, strict, sequences, flagged = [], [], [], {}
     started = time.perf_counter()
     for repetition in range(chosen.repetitions):
-        random = np.random.default_rng([rows, features, repetition])
+        random = np.random.default_rng([SEED, rows, features, repetition])
         if repetition % WINDOWS_OF_EACH == 0: profile = profile_of(reference := draw(random, REFERENCE, features))
         window = draw(random, rows, features)
         (one, _), (other, _) = followed(profile, window, list(watches()))
@@ -181,7 +182,7 @@ def with_shift(name:str, shift:Callable, rows:int, features:int, repetitions:int
     "Measure and print one line; the share of windows in which the shift was found."
     found = []
     for repetition in range(repetitions):
-        random = np.random.default_rng([1, rows, features, repetition])
+        random = np.random.default_rng([SEED + 1, rows, features, repetition])
         if repetition % WINDOWS_OF_EACH == 0: profile = profile_of(draw(random, REFERENCE, features))
         found += followed(profile, shift(random, draw(random, rows, features)), list(watches())[:1])
     delays, kinds = [rows for rows, _ in found if rows], [kind for _, kind in found if kind]
@@ -195,12 +196,14 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=100, help="windows in each line (default: 100)")
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
     parser.add_argument("--features", type=int, nargs="*", default=FEATURES)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--without-shifts", action="store_true")
     import environments
     environments.add_option(parser)
     chosen = parser.parse_args()
-    python = None
+    global SEED
+    SEED, python = chosen.seed, None
     if not chosen.without_peers:
         pythons, absent = environments.environments({"Evidently": ("evidently", EVIDENTLY)}, chosen.environments, shared=())
         python = pythons.get("Evidently")

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402 - after the number of threads is set
 import pandas as pd  # noqa: E402
 
 REFERENCE, BATCH, SEGMENTS = 10_000, 10_000, 1_000
-PEERS = {"Evidently": ("evidently", ["evidently==0.7.23", "pandas<3"]), "NannyML": ("nannyml", ["nannyml==0.13.1", "pandas<3"])}
+PEERS = {"Evidently": ("evidently", ["evidently==0.7.23", "pandas<3"]), "NannyML": ("nannyml", ["nannyml==0.13.1", "statsmodels", "pandas<3"])}
 
 
 def draw(rows:int, seed:int) -> pd.DataFrame:
