@@ -11,25 +11,24 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 from .channels import Channel, channel_of
-from .errors import InvalidDeclaration, MlPkgError, UnknownName, did_you_mean
+from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean
 from .messages import TEXT, message_of, template_of
 from .outbox import Delivered, Outbox
 from .periods import watch_folder
 from .settings import settings
 from .watching import Look, Looks, Watching
 from .windows import LastHours, Recent, SameHour, SameWeekday, WindowPolicy
-from .workspace import Workspace, project_root
+from .workspace import Workspace, project_root, written_whole
 
 log = logging.getLogger("ml_pkg.watch")
 
 # %% ../nbs/api/702_attending.ipynb #1c3acf93
-_AGAIN = 50 # looks whose messages are written down again, should a process have been killed before it did
-
 @dataclass(frozen=True)
 class Telling:
     "Tells those whom the settings name."
@@ -50,6 +49,8 @@ def telling_of(workspace:Workspace) -> Telling:
     return Telling(Outbox(workspace.folder/"alarms"), tuple(map(channel_of, given.alarms)), template)
 
 # %% ../nbs/api/702_attending.ipynb #e7d41b48
+_LEVELS = {NotFound: logging.INFO} # a model that nobody has asked yet is no trouble
+
 class Attending:
     "One watch, turn after turn."
     def __init__(self,
@@ -58,13 +59,13 @@ class Attending:
         show:Callable[[Look], None]=lambda look: None, # shown each look that is new
     ):
         self.watching, self.telling, self.show = watching, telling, show
-        self._shown, self._trouble = "", ""
+        self._shown, self._trouble, self._waiting = "", "", ""
 
     def turn(self) -> Look|None:
         "Look, if a period is over, and tell. What goes wrong is told in the log, once as long as it is the same."
         try: look = self.look()
         except Exception as error: # whatever it is, the next turn may go well
-            if repr(error) != self._trouble: log.log(logging.WARNING if isinstance(error, MlPkgError) else logging.ERROR, "%s could not be looked at: %s", self.watching.address, error, exc_info=None if isinstance(error, MlPkgError) else error)
+            if repr(error) != self._trouble: log.log(_LEVELS.get(type(error), logging.WARNING if isinstance(error, MlPkgError) else logging.ERROR), "%s could not be looked at: %s", self.watching.address, error, exc_info=None if isinstance(error, MlPkgError) else error)
             self._trouble = repr(error)
             return None
         self._trouble = ""
@@ -73,12 +74,24 @@ class Attending:
     def look(self) -> Look:
         "Look, and tell. Raises what `Watching.look` and `Telling.tell` raise."
         look = self.watching.look()
-        if look.document["time"] != self._shown: self.show(look)
-        self._shown = look.document["time"]
-        looks = Looks(watch_folder(self.watching.workspace, look.document["model"])).recent(_AGAIN)
-        found = self.telling.tell(reversed(looks), self.watching.monitor.watch.level)
-        for each in found.given_up: log.error("an alarm was told to nobody at %s", each)
+        self._tell(look)
+        if look.document["time"] != self._shown:
+            self._shown = look.document["time"]
+            with suppress(OSError): self.show(look) # whoever read the output may have gone
         return look
+
+    def _tell(self, look:Look) -> None:
+        "What was not handed to the outbox yet, whoever looked. It is noted after it was handed over: a process that is killed between the two hands it over again, and the outbox knows it."
+        looks, noted = Looks(watch_folder(self.watching.workspace, look.document["model"])), watch_folder(self.watching.workspace, look.document["model"])/"told"
+        last = looks.state["last"]
+        new = looks.after(noted.read_text(encoding="utf-8") if noted.exists() else "")
+        found = self.telling.tell(new, self.watching.monitor.watch.level)
+        if new:
+            with written_whole(noted) as part: part.write_text(last, encoding="utf-8")
+        for each in found.given_up: log.error("an alarm was told to nobody at %s", each)
+        waiting = f"{len(found.waiting)} messages wait: {found.waiting[0]}" if found.waiting else ""
+        if waiting and waiting.partition("(tries")[0] != self._waiting: log.warning(waiting)
+        self._waiting = waiting.partition("(tries")[0]
 
     def run(self, goes_on:Callable[[], bool]) -> None:
         "Turn after turn, as long as it is to go on."

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
-from .cli_monitor import Against, Over, watching_of
+from .cli_monitor import Against, LabelsAfter, Over, watching_of
 from .errors import InvalidDeclaration, did_you_mean
 
 # %% ../nbs/api/812_cli_serving.ipynb #a07aba1f
@@ -70,6 +70,7 @@ def serve(
     watch:Annotated[str, typer.Option("--watch", metavar="LENGTH", help="Look at the end of each period of that length, such as 1h, whether it is still the same world: for /dashboard, /metrics and the setting `alarms`.")] = "",
     over:Over = "1d",
     against:Against = "training",
+    labels_after:LabelsAfter = "",
     dockerfile:Annotated[Path | None, typer.Option("--dockerfile", metavar="FOLDER", help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
@@ -82,7 +83,8 @@ def serve(
     if shadow and split: raise InvalidDeclaration("a candidate either sees all requests (--shadow) or answers some (--split)")
     rival = ShadowedBy(shadow) if shadow else SplitWith(*split) if split else NoRival()
     kept = partial(PredictionLog, durable=durable) if log else no_log
-    watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, trusted=trusted)) if watch else Unwatched()
+    if not watch and (idle := next((word for word in _given(context) if word in ("--over", "--against", "--labels-after")), "")): raise InvalidDeclaration(f"{idle} says how a watch looks, and there is none: add --watch 1h")
+    watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, labels_after=labels_after, trusted=trusted)) if watch else Unwatched()
     run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted), port, host, workers)
 
 # %% ../nbs/api/812_cli_serving.ipynb #a2874706

@@ -6,19 +6,19 @@
 __all__ = ['WatchGauges']
 
 # %% ../nbs/api/703_gauges.ipynb #737cd297
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .dashboard import thing_name
 from .instruments import Instruments
-from .watching import Looks
+from .watching import Looks, thing_name
 
 # %% ../nbs/api/703_gauges.ipynb #a21559c5
 class WatchGauges:
     "The last look at a model, as gauges."
     def __init__(self, instruments:Instruments, folder:Path):
-        self.looks, self._seen, self._open = Looks(folder), 0, set()
+        self.looks, self._seen, self._open, self._scores = Looks(folder), 0, set(), set()
         self._moved = instruments.gauge("watch_moved", "How far a thing has moved, in its tolerance: it is too far for an alarm where the alarm says so", "model", "thing")
         self._alarm = instruments.gauge("watch_alarm", "1 while the alarm of a thing is open, 0 after it", "model", "thing")
         self._score = instruments.gauge("watch_score", "Scores of the last look: mean, low and high end of the interval", "model", "metric", "how", "of")
@@ -37,14 +37,14 @@ class WatchGauges:
     def _show(self, found:Mapping[str, Any]) -> None:
         model = found["model"]
         for each in found["verdicts"]:
-            if each["kind"] != "dependence" and each["effect"] is not None and each["tolerance"]: self._moved.labels(model, thing_name(each)).set(each["effect"] / each["tolerance"])
+            if each["kind"] != "dependence" and each["effect"] is not None and each["tolerance"]: self._moved.labels(model, thing_name(each["name"], each["kind"])).set(each["effect"] / each["tolerance"])
         for thing in self._open - found["open"].keys(): self._alarm.labels(model, thing).set(0)
         for thing in found["open"]: self._alarm.labels(model, thing).set(1)
         self._open |= found["open"].keys()
-        for how in ("measured", "estimated"):
-            for each in found[how]:
-                for of, value in each["score"].items():
-                    if value is not None: self._score.labels(model, each["metric"], how, of).set(value)
+        scores = {(model, each["metric"], how, of): value for how in ("measured", "estimated") for each in found[how] for of, value in each["score"].items() if value is not None}
+        for place in self._scores - scores.keys(): self._score.labels(*place).set(math.nan) # what is not known any more is no number
+        for place, value in scores.items(): self._score.labels(*place).set(value)
+        self._scores |= scores.keys()
         self._rows.labels(model).set(found["rows"])
         self._until.labels(model).set(_seconds(found["end"]))
 

@@ -73,20 +73,17 @@ class MatureAfter:
 class LearntMaturity:
     "Old enough when nearly all labels that ever come have come, as older predictions tell."
     share: float = 0.95       # of the labels that ever come
-    fewest: int = 100         # predictions that tell of an age
-    steps: int = 50           # ages that are looked at
+    fewest: int = 100         # predictions that tell of it
     def age(self, log:pd.DataFrame, now:pd.Timestamp) -> datetime.timedelta|None:
-        "None until labels have stopped coming: the oldest predictions must have had as many at half of their age, but for chance."
-        if len(log) < self.fewest: return None
-        oldest = now - log[TIME].nsmallest(self.fewest).iloc[-1]
-        ages = [oldest * (number / self.steps) for number in range(self.steps + 1)]
-        end, half = coverage_at(log, now, oldest), _at_half(log, now, oldest)
-        if not end.mean or half.high < self.share * end.mean: return None
-        return next(age.to_pytimedelta() for age in ages if coverage_at(log, now, age).mean >= self.share * end.mean or age == oldest)
+        "How long labels took of the oldest predictions that have one, but for the slowest. None until they have stopped coming: it must be well below the age of those predictions."
+        known = log[log[LABEL].notna()]
+        had, took = now - known[TIME], pd.to_datetime(known[LABELLED], utc=True) - known[TIME]
+        youngest = _OLD * had.max()
+        if (old := had >= youngest).sum() < self.fewest: return None
+        age = took[old].quantile(self.share)
+        return age.to_pytimedelta() if age <= _BELOW * youngest else None
 
-def _at_half(log:pd.DataFrame, now:pd.Timestamp, age:pd.Timedelta) -> Interval:
-    "What share of the predictions of that age had their label at half of it."
-    return coverage_at(log[log[TIME] <= now - age], now, age / 2)
+_OLD, _BELOW = 2 / 3, 0.8 # of the age of the oldest prediction that has a label; of the age of the youngest of those that tell
 
 # %% ../nbs/api/680_late_labels.ipynb #fd2e9804
 @dataclass(frozen=True, eq=False)
@@ -134,7 +131,8 @@ def measured(
 
 def _measured(name:str, metric:Metric, terms:np.ndarray, level:float, seed:int) -> Interval:
     if name == "accuracy": return share_interval(int(terms[:, 1].sum()), len(terms), level)
+    from scipy.stats import norm
     random, score = np.random.default_rng(seed), float(metric.score(terms.sum(axis=0)))
     draws = metric.score(np.stack([terms[random.integers(len(terms), size=len(terms))].sum(axis=0) for _ in range(_DRAWS)]))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(score, min(float(low), score), min(max(float(high), score), highest(name)))
+    half = float(norm.isf((1 - level) / 2) * draws.std(ddof=1)) # quantiles of so few draws know nothing of strict levels
+    return Interval(score, score - half, min(score + half, highest(name)))

@@ -83,6 +83,6 @@ def message_of(
     text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}", since=_minute(found["start"]), until=_minute(found["end"]), against=found["against"],
         changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))
     document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open")}
-    return Message(message_id(found["model"], found["version"], found["end"]), subject, text, document)
+    return Message(message_id(found["model"], found["version"], found["time"]), subject, text, document)
 
 def _listed(names:Sequence[str]) -> str: return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -157,6 +157,7 @@ class _Turn:
     now: datetime
     until: float                                     # on the monotonic clock: nothing is begun after that
     in_a_row: int = IN_A_ROW
+    in_order: int = IN_A_ROW                         # tries after which a message does not hold up those behind it any more
     told: int = 0
     given_up: list[Waiting] = field(default_factory=list)
     trouble: str = "its turn has not begun"          # why not everything was tried, if so
@@ -187,12 +188,19 @@ class _Turn:
         self.trouble = "its turn has not ended yet"
         failures, kept = 0, [(entry, entry.tried()) for entry in _entries(self.folder)]
         _forget(self.folder, self.now)
-        for entry, tried in sorted(kept, key=lambda pair: (pair[1].tries, pair[0].number)):
+        for entry, _ in [each for each in kept if each[1].state != "waiting"]: entry.path.unlink(missing_ok=True) # whoever noted that was killed before this line
+        waiting = sorted((each for each in kept if each[1].state == "waiting"), key=lambda pair: pair[0].number)
+        if not self._is_due([tried for _, tried in waiting]): return ""
+        for entry, tried in waiting: # in their order, those before one that is due as well: nobody is to hear of an end before the beginning
             if failures == self.in_a_row: return f"the channel failed {failures} times in a row before it was this message's turn"
             if time.monotonic() >= self.until: return "the channel took too long before it was this message's turn"
-            if tried.state != "waiting": entry.path.unlink(missing_ok=True) # whoever noted that was killed before this line
-            elif tried.is_due(self.now): failures = 0 if self._tell(entry, tried) else failures + 1
+            failures = 0 if self._tell(entry, tried) else failures + 1
+            if failures and tried.tries + 1 < self.in_order: return "an earlier message waits, and messages are told in their order"
         return ""
+
+    def _is_due(self, waiting:list[Tried]) -> bool:
+        "Whether the first one is, or another one, if the first does not hold it up."
+        return bool(waiting) and (waiting[0].is_due(self.now) or waiting[0].tries >= self.in_order and any(each.is_due(self.now) for each in waiting))
 
     def _tell(self, entry:_Entry, seen:Tried) -> bool:
         if entry.tried() != seen: return True # after a long silence of ours, another process has our lease
@@ -267,7 +275,7 @@ class Outbox:
         "One for each channel that something is waiting for, also for those that are not given."
         until, given = time.monotonic() + self.patience, {self._place(channel): channel for channel in channels}
         waiting = sorted({path.parent for path in self.folder.glob("*/*.json")})
-        return [_Turn(folder, given[folder], now, until) if folder in given else _Turn(folder, _Nobody(), now, until, in_a_row=sys.maxsize) for folder in waiting]
+        return [_Turn(folder, given[folder], now, until) if folder in given else _Turn(folder, _Nobody(), now, until, in_a_row=sys.maxsize, in_order=0) for folder in waiting]
 
 class _Nobody:
     "In place of a channel that is not given."

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 # %% ../nbs/api/699_responses.ipynb #e214915c
@@ -55,11 +56,14 @@ class Responses(NamedTuple):
     refused: int    # 4xx
     failed: int     # 5xx
 
-def _lines(folder:Path, since:pd.Timestamp) -> Iterator[dict]:
+def _lines(folder:Path, since:pd.Timestamp) -> Iterator[tuple[float, dict]]:
+    "When, and how many of each status. What is no such line is left out: the last one of a disk that was full may be half of one."
     for path in sorted((folder/"responses").glob("*.jsonl")):
         if path.stem < f"{since:%Y-%m}": continue
         for line in path.read_bytes().splitlines():
-            with suppress(ValueError): yield json.loads(line) # the last line of a disk that was full may be half a line
+            with suppress(ValueError, KeyError, TypeError):
+                found = json.loads(line)
+                yield float(found["time"]), {int(status): int(count) for status, count in found["statuses"].items()}
 
 def responses(
     folder:Path,               # of the watched model
@@ -67,10 +71,11 @@ def responses(
     length:pd.Timedelta,       # of each
 ) -> list[Responses]:          # one a period
     "What was answered in each period."
-    found, ends = [Counter() for _ in ends], ends.as_unit("ns")
+    found = [[0, 0, 0] for _ in ends]
     if not len(ends): return []
-    for line in _lines(folder, ends[0] - length):
-        moment = pd.Timestamp(line["time"], unit="s", tz="UTC")
-        place = int(ends.searchsorted(moment))
-        if place < len(ends) and moment > ends[place] - length: found[place].update({int(status): count for status, count in line["statuses"].items()})
-    return [Responses(*(sum(count for status, count in counts.items() if status // 100 in hundreds) for hundreds in ((2, 3), (4,), (5,)))) for counts in found]
+    lines, bounds = list(_lines(folder, ends[0] - length)), ends.as_unit("ns").astype("int64").to_numpy() / 1e9
+    times = np.array([moment for moment, _ in lines])
+    for (moment, statuses), place in zip(lines, np.searchsorted(bounds, times), strict=True):
+        if place == len(bounds) or moment <= bounds[place] - length.total_seconds(): continue
+        for status, count in statuses.items(): found[place][{4: 1, 5: 2}.get(status // 100, 0)] += count
+    return [Responses(*counts) for counts in found]

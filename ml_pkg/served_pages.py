@@ -6,12 +6,16 @@
 __all__ = ['ROOT', 'add_dashboard']
 
 # %% ../nbs/api/705_served_pages.ipynb #245b4c22
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dashboard import dashboard, thing_page
 from .errors import MlPkgError
 from .pages import FILES, rendered
+from .periods import watch_folder
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -32,6 +36,16 @@ def _page(template:str, title:str, name:str, found:Callable[[], dict]) -> Any:
     try: return _shown(template, title, name, **_LINKS, **found())
     except MlPkgError as error: return _shown("problem", "Nothing to show", name, 404, message=str(error))
 
+class _Kept:
+    "A page that is made again when another look was made, or after a minute: many who have it open cost no more than one."
+    def __init__(self, make:Callable[[], Any], of:Path): self._make, self._of, self._lock, self._seen, self._page = make, of, threading.Lock(), None, None
+
+    def page(self) -> Any:
+        with self._lock: # one at a time
+            seen = self._of.stat().st_mtime_ns if self._of.exists() else 0, int(time.monotonic() / 60)
+            if seen != self._seen: self._seen, self._page = seen, self._make()
+            return self._page
+
 def add_dashboard(
     app:"FastAPI",
     workspace:Workspace,
@@ -39,7 +53,8 @@ def add_dashboard(
 ) -> None:
     "Give an application the address `/dashboard`."
     from starlette.responses import Response
-    def whole() -> Any: return _page("dashboard", f"{name}, watched", name, lambda: dashboard(workspace, name))
+    made = _Kept(lambda: _page("dashboard", f"{name}, watched", name, lambda: dashboard(workspace, name)), watch_folder(workspace, name)/"alarms.json")
+    def whole() -> Any: return made.page()
     def one(thing:str="", at:str="") -> Any: return _page("thing", f"{thing} of {name}", name, lambda: thing_page(workspace, name, thing, at))
     def file(kind:str, content:str) -> Callable[[], Any]: return lambda: Response(content, media_type=kind, headers={"x-content-type-options": "nosniff"})
     for path, answer in {ROOT: whole, f"{ROOT}/thing": one, **{ROOT + path: file(*found) for path, found in FILES.items()}}.items():

@@ -98,7 +98,9 @@ class WatchedBy(Unwatched):
     def check(self, serving:Serving) -> None:
         if serving.log is no_log: raise InvalidDeclaration("a watch looks at what was logged, and nothing is to be logged. Leave out --watch, or --no-log")
         if not hasattr(os, "fork"): raise InvalidDeclaration("a watch beside a server is forked, which this system does not know: start ml_pkg watch by itself")
-        _ = self.made(serving.address).monitor # which raises, if the model remembers nothing
+        watching = self.made(serving.address)
+        _ = watching.monitor                # which raises, if the model remembers nothing
+        _ = telling_of(watching.workspace)  # likewise, if nobody can be told
 
     def works(self, serving:Serving) -> list[Callable[[], None]]: return [partial(_watch, self.made, serving.address)]
 
@@ -216,8 +218,8 @@ class _Accounts:
         "Done again and again."
         self.instruments.looked(self.service.log.counts)
         self.instruments.looked_beside(self.service.beside.standing)
-        self.gauges.look()
         if self._is_kept: self.responses.look(self.instruments.statuses)
+        self.gauges.look()
 
     @property
     def _is_kept(self) -> bool: return not isinstance(self.service.log, NoLog)
@@ -314,6 +316,11 @@ def _share_counts(stack:ExitStack) -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ml_pkg-metrics-"))
     stack.callback(os.environ.pop, "PROMETHEUS_MULTIPROC_DIR", None)
 
+def _without(bound:socket.socket, work:Callable[[], None]) -> None:
+    "Work in a process that has nothing to do with an address, and would keep it taken."
+    bound.close()
+    work()
+
 def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 def _to_try(
@@ -346,5 +353,5 @@ def serve(
         serving.rival.check(serving)
         serving.watch.check(serving)
         print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}", flush=True)
-        work, beside = partial(_run, serving, ready, bound, workspace), serving.watch.works(serving)
+        work, beside = partial(_run, serving, ready, bound, workspace), [partial(_without, bound, each) for each in serving.watch.works(serving)]
         work() if workers == 1 and not beside else _Workers([work] * workers + beside).run()

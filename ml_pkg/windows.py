@@ -23,7 +23,9 @@ class Chosen(NamedTuple):
 
 class WindowPolicy(Protocol):
     "Which rows are held against which."
-    against: str # what rows are held against, in words
+    against: str               # what rows are held against, in words
+    window: datetime.timedelta # how long a window is
+    reach: datetime.timedelta  # how far back it looks
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         "By the times of rows, in any order and with a zone. Rows that are later than `now` are in neither."
 
@@ -37,6 +39,10 @@ class Recent:
     length: datetime.timedelta
     against = "training"
     def __post_init__(self): _check_above_zero("the length of a window", self.length)
+    @property
+    def window(self) -> datetime.timedelta: return self.length
+    @property
+    def reach(self) -> datetime.timedelta: return self.length
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen: return Chosen(_between(times, now - self.length, now), None)
 
@@ -66,6 +72,10 @@ class LastHours:
     length: datetime.timedelta
     against = "as many hours before them"
     def __post_init__(self): _check_above_zero("the length of a window", self.length)
+    @property
+    def window(self) -> datetime.timedelta: return self.length
+    @property
+    def reach(self) -> datetime.timedelta: return 2 * self.length
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         return Chosen(_between(times, now - self.length, now), _between(times, now - 2 * self.length, now - self.length))
@@ -78,6 +88,9 @@ class SameWeekday:
     zone: str = "UTC" # such as Europe/Vienna
     @property
     def against(self) -> str: return f"the same weekday of the {self.weeks} weeks before"
+    window = datetime.timedelta(days=1)
+    @property
+    def reach(self) -> datetime.timedelta: return datetime.timedelta(days=7 * self.weeks + 2)
     def __post_init__(self): _check_above_zero("the number of weeks to look back", self.weeks)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
@@ -92,6 +105,9 @@ class SameHour:
     zone: str = "UTC"
     @property
     def against(self) -> str: return f"the same hour of the {self.days} days before"
+    window = datetime.timedelta(hours=1)
+    @property
+    def reach(self) -> datetime.timedelta: return datetime.timedelta(days=self.days + 1)
     def __post_init__(self): _check_above_zero("the number of days to look back", self.days)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
