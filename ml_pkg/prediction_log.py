@@ -132,7 +132,7 @@ class _Ahead:
 def _day() -> str: return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d")
 
 # %% ../nbs/api/486_prediction_log.ipynb #eee4369f
-_LINE = 128 # requests that are written down together, since many at once cost less than one by one; one of as many rows is written down at once
+_LINE = 8 # requests that are written down together
 
 class _Lane:
     "What is to be written to one folder."
@@ -155,7 +155,7 @@ class _Lane:
             self._items.append(item)
             self._rows += rows
             self.waiting += rows
-            refused = (len(self._items) >= self._line or rows >= self._line) and self._write_down()
+            refused = len(self._items) >= self._line and self._write_down()
             if (self.waiting >= self._enough or self._bytes > self._most // 4) and not self._hurry.is_set(): self._hurry.set()
             return DROPPED if refused and self._is_durable else self._receipt
 
