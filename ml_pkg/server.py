@@ -85,6 +85,9 @@ def _say_swapped(ready:Served, before:Served) -> None:
 
 class Unwatched:
     "Nobody looks."
+    def says(self, serving:Serving) -> str:
+        "What there is to say of it when a server begins."
+        return ""
     def check(self, serving:Serving) -> None: "Raises what is wrong with a watch, before anything is served."
     def works(self, serving:Serving) -> list[Callable[[], None]]:
         "What is done in processes beside the server."
@@ -94,6 +97,11 @@ class Unwatched:
 class WatchedBy(Unwatched):
     "A process beside the server looks again and again."
     made: Callable[[str], Watching] # for an address
+
+    def says(self, serving:Serving) -> str:
+        watching = self.made(serving.address)
+        told = ", ".join(map(str, telling_of(watching.workspace).channels)) or "nobody: the setting `alarms` names no one"
+        return f"watched: {watching.described}; alarms are told to {told}; the page is at /dashboard\n"
 
     def check(self, serving:Serving) -> None:
         if serving.log is no_log: raise InvalidDeclaration("a watch looks at what was logged, and nothing is to be logged. Leave out --watch, or --no-log")
@@ -352,6 +360,6 @@ def serve(
         ready = serving.ready(located(serving.address))
         serving.rival.check(serving)
         serving.watch.check(serving)
-        print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}", flush=True)
+        print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}\n{serving.watch.says(serving)}", end="", flush=True)
         work, beside = partial(_run, serving, ready, bound, workspace), [partial(_without, bound, each) for each in serving.watch.works(serving)]
         work() if workers == 1 and not beside else _Workers([work] * workers + beside).run()

@@ -226,13 +226,15 @@ class Watching:
         with alone_in(looks.folder):
             end = self.every.start(moment - self.every.grace)
             looks.forget_after(end)
-            looks.check(self._described)
+            looks.check(self.described)
             last = looks.last()
             if last is not None and last.document["version"] == monitor.version and last.end >= end: return last
-            return looks.add(*self._looked(monitor, end, moment, looks), self._described)
+            return looks.add(*self._looked(monitor, end, moment, looks), self.described)
 
     @property
-    def _described(self) -> str: return f"{self.address} every {self.every.length}, held against {self.policy.against}"
+    def described(self) -> str:
+        "What it looks at, in words."
+        return f"{self.address} every {self.every.length}, held against {self.policy.against}"
 
     def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:"Looks") -> tuple[Alarms, dict]:
         most = math.ceil(self.policy.reach / self.every.length) + _SPARE
