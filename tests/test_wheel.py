@@ -11,7 +11,7 @@ from conftest import PACKAGE
 
 ROOT = PACKAGE.parent
 BUILD = "import setuptools, sys; sys.argv = ['setup.py', '--quiet', 'sdist', 'bdist_wheel']; exec(open('setup.py').read(), {'__file__': 'setup.py', '__name__': '__main__'})"
-RENDER = "import ml_pkg.pages as pages; print(pages.__file__); print(len(pages.FILES['/style.css'][1]), pages.rendered('problem', title='Not there', message='x', here='', workspace='flowers'))"
+RENDER = "import ml_pkg.pages as pages; print(pages.__file__); print(len(pages.FILES['/style.css'][1]), pages.rendered('problem', title='Not there', message='x', here='', root='', pages=(), whose='flowers'))"
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the package under test is installed, and not the checkout")
 
 
