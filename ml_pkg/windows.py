@@ -67,13 +67,9 @@ def _marked(places:np.ndarray, rows:int) -> np.ndarray:
     return found
 
 @dataclass(frozen=True)
-class LastHours:
-    "The last hours, held against as many before them."
-    length: datetime.timedelta
-    against = "as many hours before them"
-    def __post_init__(self): _check_above_zero("the length of a window", self.length)
-    @property
-    def window(self) -> datetime.timedelta: return self.length
+class LastHours(Recent):
+    "The last stretch of time, held against as much before it."
+    against = "as much time before it"
     @property
     def reach(self) -> datetime.timedelta: return 2 * self.length
 
