@@ -24,7 +24,7 @@ from .periods import watch_folder
 from .settings import settings
 from .watching import Look, Looks, Watching
 from .windows import LastHours, Recent, SameHour, SameWeekday, WindowPolicy
-from .workspace import Workspace, project_root, written_whole
+from .workspace import Workspace, project_root
 
 log = logging.getLogger("ml_pkg.watch")
 
@@ -82,12 +82,10 @@ class Attending:
 
     def _tell(self, look:Look) -> None:
         "What was not handed to the outbox yet, whoever looked. It is noted after it was handed over: a process that is killed between the two hands it over again, and the outbox knows it."
-        looks, noted = Looks(watch_folder(self.watching.workspace, look.document["model"])), watch_folder(self.watching.workspace, look.document["model"])/"told"
-        last = looks.state["last"]
-        new = looks.after(noted.read_text(encoding="utf-8") if noted.exists() else "")
-        found = self.telling.tell(new, self.watching.monitor.watch.level)
-        if new:
-            with written_whole(noted) as part: part.write_text(last, encoding="utf-8")
+        looks = Looks(watch_folder(self.watching.workspace, look.document["model"]))
+        new = looks.untold()
+        found = self.telling.tell(new.values(), self.watching.monitor.watch.level)
+        if new: looks.note_told(max(new))
         for each in found.given_up: log.error("an alarm was told to nobody at %s", each)
         waiting = f"{len(found.waiting)} messages wait: {found.waiting[0]}" if found.waiting else ""
         if waiting and waiting.partition("(tries")[0] != self._waiting: log.warning(waiting)

@@ -6,6 +6,7 @@
 __all__ = ['WatchGauges']
 
 # %% ../nbs/api/703_gauges.ipynb #737cd297
+import datetime
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,4 @@ class WatchGauges:
         self._rows.labels(model).set(found["rows"])
         self._until.labels(model).set(_seconds(found["end"]))
 
-def _seconds(written:str) -> float:
-    import datetime
-    return datetime.datetime.fromisoformat(written).timestamp()
+def _seconds(written:str) -> float: return datetime.datetime.fromisoformat(written).timestamp()

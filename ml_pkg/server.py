@@ -83,6 +83,7 @@ def _logged_names(ready:Served) -> list[str]:
 def _say_swapped(ready:Served, before:Served) -> None:
     with suppress(OSError): print(f"{ready} answers now, after {before}", flush=True) # whoever read the output may have gone
 
+# %% ../nbs/api/780_server.ipynb #67340038
 class Unwatched:
     "Nobody looks."
     def says(self, serving:Serving) -> str:
@@ -123,6 +124,7 @@ def _say_events(look:Look) -> None:
     if look.events:
         with suppress(OSError): print(look, flush=True)
 
+# %% ../nbs/api/780_server.ipynb #23c1bd00
 class NoRival:
     "Nothing answers beside the model."
     def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served."

@@ -234,7 +234,7 @@ class Watching:
     @property
     def described(self) -> str:
         "What it looks at, in words."
-        return f"{self.address} every {self.every.length}, held against {self.policy.against}"
+        return f"{self.address} every {self.every.length}, {self.policy.window} held against {self.policy.against}"
 
     def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:"Looks") -> tuple[Alarms, dict]:
         most = math.ceil(self.policy.reach / self.every.length) + _SPARE
@@ -283,9 +283,19 @@ class Looks:
         "The last ones, the newest first."
         return [look for path in self.paths()[-count:][::-1] if (look := _look_of(path)) is not None]
 
-    def after(self, name:str) -> list[Look]:
-        "Those that were made after the one of that name, the oldest first."
-        return [look for path in self.paths() if path.stem > name and (look := _look_of(path)) is not None]
+    @property
+    def told(self) -> str:
+        "Name of the last one that somebody was told of; empty if there is none."
+        noted = self.watched/"told"
+        return noted.read_text(encoding="utf-8") if noted.exists() else ""
+
+    def note_told(self, name:str) -> None:
+        with written_whole(self.watched/"told") as part: part.write_text(name, encoding="utf-8")
+
+    def untold(self) -> dict[str, Look]:
+        "Those that nobody was told of yet, by name, the oldest first."
+        told = self.told
+        return {path.stem: look for path in self.paths() if path.stem > told and (look := _look_of(path)) is not None}
 
     def alarms(self, persistence:Persistence) -> Alarms:
         "What is remembered of alarms."
@@ -308,7 +318,9 @@ class Looks:
         if not wrong: return
         log.warning("%d looks at %s were made by a clock that was ahead: they do not count", len(wrong), self.watched.name)
         for path in wrong: path.rename(path.with_suffix(".ahead"))
-        if state := self.state: _write(self.watched/"alarms.json", {**state, "alarms": {**state["alarms"], "last": None}})
+        state, last = self.state, next((path.stem for path in reversed(self.paths())), "")
+        _write(self.watched/"alarms.json", {**state, "alarms": {**state["alarms"], "last": None}, "last": last})
+        if self.told > last: self.note_told(last) # or nothing would be told until the time that the clock showed
 
     def add(self, alarms:Alarms, document:dict, watch:str) -> Look:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
