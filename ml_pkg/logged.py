@@ -77,7 +77,7 @@ class Private:
 
     def columns(self, values:Mapping[str, list]) -> dict[str, list]:
         "Columns as they may be kept. Raises `Unwritable` if there is no place for a key."
-        if not self.names: return values if type(values) is dict else dict(values)
+        if not (self.hashed or self.left_out): return values if type(values) is dict else dict(values)
         return {name: [_digest(value) for value in column] if name in self.hashed else column for name, column in values.items() if name not in self.left_out}
 
 def _digest(value:Any) -> str|None:

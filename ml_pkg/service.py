@@ -168,15 +168,15 @@ class Service:
         try: answers = await ready.batcher.answer(columns := ready.reader.columns(rows), self.is_alone())
         except InvalidRequest as error: raise refused(error) from error
         ids, seconds = self._next_ids(columns.rows), time.perf_counter() - began
-        await self._logged(Logged(ids, columns.taken, logged_answers(answers), ready.name, ready.version, received, seconds))
+        receipt = self.log.add(Logged(ids, columns.taken, logged_answers(answers), ready.name, ready.version, received, seconds))
+        if self.log.is_durable: await self._is_on_the_disk(receipt)
         self.observer.answered(ready, columns, seconds)
         self.beside.saw(columns, ids, received)
         return answers, ids
 
-    async def _logged(self, logged:Logged) -> None:
-        "A log that promises that what is answered is on the disk is waited for, as long as a disk may take; another one has its receipt at once."
-        receipt = self.log.add(logged)
-        if self.log.is_durable and Outcome.DROPPED in await outcomes_of([receipt]): raise Refused(503, "The prediction could not be logged, and this server answers only what is. Try again in a second.", headers=RETRY_SOON)
+    async def _is_on_the_disk(self, receipt:Receipt) -> None:
+        "A log that promises that what is answered is on the disk is waited for, as long as a disk may take."
+        if Outcome.DROPPED in await outcomes_of([receipt]): raise Refused(503, "The prediction could not be logged, and this server answers only what is. Try again in a second.", headers=RETRY_SOON)
 
 _DISK = 10.0 # seconds that a disk has to say whether it took something
 
