@@ -104,9 +104,10 @@ def _instructions(code:CodeType) -> tuple:
 # %% ../nbs/api/020_code.ipynb #9d8d09db
 @functools.lru_cache(maxsize=256)
 def _parsed(source:str, flags:int) -> tuple[ast.Module, tuple[CodeType, ...]]:
-    "The syntax tree of a file or cell, and the code objects that compiling it gives."
+    "The syntax tree of a file or cell, and the code objects that compiling it gives: as a whole, like a file, and statement by statement, like a cell. They may differ where a name is imported beside its use."
     tree = ast.parse(source)
-    return tree, tuple(_nested(compile(tree, "<source>", "exec", flags=flags, dont_inherit=True)))
+    parts = [tree, *(ast.Module([statement], []) for statement in tree.body)]
+    return tree, tuple(code for part in parts for code in _nested(compile(part, "<source>", "exec", flags=flags, dont_inherit=True)))
 
 def _span(code:CodeType) -> tuple[int, tuple, tuple]:
     "First line of a function, and where what it computes begins and ends: (line, column) each."
