@@ -256,7 +256,7 @@ class Project:
     @property
     def next_commands(self) -> list[str]:
         "What to type now, from the folder above."
-        return [f"cd {self.folder.name}", "pip install -e '.[dev]'", "nbdev_test", f"jupyter lab nbs/experiments/{self.name}.ipynb"]
+        return [f"cd {self.folder.name}", "pip install -e '.[dev]'", "nbdev_test", f"ml_pkg train {self.address}", "jupyter lab nbs/exploration.ipynb"]
 
 def new_project(
     name:str,           # of the project, its package and its experiment
