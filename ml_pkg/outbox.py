@@ -257,6 +257,9 @@ class Outbox:
 
     def _place(self, channel:Channel) -> Path: return self.folder/_name(channel.key)
 
+    @property
+    def waiting(self) -> int: return sum(1 for _ in self.folder.glob("*/*.json")) # pairs of a message and a channel that was not told it yet
+
     def deliver(
         self,
         channels:Iterable[Channel],
