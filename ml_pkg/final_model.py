@@ -45,9 +45,9 @@ def _refitted(work:Any) -> Any:
     "The estimator of a fold, from checkpoints as far as there are any."
     from ml_pkg.chain import assembled, fit_chain
     from ml_pkg.fitting import fit_parameters
-    X, y, weights, (train, _) = *work.shared.rows[:3], work.shared.rows.pairs[work.number]
+    X, y, weights, (train, test) = *work.shared.rows[:3], work.shared.rows.pairs[work.number]
     parameters = fit_parameters(work.chain[-1].step, None if weights is None else weights.iloc[train])
-    return assembled(work.estimator, fit_chain(work.chain, list(work.keys[:-1]), lambda: (X.iloc[train], None), y.iloc[train], parameters, work.place).fitted)
+    return assembled(work.estimator, fit_chain(work.chain, list(work.keys[:-1]), lambda: (X.iloc[train], X.iloc[test]), y.iloc[train], parameters, work.place).fitted)
 
 # %% ../nbs/api/355_final_model.ipynb #297c79cd
 def _training(experiment:"Experiment", run:Run, card:dict[str, Any], X:"pd.DataFrame", y:Any) -> Any:
