@@ -127,6 +127,7 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
         if each["label"] is None or isinstance(each["label"], (list, dict)): raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.", f"feedback[{number}].label")
     return [(each["id"], each["label"]) for each in found]
 
+# %% ../nbs/api/495_api.ipynb #1b634d3e
 def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
     """Raise `Refused` for a label of another type than the model's: text for a number would never be right. A class that the model does not know may well be what was.
     Of several targets nothing is checked."""

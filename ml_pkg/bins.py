@@ -150,6 +150,7 @@ def coded(
     same, unique = pd.factorize(np.array(texts, dtype=object))
     return np.append(same, -1)[codes], unique.tolist()
 
+# %% ../nbs/api/330_bins.ipynb #5760e68a
 def rows_of_each(
     series:pd.Series, # of any type
 ) -> pd.Series:       # text -> rows, the most frequent first, then by text
@@ -157,6 +158,7 @@ def rows_of_each(
     codes, texts = coded(series)
     return pd.Series(np.bincount(codes[codes >= 0], minlength=len(texts)), pd.Index(texts, dtype=object)).sort_index().sort_values(ascending=False, kind="stable")
 
+# %% ../nbs/api/330_bins.ipynb #b7cbc62a
 @dataclass(frozen=True, eq=False)
 class CategoryBins:
     "Frozen places of columns of categories."

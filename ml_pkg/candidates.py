@@ -165,6 +165,7 @@ class NotWorse:
         required = f"{metric} not worse than in production" + (f" by more than {self.margin:g}" if self.margin else "")
         return _against(self, candidate, required, metric, lambda pair: pair.best_case >= -self.margin)
 
+# %% ../nbs/api/389_candidates.ipynb #ba3da2b8
 @dataclass(frozen=True)
 class Better:
     "Better than what is in production, and not by luck."
@@ -293,6 +294,7 @@ def _locking(run:Run) -> dict[str, str]:
 # %% ../nbs/api/389_candidates.ipynb #f2443d5c
 def _ordinal(number:int) -> str: return f"{number}{'th' if number % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
+# %% ../nbs/api/389_candidates.ipynb #990593dc
 @dataclass(frozen=True)
 class Holdout:
     "Not worse than what is in production on the rows that are locked away, beyond what luck explains. Each look at them is recorded and counted, so it is the last to be asked."

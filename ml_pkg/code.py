@@ -177,6 +177,7 @@ def source_texts(function:FunctionType) -> dict[tuple, str]:
     "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
     return {} if is_library(function) or _source_text(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
 
+# %% ../nbs/api/020_code.ipynb #adaed3d2
 def texts_within(
     value:Any,   # that is going to be pickled by value
 ) -> dict[tuple, str]:

@@ -32,6 +32,11 @@ def suspects(
     return [int(column) for column in np.argsort(-smoothness, kind="stable")[:10] if smoothness[column] > 0.8]
 
 # %% ../nbs/api/148_column_checks.ipynb #f91b59db
+def _one_error(y:np.ndarray, classification:bool) -> float:
+    "What one wrong row counts, where the commonest class would get so many wrong; in a regression no single row is wrong."
+    return 1 / max(len(y) - np.bincount(y).max(), 1) if classification else 0.0
+
+# %% ../nbs/api/148_column_checks.ipynb #73253c87
 ALL_BUT_PERFECT = 0.99 # share of the errors that one column avoids
 
 def errors_avoided(
@@ -47,10 +52,6 @@ def errors_avoided(
     for train, test in KFold(3, shuffle=True, random_state=0).split(column): predicted[test] = tree.fit(column[train], y[train]).predict(column[test])
     if classification: return 1 - (predicted != y).sum() * _one_error(y, True)
     return 1 - ((predicted - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-300)
-
-def _one_error(y:np.ndarray, classification:bool) -> float:
-    "What one wrong row counts, where the commonest class would get so many wrong; in a regression no single row is wrong."
-    return 1 / max(len(y) - np.bincount(y).max(), 1) if classification else 0.0
 
 # %% ../nbs/api/148_column_checks.ipynb #30048b0a
 def leaking_columns(view:View) -> list[CheckFinding]:

@@ -23,6 +23,7 @@ def is_plain(
     "Whether a column holds numbers or truth values as NumPy has them."
     return isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufb"
 
+# %% ../nbs/api/142_columns.ipynb #3a020d62
 def is_integer(
     values:"pd.Series",
 ) -> bool:
@@ -63,6 +64,7 @@ def words(
     "The words and numbers in a name."
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
 
+# %% ../nbs/api/142_columns.ipynb #c1a30d5d
 def is_key_name(
     name:str, # of a column
 ) -> bool:

@@ -132,6 +132,7 @@ def _distance(one:_Row | None, other:_Row | None, classifies:bool, unit:float) -
     numbers = zip(one.chances, other.chances, strict=True) if classifies else zip(one.labels, other.labels, strict=True)
     return max((abs(here - there) if here == here and there == there else np.inf for here, there in numbers), default=0.0) / unit
 
+# %% ../nbs/api/479_compiled.ipynb #c8079753
 def _told(row:_Row | None) -> str: return "a refusal" if row is None else f"{', '.join(map(repr, row.labels))}" + (f" ({', '.join(f'{chance:.9g}' for chance in row.chances)})" if row.chances else "")
 
 # %% ../nbs/api/479_compiled.ipynb #f04a4af5

@@ -25,6 +25,7 @@ def _whole(
         if byte < 0x80: return value, place + length
     return value << 8 | content[place + 8], place + 9
 
+# %% ../nbs/api/446_database_pages.ipynb #515453ad
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8} # kind -> bytes
 
 def _value(kind:int, part:bytes) -> Any:
@@ -163,6 +164,7 @@ def tree(
         loss.pages, loss.rows, loss.broken = loss.pages + 1, loss.rows + len(page.rows), loss.broken + page.broken
         yield page
 
+# %% ../nbs/api/446_database_pages.ipynb #f91b13f5
 def pass_over(database:DatabaseFile, root:int, is_numbered:bool) -> None:
     "See a whole tree, so that none of its pages is taken for a stray."
     for _ in tree(database, root, is_numbered, Loss()): pass

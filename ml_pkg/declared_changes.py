@@ -56,6 +56,7 @@ def library_versions(found:Mapping[str, tuple[str, str]]) -> dict[str, tuple[str
     matches = [(_LIBRARY.match(one), _LIBRARY.match(other)) for one, other in found.values()]
     return {one["name"]: (one["version"], other["version"]) for one, other in matches if one and other and one["name"] == other["name"] and one["version"] != other["version"]}
 
+# %% ../nbs/api/274_declared_changes.ipynb #19cd1b27
 def _is_only_version(pair:tuple[str, str]) -> bool:
     one, other = (_LIBRARY.sub(r"\g<name> \g<place>", content) for content in pair)
     return one == other or all(content.startswith("versions ") for content in pair)

@@ -192,6 +192,7 @@ def _apart(one:Any, other:Any) -> tuple: return (one, other) if one != other els
 # %% ../nbs/api/284_difference.ipynb #32d478c1
 def _environment(run:"Run") -> dict[str, str]: return {**run.packages, "threads of a fit": str(run.row["threads"])}
 
+# %% ../nbs/api/284_difference.ipynb #737766ac
 def _parameters(run:"Run") -> dict[str, str]:
     "Components of a run that has none, since it could not be identified."
     return {"seed": f"int {run.row['seed']}", **{f"estimator.{name}": re.sub(r" at 0x[0-9a-f]+", "", value) for name, value in run.parameters.items()}}

@@ -239,12 +239,20 @@ def _is_deserted(lease:Path) -> bool:
     if not isinstance(holder, dict) or holder.get("machine") != socket.gethostname() or not isinstance(holder.get("process"), int): return _age(lease) > _HOUR
     return not is_alive(holder["process"]) or _age(lease) > _HOUR
 
+# %% ../nbs/api/450_doctor.ipynb #d5f47935
 def _left(workspace:Workspace) -> Iterator[Symptom]:
     if found := leftovers(workspace): yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")
     if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE, "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
     if spoilt := sorted(workspace.folder.glob("predictions/*/**/*.damaged")): yield Symptom(f"damaged in the middle, and kept beside the segment of what could be read: {counted(len(spoilt), 'file')} of prediction logs", listed(map(str, spoilt), 5), Severity.WRONG, "Look at the disk; delete them when you miss nothing")
 
 # %% ../nbs/api/450_doctor.ipynb #ba67bc8d
+def _size(count:int) -> str:
+    "Bytes in words."
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size: return f"{count / size:,.1f} {unit}"
+    return f"{count:,} bytes"
+
+# %% ../nbs/api/450_doctor.ipynb #b4356520
 def _folder(workspace:Workspace) -> Iterator[Symptom]:
     "Whether something can be written."
     parent = next(folder for folder in (workspace.folder.absolute(), *workspace.folder.absolute().parents) if folder.exists())
@@ -261,12 +269,6 @@ def _waiting(workspace:Workspace) -> Iterator[Symptom]:
             reason = f" ({' '.join(error.split())[:200]})" if error else ""
             if state == "waiting": yield Symptom(f"not told to {sink} yet: {counted(count, 'run')}{reason}", sink, Severity.NOTE, "ml_pkg sync")
             else: yield Symptom(f"refused by {sink}: {counted(count, 'run')}{reason}", sink, Severity.WRONG, "Mend what it says, then: ml_pkg sync")
-
-def _size(count:int) -> str:
-    "Bytes in words."
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size: return f"{count / size:,.1f} {unit}"
-    return f"{count:,} bytes"
 
 # %% ../nbs/api/450_doctor.ipynb #f74ee5ad
 _PACKAGES = ("ml_pkg", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "joblib", "skops")

@@ -41,6 +41,7 @@ class Answers(NamedTuple):
         "The answers to several requests that were joined, by the rows of each."
         return [self.slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=0))]
 
+# %% ../nbs/api/478_engines.ipynb #8d704e79
 class Engine(Protocol):
     "What answers about rows."
     name: str              # such as "direct"
@@ -68,6 +69,7 @@ def drawn_rows(
     drawn = np.random.default_rng(0)
     return pd.DataFrame({column.name: pd.Series(_drawn_values(column, drawn, count), dtype=object) for column in schema.columns})
 
+# %% ../nbs/api/478_engines.ipynb #cef62e98
 def trial_rows(
     rows:pd.DataFrame, # such as the model learnt from
     schema:Schema,

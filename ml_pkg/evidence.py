@@ -109,6 +109,7 @@ def discoveries(
     alarms[order[:count]] = True
     return alarms
 
+# %% ../nbs/api/630_evidence.ipynb #1304a295
 def lower(
     bets:Bets,
     share:np.ndarray,

@@ -46,6 +46,7 @@ def nearest_difference(
     "The difference from the earlier run that differs in fewest components."
     return min((differences(other, here) for other in earlier), key=len, default=None)
 
+# %% ../nbs/api/270_explanation.ipynb #fd27bcbe
 def step_names(
     timings:list[dict],  # rows of a run: fold, place, step, …
 ) -> list[str]:          # in order; a branch of a step is called `step__branch`

@@ -45,6 +45,7 @@ def weight_parameter(
     if hasattr(estimator, "estimator"): return weight_parameter(estimator.estimator)
     raise InvalidDeclaration(f"the dataset declares weight=…, and {type(estimator).__name__} takes no sample weights. Leave the role out, or declare another estimator")
 
+# %% ../nbs/api/260_fitting.ipynb #c613ad25
 def fit_parameters(
     estimator:Any, # the step that predicts
     weights:Any,   # shape (n_rows,), or None
@@ -281,6 +282,7 @@ def workers(
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, numbers.Integral) or n_jobs == 0): raise InvalidDeclaration(f"n_jobs is how many workers there are, such as 1, 2, or -1 for one a core, and not {n_jobs!r}")
     return effective_n_jobs(n_jobs)
 
+# %% ../nbs/api/260_fitting.ipynb #a8eff2e9
 def handed_out(
     tasks:Iterable,        # of joblib's `delayed`
     n_jobs:int|None,

@@ -37,6 +37,7 @@ def _split(host:str, default:int) -> tuple[str, int]:
     if not colon or port.endswith("]"): return host.lower(), default # an address in brackets has colons of its own
     return (name, int(port)) if port.isascii() and port.isdigit() and len(port) < 6 else ("", 0)
 
+# %% ../nbs/api/470_guard.ipynb #0b87178e
 def _is_number(name:str) -> bool:
     try: ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError: return False

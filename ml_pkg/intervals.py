@@ -36,6 +36,7 @@ def mean_interval(
     half = float(np.sqrt(found.var(ddof=1) * (1 / count + held_out)) * t.ppf((1 + level) / 2, count - 1))
     return Interval(mean, mean - half, mean + half)
 
+# %% ../nbs/api/281_intervals.ipynb #81d934e6
 def difference_interval(
     values:Sequence[float],    # one for each fold
     baseline:Sequence[float],  # of the same folds

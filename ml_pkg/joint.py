@@ -62,4 +62,5 @@ def joint(
     bets = placed(effects, np.full(len(names), tolerance), np.full(len(names), share / len(names)), level)
     return Joint(bets, names, int(np.argmax(bets.log_gain if np.isfinite(bets.log_gain).any() else effects.value)))
 
+# %% ../nbs/api/650_joint.ipynb #dff50749
 def has_pairs(scores:Scores) -> bool: return len(set(scores.columns)) > 1

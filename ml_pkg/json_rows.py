@@ -33,6 +33,7 @@ LONGEST = 2_000 # characters of a message or a field, which quote what was sent
 
 def _shortened(text:str) -> str: return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} … {text[-LONGEST // 2:]}"
 
+# %% ../nbs/api/476_json_rows.ipynb #ee747d91
 _ROW = re.compile(r"column '(.*?)', row (\d+): ", re.DOTALL)
 
 def as_request(
@@ -288,6 +289,7 @@ def _plain(value:Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
+# %% ../nbs/api/476_json_rows.ipynb #3b1684ae
 def as_columns(
     rows:Any,      # anything that `as_frame` takes
     schema:Schema,

@@ -62,10 +62,12 @@ class Refused(MlPkgError):
         super().__init__(message)
         self.status, self.message, self.field, self.headers = status, message, field, headers
 
+# %% ../nbs/api/490_limits.ipynb #b176897d
 def error_body(status:int, message:str, field:str|None=None) -> bytes:
     "What every error is told as."
     return json.dumps({"error": {"status": status, "message": message, "field": field}}, ensure_ascii=True).encode()
 
+# %% ../nbs/api/490_limits.ipynb #c9ee0fd0
 async def answer_error(
     send:Callable[[dict], Awaitable[None]],
     refused:Refused,

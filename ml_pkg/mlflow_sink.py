@@ -55,6 +55,7 @@ def mlflow_name(
 
 def _clean(text:str) -> str: return text.encode("utf-8", "backslashreplace").decode() # half a character cannot be sent
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #1eb58be0
 def _cut(text:str, limit:int) -> str:
     note = f"… ({len(text)} characters; the whole is in record.json)"
     return _clean(text) if len(text) <= limit else _clean(text[:limit - 2 * len(note)]) + note
@@ -70,6 +71,7 @@ def metrics_of(
     for metric, (mean, deviation) in run.summary.items(): found += [(mlflow_name(metric), mean, 0), (mlflow_name(f"{metric}/std"), deviation, 0)]
     return found + [(f"run/{name}", float(run.row[name]), 0) for name in ("seconds", "cpu_seconds", "peak_memory") if run.row.get(name) is not None]
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #19f89e62
 _SOURCES = {"notebook": "NOTEBOOK", "CI": "JOB"} # what MLflow calls where a run came from; LOCAL for all others
 
 def tags_of(
@@ -82,6 +84,7 @@ def tags_of(
              "mlflow.source.name": row["place"], "mlflow.source.type": _SOURCES.get(row["origin"], "LOCAL"), "mlflow.source.git.commit": row["git_commit"]}
     return {name: _cut(str(value), LONGEST_TAG) for name, value in known.items() if value is not None}
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #6235dfa2
 def remarks_of(run:Run) -> dict[str, str]:
     "What was said beside the record; it can change."
     return {"ml_pkg.tags": _cut(", ".join(run.tags), LONGEST_TAG), "ml_pkg.starred": "yes" if run.starred else "no", "mlflow.note.content": _cut("\n\n".join(note["text"] for note in run.notes), LONGEST_TAG)}
@@ -234,16 +237,6 @@ def _there(client:"MlflowClient", run:Run) -> Any:
 
 def _created(client:"MlflowClient", run:Run) -> Any: return client.create_run(_experiment(client, run), _began(run), tags_of(run), f"{_clean(run.name)[:200]}-{run.id}")
 
-def _describe(client:"MlflowClient", run:Run, remote:str) -> None:
-    "All that is known of a run when it has ended."
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
-    for part in _parts(metrics_of(run), 1000): client.log_batch(remote, metrics=[Metric(name, value, _began(run), step) for name, value, step in part])
-    for part in _parts(parameters_of(run).items(), 100): client.log_batch(remote, params=[Param(name, value) for name, value in part])
-    if dataset := dataset_of(run): client.log_inputs(remote, [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")])])
-    with tempfile.TemporaryDirectory() as folder:
-        write_artifacts(run, Path(folder))
-        client.log_artifacts(remote, folder)
-
 def _parts(values:Iterable[tuple], most:int, limit:int=500_000) -> Iterator[list]:
     "What fits in one request to MLflow: so many entries, and a megabyte of JSON, with what stands around them."
     part, size = [], 0
@@ -254,6 +247,17 @@ def _parts(values:Iterable[tuple], most:int, limit:int=500_000) -> Iterator[list
             part, size = [], 0
         part, size = [*part, value], size + length
     if part: yield part
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #2b30f823
+def _describe(client:"MlflowClient", run:Run, remote:str) -> None:
+    "All that is known of a run when it has ended."
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+    for part in _parts(metrics_of(run), 1000): client.log_batch(remote, metrics=[Metric(name, value, _began(run), step) for name, value, step in part])
+    for part in _parts(parameters_of(run).items(), 100): client.log_batch(remote, params=[Param(name, value) for name, value in part])
+    if dataset := dataset_of(run): client.log_inputs(remote, [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")])])
+    with tempfile.TemporaryDirectory() as folder:
+        write_artifacts(run, Path(folder))
+        client.log_artifacts(remote, folder)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #a1daf599
 FILE, DIGEST = "model.mlpkg", "ml_pkg.model" # our file within MLflow's model, and the tag with its sha256

@@ -50,6 +50,7 @@ class Worse:
 
     def tolerance(self, metric:str, training:TrainingScore) -> float: return self.losses * abs(training.score) if metric.startswith("neg_") else self.shares
 
+# %% ../nbs/api/692_monitor.ipynb #c4142bfe
 @dataclass(frozen=True)
 class Judged:
     "A metric of a window, beside what it was at training."

@@ -61,9 +61,7 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")}, **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
 
 def _without(baseline:Baseline, unread:Collection[str]) -> Baseline: return _baseline_of(baseline, [name for name in baseline.bins.names if name not in unread])
-
 def _kept_places(scores:Scores, unread:Collection[str]) -> list[int]: return [place for place, name in enumerate(scores.columns) if name not in unread]
-
 def _pairs_of(pairs:PairSums, places:list[int]) -> PairSums: return PairSums(pairs.rows, pairs.products[np.ix_(places, places)], pairs.squares[np.ix_(places, places)])
 
 def profile_without(
@@ -77,6 +75,7 @@ def profile_without(
     vars(found)["scores"] = Scores(found.inputs.bins, tuple(scores.columns[place] for place in places), tuple(scores.tables[place] for place in places)) # those whose products are known
     return found
 
+# %% ../nbs/api/691_observed.ipynb #1b463eb3
 def window_without(
     profile:ReferenceProfile, # by which the window was counted
     window:Window,

@@ -41,12 +41,14 @@ def number(value:float|None, digits:int=4, sign:str="") -> str:
     "A score, or nothing where there is none. One without bounds is told as it is."
     return f"{value:{sign}.{digits}f}" if isinstance(value, (int, float)) and not math.isnan(value) else ""
 
+# %% ../nbs/api/460_pages.ipynb #bfebae8b
 def ends(interval:Interval, sign:str="") -> str: return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}" if math.isfinite(interval.low + interval.high) else ""
 
 def time_of_day(written:str) -> str:
     "A time as the store writes it, to the second, in UTC."
     return written[:19].replace("T", " ")
 
+# %% ../nbs/api/460_pages.ipynb #1cf5fd74
 def seconds(value:float|None) -> str:
     "A time in the unit that suits it."
     if value is None or not math.isfinite(value): return ""
@@ -54,12 +56,14 @@ def seconds(value:float|None) -> str:
     factor, unit = next(((factor, unit) for factor, unit in ((1, "s"), (1e3, "ms")) if value * factor >= 1), (1e6, "µs"))
     return f"{value * factor:.3g} {unit}"
 
+# %% ../nbs/api/460_pages.ipynb #127a9932
 def size(value:float|None) -> str:
     "Bytes in the unit that suits them."
     if value is None: return ""
     power = min(int(math.log(max(value, 1), 1024)), 3)
     return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
+# %% ../nbs/api/460_pages.ipynb #8ea42896
 def state(run:Mapping[str, Any]) -> str: return "reused" if run["reused"] else run["status"]
 
 # %% ../nbs/api/460_pages.ipynb #645603aa
@@ -122,6 +126,7 @@ def ticks(low:float, high:float, count:int=4) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     return [float(f"{place * step:.12g}") for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
+# %% ../nbs/api/460_pages.ipynb #a077bb6e
 def room_around(values:Sequence[float]) -> tuple[float, float]:
     "Between which numbers a picture of some is drawn."
     low, high = min(values), max(values)
@@ -175,6 +180,7 @@ def _environment() -> "Environment":
     made.filters |= {"shortened": shortened, "number": number, "seconds": seconds, "size": size, "state": state, "time_of_day": time_of_day, "repr": repr}
     return made
 
+# %% ../nbs/api/460_pages.ipynb #edea5eb3
 def rendered(
     template:str, # its name, such as "runs"
     /,

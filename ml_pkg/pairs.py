@@ -140,6 +140,7 @@ def pairs_of(
     "The same for a table."
     return multiplied(columns_of(frame, scores.bins), scores, sampled)
 
+# %% ../nbs/api/334_pairs.ipynb #e8f2eadf
 def pairs_merged(
     sums:Iterable[PairSums],
     scores:Scores,

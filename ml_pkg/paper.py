@@ -41,13 +41,13 @@ def sheet(
 
 # %% ../nbs/api/277_paper.ipynb #368192d3
 def ink(ax:"Axes") -> str: return ax.xaxis.label.get_color()
-
 def grid(ax:"Axes", axis:str) -> None: ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6) # axis is x or y
 
 def say(ax:"Axes", sentences:Sequence[str]) -> None:
     "Write above a picture what it shows, a line for each sentence."
     ax.set_title("\n".join(sentences), loc="left", fontsize=10, linespacing=1.4)
 
+# %% ../nbs/api/277_paper.ipynb #0274df44
 def empty(ax:"Axes", message:str) -> "Axes":
     "Axes with nothing but a message."
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color=ink(ax))
@@ -63,6 +63,7 @@ def cut(text:str, limit:int, head:float=0.5) -> str:
         text = text[:before] + "…" + text[len(text) - (limit - 1 - before):]
     return text.replace("$", r"\$")
 
+# %% ../nbs/api/277_paper.ipynb #19c540af
 def cut_apart(names:Sequence, limit:int) -> list[str]:
     "Names that are cut such that different ones stay different, with a number if nothing else helps."
     for head in (0.5, 0.7, 0.3, 0.9, 0.1):
@@ -103,6 +104,7 @@ def limits(*values:Any) -> tuple[float, float]:
     spread = high - low if high - low > 1e-9 * size else size or 1.0
     return float(low - 0.05 * spread), float(high + 0.05 * spread)
 
+# %% ../nbs/api/277_paper.ipynb #cbacb7aa
 def draw_ends(
     draw:Callable,           # `ax.hlines` or `ax.vlines`
     places:np.ndarray,       # of the intervals, along the other axis

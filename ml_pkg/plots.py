@@ -110,12 +110,14 @@ def pareto(
 # %% ../nbs/api/282_plots.ipynb #eeddcbc8
 def _spans_a_decade(values:np.ndarray) -> bool: return bool(len(values)) and values.min() > 0 and values.max() > 10 * values.min()
 
+# %% ../nbs/api/282_plots.ipynb #da084eb4
 def _spread_by_factors(values:np.ndarray) -> bool:
     "Whether numbers are spread more evenly on a logarithmic axis than on a plain one."
     if not len(values) or values.min() <= 0 or values.max() < 10 * values.min(): return False
     def off_centre(values): return abs((np.unique(values).mean() - values.min()) / np.ptp(values) - 0.5)
     return bool(off_centre(np.log(values)) < off_centre(values))
 
+# %% ../nbs/api/282_plots.ipynb #bc8c25d5
 def _number(value:float) -> str:
     "A number for the tick of an axis."
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 and value == round(value) else f"{value:.4g}"

@@ -54,6 +54,7 @@ class Surroundings:
             except MlPkgError: self._keys[id(experiment)] = experiment, None
         return self._keys[id(experiment)][1]
 
+# %% ../nbs/api/298_recording.ipynb #859b925e
 @dataclass(frozen=True)
 class Attempt:
     "A run of which it is not known yet what will come of it."
@@ -107,16 +108,17 @@ def _in_short(value:Any) -> str:
     return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
 
 # %% ../nbs/api/298_recording.ipynb #b5ac218b
+def _key_or_none(value:Any) -> str | None:
+    try: return identify(value).key
+    except Unidentifiable: return None
+
+# %% ../nbs/api/298_recording.ipynb #09d183fe
 def _meanings(experiment:"Experiment") -> list[dict]:
     "The metrics in the order of their declaration, with a key of what each computes."
     from ml_pkg.evaluation import is_classification, scorers
     named = scorers(experiment.evaluation, is_classification(experiment.estimator, experiment.dataset.y))
     declared = dict(experiment.evaluation.metrics)
     return [{"metric": name, "place": place, "meaning": _key_or_none(declared.get(name, name))} for place, name in enumerate(named)]
-
-def _key_or_none(value:Any) -> str | None:
-    try: return identify(value).key
-    except Unidentifiable: return None
 
 # %% ../nbs/api/298_recording.ipynb #feff1ade
 def _about_rows(experiment:"Experiment") -> dict[str, Any]:
@@ -129,6 +131,7 @@ def _about_rows(experiment:"Experiment") -> dict[str, Any]:
                 "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression", "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())}
     except (MlPkgError, ValueError, TypeError): return {}
 
+# %% ../nbs/api/298_recording.ipynb #f560db09
 def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
     "Columns of a run, and what belongs to it, that can be told without its rows."
     experiment, identity, source = begun.experiment, begun.identity, begun.experiment.dataset.source
@@ -164,6 +167,7 @@ def _outcome(folds:list) -> dict[str, list[dict]]:
             "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": step.outcome} for number, _, step, place in numbered],
             "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message} for number, _, step, _ in numbered for category, message in step.warnings]}
 
+# %% ../nbs/api/298_recording.ipynb #6434df89
 def _spent(folds:list) -> dict[str, Any]:
     "Columns of a run that sum up what its folds took."
     peaks = [fold.peak_memory for fold in folds if fold.peak_memory]
@@ -292,6 +296,7 @@ def _write_or_refuse(write:partial) -> None:
         write.args[-1].refused.append(error)
         log.error("run lost", extra={"ml_pkg": {"experiment": write.args[0].experiment.name, "error": f"{type(error).__name__}: {error}"}})
 
+# %% ../nbs/api/298_recording.ipynb #d8f5066c
 @atexit.register
 def _write_at_last() -> None:
     "Record what was not before the process ends."

@@ -296,6 +296,7 @@ def means_the_same(
     meaning = reference.meanings.get(metric)
     return metric in run.metrics and (run.content == reference.content or meaning is not None and run.meanings.get(metric) == meaning)
 
+# %% ../nbs/api/283_resampling.ipynb #faac047f
 class _Predictions(Sequence):
     "Out-of-fold predictions of runs, each read when it is asked for."
     def __init__(self, runs:Sequence["Run"]): self.runs = runs

@@ -61,6 +61,7 @@ def _declared(version:int) -> dict[str, _Table]:
         found, before = _tables(connection), _declared(version - 1) if version > 1 else {}
     return {name: table._replace(needed=before[name].needed if name in before else table.needed) for name, table in found.items()}
 
+# %% ../nbs/api/448_rescue.ipynb #3d73d51c
 def _fits(table:_Table, row:Row) -> bool:
     "Whether something can be a row of the table."
     if (row.number is not None) != table.is_numbered or not table.needed <= len(row.values) <= len(table.columns): return False

@@ -130,20 +130,21 @@ def _some_rows(data:DataDifference) -> list[tuple[str, "pd.DataFrame"]]:
     return [(f"{count:,} row{'s' * (count != 1)} {what}{', such as' if len(rows) < count else ''}:", rows) for count, what, rows in sides if count]
 
 # %% ../nbs/api/276_row_changes.ipynb #bc162209
-def _data_as_dict(data:DataDifference) -> dict[str, Any]:
-    found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
-             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered}
-    return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
-
-def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
-    "Rows as JSON can hold them."
-    return [{str(name): as_json(value) for name, value in row.items()} for row in frame.to_dict("records")]
-
 def as_json(value:Any) -> Any:
     "A value as JSON can hold it; a text of whatever it has no form for."
     if hasattr(value, "item") and not getattr(value, "shape", ()): value = value.item()
     if isinstance(value, float) and not math.isfinite(value): return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+# %% ../nbs/api/276_row_changes.ipynb #4635c6fd
+def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
+    "Rows as JSON can hold them."
+    return [{str(name): as_json(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+def _data_as_dict(data:DataDifference) -> dict[str, Any]:
+    found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
+             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered}
+    return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
 
 # %% ../nbs/api/276_row_changes.ipynb #7e18e544
 _COLUMN = re.compile(r"dataset\.rows\.column \d+ (?P<name>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
@@ -155,6 +156,7 @@ def _columns(components:Mapping[str, str]) -> dict[str, dict[str, str]]:
         if match := _COLUMN.match(path): found.setdefault(ast.literal_eval(match["name"]), {})[path[match.end():]] = content
     return found
 
+# %% ../nbs/api/276_row_changes.ipynb #f166ea79
 def _schema(run:"Run") -> dict[str, str]: return {column["name"]: column["dtype"] for column in json.loads(run.row["schema"] or "[]")}
 
 # %% ../nbs/api/276_row_changes.ipynb #1a908e40

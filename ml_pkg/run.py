@@ -266,6 +266,7 @@ def load_run(
     if not workspace.database.exists(): raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet")
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
 
+# %% ../nbs/api/290_run.ipynb #0c97a7e3
 def saved_model(
     name:str,  # whatever `load_run` takes; of an experiment, the last model saved for it as it is declared, not for its variations
 ) -> Path:

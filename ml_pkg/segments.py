@@ -175,4 +175,5 @@ class Retention:
             if room < 0 or status.st_mtime < now - self.days * 86_400: gone.append(path)
         return gone
 
+# %% ../nbs/api/484_segments.ipynb #8b6dac31
 def segments_in(folder:Path) -> list[Path]: return sorted(folder.glob(f"[!.]*{SEGMENT}"))

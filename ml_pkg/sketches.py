@@ -63,6 +63,7 @@ def _longest_run(values:np.ndarray) -> int:
     changes = np.flatnonzero(~same)
     return int(np.diff(np.concatenate([[-1], changes, [len(values) - 1]])).max())
 
+# %% ../nbs/api/332_sketches.ipynb #81087602
 def _labels(index:pd.Index, rows:np.ndarray) -> list: return [label if isinstance(label, (int, str)) else str(label) for label in index[np.flatnonzero(rows)[:REMEMBERED]].tolist()]
 
 @dataclass

@@ -270,6 +270,7 @@ def register_file(
     "Note where a file is that belongs to a run."
     with transaction(connection): _insert(connection, "files", {"sha256": sha256, "kind": kind, "path": str(path), "run": run, "key": key, "written": now()})
 
+# %% ../nbs/api/180_store.ipynb #6b419e6b
 def annotate(
     connection:sqlite3.Connection,
     run:str,          # its id

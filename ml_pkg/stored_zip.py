@@ -36,6 +36,7 @@ def opened(
     except (OSError, ValueError) as error: raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
     with file: yield file
 
+# %% ../nbs/api/195_stored_zip.ipynb #5cae02cf
 def memory_there_is() -> int:
     "Bytes of memory that a process here can have at most, whatever else runs: those of the machine, or of the container."
     found = [2**62]

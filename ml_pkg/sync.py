@@ -193,6 +193,7 @@ def _noted(workspace:Workspace, name:str, error:str) -> Seen:
             if begun := begin(connection, delivery): settle(connection, begun, "waiting", error=error)
     return _seen(todo)
 
+# %% ../nbs/api/435_sync.ipynb #d1310539
 def main(
     folder:str,   # of the workspace
     handle:str,   # number of the file with the lock, which whoever started us has taken for us

@@ -44,6 +44,7 @@ class Rate:
         for name, value, least in (("per_second", self.per_second, 0), ("burst", self.burst, 1)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf or value == 0: raise InvalidDeclaration(f"a rate's {name} is a finite number above 0, and burst is 1 or more; found {value!r}")
 
+# %% ../nbs/api/488_tokens.ipynb #8c1ca3c5
 class Bucket:
     "What somebody has left of a rate. Time is what the clock says, which never goes back."
     def __init__(self, rate:Rate, clock:Callable[[], float]=time.monotonic): self.rate, self.clock, self.level, self.at = rate, clock, float(rate.burst), clock()

@@ -28,6 +28,7 @@ def project_root(
     "The nearest folder, going up, that has a `settings.ini` or a `pyproject.toml`."
     return next((folder for folder in (start, *start.parents) if any((folder/name).is_file() for name in PROJECT_FILES)), None)
 
+# %% ../nbs/api/060_workspace.ipynb #b3e8fc45
 def project_package(
     root:Path, # the project's root
 ) -> Path | None:
