@@ -81,8 +81,8 @@ def _seen(path:Path) -> tuple | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino, object() if abs(time.time() - stat.st_mtime) < _TICK else None
 
 def traces(
-    address:str,
-) -> tuple: # equal as long as nothing was written that could lead it elsewhere
+    address:str, # of a model: a name, NAME@ALIAS, run:ID, a file, or one in MLflow
+) -> tuple:      # equal as long as nothing was written that could lead it elsewhere
     "What is seen of an address from outside, without a question to the registry. Of one in MLflow nothing is: it is never equal."
     if is_registry_uri(address): return (object(),)
     database = Workspace.current().database
@@ -90,7 +90,7 @@ def traces(
 
 # %% ../nbs/api/438_addresses.ipynb #42a17ccd
 def pause_between_looks(
-    address:str,
-) -> float: # seconds
+    address:str, # of a model, as `traces` takes it
+) -> float:      # seconds
     "How long to wait before it is looked at again where an address leads: here that costs a look at files, and in MLflow two requests to a server that others ask as well."
     return 1.0 if is_registry_uri(address) else 0.25

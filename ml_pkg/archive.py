@@ -110,9 +110,9 @@ class Exported:
     __repr__ = __str__
 
 def export(
-    workspace:Workspace,
-    path:str|Path,                 # of the file, which is replaced as a whole or not at all
-    with_checkpoints:bool=False,   # also the results of steps, which can be computed again
+    workspace:Workspace,         # to be written, with all that its database names
+    path:str|Path,               # of the file, which is replaced as a whole or not at all
+    with_checkpoints:bool=False, # also the results of steps, which can be computed again
 ) -> Exported:
     "Write the workspace to one file. Raises `NotFound` if there is none, `DamagedFile` if its database is damaged, `Unwritable`."
     path = Path(path)

@@ -134,7 +134,9 @@ def freeze_numbers(
 # %% ../nbs/api/330_bins.ipynb #e8c7b0fb
 NAMED = 50 # categories kept by name
 
-def as_text(value:Any) -> str:
+def as_text(
+    value:Any, # a category, of any kind
+) -> str:
     "A category by its text. Numbers that are equal have one text, whether they are written 5 or 5.0."
     if isinstance(value, (float, np.floating)) and float(value).is_integer() and abs(value) < 1e15: return str(int(value))
     return str(value)

@@ -29,7 +29,9 @@ _options = {"debug": False}
 
 def _print_error(message:str) -> None: print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
-def reported(command:Callable) -> Callable:
+def reported(
+    command:Callable, # a function with the arguments and options of a command
+) -> Callable:
     "A command whose errors are one line on standard error: exit code 2 for what the user can mend, 1 for anything else."
     @functools.wraps(command)
     def run(*arguments, **options):
@@ -64,7 +66,11 @@ def _start() -> Iterator[None]:
         gc.freeze()
         gc.enable()
 
-def print_json(value:Any) -> None: print(json.dumps(value, indent=1, default=str))
+def print_json(
+    value:Any, # what JSON has no form for is written as text
+) -> None:
+    "The one document that `--json` promises."
+    print(json.dumps(value, indent=1, default=str))
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -259,7 +265,9 @@ def _which(run:Any) -> str:
 
 def _ending(run:Any) -> str: return f", which takes over run {run.row['reuses']}" if run.reused else ", which failed" if run.status == "failed" else ""
 
-def print_columns(lines:list[list[str]]) -> None:
+def print_columns(
+    lines:list[list[str]], # the cells of each line, as many in every line
+) -> None:
     "Rows of text as aligned columns."
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     for line in lines: print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

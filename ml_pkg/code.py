@@ -55,7 +55,10 @@ def _is_project(package:str) -> bool:
 
 # %% ../nbs/api/020_code.ipynb #033519e3
 @functools.lru_cache(maxsize=4096)
-def is_library_file(filename:str, module:str|None="") -> bool:
+def is_library_file(
+    filename:str,       # of the code, as its code object has it
+    module:str|None="", # its name, if it is known
+) -> bool:
     "Whether code of `filename`, in a module of that name, belongs to a library and not to the project."
     package, _, rest = (module or "").partition(".")
     if package == "ml_pkg": return rest.partition(".")[0] != "experiments"
@@ -69,7 +72,9 @@ def _file_of(function:FunctionType) -> str:
     made_up = function.__code__.co_filename.startswith("<") and not function.__code__.co_filename.startswith("<frozen")
     return function.__globals__.get("__file__") or function.__code__.co_filename if made_up else function.__code__.co_filename
 
-def is_library(value:Any) -> bool:
+def is_library(
+    value:Any, # a module, class or function
+) -> bool:
     "Whether a module, class or function belongs to a library (compiled code always does)."
     if isinstance(value, FunctionType): return is_library_file(_file_of(value), value.__globals__.get("__name__"))
     module = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "builtins")
@@ -80,7 +85,9 @@ def is_library(value:Any) -> bool:
 
 # %% ../nbs/api/020_code.ipynb #a363c122
 @functools.cache
-def library_version(package:str) -> str:
+def library_version(
+    package:str, # the first part of a dotted module name
+) -> str:
     "Distribution and version of an installed top-level package, such as 'scikit-learn 1.9.1'; Python's for its own modules."
     if package in sys.stdlib_module_names or package == "builtins": return f"python {sys.version_info[0]}.{sys.version_info[1]}"
     found = _distribution(package)
@@ -173,7 +180,9 @@ def function_text(
 # %% ../nbs/api/020_code.ipynb #db0b235f
 _told: dict[tuple, str] = {} # texts of functions whose source is elsewhere, by their instructions
 
-def source_texts(function:FunctionType) -> dict[tuple, str]:
+def source_texts(
+    function:FunctionType, # of the project, or of a library
+) -> dict[tuple, str]:
     "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
     return {} if is_library(function) or _source_text(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
 
@@ -194,7 +203,9 @@ def texts_within(
     except Exception: return texts # whoever pickles it in earnest will say why it cannot be
     return texts
 
-def remember_texts(texts:dict[tuple, str]) -> None:
+def remember_texts(
+    texts:dict[tuple, str], # by instructions, as `source_texts` gives them
+) -> None:
     "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
     _told.update(texts)
 
@@ -333,7 +344,9 @@ def members(
     return own | made_by | {f"base {index}": base for index, base in enumerate(cls.__bases__) if base is not object}
 
 # %% ../nbs/api/020_code.ipynb #392df09a
-def unwrapped(value:Any) -> tuple[Any, ...]:
+def unwrapped(
+    value:Any, # an attribute of a class, as its `__dict__` has it
+) -> tuple[Any, ...]:
     "The functions inside a property, class method, static method or caching wrapper; nothing for anything else."
     if isinstance(value, property): return tuple(part for part in (value.fget, value.fset, value.fdel) if part)
     if isinstance(value, (staticmethod, classmethod)): return (value.__func__,)

@@ -32,8 +32,8 @@ def unpacked_single(
 
 # %% ../nbs/api/342_coordinates.ipynb #fe8c223f
 def evenly(
-    rows:int,
-    most:int,
+    rows:int, # how many there are
+    most:int, # how many are taken at most
 ) -> np.ndarray: # places, ascending, shape (n_taken,)
     "Places of so many rows at most, taken evenly from all."
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))

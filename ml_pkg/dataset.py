@@ -126,7 +126,9 @@ def _declared_names(dataset:Dataset) -> list[str]:
     return [*dataset.target, *dataset.features, *dataset.drop, *(name for name in (dataset.group, dataset.time, dataset.weight) if name)]
 
 # %% ../nbs/api/120_dataset.ipynb #f8e6eb36
-def feature_names(dataset:Dataset) -> list[str]:
+def feature_names(
+    dataset:Dataset, # as it was declared
+) -> list[str]:
     "The columns to predict from: those declared, or all that have no other role."
     if dataset.features: return list(dataset.features)
     taken = set(_declared_names(dataset))

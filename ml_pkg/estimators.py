@@ -153,7 +153,11 @@ def given(
     return changed.set_params(steps=[(step, rows), *changed.steps[names.index(step) + 1:]])
 
 # %% ../nbs/api/160_estimators.ipynb #2892688a
-def has_given_rows(estimator:Any) -> bool: return any(isinstance(step, GivenRows) for _, step in getattr(estimator, "steps", []))
+def has_given_rows(
+    estimator:Any, # any estimator; only a pipeline's own steps are looked at
+) -> bool:
+    "Whether a pipeline starts from rows that were given for a step."
+    return any(isinstance(step, GivenRows) for _, step in getattr(estimator, "steps", []))
 
 # %% ../nbs/api/160_estimators.ipynb #baf4c253
 def _open_splitter(value:Any) -> bool:

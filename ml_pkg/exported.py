@@ -63,7 +63,7 @@ def _with_cell(text:str, module:str, name:str, old:str, new:str) -> str:
 # %% ../nbs/api/397_exported.ipynb #692a77b2
 def changed_cells(
     old:bytes, # of a notebook
-    new:bytes,
+    new:bytes, # the bytes of the notebook as it shall be
 ) -> dict[str, tuple[str, str]]: # id -> source before, and after
     "The cells whose source differs. Both have the same cells."
     pairs = zip(*(json.loads(content)["cells"] for content in (old, new)), strict=True)
@@ -71,10 +71,10 @@ def changed_cells(
 
 # %% ../nbs/api/397_exported.ipynb #d6c059ca
 def exported_again(
-    path:Path,   # of the module
-    module:str,  # its name
-    old:bytes,   # of its notebook
-    new:bytes,
+    path:Path,  # of the module
+    module:str, # its name
+    old:bytes,  # of its notebook
+    new:bytes,  # the bytes of the notebook as it shall be
 ) -> tuple[bytes, bytes]: # the module as it is, and as it should be
     "What a module has to hold when its notebook changes. Line ends stay. Raises `NotRewritable`."
     content = path.read_bytes()
@@ -88,7 +88,7 @@ _EXPORTED = re.compile(r"^#\s*\|\s*export[si]?\b", re.MULTILINE)
 def refuse_out_of_step(
     path:Path,      # of the module
     module:str,     # its name
-    notebook:bytes,
+    notebook:bytes, # its bytes
 ) -> None:
     "Raise `NotRewritable` if a module does not hold the exported cells of its notebook as they are."
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"}

@@ -36,8 +36,8 @@ def cells_of(
 
 # %% ../nbs/api/457_exporting.ipynb #d344c60c
 def notebook_text(
-    cells:Iterable[Cell],
-) -> str: # JSON
+    cells:Iterable[Cell], # in order
+) -> str:                 # JSON
     "A notebook as `nbdev_clean` leaves it."
     whole = {"cells": [_as_json(cell) for cell in cells], "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
@@ -67,8 +67,8 @@ def _purpose(cells:Iterable[Cell]) -> str:
 
 # %% ../nbs/api/457_exporting.ipynb #8d032677
 def module_text(
-    cells:list[Cell],
-    notebook:str, # path of the notebook, from the folder of the module
+    cells:list[Cell], # of the notebook, all of them
+    notebook:str,     # path of the notebook, from the folder of the module
 ) -> str:
     "The module that a notebook exports, as `nbdev_export` writes it."
     code = _exported(cells)

@@ -38,10 +38,10 @@ def mean_interval(
 
 # %% ../nbs/api/281_intervals.ipynb #81d934e6
 def difference_interval(
-    values:Sequence[float],    # one for each fold
-    baseline:Sequence[float],  # of the same folds
-    held_out:float,
-    level:float=LEVEL,
+    values:Sequence[float],   # one for each fold
+    baseline:Sequence[float], # of the same folds
+    held_out:float,           # rows scored in a fold over rows fitted on
+    level:float=LEVEL,        # confidence of the interval
 ) -> Interval:
     "The same for the difference between two variants, fold by fold. Raises ValueError if they have not the same number of folds."
     if len(values) != len(baseline): raise ValueError(f"{len(values)} and {len(baseline)} folds cannot be compared fold by fold: evaluate both in the same way")

@@ -108,7 +108,7 @@ def _is_text(value:str) -> bool:
 
 # %% ../nbs/api/476_json_rows.ipynb #f8516b8e
 def read_json(
-    body:bytes,
+    body:bytes,             # of a request, as it came
     name:str="the request", # what the body is called in an error
 ) -> Any:                   # what it says
     "A body as Python has it, nothing lost and nothing guessed. Raises `InvalidRequest`."
@@ -154,7 +154,7 @@ def _made(values:Sequence, column:Column) -> Any:
 
 # %% ../nbs/api/476_json_rows.ipynb #ba2f08c8
 def fits_an_array(
-    schema:Schema,
+    schema:Schema, # learnt at training
 ) -> bool:
     "Whether rows of a schema can be an array of doubles that says all that a frame of them does."
     return all((column.kind, column.dtype) in (("float", "float64"), ("integer", "int64")) for column in schema.columns)
@@ -292,7 +292,7 @@ def _plain(value:Any) -> Any:
 # %% ../nbs/api/476_json_rows.ipynb #3b1684ae
 def as_columns(
     rows:Any,      # anything that `as_frame` takes
-    schema:Schema,
+    schema:Schema, # that the table has to fit
 ) -> Columns:
     "A table as columns. Raises `InvalidInput`."
     conformed = conform(rows, schema)

@@ -65,7 +65,7 @@ def _kept_places(scores:Scores, unread:Collection[str]) -> list[int]: return [pl
 def _pairs_of(pairs:PairSums, places:list[int]) -> PairSums: return PairSums(pairs.rows, pairs.products[np.ix_(places, places)], pairs.squares[np.ix_(places, places)])
 
 def profile_without(
-    profile:ReferenceProfile,
+    profile:ReferenceProfile, # of training
     unread:Collection[str],   # inputs and answers that are not judged
 ) -> ReferenceProfile:
     "The profile of all other columns."
@@ -78,8 +78,8 @@ def profile_without(
 # %% ../nbs/api/691_observed.ipynb #1b463eb3
 def window_without(
     profile:ReferenceProfile, # by which the window was counted
-    window:Window,
-    unread:Collection[str],
+    window:Window,            # of production
+    unread:Collection[str],   # columns that are left out
 ) -> Window:
     "The window of all other columns, as `profile_without` counts it."
     if not unread: return window
@@ -127,7 +127,7 @@ def _answers(names:Sequence[str], frame:pd.DataFrame, name_of:Callable[[str], st
     return pd.DataFrame({name: frame[name_of(name)] for name in names if name not in unread}, index=frame.index)
 
 def observed(
-    model:Model,
+    model:Model,         # that answers for the rows
     names:Sequence[str], # of the answers, in its profile
     rows:Any,            # with the model's columns, and "prediction" and "probability …" if they were answered; whatever `as_frame` takes
 ) -> Observed:
@@ -145,7 +145,7 @@ def observed(
 
 # %% ../nbs/api/691_observed.ipynb #4e78ec3e
 def observed_log(
-    model:Model,
+    model:Model,         # that answered
     names:Sequence[str], # of the answers, in its profile
     log:pd.DataFrame,    # of `read_log`
 ) -> Observed:

@@ -66,10 +66,10 @@ def plot_scores(
 
 # %% ../nbs/api/282_plots.ipynb #a9d50981
 def plot_differences(
-    folds:pd.DataFrame,   # one row a variant, by name; one column a fold; scores
-    baseline:str,         # name of the variant that the others are held against
-    metric:str,
-    ax:"Axes|None"=None,
+    folds:pd.DataFrame,  # one row a variant, by name; one column a fold; scores
+    baseline:str,        # name of the variant that the others are held against
+    metric:str,          # that is named beside the axis
+    ax:"Axes|None"=None, # to draw on; None for new ones
 ) -> "Axes":
     "The difference of each variant to the baseline in each fold, and the mean, the greatest on top. Raises `UnknownName`."
     _check_named(baseline, folds.index)
@@ -156,10 +156,10 @@ def _apart(wanted:np.ndarray, gap:float) -> np.ndarray:
 
 # %% ../nbs/api/282_plots.ipynb #7a3ec92b
 def plot_pareto(
-    points:pd.DataFrame,  # one row a variant, by name: score, and a column of costs
-    cost:str,             # name of that column; seconds and bytes are written as such
-    metric:str,
-    ax:"Axes|None"=None,
+    points:pd.DataFrame, # one row a variant, by name: score, and a column of costs
+    cost:str,            # name of that column; seconds and bytes are written as such
+    metric:str,          # that is named beside the axis
+    ax:"Axes|None"=None, # to draw on; None for new ones
 ) -> "Axes":
     "Scores over their costs, with the variants that no other beats joined and named. Raises `UnknownName` for a column that is not there."
     if cost not in points: raise UnknownName(f"no cost '{cost}'.{did_you_mean(cost, points.columns, 'columns')}")
@@ -264,8 +264,8 @@ def _axis_name(parameter:Any, limit:int, is_logarithmic:bool) -> str:
 def plot_parallel(
     parameters:pd.DataFrame, # one row a variant, by name; one column for each parameter that varies
     scores:pd.Series,        # of the variants, by name
-    metric:str,
-    ax:"Axes|None"=None,
+    metric:str,              # that is named beside the colours
+    ax:"Axes|None"=None,     # to draw on; None for new ones
 ) -> "Axes":
     "Variants as lines across their parameters, coloured by their score. Raises `InvalidData` if the scores are those of other variants."
     if sorted(map(str, parameters.index)) != sorted(map(str, scores.index)): raise InvalidData(f"{len(parameters)} variants with parameters and {len(scores)} with scores are not the same: give both for the same names")
@@ -289,10 +289,10 @@ def plot_parallel(
 
 # %% ../nbs/api/282_plots.ipynb #bebd903d
 def plot_curve(
-    curve:pd.DataFrame,   # by number of rows, or by value of a parameter: score, low, high
-    across:str,           # what the rows of that frame differ in
-    metric:str,
-    ax:"Axes|None"=None,
+    curve:pd.DataFrame,  # by number of rows, or by value of a parameter: score, low, high
+    across:str,          # what the rows of that frame differ in
+    metric:str,          # that is named beside the axis
+    ax:"Axes|None"=None, # to draw on; None for new ones
 ) -> "Axes":
     "Scores with their intervals over a number of rows or over the values of a parameter."
     ax = sheet(ax, 3.6)
@@ -322,7 +322,7 @@ def plot_curve(
 def plot_history(
     history:pd.DataFrame, # one row a run: started (a time, or text in ISO 8601), the metric, and varied (bool) for variants of what was declared
     metric:str,           # the column with its scores
-    ax:"Axes|None"=None,
+    ax:"Axes|None"=None,  # to draw on; None for new ones
 ) -> "Axes":
     "The score of each run over time, and the best so far of what was declared; variants stand apart from it. Raises `UnknownName`."
     if metric not in history: raise UnknownName(f"no score '{metric}'.{did_you_mean(metric, history.columns, 'columns')}")
@@ -389,10 +389,10 @@ def _draw_residuals(ax:"Axes", actual:pd.Series, predicted:pd.Series) -> None:
 
 # %% ../nbs/api/282_plots.ipynb #5bdf9abe
 def plot_outcome(
-    y:pd.Series,            # what was there, by row
-    predictions:pd.Series,  # what was predicted for some of these rows, or for all
-    classification:bool,    # whether they are classes, or numbers
-    ax:"Axes|None"=None,
+    y:pd.Series,           # what was there, by row
+    predictions:pd.Series, # what was predicted for some of these rows, or for all
+    classification:bool,   # whether they are classes, or numbers
+    ax:"Axes|None"=None,   # to draw on; None for new ones
 ) -> "Axes":
     "Which classes are taken for which, or how far off numbers are. Raises `InvalidData` for predictions of rows that are not there."
     actual, predicted = _predicted(y, predictions)

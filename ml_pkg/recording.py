@@ -87,9 +87,9 @@ class Attempt:
 
 # %% ../nbs/api/298_recording.ipynb #5d0709bf
 def attempt(
-    experiment:"Experiment",
-    threads:int,                # of linear algebra, in each fit
-    surroundings:Surroundings,
+    experiment:"Experiment",   # that is to run
+    threads:int,               # of linear algebra, in each fit
+    surroundings:Surroundings, # what is the same for all runs of a process
 ) -> Attempt:
     "Begin a run; warns of a declaration that cannot be identified."
     try: identity = experiment.identity
@@ -149,7 +149,9 @@ class Prepared(NamedTuple):
     details: dict[str, list[dict]]     # components of its key, flattened parameters, packages, what the checks found
     declaration: Artifact|Exception|None # its file, or why there is none; None where none is wanted
 
-def prepare(begun:Attempt) -> Prepared:
+def prepare(
+    begun:Attempt, # the run, as it was begun
+) -> Prepared:
     "Describe a declaration and write it down. It may hold what cannot be written, such as a lock or a connection."
     try: kept = keep_declaration(begun.workspace, begun.experiment)
     except Exception as error: kept = error # whatever an object of the user's raises while it is written
@@ -177,9 +179,9 @@ def _spent(folds:list) -> dict[str, Any]:
 
 # %% ../nbs/api/298_recording.ipynb #f52e828f
 def finish(
-    begun:Attempt,
-    folds:list,          # what came of each, in order
-    prepared:Prepared,
+    begun:Attempt,     # the run, as it was begun
+    folds:list,        # what came of each, in order
+    prepared:Prepared, # its declaration, described
 ) -> Run:
     "Record a run that went well. If the workspace cannot be written now, the run is told all the same, and recorded later."
     outcome = {"status": "finished", "seconds": begun.seconds, **_spent(folds)}
@@ -193,8 +195,8 @@ def _log_steps(begun:Attempt, run:Run, folds:list) -> None:
         for step in fold.steps: log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number, "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
 
 def fail(
-    begun:Attempt,
-    failure:"Failure",
+    begun:Attempt,     # the run, as it was begun
+    failure:"Failure", # its error, and where it was raised
 ) -> Run:
     "Record a run that failed."
     outcome = {"status": "failed", "seconds": begun.seconds, "error": failure.error, "traceback": failure.traceback}
@@ -304,9 +306,9 @@ def _write_at_last() -> None:
 
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
 def remarks(
-    begun:Attempt,
-    folds:list,          # what came of each, in order
-    prepared:Prepared,
+    begun:Attempt,     # the run, as it was begun
+    folds:list,        # what came of each, in order
+    prepared:Prepared, # its declaration, described
 ) -> list[tuple[type, str]]: # category and message
     "What is to be said of a run that went well. Each warning of a step once, with the number of folds it came from."
     said = []

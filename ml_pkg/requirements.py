@@ -32,8 +32,8 @@ class _Modules(pickle.Pickler):
         return NotImplemented
 
 def modules_of(
-    estimator:Any,
-) -> set[str]: # full names
+    estimator:Any, # fitted or not
+) -> set[str]:     # full names
     "Modules that have to be there when an estimator is loaded. What cannot be pickled is passed over."
     modules = _Modules()
     with suppress(Exception): modules.dump(estimator)
@@ -119,7 +119,7 @@ def python_of(
 
 # %% ../nbs/api/425_requirements.ipynb #eb1d7279
 def needed_by(
-    estimator:Any,
+    estimator:Any,           # fitted or not
     extras:Iterable[str]=(), # of ml_pkg
 ) -> dict[str, str]:         # canonical name -> version
     "All that an estimator needs, as it is installed here."

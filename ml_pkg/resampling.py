@@ -209,16 +209,16 @@ def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
 
 # %% ../nbs/api/283_resampling.ipynb #5e4b1980
 def resampled(
-    metric:str,                              # a scorer's name
-    y:pd.Series,                             # the target of all rows of the dataset
+    metric:str,                        # a scorer's name
+    y:pd.Series,                       # the target of all rows of the dataset
     predictions:Sequence[pd.DataFrame|None], # of each variant, out of fold: row, prediction, probabilities; None for a variant that has none; read once, one after the other
-    scores:Sequence[float]|None=None,        # as they are shown, such as means over folds; by default those on all rows at once
-    weights:Sequence[float]|None=None,       # how much each row of the dataset counts
-    clusters:Sequence|None=None,             # which group each row of the dataset belongs to
-    draws:int=DRAWS,
-    seed:int=0,
-    widening:float=WIDENING,                 # variance of a score over what rows drawn independently would give it
-) -> Sample | None:                          # None for a metric that cannot be told from the predictions that were kept
+    scores:Sequence[float]|None=None,  # as they are shown, such as means over folds; by default those on all rows at once
+    weights:Sequence[float]|None=None, # how much each row of the dataset counts
+    clusters:Sequence|None=None,       # which group each row of the dataset belongs to
+    draws:int=DRAWS,                   # how often rows are drawn
+    seed:int=0,                        # of the draws
+    widening:float=WIDENING,           # variance of a score over what rows drawn independently would give it
+) -> Sample | None:                    # None for a metric that cannot be told from the predictions that were kept
     "Score variants on rows drawn with replacement (the bootstrap: Efron 1979), the same rows for all. Raises `InvalidData` if they predicted different rows."
     known = METRICS.get(metric) if isinstance(metric, str) else None
     frames = ((place, frame) for place, frame in enumerate(predictions) if frame is not None and (scores is None or np.isfinite(scores[place])))
@@ -288,9 +288,9 @@ def _below_none(values:np.ndarray, held_out:float, level:float) -> np.ndarray:
 
 # %% ../nbs/api/283_resampling.ipynb #b6d18ea1
 def means_the_same(
-    run:"Run",
-    reference:"Run",
-    metric:str,       # its name in both
+    run:"Run",       # with the meanings of its metrics
+    reference:"Run", # that it is held against
+    metric:str,      # its name in both
 ) -> bool:
     "Whether a metric is the same one in two runs, and not only called the same."
     meaning = reference.meanings.get(metric)
@@ -309,7 +309,7 @@ class _Predictions(Sequence):
 def sampled(
     experiment:"Experiment", # of one of the runs: its rows are those of all
     runs:Sequence["Run"],    # scored alike
-    metric:str,
+    metric:str,              # of all runs
 ) -> Sample | None:
     "Scores of runs on rows drawn at random, if rows can be, and the metric can be told from predictions."
     dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)

@@ -194,7 +194,7 @@ def _mark_incomplete(connection:sqlite3.Connection) -> int:
 # %% ../nbs/api/448_rescue.ipynb #d2da8c56
 @contextmanager
 def staging(
-    workspace:Workspace,
+    workspace:Workspace, # in whose folder it is made
     purpose:str,         # becomes part of its name
 ) -> Iterator[Path]:
     "A folder inside the workspace for what is not complete yet; gone when the block ends. Raises `WorkspaceUnusable`."
@@ -240,7 +240,7 @@ class Rescue:
 
 # %% ../nbs/api/448_rescue.ipynb #ef23ed17
 def rescue(
-    workspace:Workspace,
+    workspace:Workspace, # with the damaged database
 ) -> Rescue:
     "Save what can be read of the workspace's database into a new one, and keep the old one beside it. Nobody else should use it meanwhile. Raises `NotFound`, `WorkspaceUnusable`."
     if not workspace.database.is_file(): raise NotFound(f"there is no database {workspace.database} to rescue anything from")

@@ -214,7 +214,9 @@ RANKS = {
 }
 METRICS = LOSSES | SHARES_EXPLAINED | TABLES | RANKS
 
-def highest(metric:Any) -> float:
+def highest(
+    metric:Any, # a name, or a callable
+) -> float:
     "The highest score there is by a metric of scikit-learn, given by name; none for a metric of one's own."
     if not isinstance(metric, str): return math.inf
     return 0.0 if metric.startswith("neg_") else 1.0 if metric in METRICS else math.inf

@@ -35,19 +35,27 @@ class Column(NamedTuple):
     sorted: str = ""      # "ascending" or "descending", if the table is
     number: bool = False
 
-def column(title:str, name:str, order:str, largest_first:bool, number:bool=False) -> Column:
+def column(
+    title:str,          # what the head says
+    name:str,           # what it is sorted by
+    order:str,          # that the table has now; a minus stands before what is sorted from the largest on
+    largest_first:bool, # whether it is sorted so at first
+    number:bool=False,  # whether its values are numbers
+) -> Column:
     "A column that can be sorted by a name, given the order that the table has."
     first, second = (f"-{name}", name) if largest_first else (name, f"-{name}")
     return Column(title, second if order == first else first, {name: "ascending", f"-{name}": "descending"}.get(order, ""), number)
 
 # %% ../nbs/api/462_run_pages.ipynb #194e6757
-def order_by(metric:str) -> str:
+def order_by(
+    metric:str, # its name
+) -> str:
     "How a metric is named in an order."
     return f"metrics.{metric}" if metric in COLUMNS or metric.startswith(("-", "metrics.", "parameters.")) else metric
 
 # %% ../nbs/api/462_run_pages.ipynb #c3d04103
 def columns(
-    metrics:Iterable[str],
+    metrics:Iterable[str], # a column each
     order:str,             # that the table has; empty for the newest run first
 ) -> list[Column]:
     "The heads of the table of runs."
@@ -55,34 +63,42 @@ def columns(
             Column("tags"), column("started (UTC)", "number", order or "-number", True), column("time", "seconds", order, True, True), Column("from")]
 
 # %% ../nbs/api/462_run_pages.ipynb #00c3a310
-def metrics_of(runs:Sequence[Mapping[str, Any]]) -> list[str]:
+def metrics_of(
+    runs:Sequence[Mapping[str, Any]], # rows with their scores
+) -> list[str]:
     "The metrics of some runs, in order."
     return list(dict.fromkeys(name for run in runs for name in run if name not in FACTS))
 
 # %% ../nbs/api/462_run_pages.ipynb #ad33a3d8
 RUNS_ON_PAGE = 100
 
-def id_list(ids:Iterable[str]) -> str:
+def id_list(
+    ids:Iterable[str], # of runs
+) -> str:
     "Ids as one value of a statement: `IN (SELECT value FROM json_each(?))`."
     return json.dumps(list(ids))
 
 def with_errors(
-    connection:sqlite3.Connection,
-    runs:Sequence[dict], # as `run_list` gives them
-) -> list[dict]:         # the scores apart, and the error of what failed
+    connection:sqlite3.Connection, # to the run store
+    runs:Sequence[dict],           # as `run_list` gives them
+) -> list[dict]:                   # the scores apart, and the error of what failed
     "Runs as the tables show them."
     failed = id_list(run["id"] for run in runs if run["status"] == "failed")
     errors = dict(connection.execute("SELECT id, error FROM runs WHERE id IN (SELECT value FROM json_each(?))", [failed]).fetchall())
     return [{**{name: run[name] for name in FACTS}, "scores": {name: value for name, value in run.items() if name not in FACTS}, "error": errors.get(run["id"])} for run in runs]
 
 # %% ../nbs/api/462_run_pages.ipynb #df6c02c6
-def newest(connection:sqlite3.Connection) -> str:
+def newest(
+    connection:sqlite3.Connection, # to the run store
+) -> str:
     "A word that changes when a run is recorded, or something is said beside one."
     return "-".join(str(connection.execute(f"SELECT coalesce(max(number), 0) FROM {table}").fetchone()[0]) for table in ("runs", "annotations"))
 
 MANY = 1000 # runs that are looked at to count those of the last minute
 
-def recent(connection:sqlite3.Connection) -> str:
+def recent(
+    connection:sqlite3.Connection, # to the run store
+) -> str:
     "How many runs were recorded in the last minute, in words."
     ago = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     count = connection.execute("SELECT count(*) FROM (SELECT started, seconds FROM runs ORDER BY number DESC LIMIT ?) WHERE julianday(started) + seconds / 86400 >= julianday(?)", [MANY, ago]).fetchone()[0]
@@ -138,7 +154,9 @@ class RecordedRun(Run):
         "Raises `NotFound`: a declaration is a pickle, and reading it runs code."
         raise NotFound(f"a page loads no declarations; load_run('{self.id}').report('run.html') does")
 
-def recorded_run(name:str) -> RecordedRun:
+def recorded_run(
+    name:str, # an id, the beginning of one, or an experiment
+) -> RecordedRun:
     "A run by what `load_run` takes. Raises `UnknownName`."
     found = load_run(name)
     return RecordedRun(found.workspace, found.row)
@@ -162,7 +180,9 @@ def _links_down(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, 
     return [*(("taken over by run", row["id"], {}) for row in again), *(("varied by run", row["id"], {"a": run.id, "b": row["id"]}) for row in varied)]
 
 # %% ../nbs/api/462_run_pages.ipynb #8f858b11
-def run_page(name:str) -> dict[str, Any]:
+def run_page(
+    name:str, # an id, the beginning of one, or an experiment
+) -> dict[str, Any]:
     "What the page of a run shows. Raises `UnknownName`."
     from ml_pkg.report import SECTIONS, headline, verdict
     run = recorded_run(name)
@@ -180,7 +200,10 @@ def _section(part:Callable[[Run], str], run:Run) -> str:
 def _word(run:Run) -> str: return "reused" if run.reused else run.status
 
 # %% ../nbs/api/462_run_pages.ipynb #50e80f10
-def comparison(one:str, other:str) -> dict[str, Any]:
+def comparison(
+    one:str,   # what `recorded_run` takes
+    other:str, # what `recorded_run` takes
+) -> dict[str, Any]:
     "What the page of two runs shows. Raises `UnknownName`."
     from ml_pkg.difference import difference
     runs = [recorded_run(name) for name in (one, other)]
@@ -188,6 +211,8 @@ def comparison(one:str, other:str) -> dict[str, Any]:
     return {"sides": sides, "told": plain(difference(*runs)._repr_html_(), "what differs")}
 
 # %% ../nbs/api/462_run_pages.ipynb #d6d51e32
-def older_first(names:Sequence[str]) -> list[str]:
+def older_first(
+    names:Sequence[str], # what `recorded_run` takes, each
+) -> list[str]:
     "Ids of runs, the oldest first."
     return [run.id for run in sorted(map(recorded_run, names), key=lambda run: run.row["number"])]

@@ -67,7 +67,10 @@ class Workspace:
         return folder
 
 # %% ../nbs/api/060_workspace.ipynb #171381ba
-def unusable(workspace:Workspace, error:Exception) -> WorkspaceUnusable:
+def unusable(
+    workspace:Workspace, # that was to be written
+    error:Exception,     # what came of it
+) -> WorkspaceUnusable:
     "The error for a workspace that cannot be written."
     reason = getattr(error, "strerror", None) or error
     return WorkspaceUnusable(f"the workspace {workspace.folder} cannot be written ({reason}). "
@@ -122,7 +125,9 @@ def _remove_leftovers(path:Path) -> None:
         process = part.name.split(".")[-3]
         if process.isdigit() and not is_alive(int(process)): part.unlink(missing_ok=True)
 
-def is_alive(process:int) -> bool:
+def is_alive(
+    process:int, # its number
+) -> bool:
     "Whether a process of this machine is there."
     try: os.kill(process, 0)
     except ProcessLookupError: return False
