@@ -273,6 +273,13 @@ def print_columns(
     for line in lines: print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 # %% ../nbs/api/800_cli.ipynb #61f6d0d5
+def _once(warnings:list[dict]) -> list[str]:
+    "Each warning once, with the folds that gave it."
+    folds:dict[tuple, list[int]] = {}
+    for warning in warnings: folds.setdefault((warning["step"], "\n".join(warning["message"].splitlines()[:1])), []).append(warning["fold"] + 1)
+    return [f"fold{'s' * (len(set(each)) > 1)} {', '.join(map(str, sorted(set(each))))}, {step}: {message}" for (step, message), each in folds.items()]
+
+# %% ../nbs/api/800_cli.ipynb #a27dbd42
 @app.command()
 @reported
 def show(
@@ -296,12 +303,6 @@ def show(
     for line in _once(found.warnings): print(f"warning  {line}")
     if row["source"]: print(f"\n{row['source']}")
     if row["traceback"]: print(f"\n{row['traceback']}")
-
-def _once(warnings:list[dict]) -> list[str]:
-    "Each warning once, with the folds that gave it."
-    folds:dict[tuple, list[int]] = {}
-    for warning in warnings: folds.setdefault((warning["step"], "\n".join(warning["message"].splitlines()[:1])), []).append(warning["fold"] + 1)
-    return [f"fold{'s' * (len(set(each)) > 1)} {', '.join(map(str, sorted(set(each))))}, {step}: {message}" for (step, message), each in folds.items()]
 
 # %% ../nbs/api/800_cli.ipynb #58e25c08
 @app.command()

@@ -93,10 +93,12 @@ USER, WORKSPACE = 10001, "/var/lib/ml_pkg"
 
 def _plain(text:str) -> str: return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:100].strip("-") or "model"
 
+# %% ../nbs/api/801_container.ipynb #edb394d3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 def _file_name(name:str) -> str: return f"{name if _NAME.fullmatch(name) else _plain(name)}.mlpkg"
 
+# %% ../nbs/api/801_container.ipynb #ef870a0b
 def _label(text:Any) -> str:
     "As a Dockerfile takes it."
     words = " ".join(str(text or "").split())
