@@ -35,6 +35,7 @@ def _library_folders() -> tuple[str, ...]:
     folders |= {site.getusersitepackages(), *site.getsitepackages(), os.path.dirname(os.path.realpath(os.__file__))}
     return tuple(os.path.realpath(folder) + os.sep for folder in folders)
 
+# %% ../nbs/api/020_code.ipynb #ceb26cdb
 @functools.cache
 def _distribution(package:str) -> importlib.metadata.Distribution | None:
     "The installed distribution that a top-level package belongs to."
@@ -100,6 +101,7 @@ def _nested(code:CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType): yield from _nested(constant)
 
+# %% ../nbs/api/020_code.ipynb #5d705e5a
 def _instructions(code:CodeType) -> tuple:
     "What a code object does, without where it was written: equal for equal code at other lines of other files."
     def constant(part:Any) -> Any:
@@ -115,6 +117,7 @@ def _parsed(source:str, flags:int) -> tuple[ast.Module, tuple[CodeType, ...]]:
     tree = ast.parse(source)
     return tree, tuple(_nested(compile(tree, "<source>", "exec", flags=flags, dont_inherit=True)))
 
+# %% ../nbs/api/020_code.ipynb #31268168
 def _span(code:CodeType) -> tuple[int, tuple, tuple]:
     "First line of a function, and where what it computes begins and ends: (line, column) each."
     places = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
@@ -264,6 +267,7 @@ def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] 
         value, used = getattr(value, attribute), f"{used}.{attribute}"
     return used, value
 
+# %% ../nbs/api/020_code.ipynb #83ac963b
 def _resolve(chain:tuple[str, ...], namespace:dict) -> tuple[str, Any] | None:
     "What a chain of attributes that begins at a global name leads to."
     if chain[0] not in namespace: return None
@@ -281,6 +285,7 @@ def _is_library_package(package:str) -> bool | None:
     origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
     return is_library_file(origin, package) and package != "ml_pkg"
 
+# %% ../nbs/api/020_code.ipynb #12e0a284
 def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -> tuple[str, Any]:
     "What an import in the body of a function leads to: an object of the project, or a library's version."
     name = importlib.util.resolve_name("." * level + module, namespace.get("__package__") or "") if level else module
@@ -364,6 +369,7 @@ def _is_code(value:Any) -> bool:
     if isinstance(value, BuiltinFunctionType): return isinstance(value.__self__, (ModuleType, type, type(None))) # a method of an object is a value
     return isinstance(value, (type, FunctionType, ModuleType)) or bool(unwrapped(value))
 
+# %% ../nbs/api/020_code.ipynb #62030f46
 def _name(value:Any) -> str:
     if isinstance(value, FunctionType) and is_library(value): return value.__code__.co_qualname # a library's wrapper carries the name of what it wraps
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__
