@@ -183,6 +183,7 @@ def _named_first(steps:list[str], error:str) -> str:
     "The step that the message begins with."
     return next((name for name in steps if re.match(rf"\w+: {re.escape(name)}(:| cannot take )", error)), NOWHERE)
 
+# %% ../nbs/api/270_explanation.ipynb #951cb220
 def _passed_through(steps:list[str], components:dict[str, str], frames:list[tuple[str, str, str]]) -> str:
     "The step whose code the frames go through, if it is only one."
     for frame in frames:

@@ -281,6 +281,7 @@ def _values(column:Mapping[str, Any]) -> str:
 
 def _short(value:Any) -> str: return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
+# %% ../nbs/api/286_report.ipynb #41a82052
 def checks_section(
     run:"Run", # finished or failed
 ) -> str:

@@ -66,6 +66,7 @@ def _rows_predicted(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, c
     unit[used] = _numbered(used if clusters is None else np.asarray(clusters)[used], seed)
     return _Rows(y.to_numpy(), np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float), unit, pd.Index(np.asarray(y.dropna().unique())).sort_values())
 
+# %% ../nbs/api/283_resampling.ipynb #a596cfa2
 def _check_same_rows(expected:np.ndarray, place:int, frame:pd.DataFrame) -> None:
     "Raise `InvalidData` if a variant predicted other rows than the first one."
     if not np.array_equal(found := np.unique(frame["row"]), expected):
