@@ -27,6 +27,7 @@ def _names(value:str|Iterable[str]|None) -> tuple[str, ...]:
     "One name or several, as a tuple."
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
+# %% ../nbs/api/120_dataset.ipynb #abb4e120
 def _named_roles(declare:Callable) -> Callable:
     "The initialiser of a dataset, which says what to write to who left a role's name out or misspelt it."
     @functools.wraps(declare)
