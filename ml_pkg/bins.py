@@ -216,6 +216,7 @@ class Bins:
             raise DamagedFile(f"the bins of a reference profile cannot be read ({error!r}). Take the file from its source again, or train again") from error
         return bins
 
+# %% ../nbs/api/330_bins.ipynb #6e132aef
 def _check(bins:Bins) -> None:
     "Raise ValueError for bins in which nothing could be counted."
     numbers, categories = bins.numbers, bins.categories
@@ -232,6 +233,7 @@ def _is_number(series:pd.Series) -> bool:
     values = values[np.isfinite(values)]
     return len(np.unique(values[:1000])) > 2 or len(np.unique(values)) > 2
 
+# %% ../nbs/api/330_bins.ipynb #165d56a7
 def freeze(
     frame:pd.DataFrame, # training rows
 ) -> Bins:
@@ -242,6 +244,7 @@ def freeze(
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     return Bins(freeze_numbers({str(name): as_numbers(frame[name]) for name in numbers}), freeze_categories({str(name): rows_of_each(frame[name]) for name in _others(frame.columns, numbers)}))
 
+# %% ../nbs/api/330_bins.ipynb #7d79616f
 @dataclass(frozen=True, eq=False)
 class Columns:
     "The columns of a table, read once: what is counted."

@@ -142,6 +142,7 @@ def _kept(place:Place, key:str, name:str, reached:Reached, seconds:float) -> boo
     content = pack(reached, f"the result of {name}")
     return content is not None and (wanted or store.is_worth(content.size, seconds)) and store.save(key, content, seconds)
 
+# %% ../nbs/api/250_chain.ipynb #ab464d44
 _took:dict[str, float] = {} # seconds that steps took in this process, by name and class: what others are expected to take
 QUICK = 0.01                # seconds; a step that takes less is not worth asking who else is at it
 

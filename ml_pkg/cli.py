@@ -232,6 +232,7 @@ def _print_none(experiment:str, where:str) -> None:
     if experiment: load_run(experiment)
     print("no runs" + (f" of {experiment}" if experiment else "") + (f" for which {where}" if where else "" if Workspace.current().database.exists() else f" yet: there is no workspace {Workspace.current().folder}"))
 
+# %% ../nbs/api/800_cli.ipynb #7fc9e681
 @app.command()
 @reported
 def note(
@@ -263,6 +264,7 @@ def _which(run:Any) -> str:
     kind = f"a variation of run {run.row['variation_of']}{f' with {told}' if told else ''}" if run.row["variation_of"] else "a variation" if run.row["varied"] else "as declared"
     return f"run {run.id} of {run.name} ({kind}{_ending(run)})"
 
+# %% ../nbs/api/800_cli.ipynb #36da62e3
 def _ending(run:Any) -> str: return f", which takes over run {run.row['reuses']}" if run.reused else ", which failed" if run.status == "failed" else ""
 
 def print_columns(

@@ -164,6 +164,7 @@ class Fold(NamedTuple):
     @property
     def predictions(self) -> pd.DataFrame: return pd.DataFrame(self.columns)
 
+# %% ../nbs/api/260_fitting.ipynb #1817486e
 def fit_fold(
     work:Work,            # all that a worker needs for one fold
     texts:dict|None=None, # of project functions whose source is not at hand in this process
@@ -199,6 +200,7 @@ def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[st
     probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
     return {"row": test, **columns, **{probability_name(label): np.asarray(each) for label, each in probabilities.items()}}
 
+# %% ../nbs/api/260_fitting.ipynb #972d3a43
 class Failure(NamedTuple):
     "Why a fold could not be fitted, in a form that travels."
     error: str       # such as "ValueError: not today"
@@ -218,6 +220,7 @@ def tried(
     try: return fit_fold(work, texts)
     except Exception as error: return failure(error)
 
+# %% ../nbs/api/260_fitting.ipynb #2ed9373f
 def _kept_fold(work:Work) -> Fold | None:
     entry = work.place.store.load(work.keys[-1]) if work.keys[-1] else None
     return entry and entry.value._replace(steps=taken_over(entry.value.steps, work.chain), cpu_seconds=0.0, peak_memory=None)

@@ -306,6 +306,7 @@ def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:An
         client.log_model_artifacts(logged.model_id, str(Path(folder)/"model"))
         return client.finalize_logged_model(logged.model_id, "READY")
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #032426db
 def _write_flavor(
     model:Model,
     folder:Path,

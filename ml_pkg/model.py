@@ -180,6 +180,7 @@ def save_model(
     with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
     return path
 
+# %% ../nbs/api/220_model.ipynb #173a8ba7
 def _file_of(path:str|Path) -> Path:
     if isinstance(path, Path) or path.endswith(".mlpkg") or Path(path).is_file(): return Path(path)
     from ml_pkg.addresses import model_file

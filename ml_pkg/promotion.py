@@ -124,6 +124,7 @@ def _imports_the_same(module:ModuleType) -> Callable[[str, str], bool]:
         return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
     return same
 
+# %% ../nbs/api/399_promotion.ipynb #f060c6df
 def rewritten(
     experiment:"Experiment", # to be declared
     place:Place,             # where it is declared
@@ -155,6 +156,7 @@ def _replaced_parts(old:Any, new:Any) -> dict[str, Any]:
     named = {path: value for path, value in before.items() if hasattr(value, "get_params") and path.rpartition("__")[2].rstrip("-0123456789") == type(value).__name__.lower()}
     return {path: after[path] for path, value in named.items() if hasattr(after.get(path), "get_params") and type(after[path]) is not type(value)}
 
+# %% ../nbs/api/399_promotion.ipynb #1cc62a19
 def _refuse_strays(imports:Sequence[str], place:Place) -> None:
     "Raise `NotRewritable` for an import from a file that lies beside a package, and would not be installed with it."
     root = project_root(place.file.parent)
@@ -457,6 +459,7 @@ def _place_of(address:str, workspace:Workspace) -> Place:
     if chosen is None: raise UnknownName(f"{module} declares no experiment '{variable}'.{did_you_mean(variable, declared, 'experiments')}")
     return Place(found, chosen, declared[chosen], _written(found))
 
+# %% ../nbs/api/399_promotion.ipynb #e1c989d6
 def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
     "One verdict for each thing that is looked at."
     yield _in_step(place)

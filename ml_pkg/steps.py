@@ -95,6 +95,7 @@ def _numbers(frame:pd.DataFrame) -> list[np.ndarray]:
     "The values of the columns that numpy holds as numbers."
     return [frame.iloc[:, place].to_numpy() for place, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.hasobject]
 
+# %% ../nbs/api/240_steps.ipynb #9b73292c
 class _Branch:
     "A transformer inside a step, that remembers what it gave."
     def __init__(self, name:str, transformer:Any, meant:str, key:str, store:Checkpoints, beside:"_Beside"):

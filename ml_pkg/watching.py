@@ -336,6 +336,7 @@ class Looks:
         for path in self.paths()[:-_LOOKS]: path.unlink(missing_ok=True)
         return Look(document)
 
+# %% ../nbs/api/697_watching.ipynb #a67689c8
 def _look_of(path:Path) -> Look|None:
     found = _read_whole(path)
     return None if found is None else Look(found)
