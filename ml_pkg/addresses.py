@@ -50,6 +50,16 @@ class Located:
 
     def __str__(self) -> str: return f"{self.name}@{self.version}" if self.version.isdecimal() else f"{self.name} ({self.version})"
 
+def _of_run(name:str) -> Located:
+    run = run_with_model(name)
+    return Located(run.name, f"run:{run.row['reuses'] or run.id}", run.model_path)
+
+def _of_file(name:str, path:Path) -> Located:
+    try: digest = digest_now(path)
+    except FileNotFoundError as error: raise NotFound(f"there is no file {path}") from error
+    except (OSError, ValueError) as error: raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
+    return Located(name, f"sha256:{digest[:12]}", path)
+
 def located(
     address:str, # as in the table above
 ) -> Located:
@@ -62,20 +72,7 @@ def located(
     version = addressed_version(name, which) if at else in_production(name)
     return Located(name, str(version.version), version.path, version.sha256) if version else _of_run(name)
 
-def traces(
-    address:str,
-) -> tuple: # equal as long as nothing was written that could lead it elsewhere
-    "What is seen of an address from outside, without a question to the registry. Of one in MLflow nothing is: it is never equal."
-    if is_registry_uri(address): return (object(),)
-    database = Workspace.current().database
-    return tuple(_seen(path) for path in (database, database.with_name(f"{database.name}-wal"), Path(address)))
-
-def pause_between_looks(
-    address:str,
-) -> float: # seconds
-    "How long to wait before it is looked at again where an address leads: here that costs a look at files, and in MLflow two requests to a server that others ask as well."
-    return 1.0 if is_registry_uri(address) else 0.25
-
+# %% ../nbs/api/438_addresses.ipynb #e94340ca
 _TICK = 0.1 # seconds: a file that was written less long ago may be written again, and look the same
 
 def _seen(path:Path) -> tuple | None:
@@ -83,12 +80,17 @@ def _seen(path:Path) -> tuple | None:
     except (OSError, ValueError): return None
     return stat.st_mtime_ns, stat.st_size, stat.st_ino, object() if abs(time.time() - stat.st_mtime) < _TICK else None
 
-def _of_run(name:str) -> Located:
-    run = run_with_model(name)
-    return Located(run.name, f"run:{run.row['reuses'] or run.id}", run.model_path)
+def traces(
+    address:str, # of a model: a name, NAME@ALIAS, run:ID, a file, or one in MLflow
+) -> tuple:      # equal as long as nothing was written that could lead it elsewhere
+    "What is seen of an address from outside, without a question to the registry. Of one in MLflow nothing is: it is never equal."
+    if is_registry_uri(address): return (object(),)
+    database = Workspace.current().database
+    return tuple(_seen(path) for path in (database, database.with_name(f"{database.name}-wal"), Path(address)))
 
-def _of_file(name:str, path:Path) -> Located:
-    try: digest = digest_now(path)
-    except FileNotFoundError as error: raise NotFound(f"there is no file {path}") from error
-    except (OSError, ValueError) as error: raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
-    return Located(name, f"sha256:{digest[:12]}", path)
+# %% ../nbs/api/438_addresses.ipynb #42a17ccd
+def pause_between_looks(
+    address:str, # of a model, as `traces` takes it
+) -> float:      # seconds
+    "How long to wait before it is looked at again where an address leads: here that costs a look at files, and in MLflow two requests to a server that others ask as well."
+    return 1.0 if is_registry_uri(address) else 0.25

@@ -40,16 +40,19 @@ class _Compared:
 
 @dataclass(frozen=True)
 class Agree(_Compared):
+    "What was estimated is what was measured."
     trusted: bool|None = field(default=True, init=False)
     def __str__(self) -> str: return f"{self._numbers()}. The estimate holds"
 
 @dataclass(frozen=True)
 class Disagree(_Compared):
+    "What was estimated is not what was measured."
     trusted: bool|None = field(default=False, init=False)
     def __str__(self) -> str: return f"{self._numbers()}. Do not trust the estimate: what features mean has changed, or something else that it rests on does not hold. Judge by labels, and train on new ones"
 
 @dataclass(frozen=True)
 class TooFewLabels(_Compared):
+    "What was measured is too unsure to say so or so."
     trusted: bool|None = field(default=None, init=False)
     def __str__(self) -> str: return f"{self._numbers()}. Labels are too few to tell whether the estimate holds"
 

@@ -49,7 +49,9 @@ def _described(column:Column) -> str:
     if column.values: return f"{column.dtype}; at training one of {', '.join(map(repr, column.values[:20]))}{', …' if len(column.values) > 20 else ''}"
     return f"{column.dtype}; at training from {column.low} to {column.high}" if column.low is not None else column.dtype
 
-def row_schema(schema:Schema) -> dict:
+def row_schema(
+    schema:Schema, # of the rows that the model learnt from
+) -> dict:
     "A row in the words of JSON Schema."
     return {"type": "object", "title": "Row", "required": schema.names, "properties": {column.name: _column_schema(column) for column in schema.columns}}
 
@@ -67,7 +69,9 @@ def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
     each = dict(zip(targets, classes or [None] * len(targets), strict=True))
     return {"type": "object", "required": targets, "properties": {target: of(labels) for target, labels in each.items()}}
 
-def answer_schema(model:Model) -> dict:
+def answer_schema(
+    model:Model, # that answers: its task and its classes decide
+) -> dict:
     "An answer in the words of JSON Schema."
     one = {"id": {"type": "string", "description": "by which feedback finds the prediction"}, "prediction": _each_target(model, _label_schema)}
     if hasattr(model.estimator, "predict_proba"): one["probabilities"] = _each_target(model, lambda labels: {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}})
@@ -127,6 +131,7 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
         if each["label"] is None or isinstance(each["label"], (list, dict)): raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.", f"feedback[{number}].label")
     return [(each["id"], each["label"]) for each in found]
 
+# %% ../nbs/api/495_api.ipynb #1b634d3e
 def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
     """Raise `Refused` for a label of another type than the model's: text for a number would never be right. A class that the model does not know may well be what was.
     Of several targets nothing is checked."""
@@ -149,14 +154,19 @@ async def _feedback(service:Service, body:bytes) -> dict:
     return {"accepted": len(labels)}
 
 # %% ../nbs/api/495_api.ipynb #abb2b693
-def model_document(service:Service) -> dict:
+def model_document(
+    service:Service, # that answers
+) -> dict:
     "The card, the schema and the version of what answers."
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
     return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card, "columns": ready.model.schema.to_dict()}
 
 # %% ../nbs/api/495_api.ipynb #99317fb9
-async def whole_body(receive:Callable, most:int) -> bytes:
+async def whole_body(
+    receive:Callable, # gives the next message of ASGI
+    most:int,         # bytes that are taken in
+) -> bytes:
     "A request's body. Raises `Refused` for one of more bytes than that."
     message = await receive()
     body = message.get("body", b"")
@@ -179,7 +189,7 @@ async def _answer(service:Service, scope:dict, receive:Callable, send:Callable) 
 
 # %% ../nbs/api/495_api.ipynb #2093a26a
 def api(
-    service:Service,
+    service:Service, # that answers what is asked
     lifespan:Callable[["FastAPI"], AbstractAsyncContextManager]|None=None, # what runs as long as the application does
 ) -> "FastAPI":
     "A service as an application. Raises `MissingExtra`."
@@ -278,8 +288,8 @@ def _add_about(app:"FastAPI", service:Service) -> None:
 
 # %% ../nbs/api/495_api.ipynb #0b6eb29a
 def create_app(
-    model:Model,
-    engine:Callable[[Model], Engine]=DirectEngine,
+    model:Model,                     # that answers
+    engine:Callable[[Model], Engine]=DirectEngine, # makes of the model what answers in its place
     log:PredictionLog|NoLog=NoLog(), # noqa: B008 - a null object
 ) -> "FastAPI":
     "A model as an application, to be run by any ASGI server or mounted in another application. Whoever asks is not asked who they are. Raises `EngineRefused`, `MissingExtra`."

@@ -110,9 +110,9 @@ class Exported:
     __repr__ = __str__
 
 def export(
-    workspace:Workspace,
-    path:str|Path,                 # of the file, which is replaced as a whole or not at all
-    with_checkpoints:bool=False,   # also the results of steps, which can be computed again
+    workspace:Workspace,         # to be written, with all that its database names
+    path:str|Path,               # of the file, which is replaced as a whole or not at all
+    with_checkpoints:bool=False, # also the results of steps, which can be computed again
 ) -> Exported:
     "Write the workspace to one file. Raises `NotFound` if there is none, `DamagedFile` if its database is damaged, `Unwritable`."
     path = Path(path)
@@ -131,6 +131,7 @@ def export(
         raise _unwritable(path, error) from error
     return done
 
+# %% ../nbs/api/454_archive.ipynb #6320919d
 def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connection, done:Exported) -> None:
     "The files of runs, and the frames that declarations name."
     missing, changed = [], []
@@ -362,6 +363,7 @@ def import_(
                 raise unusable(workspace, error) from error
     return Imported(path, added, there, files, ours, ours or trusted)
 
+# %% ../nbs/api/454_archive.ipynb #56474140
 def _added(workspace:Workspace, copy:Path, members:dict[str, Member], folder:Path, vouched:bool, path:Path) -> tuple[int, int, int]:
     "Merge the copy into the workspace: how many runs are new, how many were there, and how many files were put in place."
     with connected(workspace) as connection, _attached(connection, copy), transaction(connection):
@@ -392,6 +394,7 @@ def _translated(path:Path) -> Iterator[None]:
     except NoZipOfOurs as error: raise _refused(path, str(error)) from error
     except Exception as error: raise _refused(path, f"{type(error).__name__}: {error}") from error
 
+# %% ../nbs/api/454_archive.ipynb #db151c79
 def _check_room(workspace:Workspace, members:dict[str, Member]) -> None:
     "Raise `WorkspaceUnusable` if the members do not fit on the disk."
     folder = next(folder for folder in (workspace.folder.absolute(), *workspace.folder.absolute().parents) if folder.exists())

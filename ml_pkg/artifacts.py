@@ -64,8 +64,8 @@ def _keep_frame(workspace:Workspace, frame:"pd.DataFrame") -> str:
 
 # %% ../nbs/api/280_artifacts.ipynb #2dddcd8d
 def keep_declaration(
-    workspace:Workspace,
-    declaration:Any,       # an Experiment
+    workspace:Workspace, # that the run is recorded in
+    declaration:Any,     # an Experiment
 ) -> Artifact:
     "Write a declaration, with its frames beside it. Raises what pickle raises for what it cannot write."
     import cloudpickle
@@ -112,7 +112,7 @@ def _kept_frame(path:Path) -> "pd.DataFrame":
 
 # %% ../nbs/api/280_artifacts.ipynb #72577474
 def keep_predictions(
-    workspace:Workspace,
+    workspace:Workspace,                 # that the run is recorded in
     folds:list[dict[str, "np.ndarray"]], # of each fold its columns: row, prediction, probabilities where there are any
 ) -> Artifact:
     "Write the predictions of all folds as one table."
@@ -135,8 +135,8 @@ def joined(
 
 # %% ../nbs/api/280_artifacts.ipynb #cbb9daaf
 def kept_predictions(
-    path:Path,
-    digest:str,    # sha256 of what was written
+    path:Path,  # of the table
+    digest:str, # sha256 of what was written
 ) -> "pd.DataFrame":
     "Read predictions. Raises `NotFound`, or `DamagedFile` if they are not what was written."
     import pandas as pd

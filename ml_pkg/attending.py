@@ -44,7 +44,9 @@ class Telling:
         if self.channels: self.outbox.add(messages, self.channels)
         return self.outbox.deliver(self.channels, datetime.datetime.now(datetime.UTC))
 
-def telling_of(workspace:Workspace) -> Telling:
+def telling_of(
+    workspace:Workspace, # that holds the outbox
+) -> Telling:
     "As the settings say. Raises what `channel_of` and `template_of` raise."
     given = settings()
     template = template_of((project_root(Path.cwd()) or Path.cwd())/given.alarm_template) if given.alarm_template else TEXT

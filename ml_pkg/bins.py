@@ -134,7 +134,9 @@ def freeze_numbers(
 # %% ../nbs/api/330_bins.ipynb #e8c7b0fb
 NAMED = 50 # categories kept by name
 
-def as_text(value:Any) -> str:
+def as_text(
+    value:Any, # a category, of any kind
+) -> str:
     "A category by its text. Numbers that are equal have one text, whether they are written 5 or 5.0."
     if isinstance(value, (float, np.floating)) and float(value).is_integer() and abs(value) < 1e15: return str(int(value))
     return str(value)
@@ -150,6 +152,7 @@ def coded(
     same, unique = pd.factorize(np.array(texts, dtype=object))
     return np.append(same, -1)[codes], unique.tolist()
 
+# %% ../nbs/api/330_bins.ipynb #5760e68a
 def rows_of_each(
     series:pd.Series, # of any type
 ) -> pd.Series:       # text -> rows, the most frequent first, then by text
@@ -157,6 +160,7 @@ def rows_of_each(
     codes, texts = coded(series)
     return pd.Series(np.bincount(codes[codes >= 0], minlength=len(texts)), pd.Index(texts, dtype=object)).sort_index().sort_values(ascending=False, kind="stable")
 
+# %% ../nbs/api/330_bins.ipynb #b7cbc62a
 @dataclass(frozen=True, eq=False)
 class CategoryBins:
     "Frozen places of columns of categories."
@@ -212,6 +216,7 @@ class Bins:
             raise DamagedFile(f"the bins of a reference profile cannot be read ({error!r}). Take the file from its source again, or train again") from error
         return bins
 
+# %% ../nbs/api/330_bins.ipynb #6e132aef
 def _check(bins:Bins) -> None:
     "Raise ValueError for bins in which nothing could be counted."
     numbers, categories = bins.numbers, bins.categories
@@ -228,6 +233,7 @@ def _is_number(series:pd.Series) -> bool:
     values = values[np.isfinite(values)]
     return len(np.unique(values[:1000])) > 2 or len(np.unique(values)) > 2
 
+# %% ../nbs/api/330_bins.ipynb #165d56a7
 def freeze(
     frame:pd.DataFrame, # training rows
 ) -> Bins:
@@ -238,6 +244,7 @@ def freeze(
     numbers = [name for name in frame.columns if _is_number(frame[name])]
     return Bins(freeze_numbers({str(name): as_numbers(frame[name]) for name in numbers}), freeze_categories({str(name): rows_of_each(frame[name]) for name in _others(frame.columns, numbers)}))
 
+# %% ../nbs/api/330_bins.ipynb #7d79616f
 @dataclass(frozen=True, eq=False)
 class Columns:
     "The columns of a table, read once: what is counted."

@@ -85,7 +85,7 @@ def _agrees(ask:Callable, rows:Any, whole:Any, full:int) -> bool:
 
 def same_bits(
     one:Any,   # answers, as an estimator gives them
-    other:Any,
+    other:Any, # that they are held against
 ) -> bool:
     "Whether answers are equal to the bit; NaN is equal to NaN."
     if _several(one): return _several(other) and len(one) == len(other) and all(map(same_bits, one, other))

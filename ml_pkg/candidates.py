@@ -79,13 +79,19 @@ class CostlyGate(Gate, Protocol):
     def unasked(self, candidate:Candidate, why:str) -> Verdict: ... # what stands in place of its verdict: passed=False, asked=False
 
 # %% ../nbs/api/389_candidates.ipynb #f670e354
-def check_amounts(gate:Gate, *names:str) -> None:
+def check_amounts(
+    gate:Gate,  # a dataclass
+    *names:str, # of its fields that are amounts
+) -> None:
     "Raise `InvalidDeclaration` for an amount that is no number, or below zero."
     for name in names:
         amount = getattr(gate, name)
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not amount >= 0: raise InvalidDeclaration(f"{name} of {type(gate).__name__} is a number, zero or above, and not {amount!r}")
 
-def metric_of(run:Run, metric:str) -> str:
+def metric_of(
+    run:Run,    # with the metrics that were declared
+    metric:str, # its name; empty for the first declared
+) -> str:
     "The metric that is meant: by default the first declared. Raises `UnknownName`, or `InvalidData` for a run without scores."
     if not run.metrics: raise InvalidData(f"run {run.id} has no scores: it {run.status}. Run it again, and promote the run that went well")
     if metric and metric not in run.metrics: raise UnknownName(f"'{metric}' is not a metric of run {run.id}.{did_you_mean(metric, run.metrics, 'metrics')}")
@@ -165,6 +171,7 @@ class NotWorse:
         required = f"{metric} not worse than in production" + (f" by more than {self.margin:g}" if self.margin else "")
         return _against(self, candidate, required, metric, lambda pair: pair.best_case >= -self.margin)
 
+# %% ../nbs/api/389_candidates.ipynb #ba3da2b8
 @dataclass(frozen=True)
 class Better:
     "Better than what is in production, and not by luck."
@@ -178,8 +185,8 @@ class Better:
 
 # %% ../nbs/api/389_candidates.ipynb #91f9f555
 def holdout_key(
-    experiment:"Experiment",
-) -> str:      # 32 hexadecimal digits; raises `Unidentifiable`
+    experiment:"Experiment", # with a holdout
+) -> str:                    # 32 hexadecimal digits; raises `Unidentifiable`
     "Equal for the same locked rows, whatever is learnt from the others."
     parts, dataset = dict(experiment.dataset.identity.parts), experiment.dataset
     return Identity("locked rows", parts=(("rows", parts["rows"]), ("group", identify(dataset.group)), ("time", identify(dataset.time)), ("holdout", holdout_identity(experiment.evaluation)))).key
@@ -195,9 +202,9 @@ class Look:
     who: str
 
 def looks(
-    workspace:Workspace,
-    holdout:str,          # the key of locked rows, as `holdout_key` gives it
-) -> list[Look]:          # the first one first
+    workspace:Workspace, # that all looks are recorded in
+    holdout:str,         # the key of locked rows, as `holdout_key` gives it
+) -> list[Look]:         # the first one first
     "Every look at the same rows, of experiments of any name."
     with connected(workspace) as connection: found = connection.execute("SELECT run, scores, made, who FROM looks WHERE holdout = ? ORDER BY number", [holdout]).fetchall()
     return [Look(number, holdout, row["run"], _read_scores(row["scores"]), row["made"], row["who"]) for number, row in enumerate(found, start=1)]
@@ -205,7 +212,9 @@ def looks(
 def _read_scores(text:str) -> dict[str, float]: return {metric: math.nan if value is None else value for metric, value in json.loads(text).items()}
 
 # %% ../nbs/api/389_candidates.ipynb #fb65aafb
-def dataset_of(candidate:Candidate) -> Dataset:
+def dataset_of(
+    candidate:Candidate, # with its experiment and its run
+) -> Dataset:
     "The dataset, with the very rows that ran. Raises `InvalidData` if they have changed since."
     dataset = candidate.experiment.dataset
     if dataset.fingerprint == candidate.run.row["dataset_key"]: return dataset
@@ -236,8 +245,8 @@ def _scored(candidate:Candidate, model:Model, locked:_Locked) -> dict[str, float
 
 # %% ../nbs/api/389_candidates.ipynb #d7abd834
 def look(
-    candidate:Candidate,
-) -> Look:                # the recorded one, if the same run has been looked at before
+    candidate:Candidate, # with a fitted model
+) -> Look:               # the recorded one, if the same run has been looked at before
     "Score a candidate on the locked rows, and record that. Raises `InvalidDeclaration` if none are locked away."
     if not candidate.experiment.evaluation.holdout: raise InvalidDeclaration(f"{candidate.experiment.name} has no rows locked away, so there is nothing to look at: declare Evaluation(holdout=0.2)")
     asked = _asked(candidate)
@@ -293,6 +302,7 @@ def _locking(run:Run) -> dict[str, str]:
 # %% ../nbs/api/389_candidates.ipynb #f2443d5c
 def _ordinal(number:int) -> str: return f"{number}{'th' if number % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
+# %% ../nbs/api/389_candidates.ipynb #990593dc
 @dataclass(frozen=True)
 class Holdout:
     "Not worse than what is in production on the rows that are locked away, beyond what luck explains. Each look at them is recorded and counted, so it is the last to be asked."

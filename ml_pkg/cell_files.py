@@ -86,6 +86,7 @@ class Cell(NamedTuple):
     @property
     def title(self) -> str: return f"the cell {self.id or self.place}"
 
+# %% ../nbs/api/393_cell_files.ipynb #261c31e0
 class ModuleFile:
     "A module, which is one cell."
     def __init__(self, content:bytes):
@@ -134,6 +135,7 @@ def opened(
     if file.changed({}) != content: raise NotRewritable(f"{path} holds bytes that would not stay the same")
     return file
 
+# %% ../nbs/api/393_cell_files.ipynb #3251e0ad
 def content_of(
     path:Path, # of a file
 ) -> bytes:

@@ -59,6 +59,7 @@ def syntax_tree(
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NotRewritable(f"the source is not Python{f' (line {error.lineno})' if getattr(error, 'lineno', None) else ''}: {getattr(error, 'msg', None) or error or type(error).__name__}") from error
 
+# %% ../nbs/api/386_cells.ipynb #68ab0e8d
 NEWLINE = re.compile(r"\r\n|\r|\n") # as Python counts lines; str.splitlines knows more of them
 
 def newline_of(
@@ -80,6 +81,7 @@ def first_line(
     found = NEWLINE.search(text)
     return (text[:found.end()], text[found.end():]) if found else ("", text)
 
+# %% ../nbs/api/386_cells.ipynb #046f8cb4
 def span_of(
     source:str,   # of a cell or module
     node:ast.AST, # of its syntax tree

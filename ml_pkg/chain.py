@@ -66,7 +66,10 @@ class Reached(NamedTuple):
     train: Any           # the rows that the next step is fitted on
     test: Any            # the rows to score, through the steps so far
 
-def keys_of(place:Place, chain:list[Link]) -> list[str|None]:
+def keys_of(
+    place:Place,      # where the fold keeps its results
+    chain:list[Link], # the steps, in order
+) -> list[str|None]:
     "A key for the rows that reach the first step, and for those that leave each step; None from the first one on that cannot be identified."
     keys:list[str|None] = [place.key or None]
     for link in chain:
@@ -88,7 +91,10 @@ def _is_same_kind(fitted:Any, step:Any) -> bool:
     held, meant = fitted.get_params(deep=False), step.get_params(deep=False)
     return all(isinstance(value, (int, float, str, type(None))) or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else _key_of(held[name]) == _key_of(value)) for name, value in meant.items())
 
-def taken_over(steps:list[Step], chain:list[Link]) -> list[Step]:
+def taken_over(
+    steps:list[Step], # as they were told of the run that is taken over
+    chain:list[Link], # the steps as they are declared now
+) -> list[Step]:
     "Steps as they are told of a run that takes them over: under the names that they have there."
     names = dict(zip((step.name for step in steps if "__" not in step.name), (link.name for link in chain), strict=False))
     def renamed(name:str) -> str: return "__".join([names.get(name.split("__")[0], name.split("__")[0]), *name.split("__")[1:]]) # asking and scoring are no links
@@ -136,6 +142,7 @@ def _kept(place:Place, key:str, name:str, reached:Reached, seconds:float) -> boo
     content = pack(reached, f"the result of {name}")
     return content is not None and (wanted or store.is_worth(content.size, seconds)) and store.save(key, content, seconds)
 
+# %% ../nbs/api/250_chain.ipynb #ab464d44
 _took:dict[str, float] = {} # seconds that steps took in this process, by name and class: what others are expected to take
 QUICK = 0.01                # seconds; a step that takes less is not worth asking who else is at it
 
@@ -164,13 +171,13 @@ def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached
 def _kind(link:Link) -> str: return f"{link.name} {type(link.step).__qualname__}"
 
 def fit_chain(
-    chain:list[Link],             # its steps stay as they are
-    keys:list[str|None],          # as `keys_of` gives them; those that turn out to vouch for nothing become None
-    rows:Callable[[], tuple],     # gives the rows to fit on and the rows to score; asked only if they are needed
-    y:Any,
-    parameters:dict[str, Any],    # of the last step's fit
-    place:Place=NOWHERE,
-    until:int|None=None,          # how many steps to take; by default all
+    chain:list[Link],          # its steps stay as they are
+    keys:list[str|None],       # as `keys_of` gives them; those that turn out to vouch for nothing become None
+    rows:Callable[[], tuple],  # gives the rows to fit on and the rows to score; asked only if they are needed
+    y:Any,                     # the target of the rows, shape (n_rows,)
+    parameters:dict[str, Any], # of the last step's fit
+    place:Place=NOWHERE,       # where the fold keeps its results
+    until:int|None=None,       # how many steps to take; by default all
 ) -> Reached:
     "Fit one step after another, from the deepest checkpoint on. Raises `InvalidData` naming the column, if one is to blame."
     until = len(chain) if until is None else until

@@ -216,8 +216,8 @@ class Mail:
 
 # %% ../nbs/api/694_channels.ipynb #27d5b12b
 def mail_of(
-    channel:Mail,
-    message:Message,
+    channel:Mail,    # with sender and receivers
+    message:Message, # what is told
 ) -> EmailMessage:
     "The mail that tells a message. A mailbox that gets it twice can tell so by its Message-ID."
     mail = EmailMessage(policy=policy.SMTP)

@@ -72,11 +72,11 @@ def _told(title:str, curves:Sequence[Curve]) -> str:
     return f"{title}: {'; '.join(said)}"
 
 def time_chart(
-    title:str,
-    curves:Sequence[Curve],
+    title:str,                # what is drawn, for those who do not see it
+    curves:Sequence[Curve],   # those without a known point are left out
     levels:Sequence[tuple[float, str]]=(), # what was at training, with its name
-    shown:Sequence[float]=(),              # numbers that are to be seen, such as 0 for what is counted
-) -> str:                                  # empty without two moments
+    shown:Sequence[float]=(), # numbers that are to be seen, such as 0 for what is counted
+) -> str:                     # empty without two moments
     "Numbers over time, each with its interval, as SVG."
     curves = [curve for curve in curves if curve.known]
     if len({point.time for curve in curves for point in curve.known}) < 2: return ""
@@ -89,11 +89,11 @@ def _moment(seconds:float) -> pd.Timestamp: return pd.Timestamp(seconds, unit="s
 
 # %% ../nbs/api/698_charts.ipynb #4f938983
 def share_chart(
-    title:str,
-    groups:Sequence[str],       # what each group is called
-    before:Sequence[float],     # its share at training
-    now:Sequence[float],
-) -> str:                       # empty without groups
+    title:str,              # what is drawn, for those who do not see it
+    groups:Sequence[str],   # what each group is called
+    before:Sequence[float], # its share at training
+    now:Sequence[float],    # a share for each group, of the window
+) -> str:                   # empty without groups
     "Shares of groups, at training and now, as SVG."
     if not len(groups): return ""
     most = max(*before, *now, 1e-9)

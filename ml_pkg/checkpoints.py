@@ -67,7 +67,9 @@ def _note_verified(path:Path, stamp:tuple) -> None:
 
 _warned:set[str] = set()
 
-def warn_once(message:str) -> None:
+def warn_once(
+    message:str, # the same text is said once
+) -> None:
     "Say it once a process, and to the log every time."
     log.warning(message)
     if message in _warned: return
@@ -220,8 +222,8 @@ def _send(store:Checkpoints, key:str, path:Path) -> None:
     except Exception as error: warn_once(f"the shared checkpoints {store.behind} cannot be written ({type(error).__name__}: {error}); this machine goes on alone")
 
 def pack(
-    value:Any,
-    what:str,      # for the warning
+    value:Any, # the result of a step, or of a fold
+    what:str,  # for the warning
 ) -> Packed | None:
     "A value ready to be kept; None, with one warning, for what cannot be written down, and for arrays that would come back in another layout."
     if any(isinstance(part, np.ndarray) and not part.flags.forc for part in (value if isinstance(value, tuple) else [value])): return None # sums over them would differ in the last bit
@@ -246,7 +248,9 @@ class Usage:
 
     def __str__(self) -> str: return f"{self.entries:,} entries, {self.bytes / 2**20:,.1f} MiB of {self.budget / 2**20:,.0f} MiB, in {self.folder}"
 
-def kept_entries(store:Checkpoints) -> Iterator[Kept]:
+def kept_entries(
+    store:Checkpoints, # on this machine
+) -> Iterator[Kept]:
     "Every entry of a store."
     for path in store.path.glob("??/*.entry"):
         with suppress(OSError):
@@ -258,7 +262,10 @@ def _remove(path:Path) -> bool:
     except OSError: return False
     return True
 
-def worth(kept:Kept, now:float) -> float:
+def worth(
+    kept:Kept, # an entry
+    now:float, # seconds since 1970
+) -> float:
     "Seconds of computing that a byte saves, less the longer it was not used."
     try: seconds = read_about(kept.path)["seconds"]
     except (OSError, DamagedFile, KeyError): return 0.0
@@ -301,15 +308,15 @@ class Made(NamedTuple):
     seconds: float  # that it took to compute, now or then
 
 def made(
-    store:Checkpoints|NoCheckpoints,
-    key:str,
-    what:str,                              # in words, for warnings
-    compute:Callable[[], Any],
+    store:Checkpoints|NoCheckpoints, # where it is kept, if anywhere
+    key:str,                         # 32 hexadecimal digits
+    what:str,                        # in words, for warnings
+    compute:Callable[[], Any],       # called if the value is not there
     still:Callable[[], bool]=lambda: True, # asked after computing: whether the key still says how it was done
     fits:Callable[[Any], bool]=lambda value: True, # whether a value that was found is what is meant
-    read_only:bool=False,                  # whether arrays that were found are to be such as cannot be changed
-    share:float|None=None,                 # of the computing time that writing may take, if not the store's
-    shared:bool=True,                      # whether other processes that need it wait for this one
+    read_only:bool=False,            # whether arrays that were found are to be such as cannot be changed
+    share:float|None=None,           # of the computing time that writing may take, if not the store's
+    shared:bool=True,                # whether other processes that need it wait for this one
 ) -> Made:
     "The value of a key: found, waited for, or computed."
     if found := _found(store, key, fits, read_only): return found

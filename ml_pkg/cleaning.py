@@ -147,7 +147,7 @@ def _lines(found:dict) -> list[str]: return [f"{kind:12} {count:>8,} {size:>16,}
 
 # %% ../nbs/api/452_cleaning.ipynb #ed892e73
 def plan(
-    workspace:Workspace,
+    workspace:Workspace,              # to be looked through
     models_older_than:float=math.inf, # days; models that were written before can go, but the last one of each experiment
     budget:int=Checkpoints().budget,  # bytes; checkpoints beyond it can go
     settled:float=3600,               # seconds; what is younger stays

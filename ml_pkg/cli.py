@@ -29,7 +29,9 @@ _options = {"debug": False}
 
 def _print_error(message:str) -> None: print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
-def reported(command:Callable) -> Callable:
+def reported(
+    command:Callable, # a function with the arguments and options of a command
+) -> Callable:
     "A command whose errors are one line on standard error: exit code 2 for what the user can mend, 1 for anything else."
     @functools.wraps(command)
     def run(*arguments, **options):
@@ -64,7 +66,11 @@ def _start() -> Iterator[None]:
         gc.freeze()
         gc.enable()
 
-def print_json(value:Any) -> None: print(json.dumps(value, indent=1, default=str))
+def print_json(
+    value:Any, # what JSON has no form for is written as text
+) -> None:
+    "The one document that `--json` promises."
+    print(json.dumps(value, indent=1, default=str))
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -226,6 +232,7 @@ def _print_none(experiment:str, where:str) -> None:
     if experiment: load_run(experiment)
     print("no runs" + (f" of {experiment}" if experiment else "") + (f" for which {where}" if where else "" if Workspace.current().database.exists() else f" yet: there is no workspace {Workspace.current().folder}"))
 
+# %% ../nbs/api/800_cli.ipynb #7fc9e681
 @app.command()
 @reported
 def note(
@@ -257,14 +264,24 @@ def _which(run:Any) -> str:
     kind = f"a variation of run {run.row['variation_of']}{f' with {told}' if told else ''}" if run.row["variation_of"] else "a variation" if run.row["varied"] else "as declared"
     return f"run {run.id} of {run.name} ({kind}{_ending(run)})"
 
+# %% ../nbs/api/800_cli.ipynb #36da62e3
 def _ending(run:Any) -> str: return f", which takes over run {run.row['reuses']}" if run.reused else ", which failed" if run.status == "failed" else ""
 
-def print_columns(lines:list[list[str]]) -> None:
+def print_columns(
+    lines:list[list[str]], # the cells of each line, as many in every line
+) -> None:
     "Rows of text as aligned columns."
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     for line in lines: print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 # %% ../nbs/api/800_cli.ipynb #61f6d0d5
+def _once(warnings:list[dict]) -> list[str]:
+    "Each warning once, with the folds that gave it."
+    folds:dict[tuple, list[int]] = {}
+    for warning in warnings: folds.setdefault((warning["step"], "\n".join(warning["message"].splitlines()[:1])), []).append(warning["fold"] + 1)
+    return [f"fold{'s' * (len(set(each)) > 1)} {', '.join(map(str, sorted(set(each))))}, {step}: {message}" for (step, message), each in folds.items()]
+
+# %% ../nbs/api/800_cli.ipynb #a27dbd42
 @app.command()
 @reported
 def show(
@@ -288,12 +305,6 @@ def show(
     for line in _once(found.warnings): print(f"warning  {line}")
     if row["source"]: print(f"\n{row['source']}")
     if row["traceback"]: print(f"\n{row['traceback']}")
-
-def _once(warnings:list[dict]) -> list[str]:
-    "Each warning once, with the folds that gave it."
-    folds:dict[tuple, list[int]] = {}
-    for warning in warnings: folds.setdefault((warning["step"], "\n".join(warning["message"].splitlines()[:1])), []).append(warning["fold"] + 1)
-    return [f"fold{'s' * (len(set(each)) > 1)} {', '.join(map(str, sorted(set(each))))}, {step}: {message}" for (step, message), each in folds.items()]
 
 # %% ../nbs/api/800_cli.ipynb #58e25c08
 @app.command()

@@ -26,7 +26,14 @@ def _maturity(labels_after:str) -> dict[str, Any]:
     from ml_pkg.late_labels import MatureAfter
     return {"maturity": MatureAfter(length_of(labels_after))} if labels_after else {}
 
-def watching_of(address:str, every:str, over:str, against:str, labels_after:str, trusted:bool) -> Any:
+def watching_of(
+    address:str,      # of the model
+    every:str,        # how far looks are apart, such as 1h
+    over:str,         # how long a window is, such as 1d
+    against:str,      # training, before, weekday or hour
+    labels_after:str, # how old a row is when its label is expected, such as 7d; empty if labels are not waited for
+    trusted:bool,     # whether code that the model's file holds may run
+) -> Any:
     "A watch, as it is written on a command line. Raises `InvalidDeclaration`, `UnknownName`."
     from ml_pkg.attending import length_of, policy_of
     from ml_pkg.periods import Every

@@ -35,6 +35,7 @@ def _library_folders() -> tuple[str, ...]:
     folders |= {site.getusersitepackages(), *site.getsitepackages(), os.path.dirname(os.path.realpath(os.__file__))}
     return tuple(os.path.realpath(folder) + os.sep for folder in folders)
 
+# %% ../nbs/api/020_code.ipynb #ceb26cdb
 @functools.cache
 def _distribution(package:str) -> importlib.metadata.Distribution | None:
     "The installed distribution that a top-level package belongs to."
@@ -55,7 +56,10 @@ def _is_project(package:str) -> bool:
 
 # %% ../nbs/api/020_code.ipynb #033519e3
 @functools.lru_cache(maxsize=4096)
-def is_library_file(filename:str, module:str|None="") -> bool:
+def is_library_file(
+    filename:str,       # of the code, as its code object has it
+    module:str|None="", # its name, if it is known
+) -> bool:
     "Whether code of `filename`, in a module of that name, belongs to a library and not to the project."
     package, _, rest = (module or "").partition(".")
     if package == "ml_pkg": return rest.partition(".")[0] != "experiments"
@@ -69,7 +73,9 @@ def _file_of(function:FunctionType) -> str:
     made_up = function.__code__.co_filename.startswith("<") and not function.__code__.co_filename.startswith("<frozen")
     return function.__globals__.get("__file__") or function.__code__.co_filename if made_up else function.__code__.co_filename
 
-def is_library(value:Any) -> bool:
+def is_library(
+    value:Any, # a module, class or function
+) -> bool:
     "Whether a module, class or function belongs to a library (compiled code always does)."
     if isinstance(value, FunctionType): return is_library_file(_file_of(value), value.__globals__.get("__name__"))
     module = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "builtins")
@@ -80,7 +86,9 @@ def is_library(value:Any) -> bool:
 
 # %% ../nbs/api/020_code.ipynb #a363c122
 @functools.cache
-def library_version(package:str) -> str:
+def library_version(
+    package:str, # the first part of a dotted module name
+) -> str:
     "Distribution and version of an installed top-level package, such as 'scikit-learn 1.9.1'; Python's for its own modules."
     if package in sys.stdlib_module_names or package == "builtins": return f"python {sys.version_info[0]}.{sys.version_info[1]}"
     found = _distribution(package)
@@ -93,6 +101,7 @@ def _nested(code:CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType): yield from _nested(constant)
 
+# %% ../nbs/api/020_code.ipynb #5d705e5a
 def _instructions(code:CodeType) -> tuple:
     "What a code object does, without where it was written: equal for equal code at other lines of other files."
     def constant(part:Any) -> Any:
@@ -109,6 +118,7 @@ def _parsed(source:str, flags:int) -> tuple[ast.Module, tuple[CodeType, ...]]:
     parts = [tree, *(ast.Module([statement], []) for statement in tree.body)]
     return tree, tuple(code for part in parts for code in _nested(compile(part, "<source>", "exec", flags=flags, dont_inherit=True)))
 
+# %% ../nbs/api/020_code.ipynb #31268168
 def _span(code:CodeType) -> tuple[int, tuple, tuple]:
     "First line of a function, and where what it computes begins and ends: (line, column) each."
     places = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
@@ -174,10 +184,13 @@ def function_text(
 # %% ../nbs/api/020_code.ipynb #db0b235f
 _told: dict[tuple, str] = {} # texts of functions whose source is elsewhere, by their instructions
 
-def source_texts(function:FunctionType) -> dict[tuple, str]:
+def source_texts(
+    function:FunctionType, # of the project, or of a library
+) -> dict[tuple, str]:
     "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
     return {} if is_library(function) or _source_text(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
 
+# %% ../nbs/api/020_code.ipynb #adaed3d2
 def texts_within(
     value:Any,   # that is going to be pickled by value
 ) -> dict[tuple, str]:
@@ -194,7 +207,9 @@ def texts_within(
     except Exception: return texts # whoever pickles it in earnest will say why it cannot be
     return texts
 
-def remember_texts(texts:dict[tuple, str]) -> None:
+def remember_texts(
+    texts:dict[tuple, str], # by instructions, as `source_texts` gives them
+) -> None:
     "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
     _told.update(texts)
 
@@ -253,6 +268,7 @@ def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] 
         value, used = getattr(value, attribute), f"{used}.{attribute}"
     return used, value
 
+# %% ../nbs/api/020_code.ipynb #83ac963b
 def _resolve(chain:tuple[str, ...], namespace:dict) -> tuple[str, Any] | None:
     "What a chain of attributes that begins at a global name leads to."
     if chain[0] not in namespace: return None
@@ -270,6 +286,7 @@ def _is_library_package(package:str) -> bool | None:
     origin = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
     return is_library_file(origin, package) and package != "ml_pkg"
 
+# %% ../nbs/api/020_code.ipynb #12e0a284
 def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -> tuple[str, Any]:
     "What an import in the body of a function leads to: an object of the project, or a library's version."
     name = importlib.util.resolve_name("." * level + module, namespace.get("__package__") or "") if level else module
@@ -333,7 +350,9 @@ def members(
     return own | made_by | {f"base {index}": base for index, base in enumerate(cls.__bases__) if base is not object}
 
 # %% ../nbs/api/020_code.ipynb #392df09a
-def unwrapped(value:Any) -> tuple[Any, ...]:
+def unwrapped(
+    value:Any, # an attribute of a class, as its `__dict__` has it
+) -> tuple[Any, ...]:
     "The functions inside a property, class method, static method or caching wrapper; nothing for anything else."
     if isinstance(value, property): return tuple(part for part in (value.fget, value.fset, value.fdel) if part)
     if isinstance(value, (staticmethod, classmethod)): return (value.__func__,)
@@ -351,6 +370,7 @@ def _is_code(value:Any) -> bool:
     if isinstance(value, BuiltinFunctionType): return isinstance(value.__self__, (ModuleType, type, type(None))) # a method of an object is a value
     return isinstance(value, (type, FunctionType, ModuleType)) or bool(unwrapped(value))
 
+# %% ../nbs/api/020_code.ipynb #62030f46
 def _name(value:Any) -> str:
     if isinstance(value, FunctionType) and is_library(value): return value.__code__.co_qualname # a library's wrapper carries the name of what it wraps
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__

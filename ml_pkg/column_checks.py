@@ -22,22 +22,27 @@ if TYPE_CHECKING:
 
 # %% ../nbs/api/148_column_checks.ipynb #37725b02
 def suspects(
-    codes:np.ndarray,       # columns by their codes, rows in random order, shape (n_columns, n_rows)
-    y:np.ndarray,           # classes or ranks, shape (n_rows,)
-    classification:bool,
-) -> list[int]:             # numbers of columns, the smoothest first, ten at most
+    codes:np.ndarray,    # columns by their codes, rows in random order, shape (n_columns, n_rows)
+    y:np.ndarray,        # classes or ranks, shape (n_rows,)
+    classification:bool, # whether the target is a class
+) -> list[int]:          # numbers of columns, the smoothest first, ten at most
     "Columns in whose order the target is smooth (Chatterjee 2021, A new coefficient of correlation)."
     def roughness(values): return (values[..., 1:] != values[..., :-1]).mean(axis=-1) if classification else np.abs(np.diff(values)).mean(axis=-1)
     smoothness = 1 - roughness(y[np.argsort(codes, axis=1, kind="stable")]) / max(roughness(y), 1e-300)
     return [int(column) for column in np.argsort(-smoothness, kind="stable")[:10] if smoothness[column] > 0.8]
 
 # %% ../nbs/api/148_column_checks.ipynb #f91b59db
+def _one_error(y:np.ndarray, classification:bool) -> float:
+    "What one wrong row counts, where the commonest class would get so many wrong; in a regression no single row is wrong."
+    return 1 / max(len(y) - np.bincount(y).max(), 1) if classification else 0.0
+
+# %% ../nbs/api/148_column_checks.ipynb #73253c87
 ALL_BUT_PERFECT = 0.99 # share of the errors that one column avoids
 
 def errors_avoided(
     values:np.ndarray,   # codes of one column, shape (n_rows,)
     y:np.ndarray,        # numbers of classes, or amounts, shape (n_rows,)
-    classification:bool,
+    classification:bool, # whether the target is a class
 ) -> float:
     "What a small tree on one column achieves in three folds: 1 is perfect, 0 no better than a constant."
     from sklearn.model_selection import KFold
@@ -48,12 +53,10 @@ def errors_avoided(
     if classification: return 1 - (predicted != y).sum() * _one_error(y, True)
     return 1 - ((predicted - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-300)
 
-def _one_error(y:np.ndarray, classification:bool) -> float:
-    "What one wrong row counts, where the commonest class would get so many wrong; in a regression no single row is wrong."
-    return 1 / max(len(y) - np.bincount(y).max(), 1) if classification else 0.0
-
 # %% ../nbs/api/148_column_checks.ipynb #30048b0a
-def leaking_columns(view:View) -> list[CheckFinding]:
+def leaking_columns(
+    view:View, # of the rows and the declaration
+) -> list[CheckFinding]:
     "Columns that alone predict the target all but perfectly."
     if len(view.sampled) < 20: return []
     codes = np.array([view.sample_codes[name] for name in view.features], dtype=np.int16) # small numbers are sorted fast
@@ -79,7 +82,9 @@ def _in_words(score:float, y:np.ndarray, classification:bool) -> str:
     return f"{1 - (1 - score) * (1 - commonest):.2%} right, where the commonest class is {commonest:.2%}"
 
 # %% ../nbs/api/148_column_checks.ipynb #ab263864
-def constant_columns(view:View) -> list[CheckFinding]:
+def constant_columns(
+    view:View, # of the rows and the declaration
+) -> list[CheckFinding]:
     "Features with one value, or none."
     one_value = [name for name in view.features if np.ptp(view.sample_codes[name]) == 0 and np.ptp(coded(view.column(name), in_order=False)) == 0]
     if not one_value or len(view.open_rows) == 1: return []
@@ -87,7 +92,9 @@ def constant_columns(view:View) -> list[CheckFinding]:
     return [CheckFinding("constant", f"{listed(values, 10)} in every row", f"It cannot help a prediction; leave it out: drop={one_value[:10]}")]
 
 # %% ../nbs/api/148_column_checks.ipynb #b5570055
-def identifying_columns(view:View) -> list[CheckFinding]:
+def identifying_columns(
+    view:View, # of the rows and the declaration
+) -> list[CheckFinding]:
     "Features that number or name the rows."
     found = [name for name in view.features if view.distinct[name] == len(view.sampled) >= 20 and _numbers_rows(view, name)]
     if not found: return []
@@ -118,7 +125,9 @@ def _mean(values:np.ndarray) -> float:
     return float(np.nanmean(values) if np.isnan(mean) else mean)
 
 # %% ../nbs/api/148_column_checks.ipynb #139d0646
-def scaled_columns(view:View) -> list[CheckFinding]:
+def scaled_columns(
+    view:View, # of the rows and the declaration
+) -> list[CheckFinding]:
     "Features that were scaled over all rows."
     numbers = {name: _as_floats(view.sample[name]) for name in view.features if view.distinct[name] >= 10 and _is_number(view.sample[name])}
     return [*_standardised(view, numbers), *_in_one_range(view, numbers)]
@@ -144,7 +153,9 @@ def _as_floats(values:"pd.Series") -> np.ndarray: return values.to_numpy(dtype=n
 def _ends(values:np.ndarray) -> tuple[float, float]: return float(np.nanmin(values)), float(np.nanmax(values))
 
 # %% ../nbs/api/148_column_checks.ipynb #5ab1f042
-def fitted_parts(estimator:Any) -> list[CheckFinding]:
+def fitted_parts(
+    estimator:Any, # as it was declared, at any depth
+) -> list[CheckFinding]:
     "Parts of an estimator that were fitted before it is fitted here."
     from sklearn.frozen import FrozenEstimator
     if not hasattr(estimator, "get_params"): return []

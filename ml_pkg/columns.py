@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 # %% ../nbs/api/142_columns.ipynb #5dabec1f
 def is_plain(
-    values:"pd.Series",
+    values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:
     "Whether a column holds numbers or truth values as NumPy has them."
     return isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufb"
 
+# %% ../nbs/api/142_columns.ipynb #3a020d62
 def is_integer(
-    values:"pd.Series",
+    values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:
     "Whether a column holds whole numbers, some of which may be missing if its dtype knows of that."
     import pandas as pd
     return pd.api.types.is_integer_dtype(values.dtype) and not isinstance(values.dtype, pd.SparseDtype)
 
 def is_text(
-    values:"pd.Series",
+    values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:
     "Whether a column holds text only, in whatever dtype."
     import pandas as pd
@@ -41,7 +42,7 @@ def is_text(
 
 # %% ../nbs/api/142_columns.ipynb #051dd9dc
 def is_time(
-    values:"pd.Series",
+    values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:
     "Whether a column holds times, as such or as text in ISO 8601."
     import pandas as pd
@@ -63,6 +64,7 @@ def words(
     "The words and numbers in a name."
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
 
+# %% ../nbs/api/142_columns.ipynb #c1a30d5d
 def is_key_name(
     name:str, # of a column
 ) -> bool:
@@ -77,7 +79,7 @@ def is_birth_name(
 
 # %% ../nbs/api/142_columns.ipynb #20fe2bf8
 def coded(
-    values:"pd.Series",
+    values:"pd.Series", # a column, shape (n_rows,)
     in_order:bool=True, # whether numbers follow the order of the values, or that in which they are met
 ) -> np.ndarray:        # shape (n_rows,)
     "Values as numbers, in the order of the values, -1 for a missing one. What cannot be hashed or ordered goes by how it is written."
@@ -94,7 +96,9 @@ def _coded_numbers(values:np.ndarray) -> np.ndarray:
     return np.where(codes == len(different) - 1, -1, codes) if different.dtype.kind == "f" and np.isnan(different[-1]) else codes
 
 # %% ../nbs/api/142_columns.ipynb #3c950a0d
-def shortly(value:Any) -> str:
+def shortly(
+    value:Any, # any value of a column
+) -> str:
     "A value as it is written in a message, in 40 characters at most."
     written = repr(value.item() if isinstance(value, np.generic) else value)
     return written if len(written) < 40 else written[:39] + "…"

@@ -132,6 +132,7 @@ def _distance(one:_Row | None, other:_Row | None, classifies:bool, unit:float) -
     numbers = zip(one.chances, other.chances, strict=True) if classifies else zip(one.labels, other.labels, strict=True)
     return max((abs(here - there) if here == here and there == there else np.inf for here, there in numbers), default=0.0) / unit
 
+# %% ../nbs/api/479_compiled.ipynb #c8079753
 def _told(row:_Row | None) -> str: return "a refusal" if row is None else f"{', '.join(map(repr, row.labels))}" + (f" ({', '.join(f'{chance:.9g}' for chance in row.chances)})" if row.chances else "")
 
 # %% ../nbs/api/479_compiled.ipynb #f04a4af5
@@ -217,7 +218,9 @@ def _compared(expected:list[_Row | None], found:list[_Row | None], good:int, tol
     raise EngineRefused(f"{len(wrong)} of {len(expected)} rows differ by more than {tolerance:.0e}: {told}")
 
 # %% ../nbs/api/479_compiled.ipynb #251b24c8
-def rows_learnt_from(model:Model) -> pd.DataFrame:
+def rows_learnt_from(
+    model:Model, # with the run that it came from
+) -> pd.DataFrame:
     "The rows that a model was fitted on, if its run and its data are here as they were; otherwise rows that are drawn from what its schema says of them."
     try:
         experiment = load_run(model.card["run"]).experiment
@@ -226,6 +229,8 @@ def rows_learnt_from(model:Model) -> pd.DataFrame:
     except Exception as error: log.info("the rows that %r learnt from are not here (%s: %s); others are drawn", model, type(error).__name__, error)
     return drawn_rows(model.schema)
 
-def compiled(model:Model) -> CompiledEngine:
+def compiled(
+    model:Model, # whose estimator is to be compiled
+) -> CompiledEngine:
     "A model compiled, and compared on the rows that it learnt from. Raises `EngineRefused`, `MissingExtra`."
     return CompiledEngine(model, rows_learnt_from(model))

@@ -55,12 +55,14 @@ _SLIPS = { # what was forgotten, beside texts in quotes -> what stands there the
 }
 
 def _quoted(text:str) -> str: return f"'{text if len(text) < 80 else text[:79] + '…'}'"
+
 def _refused(node:ast.AST) -> InvalidQuery: return InvalidQuery(f"{_quoted(ast.unparse(node))} cannot be asked. {_HOW}")
 
 def _outside_quotes(pattern:str, by:str, text:str) -> str:
     "A text in which a pattern is replaced, but not within quotes."
     return re.sub(rf"""("[^"]*"|'[^']*')|{pattern}""", lambda found: found[1] or found.expand(by), text)
 
+# %% ../nbs/api/015_conditions.ipynb #22f875a5
 def _mended(where:str) -> str:
     "How a condition was meant, if one slip is all that is wrong with it; empty otherwise."
     for slip, (by, why) in _SLIPS.items():

@@ -180,7 +180,9 @@ def bounded_protocol(
 BACKLOG = 128      # connections that are accepted before any is looked at
 OTHER_FILES = 64   # that a server has open
 
-def possible_connections(wanted:int) -> int:
+def possible_connections(
+    wanted:int, # how many are asked for
+) -> int:
     "As many as wanted, if the process may open as many files."
     with suppress(ImportError): # not on every system
         import resource
@@ -189,7 +191,7 @@ def possible_connections(wanted:int) -> int:
     return wanted
 
 def server_settings(
-    line:Line,
+    line:Line, # of connections, with its limits
 ) -> dict[str, Any]:
     "What `uvicorn.Config` is to be given besides an application and an address. Raises `MissingExtra`."
     return {"http": bounded_protocol(line), "ws": "none", "proxy_headers": False, "backlog": BACKLOG, "timeout_keep_alive": line.limits.keep_seconds, "server_header": False}

@@ -25,8 +25,8 @@ from .workspace import project_root, written_whole
 
 # %% ../nbs/api/801_container.ipynb #d94dbcca
 def own_modules(
-    estimator:Any,
-) -> list[str]: # full names
+    estimator:Any, # fitted or not
+) -> list[str]:    # full names
     "Those of its modules that are in no library. Raises `InvalidDeclaration` for one that no other process can import."
     names = {name for name in modules_of(estimator) if name.partition(".")[0] != "ml_pkg" and not _is_library(name)}
     if "__main__" in names: raise InvalidDeclaration("the estimator has a class or function of a notebook or script, which an image cannot import: export it to a module, and train that")
@@ -55,10 +55,10 @@ def _is_buildable(root:Path) -> bool: return (root/"setup.py").is_file() or (roo
 
 # %% ../nbs/api/801_container.ipynb #d7c69287
 def requirements_of(
-    model:Model,
+    model:Model,                     # with the versions that it was fitted with
     extras:Iterable[str]=("serve",), # of ml_pkg
-    trusted:bool=False,  # you know who wrote the model: install what its card names, even if the estimator does not need it
-) -> dict[str, str]: # "requirements.txt" and "constraints.txt" -> text
+    trusted:bool=False,              # you know who wrote the model: install what its card names, even if the estimator does not need it
+) -> dict[str, str]:                 # "requirements.txt" and "constraints.txt" -> text
     "What is to be installed where a model is served, at exact versions. Raises `InvalidDeclaration` for a card that names no libraries or no versions, `UntrustedFile` for one that names what the estimator does not need."
     from ml_pkg import __version__
     card, own = carded(model.card), own_modules(model.estimator)
@@ -93,10 +93,12 @@ USER, WORKSPACE = 10001, "/var/lib/ml_pkg"
 
 def _plain(text:str) -> str: return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:100].strip("-") or "model"
 
+# %% ../nbs/api/801_container.ipynb #edb394d3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 def _file_name(name:str) -> str: return f"{name if _NAME.fullmatch(name) else _plain(name)}.mlpkg"
 
+# %% ../nbs/api/801_container.ipynb #ef870a0b
 def _label(text:Any) -> str:
     "As a Dockerfile takes it."
     words = " ".join(str(text or "").split())
@@ -106,12 +108,12 @@ _INSTALLED = "COPY project ./project\nRUN --mount=type=secret,id=pip,target=/etc
 
 # %% ../nbs/api/801_container.ipynb #882c763b
 def container_files(
-    there:Located,            # the model
-    options:Iterable[str]=(), # further words for `ml_pkg serve`
-    port:int=8000,
+    there:Located,                   # the model
+    options:Iterable[str]=(),        # further words for `ml_pkg serve`
+    port:int=8000,                   # that the server in the image listens at
     extras:Iterable[str]=("serve",), # of ml_pkg
-    trusted:bool=False,       # you know who wrote the model: load it even if that could run code
-) -> dict[str, bytes]:        # path from the folder of the image -> content
+    trusted:bool=False,              # you know who wrote the model: load it even if that could run code
+) -> dict[str, bytes]:               # path from the folder of the image -> content
     "What an image is built from that serves this version. Raises `InvalidDeclaration` for a model whose code is in no package and for a port that nobody could know, what loading it raises, and what `requirements_of` raises."
     if port == 0: raise InvalidDeclaration("an image says at which port it answers, and 0 is any that is free: give it a number, such as --port 8000")
     model, content = there.load(trusted), there.path.read_bytes()

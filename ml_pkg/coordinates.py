@@ -23,15 +23,17 @@ def packed_single(
     "An array as JSON can hold it, in single precision."
     return packed(np.asarray(array, dtype="float32"))
 
+# %% ../nbs/api/342_coordinates.ipynb #15491f43
 def unpacked_single(
     written:dict, # what `packed_single` gave
 ) -> np.ndarray:  # of double precision
     "The array again. Raises `DamagedFile`."
     return unpacked(written).astype(float)
 
+# %% ../nbs/api/342_coordinates.ipynb #fe8c223f
 def evenly(
-    rows:int,
-    most:int,
+    rows:int, # how many there are
+    most:int, # how many are taken at most
 ) -> np.ndarray: # places, ascending, shape (n_taken,)
     "Places of so many rows at most, taken evenly from all."
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
@@ -49,6 +51,7 @@ def _numbers(column:pd.Series) -> np.ndarray:
     values = found.to_numpy(dtype=float, na_value=np.nan)
     return np.where(np.isfinite(values), values, np.nan)
 
+# %% ../nbs/api/342_coordinates.ipynb #a3e341b9
 @dataclass(frozen=True)
 class ColumnCodes:
     "How a column becomes numbers."
@@ -68,6 +71,7 @@ def _column_codes(column:pd.Series) -> list[ColumnCodes]:
     counts = column.dropna().astype(str).value_counts()
     return [ColumnCodes(str(column.name), tuple(sorted(counts.index[:_FREQUENT])), False)] if 1 <= len(counts) <= _FEW else []
 
+# %% ../nbs/api/342_coordinates.ipynb #b8c06c74
 def _coded(columns:tuple[ColumnCodes, ...], frame:pd.DataFrame) -> np.ndarray:
     "Shape (n_rows, n_codes). Raises `InvalidInput` for a column that is missing."
     missing = next((column.name for column in columns if column.name not in frame.columns), None)

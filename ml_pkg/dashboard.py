@@ -36,11 +36,15 @@ def _all_looks(workspace:Workspace, name:str) -> list[Look]:
     there = watched_names(workspace)
     raise NotFound(f"nobody has looked at '{shortened(name)}' yet: ml_pkg watch {shortened(name)}, or ml_pkg serve {shortened(name)} --watch 1h.{did_you_mean(name, there, 'models that are watched') if there else ''}")
 
-def watched_names(workspace:Workspace) -> list[str]:
+def watched_names(
+    workspace:Workspace, # that looks are kept in
+) -> list[str]:
     "Models that somebody looks at."
     return sorted(path.parent.name for path in (workspace.folder/"watched").glob("*/alarms.json"))
 
-def watched(workspace:Workspace) -> list[Mapping[str, Any]]:
+def watched(
+    workspace:Workspace, # that looks are kept in
+) -> list[Mapping[str, Any]]:
     "The last look at each of them."
     found = (Looks(watch_folder(workspace, name)).last() for name in watched_names(workspace))
     return [look.document for look in found if look is not None]
@@ -124,7 +128,7 @@ def _versions(looks:Sequence[Look]) -> list[dict]:
 
 # %% ../nbs/api/700_dashboard.ipynb #e9b4ca5c
 def dashboard(
-    workspace:Workspace,
+    workspace:Workspace, # that looks are kept in
     name:str,            # of the model
 ) -> dict[str, Any]:
     "What the page of a watched model shows. Raises `NotFound` if nobody has looked at it."
@@ -137,10 +141,10 @@ def _words(last:Mapping[str, Any]) -> str: return f"{counted(last['rows'], 'row'
 
 # %% ../nbs/api/700_dashboard.ipynb #b3015b4b
 def thing_page(
-    workspace:Workspace,
-    name:str,       # of the model
-    thing:str,      # as the heat map names it
-    at:str="",      # the end of a look; by default the last one
+    workspace:Workspace, # that looks are kept in
+    name:str,            # of the model
+    thing:str,           # as the heat map names it
+    at:str="",           # the end of a look; by default the last one
 ) -> dict[str, Any]:
     "What the page of a thing shows. Raises `NotFound`, `UnknownName`."
     looks = _all_looks(workspace, name)

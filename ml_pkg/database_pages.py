@@ -25,6 +25,7 @@ def _whole(
         if byte < 0x80: return value, place + length
     return value << 8 | content[place + 8], place + 9
 
+# %% ../nbs/api/446_database_pages.ipynb #515453ad
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8} # kind -> bytes
 
 def _value(kind:int, part:bytes) -> Any:
@@ -55,6 +56,7 @@ class Row(NamedTuple):
     values: tuple
 
 class DatabasePage(NamedTuple):
+    "What a page of a table's tree holds."
     is_numbered: bool
     is_leaf: bool
     children: list[int]  # numbers of pages
@@ -142,10 +144,10 @@ class Loss:
     def estimate(self) -> int: return self.broken + round(self.unreadable * max(1, self.rows / max(1, self.pages)))
 
 def tree(
-    database:DatabaseFile,
-    root:int,           # number of a page
-    is_numbered:bool,   # whether its rows have numbers
-    loss:Loss,         # counts
+    database:DatabaseFile, # read as bytes, without SQLite
+    root:int,              # number of a page
+    is_numbered:bool,      # whether its rows have numbers
+    loss:Loss,             # counts
 ) -> Iterator[DatabasePage]:
     "The pages of a tree that can be read."
     waiting = [root]
@@ -163,11 +165,18 @@ def tree(
         loss.pages, loss.rows, loss.broken = loss.pages + 1, loss.rows + len(page.rows), loss.broken + page.broken
         yield page
 
-def pass_over(database:DatabaseFile, root:int, is_numbered:bool) -> None:
+# %% ../nbs/api/446_database_pages.ipynb #f91b13f5
+def pass_over(
+    database:DatabaseFile, # read as bytes, without SQLite
+    root:int,              # number of the tree's first page
+    is_numbered:bool,      # whether its rows have numbers: it is a table, and no index
+) -> None:
     "See a whole tree, so that none of its pages is taken for a stray."
     for _ in tree(database, root, is_numbered, Loss()): pass
 
-def strays(database:DatabaseFile) -> Iterator[DatabasePage]:
+def strays(
+    database:DatabaseFile, # of which all trees were seen
+) -> Iterator[DatabasePage]:
     "Pages with rows that nothing led to."
     for number in range(1, database.count + 1):
         if number in database.seen: continue

@@ -27,6 +27,7 @@ def _names(value:str|Iterable[str]|None) -> tuple[str, ...]:
     "One name or several, as a tuple."
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
+# %% ../nbs/api/120_dataset.ipynb #abb4e120
 def _named_roles(declare:Callable) -> Callable:
     "The initialiser of a dataset, which says what to write to who left a role's name out or misspelt it."
     @functools.wraps(declare)
@@ -126,7 +127,9 @@ def _declared_names(dataset:Dataset) -> list[str]:
     return [*dataset.target, *dataset.features, *dataset.drop, *(name for name in (dataset.group, dataset.time, dataset.weight) if name)]
 
 # %% ../nbs/api/120_dataset.ipynb #f8e6eb36
-def feature_names(dataset:Dataset) -> list[str]:
+def feature_names(
+    dataset:Dataset, # as it was declared
+) -> list[str]:
     "The columns to predict from: those declared, or all that have no other role."
     if dataset.features: return list(dataset.features)
     taken = set(_declared_names(dataset))

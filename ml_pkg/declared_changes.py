@@ -25,9 +25,15 @@ def _within_another(path:str, paths:Mapping) -> bool:
     names = path.split(".")
     return any(".".join(names[:depth]) in paths for depth in range(1, len(names)))
 
-def readable(path:str) -> str: return path.removeprefix("estimator.").replace("steps.", "")
+def readable(
+    path:str, # of a component, such as estimator.steps.selectkbest.k
+) -> str:
+    "The path of a component without the words that all paths have."
+    return path.removeprefix("estimator.").replace("steps.", "")
 
-def plain(content:str) -> str:
+def plain(
+    content:str, # of a component, such as 'int 3'
+) -> str:
     "A component without its type, where the type is plain to see; long digests cut."
     kind, _, text = content.partition(" ")
     return {"int": text, "float": text, "bool": text, "str": repr(text), "NoneType": "None", "estimator": text}.get(kind, content if len(content) < 100 else content[:97] + "…")
@@ -42,7 +48,9 @@ def _source_paths(found:Mapping[str, tuple[str, str]]) -> list[str]:
     others = {path: pair for path, pair in found.items() if not any(map(_is_source, pair))}
     return [path for path, pair in found.items() if path not in others and all(_is_source(each) or each == ABSENT for each in pair) and not _within_another(path, others)]
 
-def code_changes(found:Mapping[str, tuple[str, str]]) -> dict[str, str]:
+def code_changes(
+    found:Mapping[str, tuple[str, str]], # components that differ, each with both contents
+) -> dict[str, str]:
     "The lines of the project's code that differ, by component."
     return {readable(path): _changed_lines(*found[path]) for path in _source_paths(found)}
 
@@ -51,16 +59,21 @@ def _changed_lines(one:str, other:str) -> str:
     return "\n".join(list(difflib.unified_diff(*lines, lineterm="", n=2))[2:])
 
 # %% ../nbs/api/274_declared_changes.ipynb #91b0cdcd
-def library_versions(found:Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+def library_versions(
+    found:Mapping[str, tuple[str, str]], # components that differ, each with both contents
+) -> dict[str, tuple[str, str]]:
     "Libraries of which nothing but the version differs, among the components."
     matches = [(_LIBRARY.match(one), _LIBRARY.match(other)) for one, other in found.values()]
     return {one["name"]: (one["version"], other["version"]) for one, other in matches if one and other and one["name"] == other["name"] and one["version"] != other["version"]}
 
+# %% ../nbs/api/274_declared_changes.ipynb #19cd1b27
 def _is_only_version(pair:tuple[str, str]) -> bool:
     one, other = (_LIBRARY.sub(r"\g<name> \g<place>", content) for content in pair)
     return one == other or all(content.startswith("versions ") for content in pair)
 
-def declared_changes(found:Mapping[str, tuple[str, str]]) -> Difference:
+def declared_changes(
+    found:Mapping[str, tuple[str, str]], # components that differ, each with both contents
+) -> Difference:
     "What differs of estimator, evaluation, seed and the roles of the columns."
     elsewhere = {*_source_paths(found), *(path for path, pair in found.items() if f"{path}.".startswith("dataset.rows.") or _is_only_version(pair))}
     return Difference({path: pair for path, pair in found.items() if path not in elsewhere})

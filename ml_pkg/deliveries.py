@@ -59,9 +59,9 @@ def new_deliveries(
     return [{"sink": sink, "state": "waiting", "changed": now()} for sink in sinks]
 
 def enqueue(
-    connection:sqlite3.Connection,
-    run:str,             # its id
-    sinks:Iterable[str],
+    connection:sqlite3.Connection, # to the run store
+    run:str,                       # its id
+    sinks:Iterable[str],           # their names
 ) -> None:
     "Note that there is something to tell of a run, also if it was told before: it may have a model now, or a tag."
     with transaction(connection):
@@ -69,15 +69,15 @@ def enqueue(
             ON CONFLICT DO UPDATE SET state = 'waiting', changed = excluded.changed""", [(sink, now(), run) for sink in sinks])
 
 def enqueue_missing(
-    connection:sqlite3.Connection,
-    sink:str,
+    connection:sqlite3.Connection, # to the run store
+    sink:str,                      # its name
 ) -> None:
     "Note every run that a sink has never been told of, such as those from before there was a sink."
     with transaction(connection): connection.execute("INSERT INTO deliveries (run, sink, state, changed) SELECT id, ?, 'waiting', ? FROM runs WHERE true ON CONFLICT DO NOTHING", [sink, now()])
 
 def waiting(
-    connection:sqlite3.Connection,
-    sink:str,
+    connection:sqlite3.Connection,       # to the run store
+    sink:str,                            # its name
     states:tuple[str, ...]=("waiting",), # with "refused", also what was refused
 ) -> list[Delivery]:
     "What a sink is to be told, in the order of the runs; what has been tried most comes last, so that it does not stand in the way of the rest."
@@ -86,8 +86,8 @@ def waiting(
 
 # %% ../nbs/api/184_deliveries.ipynb #e53fc213
 def begin(
-    connection:sqlite3.Connection,
-    seen:Delivery,
+    connection:sqlite3.Connection, # to the run store
+    seen:Delivery,                 # as it was read
 ) -> Delivery | None:
     "The delivery as it is now that this try has begun; None if somebody else was faster."
     with transaction(connection):
@@ -95,11 +95,11 @@ def begin(
     return Delivery(**row) if row else None
 
 def settle(
-    connection:sqlite3.Connection,
-    begun:Delivery,
-    state:str,              # what it is now: 'sent', 'refused' or still 'waiting'
-    remote:str|None=None,   # what the run is called there
-    error:str|None=None,    # why it was not told
+    connection:sqlite3.Connection, # to the run store
+    begun:Delivery,                # as `begin` gave it
+    state:str,                     # what it is now: 'sent', 'refused' or still 'waiting'
+    remote:str|None=None,          # what the run is called there
+    error:str|None=None,           # why it was not told
 ) -> None:
     "Note what came of a try."
     with transaction(connection):
@@ -108,7 +108,7 @@ def settle(
 
 # %% ../nbs/api/184_deliveries.ipynb #0f74dc41
 def locked(
-    workspace:Workspace,
+    workspace:Workspace, # whose runs are told of
 ) -> int | None:
     "A file of the workspace, open and locked: the right to be the process that tells. None if another has it. Closing the file, or ending, gives it back."
     handle = os.open(workspace.folder/"sync.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -127,7 +127,7 @@ _PROGRAM = "import os, sys; getattr(os, 'nice', int)(10); from ml_pkg.sync impor
 _started:list[subprocess.Popen] = [] # kept, so that nobody complains of a process that was not waited for
 
 def start_sender(
-    workspace:Workspace,
+    workspace:Workspace, # whose runs are told of
 ) -> None:
     "Have what is waiting told, by another process; at once if there is none yet. Warns, once, if none can be started."
     try:
@@ -157,8 +157,8 @@ def chosen_sinks() -> tuple[str, ...]:
     return ()
 
 def tell_more(
-    workspace:Workspace,
-    *runs:str,             # their ids
+    workspace:Workspace, # that the runs are recorded in
+    *runs:str,           # their ids
 ) -> None:
     "Something came to runs after they were recorded: a model, a tag, a note. Those who are told of runs shall know."
     sinks = chosen_sinks()

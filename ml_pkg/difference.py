@@ -56,9 +56,9 @@ def _score(value:float|None) -> str: return "no score" if value is None else f"{
 
 # %% ../nbs/api/284_difference.ipynb #f57feb59
 def paired_interval(
-    one:"Run",
-    other:"Run",
-    metric:str,
+    one:"Run",   # the run that is subtracted
+    other:"Run", # the run that it is subtracted from
+    metric:str,  # a metric of both
 ) -> tuple[Interval|None, str]: # the interval, and how it was found
     "What the other has above the one, on the same rows or folds; no interval for runs that were not scored alike."
     values = [run.fold_scores.get(metric, []) for run in (one, other)]
@@ -173,7 +173,7 @@ def _as_dict(found:RunDifference) -> dict[str, Any]:
 
 # %% ../nbs/api/284_difference.ipynb #2a69d705
 def commit_of(
-    run:"Run",
+    run:"Run", # with what was recorded of git
 ) -> str:      # "none" outside of git
     "The commit of a run, and whether something differed from it."
     digest = run.row.get("git_difference")
@@ -192,14 +192,15 @@ def _apart(one:Any, other:Any) -> tuple: return (one, other) if one != other els
 # %% ../nbs/api/284_difference.ipynb #32d478c1
 def _environment(run:"Run") -> dict[str, str]: return {**run.packages, "threads of a fit": str(run.row["threads"])}
 
+# %% ../nbs/api/284_difference.ipynb #737766ac
 def _parameters(run:"Run") -> dict[str, str]:
     "Components of a run that has none, since it could not be identified."
     return {"seed": f"int {run.row['seed']}", **{f"estimator.{name}": re.sub(r" at 0x[0-9a-f]+", "", value) for name, value in run.parameters.items()}}
 
 # %% ../nbs/api/284_difference.ipynb #6afbf5c4
 def difference(
-    one:"Run",
-    other:"Run",
+    one:"Run",   # the run that stands first
+    other:"Run", # the run that is held against it
 ) -> RunDifference:
     "What differs between two runs, as far as it is known; what is not is named in `unknown`."
     unknown:list[str] = []

@@ -23,6 +23,7 @@ def table(
     def line(tag:str, values:Iterable) -> str: return "<tr>" + "".join(cell(tag, str(value)) for value in values) + "</tr>"
     return f"<div style='overflow-x:auto'><table style='font-variant-numeric:tabular-nums'>{line('th', header)}{''.join(line('td', row) for row in rows)}</table></div>"
 
+# %% ../nbs/api/030_display.ipynb #67995483
 def definition(
     title:str,               # what it is
     facts:Mapping[str, Any], # name -> value; values are escaped
@@ -32,10 +33,17 @@ def definition(
     return f"<div style='margin-bottom:6px'><div style='font-size:1.1em;font-weight:600'>{escape(title)}</div>{lines}</div>"
 
 # %% ../nbs/api/030_display.ipynb #266ed327
-def score(mean:float, deviation:float) -> str:
+def score(
+    mean:float,      # over folds
+    deviation:float, # the standard deviation over folds
+) -> str:
     "A mean and its spread over folds, to four digits."
     return f"{mean:.4f} ± {deviation:.4f}"
 
-def counted(number:int, noun:str) -> str:
+# %% ../nbs/api/030_display.ipynb #5c48754a
+def counted(
+    number:int, # of things
+    noun:str,   # one of them, such as row
+) -> str:
     "How many of something there are."
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

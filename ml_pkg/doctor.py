@@ -63,7 +63,7 @@ _NEEDS_WRITING = ("SQLITE_CANTOPEN", "SQLITE_READONLY")
 
 @contextmanager
 def inspected(
-    workspace:Workspace,
+    workspace:Workspace, # to be looked at
 ) -> Iterator[sqlite3.Connection]:
     "A connection that changes nothing in the workspace. Raises `sqlite3.Error`, or OSError if the file cannot even be read."
     try: connection = _opened(f"{workspace.database.absolute().as_uri()}?mode=ro")
@@ -120,7 +120,7 @@ class RecordedFile(NamedTuple):
     def within(self, workspace:Workspace) -> Path: return workspace.folder/self.path.parent.name/self.path.name # where it is now, if the whole workspace was moved
 
 def recorded_files(
-    connection:sqlite3.Connection,
+    connection:sqlite3.Connection, # to the run store
 ) -> list[RecordedFile]:
     "Every file that the database knows, as it was last written."
     return [RecordedFile(Path(path), digest, kind, run) for path, digest, kind, run in connection.execute("SELECT path, sha256, kind, run FROM files WHERE rowid IN (SELECT max(rowid) FROM files GROUP BY path) ORDER BY rowid")]
@@ -174,8 +174,8 @@ def _lost(connection:sqlite3.Connection) -> list[str]: # "iris@production"
 
 # %% ../nbs/api/450_doctor.ipynb #18ae2a36
 def frames_of(
-    declaration:Path,
-) -> set[str]: # names of files in the folder `frames`
+    declaration:Path, # its file
+) -> set[str]:        # names of files in the folder `frames`
     "The frames that a declaration names, read without interpreting it."
     return {name.decode() for name in re.findall(rb"[0-9a-f]{32}\.entry", declaration.read_bytes())}
 
@@ -212,7 +212,7 @@ def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
     if (usage := store.usage()).bytes > usage.budget: yield Symptom(f"the checkpoints are beyond their budget: {usage}", str(store.path), Severity.NOTE, "ml_pkg gc --delete")
 
 def leftovers(
-    workspace:Workspace,
+    workspace:Workspace, # to be looked at
 ) -> list[Path]:
     "What processes that are gone began to write, and the leases that they held."
     parts = [path for path in workspace.folder.rglob("*.part") if _is_left(path)]
@@ -239,12 +239,20 @@ def _is_deserted(lease:Path) -> bool:
     if not isinstance(holder, dict) or holder.get("machine") != socket.gethostname() or not isinstance(holder.get("process"), int): return _age(lease) > _HOUR
     return not is_alive(holder["process"]) or _age(lease) > _HOUR
 
+# %% ../nbs/api/450_doctor.ipynb #d5f47935
 def _left(workspace:Workspace) -> Iterator[Symptom]:
     if found := leftovers(workspace): yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")
     if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE, "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
     if spoilt := sorted(workspace.folder.glob("predictions/*/**/*.damaged")): yield Symptom(f"damaged in the middle, and kept beside the segment of what could be read: {counted(len(spoilt), 'file')} of prediction logs", listed(map(str, spoilt), 5), Severity.WRONG, "Look at the disk; delete them when you miss nothing")
 
 # %% ../nbs/api/450_doctor.ipynb #ba67bc8d
+def _size(count:int) -> str:
+    "Bytes in words."
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size: return f"{count / size:,.1f} {unit}"
+    return f"{count:,} bytes"
+
+# %% ../nbs/api/450_doctor.ipynb #b4356520
 def _folder(workspace:Workspace) -> Iterator[Symptom]:
     "Whether something can be written."
     parent = next(folder for folder in (workspace.folder.absolute(), *workspace.folder.absolute().parents) if folder.exists())
@@ -262,19 +270,13 @@ def _waiting(workspace:Workspace) -> Iterator[Symptom]:
             if state == "waiting": yield Symptom(f"not told to {sink} yet: {counted(count, 'run')}{reason}", sink, Severity.NOTE, "ml_pkg sync")
             else: yield Symptom(f"refused by {sink}: {counted(count, 'run')}{reason}", sink, Severity.WRONG, "Mend what it says, then: ml_pkg sync")
 
-def _size(count:int) -> str:
-    "Bytes in words."
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size: return f"{count / size:,.1f} {unit}"
-    return f"{count:,} bytes"
-
 # %% ../nbs/api/450_doctor.ipynb #f74ee5ad
 _PACKAGES = ("ml_pkg", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "joblib", "skops")
 _KINDS = ("registry", "models", "predictions", "declarations", "frames", "fingerprints", "checkpoints")
 
 def sizes(
-    workspace:Workspace,
-) -> dict[str, int]: # bytes
+    workspace:Workspace, # to be looked at
+) -> dict[str, int]:     # bytes
     "What the workspace holds, by kind."
     found = Counter(dict.fromkeys(("database", *_KINDS), 0))
     for folder, _, names in os.walk(workspace.folder):
@@ -332,7 +334,7 @@ class Diagnosis:
 _EXAMINATIONS:tuple[Callable[[Workspace], Iterator[Symptom]], ...] = (_folder, _database, _files, _versions, _declarations, _checkpoints, _left, _waiting)
 
 def doctor(
-    workspace:Workspace,
+    workspace:Workspace, # to be looked at
 ) -> Diagnosis:
     "Look at all of a workspace. Changes nothing but to move damaged checkpoints aside, and raises nothing for what it finds."
     symptoms = [symptom for examine in _EXAMINATIONS for symptom in _found(examine, workspace)]

@@ -45,7 +45,11 @@ class Learner:
 CLASSIFIER = Learner("LogisticRegression", "max_iter=1000", "C", "0.01, 0.1, 1.0, 10.0", ["balanced_accuracy", "accuracy"], "DecisionTreeClassifier", "1 / {name}.dataset.y.nunique()", "whoever guesses is right for one row in {n_classes}, if each class counts the same")
 REGRESSOR = Learner("Ridge", "", "alpha", "0.1, 1.0, 10.0, 100.0", ["r2", "neg_mean_absolute_error"], "DecisionTreeRegressor", "0", "whoever guesses the mean scores 0")
 
-def learner(proposal:Proposal) -> Learner: return CLASSIFIER if proposal.classification else REGRESSOR
+def learner(
+    proposal:Proposal, # with the task
+) -> Learner:
+    "What a new project begins to predict with."
+    return CLASSIFIER if proposal.classification else REGRESSOR
 
 # %% ../nbs/api/458_draft.ipynb #4242fa5a
 FEW_CATEGORIES = 20 # more of them are put together when they are rare
@@ -67,7 +71,7 @@ def _branches(proposal:Proposal) -> str:
     return _call("make_column_transformer", [*([f"({scaled}, numbers)"] if proposal.names(NUMBER) else []), f"({_encoder(proposal)}, categories)"])
 
 def estimator_text(
-    proposal:Proposal,
+    proposal:Proposal, # with the kinds of the columns
 ) -> str:
     "The pipeline that suits the columns, in code."
     steps = [_branches(proposal)] if proposal.names(CATEGORY) else _numbers_pipeline(proposal)
@@ -83,7 +87,7 @@ def _evaluation_text(proposal:Proposal) -> str:
 
 def declaration_text(
     name:str,          # of the experiment
-    proposal:Proposal,
+    proposal:Proposal, # with the roles of the columns
     file:str,          # name of the file in the package's folder `data`
 ) -> str:
     "The statement that declares the experiment."
@@ -102,7 +106,7 @@ def imports_text(
     return "\n".join(f"from {module} import {', '.join(names)}" for module, names in found.items() if names)
 
 def lists_text(
-    proposal:Proposal,
+    proposal:Proposal, # with the kinds of the columns
 ) -> str:
     "The columns of each kind, if the pipeline treats them differently."
     kinds = {"numbers": proposal.names(NUMBER), "categories": proposal.names(CATEGORY)} if proposal.names(CATEGORY) else {}

@@ -28,7 +28,7 @@ class Effects(NamedTuple):
     reference: np.ndarray  # rows at training, likewise
 
 def joined(
-    effects:Sequence[Effects],
+    effects:Sequence[Effects], # of different columns
 ) -> Effects:
     "Effects one after the other."
     return Effects(*(np.concatenate(parts) for parts in zip(*effects, strict=True)))
@@ -50,10 +50,10 @@ def _variances(cumulative:np.ndarray, ends:np.ndarray) -> np.ndarray:
     return np.maximum((2 * np.diff(ends) * _middle(height) * above).sum(axis=1) - mean**2, 0.0)
 
 def wasserstein(
-    reference:Sketch,
-    current:Sketch,
-    bins:Bins,
-) -> Effects:   # of the numbers
+    reference:Sketch, # of the training rows
+    current:Sketch,   # of the window, in the same bins
+    bins:Bins,        # of both
+) -> Effects:         # of the numbers
     "Wasserstein-1 distance in standard deviations of training, values beyond an outer edge counted at it."
     ends = bins.numbers.edges / bins.numbers.scale[:, None]
     before, now = _cumulative(reference.counts), _cumulative(current.counts)
@@ -75,18 +75,18 @@ def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, f
 def _effects(found:list[tuple]) -> Effects: return Effects(*(np.array(each, float) for each in zip(*found, strict=True))) if found else Effects(*[np.zeros(0)] * len(Effects._fields))
 
 def total_variation(
-    reference:Sketch,
-    current:Sketch,
-    bins:Bins,
-) -> Effects:   # of the categories
+    reference:Sketch, # of the training rows
+    current:Sketch,   # of the window, in the same bins
+    bins:Bins,        # of both
+) -> Effects:         # of the categories
     "Share of rows that would have to change category, among rows that have one."
     starts = bins.categories.starts
     return _effects([_total_variation(reference.slots[start:end], current.slots[start:end]) for start, end in zip(starts[:-1], starts[1:], strict=True)])
 
 def missing_shares(
-    reference:Sketch,
-    current:Sketch,
-) -> Effects:   # of all columns
+    reference:Sketch, # of the training rows
+    current:Sketch,   # of the window
+) -> Effects:         # of all columns
     "Change of the share of rows in which a value is missing."
     def pair(sketch:Sketch, missing:int) -> np.ndarray: return np.array([missing, sketch.rows - missing])
     return _effects([_total_variation(pair(reference, before), pair(current, now)) for before, now in zip(reference.missing, current.missing, strict=True)])
@@ -95,9 +95,9 @@ def missing_shares(
 TENTHS = 10 # bins of the index
 
 def in_tenths(
-    reference:Sketch,
-    current:Sketch,
-    place:int,       # of a column of numbers
+    reference:Sketch, # of the training rows
+    current:Sketch,   # of the window, in the same bins
+    place:int,        # of a column of numbers
 ) -> tuple[np.ndarray, np.ndarray]: # counts at training and now, in about ten bins of equal share at training
     "Counts of a column of numbers in few bins."
     total = np.cumsum(reference.counts[place])
@@ -132,9 +132,9 @@ def stability_index(
     return _of_chi_squared(float(((other - one) * np.log(other / one)).sum()), len(one), before, now, level)
 
 def jensen_shannon(
-    before:np.ndarray,
-    now:np.ndarray,
-    level:float=0.95,
+    before:np.ndarray, # counts at training, shape (n_bins,)
+    now:np.ndarray,    # counts in the window, shape (n_bins,)
+    level:float=0.95,  # confidence of the interval
 ) -> Interval:
     "Jensen-Shannon divergence in nats (Lin 1991) without its bias. Its square root is the distance."
     one, other = _shares(before, now)
@@ -155,7 +155,13 @@ def _scores_of(sketch:Sketch, bins:Bins, place:int) -> tuple[float, float, float
     variance = shares @ (values - mean)**2
     return mean, variance, shares @ (values - mean)**4 / max(variance**2, 1e-300), sketch.counts[place].sum()
 
-def mean_difference(reference:Sketch, current:Sketch, bins:Bins, place:int, level:float=0.95) -> Interval:
+def mean_difference(
+    reference:Sketch, # of the training rows
+    current:Sketch,   # of the window, in the same bins
+    bins:Bins,        # of both
+    place:int,        # of the column among those of numbers
+    level:float=0.95, # confidence of the interval
+) -> Interval:
     "Difference of means, in standard deviations of training."
     from scipy.stats import t
     (mean, variance, _, rows), (now, now_variance, _, now_rows) = (_scores_of(sketch, bins, place) for sketch in (reference, current))
@@ -163,7 +169,13 @@ def mean_difference(reference:Sketch, current:Sketch, bins:Bins, place:int, leve
     half = t.ppf((1 + level) / 2, min(rows, now_rows) - 1) * np.sqrt(variance / (rows - 1) + max(variance, now_variance) / (now_rows - 1)) # few rows of a skewed column understate it
     return Interval(float(now - mean), float(now - mean - half), float(now - mean + half))
 
-def deviation_ratio(reference:Sketch, current:Sketch, bins:Bins, place:int, level:float=0.95) -> Interval:
+def deviation_ratio(
+    reference:Sketch, # of the training rows
+    current:Sketch,   # of the window, in the same bins
+    bins:Bins,        # of both
+    place:int,        # of the column among those of numbers
+    level:float=0.95, # confidence of the interval
+) -> Interval:
     "Ratio of the standard deviation to that of training."
     from scipy.stats import t
     (_, variance, kurtosis, rows), (_, now_variance, now_kurtosis, now_rows) = (_scores_of(sketch, bins, place) for sketch in (reference, current))

@@ -41,6 +41,7 @@ class Answers(NamedTuple):
         "The answers to several requests that were joined, by the rows of each."
         return [self.slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=0))]
 
+# %% ../nbs/api/478_engines.ipynb #8d704e79
 class Engine(Protocol):
     "What answers about rows."
     name: str              # such as "direct"
@@ -61,18 +62,19 @@ def _drawn_values(column:Column, drawn:np.random.Generator, count:int) -> list[A
     return [*seen, *(between if column.kind == "float" else map(int, between))][:count]
 
 def drawn_rows(
-    schema:Schema,
-    count:int=64,
+    schema:Schema, # learnt at training
+    count:int=64,  # how many rows
 ) -> pd.DataFrame: # shape (count, n_columns), of objects: the same for the same schema
     "Rows such as a model may have learnt from."
     drawn = np.random.default_rng(0)
     return pd.DataFrame({column.name: pd.Series(_drawn_values(column, drawn, count), dtype=object) for column in schema.columns})
 
+# %% ../nbs/api/478_engines.ipynb #cef62e98
 def trial_rows(
-    rows:pd.DataFrame, # such as the model learnt from
-    schema:Schema,
+    rows:pd.DataFrame,    # such as the model learnt from
+    schema:Schema,        # of the good rows
     count:int=20 * ALIKE, # disturbed ones to choose from
-) -> Iterator[Columns]: # those that the schema takes, some at a time
+) -> Iterator[Columns]:   # those that the schema takes, some at a time
     "Rows to try an engine with: good ones first, and then five at a time that are disturbed alike."
     odd = disturbed(rows, schema.columns, count)
     for part in [rows, *(odd.iloc[start:start + 5] for start in range(0, count, ALIKE))]:
@@ -166,7 +168,7 @@ def _outcome(way:Way, columns:Columns) -> list[Any] | None:
 def _agree(one:list[Any] | None, other:list[Any] | None) -> bool: return one is other if one is None or other is None else same_bits(one, other)
 
 def all_trials(
-    model:Model,
+    model:Model, # that an engine is to stand for
 ) -> Iterator[Columns]:
     "Trial rows, and those on the boundary between labels."
     rows = drawn_rows(model.schema)
@@ -177,8 +179,8 @@ def all_trials(
         if len(edge): yield as_columns(edge, model.schema)
 
 def shortest_way(
-    model:Model,
-    trials:Sequence[Columns],
+    model:Model,              # that is to answer
+    trials:Sequence[Columns], # tables to try a way with
 ) -> Way:
     "The first way that gives what the plain one gives, refusals included; the plain one if none does."
     plain = Way("plain", False, _plainly(model.estimator))

@@ -52,7 +52,7 @@ class Packed(NamedTuple):
     def size(self) -> int: return len(self.stream) + sum(buffer.nbytes for buffer in self.buffers)
 
 def packed(
-    value:Any,
+    value:Any,                   # any value that pickle can write
     dumps:Callable=pickle.dumps, # or cloudpickle's
 ) -> Packed:
     "A value as a stream and buffers. Raises what pickle raises for what it cannot write."
@@ -65,7 +65,7 @@ HEADER = 8 # bytes that say how long the header is
 
 def write_entry(
     path:Path,      # of a file that nobody reads yet; rename it when it is complete
-    content:Packed,
+    content:Packed, # the value, packed
     about:dict,     # plain JSON, kept readable in the header
 ) -> None:
     "Write an entry. Raises OSError."
@@ -132,8 +132,8 @@ def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Secti
         if section.length: remember_region(np.frombuffer(buffer, np.uint8).ctypes.data, section.length, section.digest, content)
 
 def read_entry(
-    path:Path,
-    read_only:bool=False,  # arrays that cannot be changed
+    path:Path,               # of the entry
+    read_only:bool=False,    # arrays that cannot be changed
     check_buffers:bool=True, # False for a file whose buffers have been checked, and that has not changed since
 ) -> Entry:
     "Read an entry back. Raises `DamagedFile` if it is not what was written, OSError if it cannot be read."
@@ -154,7 +154,9 @@ def read_entry(
     return Entry(value, header.about)
 
 # %% ../nbs/api/170_entries.ipynb #0328c0c1
-def read_about(path:Path) -> dict:
+def read_about(
+    path:Path, # of the entry
+) -> dict:
     "What an entry says of itself, without its value. Raises `DamagedFile`, OSError."
     with path.open("rb") as file:
         start = file.read(len(MAGIC) + HEADER)

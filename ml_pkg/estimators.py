@@ -152,7 +152,12 @@ def given(
     if step not in names[:-1]: raise UnknownName(f"'{step}' is not a step that returns rows.{did_you_mean(step, names[:-1], 'steps')}")
     return changed.set_params(steps=[(step, rows), *changed.steps[names.index(step) + 1:]])
 
-def has_given_rows(estimator:Any) -> bool: return any(isinstance(step, GivenRows) for _, step in getattr(estimator, "steps", []))
+# %% ../nbs/api/160_estimators.ipynb #2892688a
+def has_given_rows(
+    estimator:Any, # any estimator; only a pipeline's own steps are looked at
+) -> bool:
+    "Whether a pipeline starts from rows that were given for a step."
+    return any(isinstance(step, GivenRows) for _, step in getattr(estimator, "steps", []))
 
 # %% ../nbs/api/160_estimators.ipynb #baf4c253
 def _open_splitter(value:Any) -> bool:

@@ -46,7 +46,9 @@ def _metric_name(metric:Any) -> str:
     return getattr(named, "__name__", type(metric).__name__)
 
 # %% ../nbs/api/140_evaluation.ipynb #54949faa
-def holdout_identity(evaluation:"Evaluation") -> Identity:
+def holdout_identity(
+    evaluation:"Evaluation", # with a share that is locked away, or none
+) -> Identity:
     "What decides which rows are locked away, given the rows. The text names the rule: a result of another rule has another key."
     return Identity("holdout", "by content, for every seed", (("share", identify(float(evaluation.holdout))),))
 
@@ -90,7 +92,7 @@ def is_classification(
 
 # %% ../nbs/api/140_evaluation.ipynb #2ac45e6a
 def scorers(
-    evaluation:Evaluation,
+    evaluation:Evaluation, # with its metrics
     classification:bool,   # decides which metric is meant when none is declared
 ) -> dict[str, Callable]:  # name -> scorer(estimator, X, y)
     "The metrics as callables."
@@ -108,7 +110,7 @@ def _uniform(values:np.ndarray) -> np.ndarray:
     return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
 
 def locked_away(
-    dataset:Dataset,
+    dataset:Dataset, # with the rows, and groups or times if there are any
     share:float,     # of the rows, approximately; exactly with a time role
 ) -> np.ndarray:     # bool, shape (n_rows,)
     "Which rows belong to the holdout: the same ones for every experiment on these data. Raises `InvalidData` if that leaves nothing on one side."
@@ -124,11 +126,11 @@ def locked_away(
 
 # %% ../nbs/api/140_evaluation.ipynb #5406347e
 def splitter(
-    evaluation:Evaluation,
-    dataset:Dataset,
-    classification:bool,
-    seed:int,            # fills a random_state that was left open
-) -> Any:                # a scikit-learn splitter
+    evaluation:Evaluation, # with a number of folds, or a splitter
+    dataset:Dataset,       # whose roles decide what a number of folds means
+    classification:bool,   # whether the target is a class
+    seed:int,              # fills a random_state that was left open
+) -> Any:                  # a scikit-learn splitter
     "The splitter that is meant. A number of folds means: in order of time, or by group, or stratified, as the data demand."
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
     if not isinstance(evaluation.cv, int):
@@ -142,10 +144,10 @@ def splitter(
 
 # %% ../nbs/api/140_evaluation.ipynb #cce1c1d1
 def folds(
-    evaluation:Evaluation,
-    dataset:Dataset,
-    classification:bool,
-    seed:int,
+    evaluation:Evaluation, # with a number of folds, or a splitter
+    dataset:Dataset,       # with the rows
+    classification:bool,   # whether the target is a class
+    seed:int,              # of the experiment, for what is shuffled
 ) -> list[tuple[np.ndarray, np.ndarray]]: # per fold: row numbers to fit on, row numbers to score
     "Row numbers of every fold, holdout left out. Raises `InvalidData` if the rows cannot be split so."
     open_rows = np.flatnonzero(~locked_away(dataset, evaluation.holdout))
@@ -188,11 +190,11 @@ def _check_classes(dataset:Dataset, y:Any, classification:bool) -> None:
 
 # %% ../nbs/api/140_evaluation.ipynb #f9fb460d
 def comparable(
-    dataset:Dataset,
-    evaluation:Evaluation,
-    classification:bool,
-    seed:int,
-) -> str | None:  # equal for what can be compared; None for what cannot be identified
+    dataset:Dataset,       # with the rows
+    evaluation:Evaluation, # how they are split
+    classification:bool,   # whether the target is a class
+    seed:int,              # of the experiment
+) -> str | None:           # equal for what can be compared; None for what cannot be identified
     "A key for the rows that are scored, and how they are split. How many of the others are fitted on does not count."
     try: rows, split = dict(dataset.identity.parts)["rows"], identify(splitter(evaluation, dataset, classification, seed), "splitter")
     except Unidentifiable: return None

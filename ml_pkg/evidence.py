@@ -54,13 +54,13 @@ class Bets(NamedTuple):
 
 def asked_of(
     share:np.ndarray, # of the level
-    level:float,
+    level:float,      # probability of any alarm without drift
 ) -> np.ndarray:      # logarithm of the gain
     "What a column alone has to gain to be an alarm."
     return np.log(EPOCHS / (level * share))
 
 def placed(
-    effects:Effects,
+    effects:Effects,      # one for each column
     tolerance:np.ndarray, # moves that nobody minds, in the unit of each effect
     share:np.ndarray,     # of the level that each column has, above 0
     level:float,          # probability of any alarm without drift
@@ -77,7 +77,7 @@ def placed(
 UNMOVED = 0.95 # confidence with which a column is called unmoved
 
 def upper(
-    effects:Effects,
+    effects:Effects,          # one for each column
     confidence:float=UNMOVED, # for one column at one look
 ) -> np.ndarray:              # moves above it are ruled out; infinite before there are enough rows
     "The upper ends of the intervals."
@@ -88,7 +88,10 @@ def upper(
     return np.where(np.minimum(effects.rows, effects.reference) < FIRST, np.inf, high)
 
 # %% ../nbs/api/630_evidence.ipynb #8747c869
-def check_shares(share:np.ndarray, level:float) -> None:
+def check_shares(
+    share:np.ndarray, # of the level that each column has, above 0
+    level:float,      # probability of any alarm without drift
+) -> None:
     "Raise `InvalidDeclaration` for shares that would spend more than there is."
     if not 0 < level < 1: raise InvalidDeclaration(f"a level of {level} is none: it is the probability of a false alarm, such as 0.05")
     if len(share) and (share.min() <= 0 or share.sum() > 1 + 1e-9): raise InvalidDeclaration(f"shares of the level have to be above 0, and add up to 1 at most: the smallest is {share.min():.3g}, the sum {share.sum():.3g}")
@@ -109,10 +112,11 @@ def discoveries(
     alarms[order[:count]] = True
     return alarms
 
+# %% ../nbs/api/630_evidence.ipynb #1304a295
 def lower(
-    bets:Bets,
-    share:np.ndarray,
-    level:float,
+    bets:Bets,        # of the columns
+    share:np.ndarray, # of the level that each column has, above 0
+    level:float,      # probability of any alarm without drift
     alarms:int,       # how many there are
 ) -> np.ndarray:
     "The lower ends of the intervals: above the tolerance for alarms, and for no others (e-BY of Xu, Wang and Ramdas 2024)."

@@ -26,7 +26,9 @@ def experiments() -> list[sqlite3.Row]:
     if not workspace.database.exists(): return []
     with connected(workspace) as connection: return connection.execute("SELECT experiment, each.runs, id, started FROM (SELECT count(*) AS runs, max(number) AS last FROM runs GROUP BY experiment) AS each JOIN runs ON number = last ORDER BY last DESC LIMIT 500").fetchall()
 
-def known_experiment(name:str) -> Workspace:
+def known_experiment(
+    name:str, # of the experiment
+) -> Workspace:
     "The workspace, if an experiment of that name has run in it. Raises `UnknownName`."
     known = [each["experiment"] for each in experiments()]
     if name not in known and not run_count(name): raise UnknownName(f"no experiment of the name '{shortened(name)}' has run.{did_you_mean(name, known, 'experiments')}")
@@ -34,7 +36,7 @@ def known_experiment(name:str) -> Workspace:
 
 # %% ../nbs/api/464_experiment_pages.ipynb #b21cf806
 def parameters_of(
-    connection:sqlite3.Connection,
+    connection:sqlite3.Connection, # to the run store
     runs:Sequence[str],            # ids
 ) -> dict[str, dict[str, str]]:
     "Parameters of some runs."
@@ -52,10 +54,10 @@ def _with_changes(connection:sqlite3.Connection, runs:Sequence[dict]) -> list[di
 DRAWN = 500 # runs in a picture of a metric over time
 
 def chosen_metric(
-    metric:str,               # that is asked for; empty for the first one
-    metrics:Sequence[str],
-    scored:str="was not scored",
-) -> str:                     # empty if there is none
+    metric:str,                  # that is asked for; empty for the first one
+    metrics:Sequence[str],       # that there are; the first one is taken if none is asked for
+    scored:str="was not scored", # what the error says of a metric that there is not
+) -> str:                        # empty if there is none
     "The metric that is meant. Raises `UnknownName`."
     if metric and metric not in metrics: raise UnknownName(f"'{shortened(metric)}' {scored}.{did_you_mean(metric, metrics, 'metrics')}")
     return metric or next(iter(metrics), "")
@@ -68,7 +70,7 @@ def _chart(runs:Sequence[dict], metric:str) -> str:
 
 # %% ../nbs/api/464_experiment_pages.ipynb #2c2da58a
 def experiment_page(
-    name:str,
+    name:str,   # of the experiment
     metric:str, # that is drawn; empty for the first one
 ) -> dict[str, Any]:
     "What the page of an experiment shows. Raises `UnknownName`."

@@ -46,6 +46,7 @@ def nearest_difference(
     "The difference from the earlier run that differs in fewest components."
     return min((differences(other, here) for other in earlier), key=len, default=None)
 
+# %% ../nbs/api/270_explanation.ipynb #fd27bcbe
 def step_names(
     timings:list[dict],  # rows of a run: fold, place, step, …
 ) -> list[str]:          # in order; a branch of a step is called `step__branch`
@@ -57,7 +58,11 @@ def _until(names:list[str], name:str) -> list[str]:
     return [*(each for each in names[:names.index(name)] if "__" not in each), name]
 
 # %% ../nbs/api/270_explanation.ipynb #711b9769
-def described(path:str, then:str, now:str) -> str:
+def described(
+    path:str, # of the component, such as estimator.steps.selectkbest.k
+    then:str, # its content in the earlier run
+    now:str,  # its content in this one
+) -> str:
     "One component that differed, in words."
     name = path.removeprefix("estimator.").replace("steps.", "")
     if "\n" not in then + now or ABSENT in (then, now): return f"{name}: {_short(then)} → {_short(now)}"
@@ -113,10 +118,10 @@ class Earlier(NamedTuple):
 
 # %% ../nbs/api/270_explanation.ipynb #6e252dfa
 def explained(
-    title:str,
-    timings:list[dict],               # rows of a run: fold, place, step, seconds, outcome
-    components:dict[str, str],        # of the run's key
-    earlier:list[Earlier],            # newest first
+    title:str,                 # of the run
+    timings:list[dict],        # rows of a run: fold, place, step, seconds, outcome
+    components:dict[str, str], # of the run's key
+    earlier:list[Earlier],     # newest first
 ) -> Explanation:
     "Each step but those that only ask and score, with the reason if it was computed."
     names = step_names(timings)
@@ -162,7 +167,7 @@ def failing_step(
     steps:list[str],           # names, in order
     components:dict[str, str], # of the run's key
     error:str,                 # such as "ValueError: not today"
-    traceback:str,
+    traceback:str,             # as Python writes it
 ) -> str:                      # a step, or `predict` or `score`; `NOWHERE` if it cannot be told
     "In which step a run failed."
     frames = _FRAME.findall(traceback)
@@ -178,6 +183,7 @@ def _named_first(steps:list[str], error:str) -> str:
     "The step that the message begins with."
     return next((name for name in steps if re.match(rf"\w+: {re.escape(name)}(:| cannot take )", error)), NOWHERE)
 
+# %% ../nbs/api/270_explanation.ipynb #951cb220
 def _passed_through(steps:list[str], components:dict[str, str], frames:list[tuple[str, str, str]]) -> str:
     "The step whose code the frames go through, if it is only one."
     for frame in frames:
@@ -205,12 +211,12 @@ def _holds(code:str, line:str) -> bool:
 AGAIN = "as in an earlier run: reused where it was kept"
 
 def explained_failure(
-    name:str,                         # of the run
-    error:str,
-    failed_in:str,                    # as `failing_step` gives it
-    steps:list[str],                  # names, in order
-    components:dict[str, str],        # of the run's key
-    earlier:list[Earlier],            # newest first
+    name:str,                  # of the run
+    error:str,                 # its type and message
+    failed_in:str,             # as `failing_step` gives it
+    steps:list[str],           # names, in order
+    components:dict[str, str], # of the run's key
+    earlier:list[Earlier],     # newest first
 ) -> Explanation:
     "Which step failed, what was new in it, and what became of the others."
     place = steps.index(failed_in) if failed_in in steps else len(steps) if failed_in else -1

@@ -15,6 +15,13 @@ from pathlib import Path
 from .errors import NotRewritable
 
 # %% ../nbs/api/397_exported.ipynb #b4fdfcbe
+def _relative(target:str, module:str) -> str:
+    "A module of the same package, seen from another one."
+    to, here = target.split("."), module.split(".")[:-1]
+    shared = next((place for place, (one, other) in enumerate(zip(to, here, strict=False)) if one != other), min(len(to), len(here)))
+    return "." * (len(here) - shared + 1) + ".".join(to[shared:])
+
+# %% ../nbs/api/397_exported.ipynb #104eefcf
 _DIRECTIVES = re.compile(r"\A(?:[ \t]*#[ \t]*\|.*\n)+")
 
 def exported_source(
@@ -28,12 +35,6 @@ def exported_source(
         if isinstance(node, ast.ImportFrom) and not node.level and node.module and node.module.split(".")[0] == module.split(".")[0]:
             lines[node.lineno - 1] = lines[node.lineno - 1].replace(f"from {node.module} ", f"from {_relative(node.module, module)} ", 1)
     return "\n".join(lines)
-
-def _relative(target:str, module:str) -> str:
-    "A module of the same package, seen from another one."
-    to, here = target.split("."), module.split(".")[:-1]
-    shared = next((place for place, (one, other) in enumerate(zip(to, here, strict=False)) if one != other), min(len(to), len(here)))
-    return "." * (len(here) - shared + 1) + ".".join(to[shared:])
 
 # %% ../nbs/api/397_exported.ipynb #7fe0339b
 _CELL = re.compile(r"^# %% .*?(?:#([\w-]+)|(\d+))[ \t]*$", re.MULTILINE)
@@ -62,17 +63,18 @@ def _with_cell(text:str, module:str, name:str, old:str, new:str) -> str:
 # %% ../nbs/api/397_exported.ipynb #692a77b2
 def changed_cells(
     old:bytes, # of a notebook
-    new:bytes,
+    new:bytes, # the bytes of the notebook as it shall be
 ) -> dict[str, tuple[str, str]]: # id -> source before, and after
     "The cells whose source differs. Both have the same cells."
     pairs = zip(*(json.loads(content)["cells"] for content in (old, new)), strict=True)
     return {one.get("id", ""): ("".join(one["source"]), "".join(other["source"])) for one, other in pairs if one["source"] != other["source"]}
 
+# %% ../nbs/api/397_exported.ipynb #d6c059ca
 def exported_again(
-    path:Path,   # of the module
-    module:str,  # its name
-    old:bytes,   # of its notebook
-    new:bytes,
+    path:Path,  # of the module
+    module:str, # its name
+    old:bytes,  # of its notebook
+    new:bytes,  # the bytes of the notebook as it shall be
 ) -> tuple[bytes, bytes]: # the module as it is, and as it should be
     "What a module has to hold when its notebook changes. Line ends stay. Raises `NotRewritable`."
     content = path.read_bytes()
@@ -86,7 +88,7 @@ _EXPORTED = re.compile(r"^#\s*\|\s*export[si]?\b", re.MULTILINE)
 def refuse_out_of_step(
     path:Path,      # of the module
     module:str,     # its name
-    notebook:bytes,
+    notebook:bytes, # its bytes
 ) -> None:
     "Raise `NotRewritable` if a module does not hold the exported cells of its notebook as they are."
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"}

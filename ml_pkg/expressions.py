@@ -480,6 +480,7 @@ def _wanted(name:_Name) -> Iterator[str]:
         yield longer
         longer += "_"
 
+# %% ../nbs/api/340_expressions.ipynb #399cef7f
 _OPENED_BY = {"IterativeImputer": "enable_iterative_imputer", "HalvingGridSearchCV": "enable_halving_search_cv", "HalvingRandomSearchCV": "enable_halving_search_cv"}
 
 def _statements(name:_Name, local:str) -> list[str]:

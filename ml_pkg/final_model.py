@@ -74,9 +74,9 @@ def _remembered(experiment:"Experiment", run:Run, card:dict[str, Any], X:"pd.Dat
 
 # %% ../nbs/api/355_final_model.ipynb #33c29518
 def fit_model(
-    experiment:"Experiment",
-    run:Run,       # whose scores and id go on the card
-) -> "Model":      # saved in the workspace, if its classes can be imported elsewhere
+    experiment:"Experiment", # as it was declared
+    run:Run,                 # whose scores and id go on the card
+) -> "Model":                # saved in the workspace, if its classes can be imported elsewhere
     "Fit the declared estimator on all rows outside of the holdout, and save it."
     from ml_pkg.model import Model, save_model
     from ml_pkg.schema import learn_schema
@@ -120,8 +120,8 @@ def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") 
 
 # %% ../nbs/api/355_final_model.ipynb #0165f87e
 def fitted_model(
-    experiment:"Experiment",
-    run:Run,           # of that declaration
+    experiment:"Experiment", # as it is declared now
+    run:Run,                 # of that declaration
 ) -> "Model":
     "The saved model of a run, or a new one if the declaration still has the key that ran. Raises `InvalidDeclaration` if it has not."
     from ml_pkg.model import Model, check_key

@@ -36,8 +36,8 @@ from .usage import Usage
 
 # %% ../nbs/api/260_fitting.ipynb #4c1ec691
 def weight_parameter(
-    estimator:Any,
-) -> str:   # such as "sample_weight" or "logisticregression__sample_weight"
+    estimator:Any, # any estimator or pipeline
+) -> str:          # such as "sample_weight" or "logisticregression__sample_weight"
     "The fit parameter by which the step that predicts takes sample weights. Raises `InvalidDeclaration` if it takes none."
     from sklearn.utils.validation import has_fit_parameter
     if getattr(estimator, "steps", None): return f"{estimator.steps[-1][0]}__{weight_parameter(estimator.steps[-1][1])}"
@@ -45,6 +45,7 @@ def weight_parameter(
     if hasattr(estimator, "estimator"): return weight_parameter(estimator.estimator)
     raise InvalidDeclaration(f"the dataset declares weight=…, and {type(estimator).__name__} takes no sample weights. Leave the role out, or declare another estimator")
 
+# %% ../nbs/api/260_fitting.ipynb #c613ad25
 def fit_parameters(
     estimator:Any, # the step that predicts
     weights:Any,   # shape (n_rows,), or None
@@ -67,7 +68,9 @@ class _Answers:
         return answer
 
 # %% ../nbs/api/260_fitting.ipynb #6b4c99c9
-def takes_weights(scorer:Callable) -> bool:
+def takes_weights(
+    scorer:Callable, # called with estimator, rows and target
+) -> bool:
     "Whether a metric can count some rows more than others."
     return "sample_weight" in inspect.signature(getattr(scorer, "_score_func", scorer)).parameters
 
@@ -161,9 +164,10 @@ class Fold(NamedTuple):
     @property
     def predictions(self) -> pd.DataFrame: return pd.DataFrame(self.columns)
 
+# %% ../nbs/api/260_fitting.ipynb #1817486e
 def fit_fold(
-    work:Work,
-    texts:dict|None=None,        # of project functions whose source is not at hand in this process
+    work:Work,            # all that a worker needs for one fold
+    texts:dict|None=None, # of project functions whose source is not at hand in this process
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is."
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
@@ -196,18 +200,27 @@ def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[st
     probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
     return {"row": test, **columns, **{probability_name(label): np.asarray(each) for label, each in probabilities.items()}}
 
+# %% ../nbs/api/260_fitting.ipynb #972d3a43
 class Failure(NamedTuple):
     "Why a fold could not be fitted, in a form that travels."
     error: str       # such as "ValueError: not today"
     traceback: str
 
-def failure(error:BaseException) -> Failure: return Failure(f"{type(error).__name__}: {error}".removesuffix(": "), "".join(traceback.format_exception(error)))
+def failure(
+    error:BaseException, # with its traceback
+) -> Failure:
+    "An error as text, which any process can be sent."
+    return Failure(f"{type(error).__name__}: {error}".removesuffix(": "), "".join(traceback.format_exception(error)))
 
-def tried(work:Work, texts:dict|None=None) -> Fold|Failure:
+def tried(
+    work:Work,            # all that a worker needs for one fold
+    texts:dict|None=None, # of functions whose source is not at hand where it runs
+) -> Fold|Failure:
     "As `fit_fold`, with the error in place of the fold if there is one."
     try: return fit_fold(work, texts)
     except Exception as error: return failure(error)
 
+# %% ../nbs/api/260_fitting.ipynb #2ed9373f
 def _kept_fold(work:Work) -> Fold | None:
     entry = work.place.store.load(work.keys[-1]) if work.keys[-1] else None
     return entry and entry.value._replace(steps=taken_over(entry.value.steps, work.chain), cpu_seconds=0.0, peak_memory=None)
@@ -221,7 +234,15 @@ def _keep_fold(work:Work, fold:Fold) -> None:
     if content is not None and (wanted or place.store.is_worth(content.size, seconds)): place.store.save(key, content, seconds)
 
 # %% ../nbs/api/260_fitting.ipynb #dad55c2f
-def fold_places(store:Checkpoints|NoCheckpoints, dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int, threads:int, count:int) -> list[Place]:
+def fold_places(
+    store:Checkpoints|NoCheckpoints, # where results are kept, if anywhere
+    dataset:Dataset,                 # with the rows
+    evaluation:Evaluation,           # how they are split
+    classification:bool,             # whether the target is a class
+    seed:int,                        # of the experiment
+    threads:int,                     # that a fit may use
+    count:int,                       # how many folds there are
+) -> list[Place]:
     "Where each fold keeps its results: under the rows, the split and the number of the fold. Metrics do not count, since they fit nothing."
     split = _split_identity(dataset, evaluation, classification, seed, threads)
     if split is None: return [NOWHERE] * count
@@ -281,10 +302,11 @@ def workers(
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, numbers.Integral) or n_jobs == 0): raise InvalidDeclaration(f"n_jobs is how many workers there are, such as 1, 2, or -1 for one a core, and not {n_jobs!r}")
     return effective_n_jobs(n_jobs)
 
+# %% ../nbs/api/260_fitting.ipynb #a8eff2e9
 def handed_out(
-    tasks:Iterable,        # of joblib's `delayed`
-    n_jobs:int|None,
-    return_as:str,         # joblib's "generator" or "generator_unordered"
+    tasks:Iterable,  # of joblib's `delayed`
+    n_jobs:int|None, # how many workers, as joblib understands it
+    return_as:str,   # joblib's "generator" or "generator_unordered"
 ) -> Iterator:
     "What comes of tasks, as workers are done with them. A backend that gives results only together, as Ray's does, is given as many at a time as it has workers."
     from sklearn.utils.parallel import Parallel  # joblib's, with scikit-learn's configuration taken along
@@ -298,8 +320,8 @@ def handed_out(
 
 def cross_validate(
     estimator:Any,         # unfitted; stays as it is
-    dataset:Dataset,
-    evaluation:Evaluation,
+    dataset:Dataset,       # with the rows
+    evaluation:Evaluation, # how they are split and scored
     seed:int,              # fills every random_state that was left open
     n_jobs:int|None=None,  # folds fitted side by side; None means one, or as joblib.parallel_config says
     progress:Callable=lambda folds, total: folds, # wraps the folds while they are done, to show how far it is

@@ -41,8 +41,8 @@ class Straddling(NamedTuple):
 
 # %% ../nbs/api/147_fold_checks.ipynb #31baf983
 def straddling(
-    view:View,
-    codes:np.ndarray,     # the kind of every row, -1 for none, shape (n_rows,)
+    view:View,        # of the rows and the folds
+    codes:np.ndarray, # the kind of every row, -1 for none, shape (n_rows,)
 ) -> Straddling|None:
     "Rows of one kind on both sides of a fold; nothing if there are none."
     worst, count, scored, example = (0, 0, 1), 0, 0, None
@@ -62,10 +62,10 @@ def _known(codes:np.ndarray, train:np.ndarray, test:np.ndarray) -> np.ndarray:
 
 # %% ../nbs/api/147_fold_checks.ipynb #5d982020
 def rows_alike(
-    view:View,
-    names:Sequence[str],  # of columns
-    rows:np.ndarray,      # numbers of the rows to compare
-    hashed:np.ndarray,    # what they hash to in columns that were compared before, uint64
+    view:View,           # of the rows and the folds
+    names:Sequence[str], # of columns
+    rows:np.ndarray,     # numbers of the rows to compare
+    hashed:np.ndarray,   # what they hash to in columns that were compared before, uint64
 ) -> tuple[np.ndarray, np.ndarray]: # numbers of rows that are equal to another, what they hash to
     "Rows that are equal in these columns too."
     import pandas as pd
@@ -83,7 +83,9 @@ def _hashed(values:"pd.Series") -> np.ndarray:
 # %% ../nbs/api/147_fold_checks.ipynb #f8acd440
 TIMES = 10 # as many equal rows as by chance are expected
 
-def equal_by_chance(view:View) -> float:
+def equal_by_chance(
+    view:View, # of the rows and the folds
+) -> float:
     "The share of scored rows that would have an equal among those fitted on if columns were independent; 1 if that cannot be told."
     codes = np.column_stack([*(view.sample_codes[name] for name in view.features), *(coded(view.sample[name]) for name in view.dataset.target)])
     codes = np.unique(codes, axis=0)
@@ -92,7 +94,9 @@ def equal_by_chance(view:View) -> float:
     return min(1.0, float(np.prod(agree)) * max(len(train) for _, train, _ in view.folds))
 
 # %% ../nbs/api/147_fold_checks.ipynb #53692f85
-def equal_rows(view:View) -> list[CheckFinding]:
+def equal_rows(
+    view:View, # of the rows and the folds
+) -> list[CheckFinding]:
     "Rows that are scored and were fitted on as well."
     import pandas as pd
     varied = sorted(view.features, key=lambda name: (not is_plain(view.columns[name]), -view.distinct[name]))
@@ -109,7 +113,7 @@ def equal_rows(view:View) -> list[CheckFinding]:
 
 # %% ../nbs/api/147_fold_checks.ipynb #0cf5013e
 def declared_groups(
-    view:View,
+    view:View, # of the rows and the folds
     group:str, # column with the group role
 ) -> list[CheckFinding]:
     "Groups that a splitter of one's own takes apart."
@@ -120,8 +124,8 @@ def declared_groups(
 
 # %% ../nbs/api/147_fold_checks.ipynb #2d7c40ae
 def names_something(
-    view:View,
-    name:str, # of a column
+    view:View, # of the rows and the folds
+    name:str,  # of a column
 ) -> bool:
     "Whether a column looks like the name or number of something, rather than a property of it."
     values = view.sample[name]
@@ -130,7 +134,9 @@ def names_something(
     return is_key_name(name) or text and bool(values.dropna().astype(str).str.fullmatch(r"(?=.*[A-Za-z])(?=.*\d)[A-Za-z0-9_-]{4,}").mean() > 0.95)
 
 # %% ../nbs/api/147_fold_checks.ipynb #8e625988
-def split_groups(view:View) -> list[CheckFinding]:
+def split_groups(
+    view:View, # of the rows and the folds
+) -> list[CheckFinding]:
     "Rows that belong together on both sides of a fold."
     if view.dataset.group is not None: return declared_groups(view, view.dataset.group)
     if view.dataset.time is not None: return []
@@ -146,7 +152,9 @@ def _may_be_group(view:View, name:str) -> bool:
     return others >= 0.1 and (others <= 20 or is_key_name(name))
 
 # %% ../nbs/api/147_fold_checks.ipynb #fa605eb6
-def absent_classes(view:View) -> list[CheckFinding]:
+def absent_classes(
+    view:View, # of the rows and the folds
+) -> list[CheckFinding]:
     "Classes that a fold lacks."
     lacking = [text for target, codes in view.classes.items() for text in _lacking(view, target, codes)]
     if not lacking: return []
@@ -165,7 +173,9 @@ def _lacking(view:View, target:str, codes:np.ndarray) -> list[str]:
     return [f"class {shortly(view.columns[target].iloc[np.argmax(codes == each)])} of '{target}' has {counts[each]:,} of {len(view.open_rows):,} rows and is absent from {where(each)}" for each in np.flatnonzero(sum(absent.values()))]
 
 # %% ../nbs/api/147_fold_checks.ipynb #ac0fe149
-def mixed_times(view:View) -> list[CheckFinding]:
+def mixed_times(
+    view:View, # of the rows and the folds
+) -> list[CheckFinding]:
     "Times that the folds do not respect."
     if view.dataset.time is not None or view.dataset.group is not None: return []
     found = {name: count for name in view.without_role if is_time(view.sample[name]) and not is_birth_name(name) and (count := _out_of_order(view, name))}

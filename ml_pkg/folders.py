@@ -114,6 +114,7 @@ def _look_of_rows(path:Path) -> list[int]:
     status = path.stat()
     return [] if abs(time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)) < SETTLED else [*_look(path), status.st_ctime_ns]
 
+# %% ../nbs/api/442_folders.ipynb #7319764a
 @dataclass(frozen=True)
 class Seen:
     "A file as it was."

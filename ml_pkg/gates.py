@@ -224,7 +224,7 @@ class Verdicts(list):
     def _repr_html_(self) -> str: return definition(self.title, {}) + table(["gate", "", "required", "found"], ([verdict.gate, verdict.state, verdict.required, verdict.found] for verdict in self))
 
 def verdict_table(
-    verdicts:Iterable[Verdict],
+    verdicts:Iterable[Verdict], # one of each gate
 ) -> Verdicts:
     "Verdicts to be shown: as text by `str` and `print`, as HTML in a notebook."
     return Verdicts(verdicts)

@@ -37,13 +37,16 @@ def _split(host:str, default:int) -> tuple[str, int]:
     if not colon or port.endswith("]"): return host.lower(), default # an address in brackets has colons of its own
     return (name, int(port)) if port.isascii() and port.isdigit() and len(port) < 6 else ("", 0)
 
+# %% ../nbs/api/470_guard.ipynb #0b87178e
 def _is_number(name:str) -> bool:
     try: ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError: return False
     return True
 
 # %% ../nbs/api/470_guard.ipynb #aab409dc
-def is_loopback(host:str) -> bool:
+def is_loopback(
+    host:str, # a name or an address
+) -> bool:
     "Whether an address to listen at can be reached from this machine alone."
     try: return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError: return False
@@ -53,9 +56,9 @@ class Unservable(MlPkgError, OSError):
     "An address that nothing can be served at."
 
 def listening(
-    host:str,
-    port:int,     # 0 for any that is free
-    command:str,  # that it is for, named in an error: "ml_pkg ui"
+    host:str,    # a name or an address
+    port:int,    # 0 for any that is free
+    command:str, # that it is for, named in an error: "ml_pkg ui"
 ) -> socket.socket:
     "A socket that listens. Raises `Unservable`."
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -108,7 +108,10 @@ def run_list(
         return _described(connection, [rows[number] for number in numbers if number in rows])
 
 # %% ../nbs/api/292_history.ipynb #0574e2a2
-def run_count(experiment:str="", where:str="") -> int:
+def run_count(
+    experiment:str="", # its name; empty for all
+    where:str="",      # a condition, such as accuracy > 0.9; empty for none
+) -> int:
     "How many runs there are. Raises `InvalidQuery`, `UnknownName`."
     workspace = Workspace.current()
     if not workspace.database.exists(): return 0
@@ -207,7 +210,10 @@ def changes(
 _PLACE, _STEP = re.compile(r" at 0x[0-9a-f]+"), "(…)" # where a function stood in memory; how a step is written
 
 # %% ../nbs/api/292_history.ipynb #42bb482b
-def changed(before:dict[str, str], after:dict[str, str]) -> str:
+def changed(
+    before:dict[str, str], # parameters, flattened, each as text
+    after:dict[str, str],  # those that are held against them
+) -> str:
     "The parameters that are not those of before. Of a step that is another, or is not there, only that is told."
     if not before or not after: return ""
     sides = [{name: _PLACE.sub("", value) for name, value in each.items() if _STEP not in value or value.endswith(_STEP)} for each in (before, after)] # not lists of steps

@@ -62,19 +62,19 @@ def _through(experiment:"Experiment", chain:list[Link], count:int, fold:int|None
 
 # %% ../nbs/api/310_hooks.ipynb #f27e3217
 def rows_before(
-    experiment:"Experiment",
-    step:str,           # name of a step
-    fold:int|None=None, # number of a fold, from 0; by default all rows outside of the holdout are fitted on
-) -> pd.DataFrame:      # one row for each row that is fitted on, indexed by its number in the dataset
+    experiment:"Experiment", # with a pipeline
+    step:str,                # name of a step
+    fold:int|None=None,      # number of a fold, from 0; by default all rows outside of the holdout are fitted on
+) -> pd.DataFrame:           # one row for each row that is fitted on, indexed by its number in the dataset
     "The rows as they reach a step. Raises `UnknownName`."
     chain = chain_of(seeded(experiment.estimator, experiment.seed))
     return _through(experiment, chain, _place_of(step, chain), fold)
 
 def rows_after(
-    experiment:"Experiment",
-    step:str,           # name of a step that transforms
-    fold:int|None=None, # number of a fold, from 0; by default all rows outside of the holdout are fitted on
-) -> pd.DataFrame:      # one row for each row that is fitted on, indexed by its number in the dataset
+    experiment:"Experiment", # with a pipeline
+    step:str,                # name of a step that transforms
+    fold:int|None=None,      # number of a fold, from 0; by default all rows outside of the holdout are fitted on
+) -> pd.DataFrame:           # one row for each row that is fitted on, indexed by its number in the dataset
     "The rows as they leave a step. Raises `UnknownName`, also for the step that predicts, since no rows leave it."
     chain = chain_of(seeded(experiment.estimator, experiment.seed))
     transformers = chain[:-1]
@@ -96,10 +96,10 @@ def _all_sparse_or_none(frame:pd.DataFrame) -> pd.DataFrame:
     return frame.astype(pd.SparseDtype(float, 0.0)) if any(sparse) and not all(sparse) else frame
 
 def with_rows(
-    experiment:"Experiment",
-    step:str,     # name of a step that transforms
-    rows:Any,     # what it returned: a frame as `rows_after` gives it, or an array or sparse matrix in that order
-) -> Any:         # a new, unfitted estimator
+    experiment:"Experiment", # with a pipeline
+    step:str,                # name of a step that transforms
+    rows:Any,                # what it returned: a frame as `rows_after` gives it, or an array or sparse matrix in that order
+) -> Any:                    # a new, unfitted estimator
     "The estimator with given rows for what a step returns. Raises `UnknownName`, or `InvalidData` if the rows are not those that are fitted on."
     numbers, labels = np.flatnonzero(~locked_away(experiment.dataset, experiment.evaluation.holdout)), experiment.dataset.X.index
     if not labels.is_unique: raise InvalidData(f"the index of {experiment.dataset.source} names some rows twice, so rows cannot be given by it: frame.reset_index(drop=True)")

@@ -66,7 +66,9 @@ def differences(
     return {path: (left.get(path, ABSENT), right.get(path, ABSENT)) for path in {**left, **right} if left.get(path) != right.get(path)}
 
 # %% ../nbs/api/040_identity.ipynb #c1355eb7
-def digest(*buffers) -> str:
+def digest(
+    *buffers, # bytes, or what shows its memory as bytes do
+) -> str:
     "xxh3 of some buffers, each preceded by its length: 32 hexadecimal digits."
     state = xxhash.xxh3_128()
     for buffer in buffers:
@@ -290,6 +292,7 @@ def _ufunc(value:np.ufunc, visit:Callable) -> Identity:
         if getattr(home, value.__name__, None) is value: return Identity("ufunc", f"{library_version(package)}: {value.__name__}")
     raise Unidentifiable(f"the ufunc {value.__name__} does not say what it computes: use a function")
 
+# %% ../nbs/api/040_identity.ipynb #f39fe41e
 def _mapping(value:dict, visit:Callable) -> Identity:
     "A dict, in its order: whoever goes through it may depend on that."
     with _with_state(): pairs = [(visit(name, ""), visit(item, f"[{name!r}]")) for name, item in value.items()]
@@ -304,6 +307,7 @@ def _float(value:float) -> str:
     "The number as it prints, and its bits where printing loses some (-0.0 prints, payloads of NaN do not)."
     return repr(float(value)) if value == value else f"nan {struct.pack('>d', value).hex()}"
 
+# %% ../nbs/api/040_identity.ipynb #f0da3990
 def _sequence(value:list|tuple, visit:Callable) -> Identity: return Identity(type(value).__name__, parts=_numbered(value, visit))
 
 _CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered, np.ndarray: _array}

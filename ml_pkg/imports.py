@@ -46,6 +46,7 @@ def imports_wanted(
     if not imports or None in imports or any(each.name == "*" for each in imports): raise NotRewritable(f"{statement!r} is not an import of names: write it as 'from module import name' or 'import module'")
     return imports
 
+# %% ../nbs/api/391_imports.ipynb #904adbd9
 def is_there(
     tree:ast.Module, # of a cell
     wanted:Import,   # what is looked for
@@ -55,6 +56,7 @@ def is_there(
     there = [each for node in ast.walk(tree) for each in imports_of(node) if each.bound == wanted.bound]
     return wanted in there or any(same(str(each), str(wanted)) for each in there)
 
+# %% ../nbs/api/391_imports.ipynb #1241f377
 def refuse_clash(
     tree:ast.Module, # of a cell
     wanted:Import,   # what is to be added

@@ -85,7 +85,10 @@ class Instruments(Unobserved):
         return self._client.generate_latest(together)
 
 # %% ../nbs/api/496_instruments.ipynb #140aa926
-def add_metrics(app:Any, instruments:Instruments) -> None:
+def add_metrics(
+    app:Any,                 # a FastAPI application
+    instruments:Instruments, # that count
+) -> None:
     "Give an application the address `/metrics`, which is not part of its description."
     from starlette.responses import Response
     async def metrics() -> Response: return Response(instruments.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -36,11 +36,12 @@ def mean_interval(
     half = float(np.sqrt(found.var(ddof=1) * (1 / count + held_out)) * t.ppf((1 + level) / 2, count - 1))
     return Interval(mean, mean - half, mean + half)
 
+# %% ../nbs/api/281_intervals.ipynb #81d934e6
 def difference_interval(
-    values:Sequence[float],    # one for each fold
-    baseline:Sequence[float],  # of the same folds
-    held_out:float,
-    level:float=LEVEL,
+    values:Sequence[float],   # one for each fold
+    baseline:Sequence[float], # of the same folds
+    held_out:float,           # rows scored in a fold over rows fitted on
+    level:float=LEVEL,        # confidence of the interval
 ) -> Interval:
     "The same for the difference between two variants, fold by fold. Raises ValueError if they have not the same number of folds."
     if len(values) != len(baseline): raise ValueError(f"{len(values)} and {len(baseline)} folds cannot be compared fold by fold: evaluate both in the same way")

@@ -16,9 +16,9 @@ from .pairs import PairSums, Scores
 
 # %% ../nbs/api/650_joint.ipynb #5fb411f5
 def pair_effects(
-    reference:PairSums,
-    current:PairSums,
-    scores:Scores,
+    reference:PairSums, # of the training rows
+    current:PairSums,   # of the window
+    scores:Scores,      # of both
 ) -> tuple[Effects, list[tuple[str, str]]]: # how far each correlation has moved; the two columns of each
     "Changes of the mean products of any two scores of different columns."
     columns = np.array(scores.columns, dtype=object)
@@ -50,16 +50,21 @@ class Joint(NamedTuple):
     def lower(self, asked:float) -> float: return float(self.bets.lower(asked + self.shared)[self.best])
 
 def joint(
-    reference:PairSums,
-    current:PairSums,
+    reference:PairSums, # of the training rows
+    current:PairSums,   # of the window
     scores:Scores,      # of two columns at least
     tolerance:float,    # of a change of correlation
     share:float,        # of the level
-    level:float,
+    level:float,        # probability of any alarm without drift
 ) -> Joint:
     "The joint check. The gain of many bets is at least that of the best, divided by their number."
     effects, names = pair_effects(reference, current, scores)
     bets = placed(effects, np.full(len(names), tolerance), np.full(len(names), share / len(names)), level)
     return Joint(bets, names, int(np.argmax(bets.log_gain if np.isfinite(bets.log_gain).any() else effects.value)))
 
-def has_pairs(scores:Scores) -> bool: return len(set(scores.columns)) > 1
+# %% ../nbs/api/650_joint.ipynb #dff50749
+def has_pairs(
+    scores:Scores, # of the columns
+) -> bool:
+    "Whether there are two columns to hold against each other."
+    return len(set(scores.columns)) > 1

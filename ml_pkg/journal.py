@@ -67,9 +67,9 @@ def _encoded(content:bytes) -> str: return base64.b64encode(content).decode("asc
 # %% ../nbs/api/398_journal.ipynb #3a8c7004
 @contextmanager
 def written_together(
-    journal:Journal,
-    changes:Sequence[Change],
-    about:dict,                # what else the journal says
+    journal:Journal,               # where it is noted what was begun
+    changes:Sequence[Change],      # files, as they are and as they shall be
+    about:dict,                    # what else the journal says
     is_entered:Callable[[], bool], # whether the registry has it: an interrupt may come just after it was entered
 ) -> Iterator[None]:
     "Files are as they shall be inside of the block, and stay so if it ends well or was entered; otherwise all are as they were."
@@ -84,12 +84,18 @@ def written_together(
         raise
     journal.end()
 
-def refuse_edited(changes:Sequence[Change]) -> None:
+def refuse_edited(
+    changes:Sequence[Change], # files that were written
+) -> None:
     "Raise `NotRewritable` if somebody has changed a file since it was written here."
     for change in changes:
         if _content(change.path) != change.new: raise NotRewritable(f"{change.path} was changed by somebody while it was looked at, so nothing is promoted. Look at it, and try again")
 
-def finish(journal:Journal, changes:Sequence[Change], is_entered:bool) -> None:
+def finish(
+    journal:Journal,          # where it is noted what was begun
+    changes:Sequence[Change], # files, as they are and as they shall be
+    is_entered:bool,          # whether the registry has it
+) -> None:
     "All new if the registry has it, all old if not; the journal stays if the disk does not take that. Raises `NotRewritable` for a file that somebody has changed since: that is nobody's to overwrite."
     touched = [] if is_entered else [change for change in changes if _content(change.path) not in (change.old, change.new)]
     for change in () if is_entered else reversed(changes):
@@ -101,9 +107,9 @@ def finish(journal:Journal, changes:Sequence[Change], is_entered:bool) -> None:
 
 # %% ../nbs/api/398_journal.ipynb #1a420f41
 def settled(
-    journal:Journal,
-    is_done:bool, # whether what it belongs to was entered in the registry
-) -> bool:        # whether there was anything to settle
+    journal:Journal, # where it is noted what was begun
+    is_done:bool,    # whether what it belongs to was entered in the registry
+) -> bool:           # whether there was anything to settle
     "Make an end of what somebody began and was killed over: all new if it was done, all old if not."
     if not journal.is_there: return False
     changes, _ = journal.read()

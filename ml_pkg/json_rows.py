@@ -33,6 +33,7 @@ LONGEST = 2_000 # characters of a message or a field, which quote what was sent
 
 def _shortened(text:str) -> str: return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} … {text[-LONGEST // 2:]}"
 
+# %% ../nbs/api/476_json_rows.ipynb #ee747d91
 _ROW = re.compile(r"column '(.*?)', row (\d+): ", re.DOTALL)
 
 def as_request(
@@ -107,7 +108,7 @@ def _is_text(value:str) -> bool:
 
 # %% ../nbs/api/476_json_rows.ipynb #f8516b8e
 def read_json(
-    body:bytes,
+    body:bytes,             # of a request, as it came
     name:str="the request", # what the body is called in an error
 ) -> Any:                   # what it says
     "A body as Python has it, nothing lost and nothing guessed. Raises `InvalidRequest`."
@@ -153,7 +154,7 @@ def _made(values:Sequence, column:Column) -> Any:
 
 # %% ../nbs/api/476_json_rows.ipynb #ba2f08c8
 def fits_an_array(
-    schema:Schema,
+    schema:Schema, # learnt at training
 ) -> bool:
     "Whether rows of a schema can be an array of doubles that says all that a frame of them does."
     return all((column.kind, column.dtype) in (("float", "float64"), ("integer", "int64")) for column in schema.columns)
@@ -288,9 +289,10 @@ def _plain(value:Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
+# %% ../nbs/api/476_json_rows.ipynb #3b1684ae
 def as_columns(
     rows:Any,      # anything that `as_frame` takes
-    schema:Schema,
+    schema:Schema, # that the table has to fit
 ) -> Columns:
     "A table as columns. Raises `InvalidInput`."
     conformed = conform(rows, schema)

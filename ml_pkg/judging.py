@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # %% ../nbs/api/374_judging.ipynb #a3bea7f8
 def is_beside(
-    run:Run,
-    reference:Run,
-    metric:str,
+    run:Run,       # that is compared
+    reference:Run, # that it is compared with
+    metric:str,    # of both
 ) -> bool:
     "Whether two runs were fitted and scored on the same rows, by the same metric."
     same_rows = run.row["comparable"] is not None and all(run.row[name] == reference.row[name] for name in ("comparable", "train_size"))
@@ -43,7 +43,7 @@ class Judged(NamedTuple):
 def judged(
     experiment:"Experiment", # one of those that are judged: its rows are those of all
     run:Run,                 # of that
-    metric:str,
+    metric:str,              # that decides
     others:Sequence[Run]=(), # runs that are judged in any case
 ) -> Judged:
     "Everything that was tried on the rows of a run, scored by a metric."

@@ -39,20 +39,20 @@ def _in_time(log:pd.DataFrame, age:datetime.timedelta) -> np.ndarray:
     return (log[LABEL].notna() & (pd.to_datetime(log[LABELLED], utc=True) - log[TIME] <= age)).to_numpy() # without any label the column has no zone
 
 def coverage_at(
-    log:pd.DataFrame,         # time, label and labelled of predictions
-    now:pd.Timestamp,
-    age:datetime.timedelta,
-) -> Interval:                # without end where no prediction is so old
+    log:pd.DataFrame,       # time, label and labelled of predictions
+    now:pd.Timestamp,       # with a zone
+    age:datetime.timedelta, # of the predictions
+) -> Interval:              # without end where no prediction is so old
     "The share of predictions of that age, or older, whose label was known when they were so old."
     old = log[log[TIME] <= now - age]
     if not len(old): return Interval(math.nan, 0.0, 1.0)
     return share_interval(int(_in_time(old, age).sum()), len(old))
 
 def coverage_by_age(
-    log:pd.DataFrame,
-    now:pd.Timestamp,
-    ages:Sequence[datetime.timedelta],
-) -> pd.DataFrame:            # one row an age: predictions (that are so old), labelled (share), low, high
+    log:pd.DataFrame,                  # predictions with the times of their labels
+    now:pd.Timestamp,                  # with a zone
+    ages:Sequence[datetime.timedelta], # at which the share is taken
+) -> pd.DataFrame:                     # one row an age: predictions (that are so old), labelled (share), low, high
     "What share of predictions of each age has its label."
     found = [coverage_at(log, now, age) for age in ages]
     return pd.DataFrame({"predictions": [int((log[TIME] <= now - age).sum()) for age in ages], "labelled": [share.mean for share in found], "low": [share.low for share in found], "high": [share.high for share in found]}, index=pd.Index(ages, name="age"))
@@ -100,10 +100,10 @@ class Mature:
         return f"{len(self.labelled)} predictions are judged, {self.coverage.mean:.0%} of those that are {self.age} old or older; {self.waiting} are younger"
 
 def mature(
-    log:pd.DataFrame,             # all predictions, from which maturity is learnt
-    window:pd.DataFrame,          # those of them that are asked about
-    now:pd.Timestamp,
-    maturity:Maturity=LearntMaturity(),
+    log:pd.DataFrame,                   # all predictions, from which maturity is learnt
+    window:pd.DataFrame,                # those of them that are asked about
+    now:pd.Timestamp,                   # with a zone
+    maturity:Maturity=LearntMaturity(), # says which rows are old enough
 ) -> Mature:
     "The rows of a window that can be judged."
     age = maturity.age(log, now)
@@ -118,11 +118,11 @@ MEASURABLE:dict[str, Metric] = LOSSES | TABLES
 _DRAWS = 400
 
 def measured(
-    frame:pd.DataFrame,        # prediction, label, and "probability …" for metrics that need them
-    classes:Sequence,          # sorted; none for a regression
+    frame:pd.DataFrame,                  # prediction, label, and "probability …" for metrics that need them
+    classes:Sequence,                    # sorted; none for a regression
     metrics:Sequence[str]=("accuracy",), # names from `MEASURABLE`
-    level:float=LEVEL,
-    seed:int=0,
+    level:float=LEVEL,                   # confidence of the intervals
+    seed:int=0,                          # of the rows that are drawn
 ) -> Mapping[str, Interval]:
     "Metrics of labelled rows. Raises `UnknownName` for a metric, and `InvalidData` for no rows."
     if not len(frame): raise InvalidData("nothing can be measured on no labelled rows: wait for labels")

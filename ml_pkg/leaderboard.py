@@ -140,8 +140,8 @@ class Leaderboard:
 
 # %% ../nbs/api/380_leaderboard.ipynb #19937b79
 def leaderboard(
-    results:Sequence[Result],
-    baseline:str="",   # name of the variant that the others are held against; by default the first
+    results:Sequence[Result], # of the variants, those that failed too
+    baseline:str="",          # name of the variant that the others are held against; by default the first
 ) -> Leaderboard:
     "Variants that ran, beside each other."
     once = {(each.name, each.run.content): each for each in results}.values() # a search may ask for one twice

@@ -91,7 +91,9 @@ def _touched(lease:Path) -> int | None:
 
 # %% ../nbs/api/050_leases.ipynb #32fff75f
 @contextmanager
-def alone_in(folder:Path) -> Iterator[None]:
+def alone_in(
+    folder:Path, # on this machine, or one that all processes see
+) -> Iterator[None]:
     "One process at a time is in the block, where the system can see to that."
     with ExitStack() as stack:
         with suppress(ImportError, OSError):

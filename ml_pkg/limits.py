@@ -62,15 +62,22 @@ class Refused(MlPkgError):
         super().__init__(message)
         self.status, self.message, self.field, self.headers = status, message, field, headers
 
-def error_body(status:int, message:str, field:str|None=None) -> bytes:
+# %% ../nbs/api/490_limits.ipynb #b176897d
+def error_body(
+    status:int,          # of HTTP
+    message:str,         # what is wrong, and what to do
+    field:str|None=None, # the part of the request that it is about, if it is about one
+) -> bytes:
     "What every error is told as."
     return json.dumps({"error": {"status": status, "message": message, "field": field}}, ensure_ascii=True).encode()
 
+# %% ../nbs/api/490_limits.ipynb #c9ee0fd0
 async def answer_error(
-    send:Callable[[dict], Awaitable[None]],
-    refused:Refused,
+    send:Callable[[dict], Awaitable[None]], # takes a message of ASGI
+    refused:Refused, # with status and message
     more:bool=False, # whether the answer is not ended yet, though all of it is sent
 ) -> None:
+    "Refuse a request, in the messages of ASGI."
     body = error_body(refused.status, refused.message, refused.field)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"), *refused.headers]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})

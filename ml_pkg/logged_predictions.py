@@ -86,10 +86,10 @@ def read_log(
     return with_labels(read_predictions(name, since, until, version, logs), _labels(_folder(logs, name)))
 
 def read_predictions(
-    name:str,
-    since:Moment|None=None,
-    until:Moment|None=None,
-    version:str|None=None,
+    name:str,                      # of the model
+    since:Moment|None=None,        # the first moment; None from the beginning on
+    until:Moment|None=None,        # the moment after the last; None up to now
+    version:str|None=None,         # that answered; None for all
     logs:Workspace|Path|None=None, # as `read_log` takes them
 ) -> pd.DataFrame:                 # the same without labels
     "What was asked and answered, for whoever reads labels once for many such tables. Raises what `read_log` raises."
@@ -106,10 +106,10 @@ def with_labels(
 
 # %% ../nbs/api/487_logged_predictions.ipynb #d390d40f
 def read_times(
-    name:str,
-    since:Moment|None=None,
-    until:Moment|None=None,
-    version:str|None=None,
+    name:str,                      # of the model
+    since:Moment|None=None,        # the first moment; None from the beginning on
+    until:Moment|None=None,        # the moment after the last; None up to now
+    version:str|None=None,         # that answered; None for all
     logs:Workspace|Path|None=None, # as `read_log` takes them
 ) -> pd.DataFrame:                 # one row a row that was asked about: id, time, and label, labelled, corrections
     "When something was asked, and when its label came. Raises what `read_log` raises."

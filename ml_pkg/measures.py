@@ -14,9 +14,9 @@ from .reference import ReferenceProfile, Window
 
 # %% ../nbs/api/628_measures.ipynb #310511a1
 def measures(
-    profile:ReferenceProfile,
-    window:Window,
-) -> pd.DataFrame:  # one row an input: index and divergence without their bias; for numbers also the mean and the standard deviation; with 95% intervals
+    profile:ReferenceProfile, # of training
+    window:Window,            # of production
+) -> pd.DataFrame:            # one row an input: index and divergence without their bias; for numbers also the mean and the standard deviation; with 95% intervals
     "Measures of drift that raise no alarm: each interval is for one column at one look."
     baseline, bins = profile.inputs, profile.inputs.bins
     def number(place:int) -> dict[str, Interval]:

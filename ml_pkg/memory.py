@@ -35,7 +35,7 @@ def _open(value:Any) -> list[str]:
     return open_random_states(value) if hasattr(value, "get_params") and not isinstance(value, type) else []
 
 def call_identity(
-    function:Callable,
+    function:Callable,        # that is called
     arguments:dict[str, Any], # by name
 ) -> Identity:
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."

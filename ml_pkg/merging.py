@@ -31,6 +31,7 @@ def _aligned(old:Sequence, new:Sequence, score:Callable[[Any, Any], int]) -> lis
         else: j += 1
     return pairs
 
+# %% ../nbs/api/392_merging.ipynb #1e468fad
 def _paired(old:Sequence[Entry], new:Sequence[Entry], score:Callable[[Entry, Entry], int]) -> list[tuple[Entry|None, Entry|None]]:
     "What becomes of each entry, in order: (old, new) that stays or changes, (old, None) that goes, (None, new) that comes."
     keywords, ordered = {entry.label: entry for entry in new if entry.label.startswith("=")}, [entry for entry in new if not entry.label.startswith("=")]

@@ -71,8 +71,8 @@ def _performance(found:Mapping[str, Any]) -> str:
 
 # %% ../nbs/api/701_messages.ipynb #c86165f7
 def message_of(
-    look:Look,
-    template:Template=TEXT,
+    look:Look,              # with its findings
+    template:Template=TEXT, # of the text
     level:float=0.05,       # of the watch: probability of any false alarm in a year
 ) -> Message|None:          # None where there is nothing new
     "What somebody is told of a look. The same look has the same id, whoever makes the message."

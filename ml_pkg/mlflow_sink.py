@@ -55,25 +55,31 @@ def mlflow_name(
 
 def _clean(text:str) -> str: return text.encode("utf-8", "backslashreplace").decode() # half a character cannot be sent
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #1eb58be0
 def _cut(text:str, limit:int) -> str:
     note = f"… ({len(text)} characters; the whole is in record.json)"
     return _clean(text) if len(text) <= limit else _clean(text[:limit - 2 * len(note)]) + note
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #12e9a918
-def parameters_of(run:Run) -> dict[str, str]: return {mlflow_name(name): _cut(value, LONGEST_VALUE) for name, value in run.parameters.items()}
+def parameters_of(
+    run:Run, # that MLflow is told of
+) -> dict[str, str]:
+    "Parameters under names and with values that MLflow takes."
+    return {mlflow_name(name): _cut(value, LONGEST_VALUE) for name, value in run.parameters.items()}
 
 def metrics_of(
-    run:Run,
+    run:Run, # that MLflow is told of
 ) -> list[tuple[str, float, int]]: # name, value, step
     "The mean of each metric under its name; the folds, as steps, and the deviation beside it."
     found = [(mlflow_name(f"{metric}/fold"), value, fold) for metric, values in run.fold_scores.items() for fold, value in enumerate(values)]
     for metric, (mean, deviation) in run.summary.items(): found += [(mlflow_name(metric), mean, 0), (mlflow_name(f"{metric}/std"), deviation, 0)]
     return found + [(f"run/{name}", float(run.row[name]), 0) for name in ("seconds", "cpu_seconds", "peak_memory") if run.row.get(name) is not None]
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #19f89e62
 _SOURCES = {"notebook": "NOTEBOOK", "CI": "JOB"} # what MLflow calls where a run came from; LOCAL for all others
 
 def tags_of(
-    run:Run,
+    run:Run, # that MLflow is told of
 ) -> dict[str, str]:
     "What a run is, and where it came from."
     row = run.row
@@ -82,7 +88,10 @@ def tags_of(
              "mlflow.source.name": row["place"], "mlflow.source.type": _SOURCES.get(row["origin"], "LOCAL"), "mlflow.source.git.commit": row["git_commit"]}
     return {name: _cut(str(value), LONGEST_TAG) for name, value in known.items() if value is not None}
 
-def remarks_of(run:Run) -> dict[str, str]:
+# %% ../nbs/api/430_mlflow_sink.ipynb #6235dfa2
+def remarks_of(
+    run:Run, # with notes, tags and star
+) -> dict[str, str]:
     "What was said beside the record; it can change."
     return {"ml_pkg.tags": _cut(", ".join(run.tags), LONGEST_TAG), "ml_pkg.starred": "yes" if run.starred else "no", "mlflow.note.content": _cut("\n\n".join(note["text"] for note in run.notes), LONGEST_TAG)}
 
@@ -90,7 +99,7 @@ def remarks_of(run:Run) -> dict[str, str]:
 _TYPES = {"integer": "long", "float": "double", "boolean": "boolean", "datetime": "datetime"} # what MLflow calls our kinds of columns; string for all others
 
 def dataset_of(
-    run:Run,
+    run:Run, # that MLflow is told of
 ) -> dict[str, str] | None: # None for a run that failed before its rows were known
     "A dataset as MLflow describes one."
     row = run.row
@@ -107,8 +116,8 @@ def _schema(run:Run) -> str | None:
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #5cd7578b
 def write_artifacts(
-    run:Run,
-    folder:Path,
+    run:Run,     # that MLflow is told of
+    folder:Path, # that is there already
 ) -> None:
     "Write the files that go with a run: all of its record, the declaration's source, warnings, a traceback, the predictions."
     row, scores = {name: value for name, value in run.row.items() if name not in ("number", "source", "traceback")}, run.fold_scores
@@ -234,16 +243,6 @@ def _there(client:"MlflowClient", run:Run) -> Any:
 
 def _created(client:"MlflowClient", run:Run) -> Any: return client.create_run(_experiment(client, run), _began(run), tags_of(run), f"{_clean(run.name)[:200]}-{run.id}")
 
-def _describe(client:"MlflowClient", run:Run, remote:str) -> None:
-    "All that is known of a run when it has ended."
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
-    for part in _parts(metrics_of(run), 1000): client.log_batch(remote, metrics=[Metric(name, value, _began(run), step) for name, value, step in part])
-    for part in _parts(parameters_of(run).items(), 100): client.log_batch(remote, params=[Param(name, value) for name, value in part])
-    if dataset := dataset_of(run): client.log_inputs(remote, [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")])])
-    with tempfile.TemporaryDirectory() as folder:
-        write_artifacts(run, Path(folder))
-        client.log_artifacts(remote, folder)
-
 def _parts(values:Iterable[tuple], most:int, limit:int=500_000) -> Iterator[list]:
     "What fits in one request to MLflow: so many entries, and a megabyte of JSON, with what stands around them."
     part, size = [], 0
@@ -254,6 +253,17 @@ def _parts(values:Iterable[tuple], most:int, limit:int=500_000) -> Iterator[list
             part, size = [], 0
         part, size = [*part, value], size + length
     if part: yield part
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #2b30f823
+def _describe(client:"MlflowClient", run:Run, remote:str) -> None:
+    "All that is known of a run when it has ended."
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+    for part in _parts(metrics_of(run), 1000): client.log_batch(remote, metrics=[Metric(name, value, _began(run), step) for name, value, step in part])
+    for part in _parts(parameters_of(run).items(), 100): client.log_batch(remote, params=[Param(name, value) for name, value in part])
+    if dataset := dataset_of(run): client.log_inputs(remote, [DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", "training")])])
+    with tempfile.TemporaryDirectory() as folder:
+        write_artifacts(run, Path(folder))
+        client.log_artifacts(remote, folder)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #a1daf599
 FILE, DIGEST = "model.mlpkg", "ml_pkg.model" # our file within MLflow's model, and the tag with its sha256
@@ -296,6 +306,7 @@ def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:An
         client.log_model_artifacts(logged.model_id, str(Path(folder)/"model"))
         return client.finalize_logged_model(logged.model_id, "READY")
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #032426db
 def _write_flavor(
     model:Model,
     folder:Path,
@@ -329,8 +340,8 @@ def _skops_version() -> dict[str, str]:
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #6cca8bc6
 def write_mlflow_folder(
-    model:Model,
-    path:Path,    # of the folder, which is made as a whole or not at all
+    model:Model, # fitted
+    path:Path,   # of the folder, which is made as a whole or not at all
 ) -> Path:
     "Write a model for MLflow's own tools. Raises `MissingExtra`, `InvalidDeclaration` if something is there, `NotFound`, `Unwritable`."
     optional("mlflow", "mlflow")
@@ -407,7 +418,11 @@ def _follow(client:"MlflowClient", remote:str, standing:Standing) -> None:
             if client.get_model_version_by_alias(name, alias).tags.get(DIGEST) == digest: client.delete_registered_model_alias(name, alias)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #49129398
-def is_registry_uri(name:str) -> bool: return name.startswith(("models:/", "runs:/"))
+def is_registry_uri(
+    name:str, # an address as MLflow writes it, or anything else
+) -> bool:
+    "Whether an address leads to MLflow."
+    return name.startswith(("models:/", "runs:/"))
 
 def fetch_model(
     uri:str,      # "models:/iris@production", "models:/iris/3" or "runs:/ID/model"
@@ -424,8 +439,8 @@ def fetch_model(
     return kept
 
 def digest_now(
-    path:Path,
-) -> str: # sha256, 64 hexadecimal digits
+    path:Path, # of a file
+) -> str:      # sha256, 64 hexadecimal digits
     "Of a file, which is not read again as long as it looks the same: a server asks several times a minute. Raises OSError."
     stat = path.stat()
     return _known_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)

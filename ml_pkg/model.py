@@ -128,9 +128,9 @@ class Model:
 
 # %% ../nbs/api/220_model.ipynb #ad9afcfe
 def probability_columns(
-    estimator:Any,       # fitted
-    found:Any,           # what predict_proba gave: shape (n_rows, n_classes), a list of that for several targets, or shape (n_rows, n_targets) for targets of two classes
-    targets:list[str],
+    estimator:Any,     # fitted
+    found:Any,         # what predict_proba gave: shape (n_rows, n_classes), a list of that for several targets, or shape (n_rows, n_targets) for targets of two classes
+    targets:list[str], # names of the targets
 ) -> dict[Any, np.ndarray]: # class, or (target, class) -> probabilities, shape (n_rows,)
     "Probabilities by the class they belong to."
     classes = estimator.classes_
@@ -159,20 +159,20 @@ def _versions() -> dict[str, str]:
     return dict(library_version(package).split(" ", 1) for package in ("sklearn", "numpy", "scipy", "pandas"))
 
 def write_model(
-    model:Model,
-    path:Path,             # replaced as a whole, or not at all
-    persister:Persister,
-) -> str:                  # sha256 of the file
+    model:Model,         # fitted
+    path:Path,           # replaced as a whole, or not at all
+    persister:Persister, # writes the estimator
+) -> str:                # sha256 of the file
     "Write one file of which no workspace knows. Raises `InvalidDeclaration` if the persister cannot write the estimator, or what is attached has a name of the model's own, and `Unwritable`."
     own = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode()}
     return write_archive(path, with_attached(own, model.attached), {"persister": persister.name, "key": model.card.get("key"), "versions": _versions()})
 
 def save_model(
-    model:Model,
-    path:Path,
-    persister:Persister,
-    workspace:Workspace,   # notes where the file is
-    run:str|None=None,     # a run of that workspace that the model belongs to
+    model:Model,         # fitted
+    path:Path,           # of the file
+    persister:Persister, # writes the estimator
+    workspace:Workspace, # notes where the file is
+    run:str|None=None,   # a run of that workspace that the model belongs to
 ) -> Path:
     "Write one file, as a whole or not at all."
     if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
@@ -180,6 +180,7 @@ def save_model(
     with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
     return path
 
+# %% ../nbs/api/220_model.ipynb #173a8ba7
 def _file_of(path:str|Path) -> Path:
     if isinstance(path, Path) or path.endswith(".mlpkg") or Path(path).is_file(): return Path(path)
     from ml_pkg.addresses import model_file
@@ -229,10 +230,10 @@ def _compare_versions(path:Path, written:dict[str, str]) -> None:
 
 # %% ../nbs/api/220_model.ipynb #a2b05b3b
 def check_key(
-    model:Model,
-    key:str|None,  # of the run that the model should belong to
-    path:Path,     # where it was loaded from, for the message
-) -> Model:        # the same
+    model:Model,  # as it was loaded
+    key:str|None, # of the run that the model should belong to
+    path:Path,    # where it was loaded from, for the message
+) -> Model:       # the same
     "The model, if it was fitted for a declaration of that key. Raises `DamagedFile` otherwise."
     if model.card.get("key") == key: return model
     raise DamagedFile(f"{path} holds the model of another declaration (key {model.card.get('key')}, and {key} was expected): it was put in place of the one that belongs there. Delete it, and fit again")

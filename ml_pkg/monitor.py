@@ -50,6 +50,7 @@ class Worse:
 
     def tolerance(self, metric:str, training:TrainingScore) -> float: return self.losses * abs(training.score) if metric.startswith("neg_") else self.shares
 
+# %% ../nbs/api/692_monitor.ipynb #c4142bfe
 @dataclass(frozen=True)
 class Judged:
     "A metric of a window, beside what it was at training."
@@ -113,16 +114,17 @@ _FAULTY = {"missing": lambda bins, name, values: values.isna().to_numpy(), "unse
            "below": lambda bins, name, values: _numbers(bins, name, values) < bins.numbers.least[bins.numbers.names.index(name)], "above": lambda bins, name, values: _numbers(bins, name, values) > bins.numbers.most[bins.numbers.names.index(name)]}
 
 def _numbers(bins:Any, name:str, values:pd.Series) -> np.ndarray: return columns_of(values.to_frame(name), bins).numbers[bins.numbers.names.index(name)]
+
 def _places(bins:Any, name:str, values:pd.Series) -> np.ndarray:
     codes, texts = coded(values)
     return np.append(bins.categories.places(bins.categories.names.index(name), texts), -1)[codes]
 
 def rows_behind(
-    profile:ReferenceProfile,
-    window:Window,
-    seen:Observed,
-    alarm:"Verdict|Fault",
-) -> pd.DataFrame:        # of the rows as they came
+    profile:ReferenceProfile, # of training
+    window:Window,            # in which the alarm was raised
+    seen:Observed,            # the rows of the window
+    alarm:"Verdict|Fault",    # what is looked into
+) -> pd.DataFrame:            # of the rows as they came
     "The rows to look at for an alarm, those that tell most first. Of a fault that no single row has, such as another unit, all that have a value."
     if isinstance(alarm, Fault):
         values = seen.X[alarm.column]
@@ -135,7 +137,9 @@ def rows_behind(
 MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE = "worse, as measured", "the estimate does not hold", "worse, as estimated"
 ANSWERS_MOVED, INPUTS_MOVED, FAULTY = "answers have moved", "inputs have moved", "values are faulty"
 
-def finite(value:Any) -> Any:
+def finite(
+    value:Any, # numbers, text, lists and dicts
+) -> Any:
     "As JSON can hold it: what is infinite or no number is null."
     if isinstance(value, Mapping): return {str(name): finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)): return [finite(each) for each in value]
@@ -232,7 +236,7 @@ Report._repr_html_, Report.to_html, Report.to_dict = _page, _whole_page, _docume
 
 # %% ../nbs/api/692_monitor.ipynb #ee0c7d39
 def watched_metrics(
-    model:Model,
+    model:Model,           # with its scores out of fold
     metrics:Sequence[str], # by name; if there are none, those that were declared, or the usual one
 ) -> dict[str, TrainingScore]:
     "Metrics that are judged, with what they were at training. Raises `UnknownName` for one that was not kept then."
@@ -253,7 +257,10 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
     try: return estimator.estimate(some.X, some.answers["prediction"], *chances, metrics)
     except MlPkgError as error: return abstained(str(error))
 
-def watch_without(watch:Watch, unread:Collection[str]) -> Watch:
+def watch_without(
+    watch:Watch,            # what is judged, and how strictly
+    unread:Collection[str], # columns that are not judged
+) -> Watch:
     "Without tolerances for what is not judged."
     return replace(watch, columns={name: tolerance for name, tolerance in watch.columns.items() if name not in unread})
 

@@ -61,13 +61,11 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")}, **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
 
 def _without(baseline:Baseline, unread:Collection[str]) -> Baseline: return _baseline_of(baseline, [name for name in baseline.bins.names if name not in unread])
-
 def _kept_places(scores:Scores, unread:Collection[str]) -> list[int]: return [place for place, name in enumerate(scores.columns) if name not in unread]
-
 def _pairs_of(pairs:PairSums, places:list[int]) -> PairSums: return PairSums(pairs.rows, pairs.products[np.ix_(places, places)], pairs.squares[np.ix_(places, places)])
 
 def profile_without(
-    profile:ReferenceProfile,
+    profile:ReferenceProfile, # of training
     unread:Collection[str],   # inputs and answers that are not judged
 ) -> ReferenceProfile:
     "The profile of all other columns."
@@ -77,10 +75,11 @@ def profile_without(
     vars(found)["scores"] = Scores(found.inputs.bins, tuple(scores.columns[place] for place in places), tuple(scores.tables[place] for place in places)) # those whose products are known
     return found
 
+# %% ../nbs/api/691_observed.ipynb #1b463eb3
 def window_without(
     profile:ReferenceProfile, # by which the window was counted
-    window:Window,
-    unread:Collection[str],
+    window:Window,            # of production
+    unread:Collection[str],   # columns that are left out
 ) -> Window:
     "The window of all other columns, as `profile_without` counts it."
     if not unread: return window
@@ -128,7 +127,7 @@ def _answers(names:Sequence[str], frame:pd.DataFrame, name_of:Callable[[str], st
     return pd.DataFrame({name: frame[name_of(name)] for name in names if name not in unread}, index=frame.index)
 
 def observed(
-    model:Model,
+    model:Model,         # that answers for the rows
     names:Sequence[str], # of the answers, in its profile
     rows:Any,            # with the model's columns, and "prediction" and "probability …" if they were answered; whatever `as_frame` takes
 ) -> Observed:
@@ -146,7 +145,7 @@ def observed(
 
 # %% ../nbs/api/691_observed.ipynb #4e78ec3e
 def observed_log(
-    model:Model,
+    model:Model,         # that answered
     names:Sequence[str], # of the answers, in its profile
     log:pd.DataFrame,    # of `read_log`
 ) -> Observed:

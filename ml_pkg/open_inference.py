@@ -171,8 +171,8 @@ def _metadata(service:Service, name:str, version:str|None=None) -> dict:
 
 # %% ../nbs/api/498_open_inference.ipynb #baa508c9
 def add_open_inference(
-    app:"FastAPI",
-    service:Service,
+    app:"FastAPI",   # to be given them
+    service:Service, # that answers
 ) -> None:
     "Give an application the addresses of the protocol."
     from fastapi import Request

@@ -213,6 +213,7 @@ class _Turn:
         else: entry.write(replace(begun, error=error))
         return error is None
 
+# %% ../nbs/api/695_outbox.ipynb #7655c793
 def _refusal(channel:Channel, message:Message) -> str | None:
     "Why a channel did not take a message. Of an error that is not meant to be shown, only what kind it is."
     try: channel.tell(message)
@@ -220,6 +221,7 @@ def _refusal(channel:Channel, message:Message) -> str | None:
     except Exception as error: return f"{type(error).__name__}, whose text is not shown, since it may have a secret in it. A channel raises Undelivered with a text for everybody"
     return None
 
+# %% ../nbs/api/695_outbox.ipynb #a34d4fb7
 def _given_up(entry:_Entry, tried:Tried) -> Waiting:
     "Note that a message is not tried again, and say so."
     entry.settle(tried)

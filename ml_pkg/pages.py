@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 # %% ../nbs/api/460_pages.ipynb #f8c7af84
-def address(*parts:str, **query:str) -> str:
+def address(
+    *parts:str,  # of the path
+    **query:str, # names and values behind the question mark
+) -> str:
     "The address of a page: `address('runs', id)`, `address(where='starred')`. What is empty is left out of the query."
     asked = urlencode({name: value for name, value in query.items() if value not in ("", None)}, quote_via=quote)
     return "/" + "/".join(quote(part, safe="") for part in parts) + (f"?{asked}" if asked else "")
@@ -32,35 +35,61 @@ def address(*parts:str, **query:str) -> str:
 # %% ../nbs/api/460_pages.ipynb #2219dac3
 SHORT = 120 # characters of a text in a list
 
-def shortened(text:Any, length:int=SHORT) -> str:
+def shortened(
+    text:Any,         # anything; line ends become spaces
+    length:int=SHORT, # characters at most
+) -> str:
     "The beginning of a text in one line."
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[:length - 1] + "…"
 
-def number(value:float|None, digits:int=4, sign:str="") -> str:
+def number(
+    value:float|None, # None where there is none
+    digits:int=4,     # behind the point
+    sign:str="",      # '+' to show that of a positive number, too
+) -> str:
     "A score, or nothing where there is none. One without bounds is told as it is."
     return f"{value:{sign}.{digits}f}" if isinstance(value, (int, float)) and not math.isnan(value) else ""
 
-def ends(interval:Interval, sign:str="") -> str: return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}" if math.isfinite(interval.low + interval.high) else ""
+# %% ../nbs/api/460_pages.ipynb #bfebae8b
+def ends(
+    interval:Interval, # with or without bounds
+    sign:str="",       # '+' to show that of a positive number, too
+) -> str:
+    "The ends of an interval in words; nothing if it has none."
+    return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}" if math.isfinite(interval.low + interval.high) else ""
 
-def time_of_day(written:str) -> str:
+def time_of_day(
+    written:str, # ISO 8601, in UTC
+) -> str:
     "A time as the store writes it, to the second, in UTC."
     return written[:19].replace("T", " ")
 
-def seconds(value:float|None) -> str:
+# %% ../nbs/api/460_pages.ipynb #1cf5fd74
+def seconds(
+    value:float|None, # None where there is none
+) -> str:
     "A time in the unit that suits it."
     if value is None or not math.isfinite(value): return ""
     if value >= 100: return f"{value / 60:.1f} min"
     factor, unit = next(((factor, unit) for factor, unit in ((1, "s"), (1e3, "ms")) if value * factor >= 1), (1e6, "µs"))
     return f"{value * factor:.3g} {unit}"
 
-def size(value:float|None) -> str:
+# %% ../nbs/api/460_pages.ipynb #127a9932
+def size(
+    value:float|None, # bytes; None where there are none
+) -> str:
     "Bytes in the unit that suits them."
     if value is None: return ""
     power = min(int(math.log(max(value, 1), 1024)), 3)
     return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
-def state(run:Mapping[str, Any]) -> str: return "reused" if run["reused"] else run["status"]
+# %% ../nbs/api/460_pages.ipynb #8ea42896
+def state(
+    run:Mapping[str, Any], # a row of the run store
+) -> str:
+    "How a run ended, in one word."
+    return "reused" if run["reused"] else run["status"]
 
 # %% ../nbs/api/460_pages.ipynb #645603aa
 _TAGS = {"div", "p", "span", "b", "strong", "em", "i", "code", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li", "dl", "dt", "dd", "h2", "h3", "h4", "section", "details", "summary", "br", "small", "img", "figure", "figcaption", "del", "ins"}
@@ -113,7 +142,11 @@ def plain(
 # %% ../nbs/api/460_pages.ipynb #86bb4804
 WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 64, 12, 12, 30 # of a picture, in its own units
 
-def ticks(low:float, high:float, count:int=4) -> list[float]:
+def ticks(
+    low:float,   # the least number
+    high:float,  # the greatest number
+    count:int=4, # about how many
+) -> list[float]:
     "Round numbers from a range, about so many."
     if not high > low: return [low]
     rough = (high - low) / count
@@ -122,7 +155,10 @@ def ticks(low:float, high:float, count:int=4) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     return [float(f"{place * step:.12g}") for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
-def room_around(values:Sequence[float]) -> tuple[float, float]:
+# %% ../nbs/api/460_pages.ipynb #a077bb6e
+def room_around(
+    values:Sequence[float], # finite ones
+) -> tuple[float, float]:
     "Between which numbers a picture of some is drawn."
     low, high = min(values), max(values)
     room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
@@ -130,7 +166,7 @@ def room_around(values:Sequence[float]) -> tuple[float, float]:
 
 def line_chart(
     points:Sequence[tuple[float, str]], # scores with what is said of each, the oldest first
-    metric:str,
+    metric:str,                         # its name
     feet:tuple[str, str],               # what stands below the first and the last of them
 ) -> str:                               # empty without two scores
     "A metric over the runs in their order, and the best so far, as SVG."
@@ -151,7 +187,7 @@ def line_chart(
 
 # %% ../nbs/api/460_pages.ipynb #79673a40
 def interval_bar(
-    interval:Interval,
+    interval:Interval,        # with bounds
     view:tuple[float, float], # the ends of the scale that all bars share
 ) -> str:
     "An interval as a line with a dot, as SVG. The numbers stand beside it, so it is hidden from those who do not see it."
@@ -175,6 +211,7 @@ def _environment() -> "Environment":
     made.filters |= {"shortened": shortened, "number": number, "seconds": seconds, "size": size, "state": state, "time_of_day": time_of_day, "repr": repr}
     return made
 
+# %% ../nbs/api/460_pages.ipynb #edea5eb3
 def rendered(
     template:str, # its name, such as "runs"
     /,

@@ -65,9 +65,9 @@ class Scores:
         return cells.astype(np.intp)
 
 def scores_of(
-    bins:Bins,
-    reference:Sketch,        # of the training rows
-    columns:Sequence[str],   # the most important first
+    bins:Bins,             # of the columns
+    reference:Sketch,      # of the training rows
+    columns:Sequence[str], # the most important first
 ) -> Scores:
     "Scores of the columns of a table, as many as there is room for."
     both = {name: _tables(bins, reference, name) for name in columns}
@@ -119,11 +119,15 @@ def _whole(half:np.ndarray, size:int) -> np.ndarray:
     whole[np.triu_indices(size)] = half
     return whole + np.triu(whole, 1).T
 
-def no_pairs(scores:Scores) -> PairSums: return PairSums(0, *np.zeros((2, len(scores.columns), len(scores.columns))))
+def no_pairs(
+    scores:Scores, # of the columns
+) -> PairSums:
+    "Sums over no rows."
+    return PairSums(0, *np.zeros((2, len(scores.columns), len(scores.columns))))
 
 def multiplied(
-    columns:Columns,
-    scores:Scores,
+    columns:Columns,     # as they were read
+    scores:Scores,       # of the columns
     sampled:int=SAMPLED, # rows to take at most
 ) -> PairSums:           # in single precision, as it is written
     "Products of the scores of a sample of rows whose columns were read."
@@ -133,16 +137,17 @@ def multiplied(
     return PairSums(len(found), summed(found), summed(found**2))
 
 def pairs_of(
-    frame:pd.DataFrame, # rows
-    scores:Scores,
-    sampled:int=SAMPLED,
+    frame:pd.DataFrame,  # rows
+    scores:Scores,       # of the columns
+    sampled:int=SAMPLED, # rows at most
 ) -> PairSums:
     "The same for a table."
     return multiplied(columns_of(frame, scores.bins), scores, sampled)
 
+# %% ../nbs/api/334_pairs.ipynb #e8f2eadf
 def pairs_merged(
-    sums:Iterable[PairSums],
-    scores:Scores,
+    sums:Iterable[PairSums], # of the same scores
+    scores:Scores,           # of the columns
 ) -> PairSums:
     "Sums of all their rows. Raises `InvalidData` for sums of other scores."
     parts = [no_pairs(scores), *sums]

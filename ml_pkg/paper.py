@@ -40,22 +40,42 @@ def sheet(
     return ax
 
 # %% ../nbs/api/277_paper.ipynb #368192d3
-def ink(ax:"Axes") -> str: return ax.xaxis.label.get_color()
+def ink(
+    ax:"Axes", # on the paper of `sheet`, or the caller's own
+) -> str:
+    "The colour of what is written beside a picture."
+    return ax.xaxis.label.get_color()
 
-def grid(ax:"Axes", axis:str) -> None: ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6) # axis is x or y
+def grid(
+    ax:"Axes", # to be given them
+    axis:str,  # x or y
+) -> None:
+    "Lines across a picture, lighter than what is drawn on them."
+    ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6)
 
-def say(ax:"Axes", sentences:Sequence[str]) -> None:
+def say(
+    ax:"Axes",               # above which it is written
+    sentences:Sequence[str], # a line each
+) -> None:
     "Write above a picture what it shows, a line for each sentence."
     ax.set_title("\n".join(sentences), loc="left", fontsize=10, linespacing=1.4)
 
-def empty(ax:"Axes", message:str) -> "Axes":
+# %% ../nbs/api/277_paper.ipynb #0274df44
+def empty(
+    ax:"Axes",   # that stay without a picture
+    message:str, # why there is none
+) -> "Axes":
     "Axes with nothing but a message."
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", color=ink(ax))
     ax.set_axis_off()
     return ax
 
 # %% ../nbs/api/277_paper.ipynb #ac2da53c
-def cut(text:str, limit:int, head:float=0.5) -> str:
+def cut(
+    text:str,       # of any length
+    limit:int,      # characters at most
+    head:float=0.5, # share of them that stands before the ellipsis
+) -> str:
     "A text in one line of at most `limit` characters, of which a share stands before the ellipsis; a dollar is a dollar, and begins no formula."
     text = " ".join(str(text).split())
     if len(text) > limit:
@@ -63,7 +83,11 @@ def cut(text:str, limit:int, head:float=0.5) -> str:
         text = text[:before] + "…" + text[len(text) - (limit - 1 - before):]
     return text.replace("$", r"\$")
 
-def cut_apart(names:Sequence, limit:int) -> list[str]:
+# %% ../nbs/api/277_paper.ipynb #19c540af
+def cut_apart(
+    names:Sequence, # of any length
+    limit:int,      # characters at most
+) -> list[str]:
     "Names that are cut such that different ones stay different, with a number if nothing else helps."
     for head in (0.5, 0.7, 0.3, 0.9, 0.1):
         short = [cut(name, limit, head) for name in names]
@@ -71,11 +95,17 @@ def cut_apart(names:Sequence, limit:int) -> list[str]:
     return [short if short == cut(name, len(str(name))) else f"{cut(name, limit - 5)} #{place}" for place, (short, name) in enumerate(zip(short, names, strict=True), 1)]
 
 # %% ../nbs/api/277_paper.ipynb #138aa76c
-def row_height(rows:int, lines:int) -> float:
+def row_height(
+    rows:int,  # how many
+    lines:int, # of text above them
+) -> float:
     "Inches for so many rows of names, under so many lines of text."
     return 0.7 + 0.25 * max(rows, 2) + 0.2 * lines
 
-def name_rows(ax:"Axes", names:Sequence[str]) -> None:
+def name_rows(
+    ax:"Axes",           # with rows at 0, 1, 2, …
+    names:Sequence[str], # from top to bottom
+) -> None:
     "Write the names beside the rows, the first on top."
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
@@ -94,7 +124,9 @@ def left_out(
     return ([f"the best {shown} of {found} variants, {found - shown} not shown"] if shown < found else []) + ([f"{failed} without {lacking}, left out"] if failed else [])
 
 # %% ../nbs/api/277_paper.ipynb #38e225e3
-def limits(*values:Any) -> tuple[float, float]:
+def limits(
+    *values:Any, # numbers or arrays; what is infinite or missing does not count
+) -> tuple[float, float]:
     "Limits of an axis that hold all values that have an end, with a margin; also when they are all the same."
     found = np.concatenate([np.ravel(np.asarray(each, dtype=float)) for each in values])
     found = found[np.isfinite(found)]
@@ -103,13 +135,14 @@ def limits(*values:Any) -> tuple[float, float]:
     spread = high - low if high - low > 1e-9 * size else size or 1.0
     return float(low - 0.05 * spread), float(high + 0.05 * spread)
 
+# %% ../nbs/api/277_paper.ipynb #cbacb7aa
 def draw_ends(
-    draw:Callable,           # `ax.hlines` or `ax.vlines`
-    places:np.ndarray,       # of the intervals, along the other axis
-    low:np.ndarray,          # their ends; infinite or missing where they are not known
-    high:np.ndarray,
-    view:tuple[float, float],
-    colors:Sequence[str],    # one for each
+    draw:Callable,            # `ax.hlines` or `ax.vlines`
+    places:np.ndarray,        # of the intervals, along the other axis
+    low:np.ndarray,           # their ends; infinite or missing where they are not known
+    high:np.ndarray,          # upper ends, shape (n_rows,)
+    view:tuple[float, float], # the limits of the axis
+    colors:Sequence[str],     # one for each
 ) -> None:
     "Intervals as lines between their ends, dotted where one is not known."
     low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)

@@ -49,10 +49,10 @@ def _odd_values(column:Column) -> list[Any]:
     return [None]
 
 def disturbed(
-    rows:pd.DataFrame,       # that a model was fitted on, shape (n_rows, n_columns)
+    rows:pd.DataFrame,          # that a model was fitted on, shape (n_rows, n_columns)
     columns:tuple[Column, ...], # its schema's
-    count:int=DISTURBED,
-) -> pd.DataFrame:           # shape (count, n_columns), of objects: the same for the same rows, in every process
+    count:int=DISTURBED,        # how many rows
+) -> pd.DataFrame:              # shape (count, n_columns), of objects: the same for the same rows, in every process
     "Rows with one or two values that the model has not met."
     drawn = np.random.default_rng(0)
     chosen = rows.iloc[drawn.integers(len(rows), size=count)].astype(object).reset_index(drop=True)
@@ -70,7 +70,7 @@ class Answers(NamedTuple):
     refusals: list[str]        # why, one a row; empty where it answered
 
 def answers(
-    model:Model,
+    model:Model,       # that is asked
     rows:pd.DataFrame, # shape (n_rows, n_columns)
 ) -> Answers:
     "Predictions and probabilities, or why there are none."
@@ -99,8 +99,8 @@ def _bits(value:Any) -> str:
     return f"{array.dtype}:{array.tobytes().hex()}" if not array.dtype.hasobject else f"object:{array.tolist()!r}"
 
 def as_text(
-    given:Answers,
-) -> list[str]: # one a row
+    given:Answers, # to the rows, or why there are none
+) -> list[str]:    # one a row
     "Answers in a form that travels, and that is equal only if every bit is."
     return [f"{_bits(prediction)} {_bits(probability)} {refusal}" for prediction, probability, refusal in zip(*given, strict=True)]
 
@@ -117,13 +117,17 @@ class Testimony:
     rows: int               # that the model was fitted on
     answers: list[str]      # as `as_text` gives them: first to the rows that the model was fitted on, then to the disturbed ones
 
-def answers_digest(given:list[str]) -> str: return digest("\n".join(given).encode()) # 32 hexadecimal digits
+def answers_digest(
+    given:list[str], # as `as_text` gives them
+) -> str:            # 32 hexadecimal digits
+    "Answers in short: equal if all of them are."
+    return digest("\n".join(given).encode())
 
 # %% ../nbs/api/396_parity.ipynb #9f19c1e4
 def exit_code(
     words:list[str],            # of a command
     folder:Path,                # to work in
-    environment:dict[str, str],
+    environment:dict[str, str], # variables of the command, all of them
     errors:Path,                # the file that what it says on standard error goes to
     seconds:float,              # that it may take
 ) -> int|None:                  # None if it took longer
@@ -162,11 +166,11 @@ def _last_line(text:str) -> str: return next((line.strip() for line in reversed(
 
 # %% ../nbs/api/396_parity.ipynb #2f060981
 def refuse_differences(
-    found:Testimony,
-    key:str,                    # that was explored
-    components:dict[str, str],  # of that key
-    given:list[str],            # the answers of the explored model, as `as_text` gives them
-    what:str,                   # that the fresh process imported
+    found:Testimony,           # what the fresh process said
+    key:str,                   # that was explored
+    components:dict[str, str], # of that key
+    given:list[str],           # the answers of the explored model, as `as_text` gives them
+    what:str,                  # that the fresh process imported
 ) -> None:
     "Raise `NotTheSame` for the first thing in which a fresh process differs."
     if found.key != key:
@@ -177,12 +181,14 @@ def refuse_differences(
         kind = f"row {number} of those that it was fitted on" if number < found.rows else f"disturbed row {number - found.rows}"
         raise NotTheSame(f"the model's file answers otherwise in a fresh process than the model that was explored: {len(wrong)} of {len(given)} answers differ, the first of them to {kind}")
 
-def fitted_rows(experiment:Any) -> pd.DataFrame:
+def fitted_rows(
+    experiment:Any, # as it was declared
+) -> pd.DataFrame:
     "The rows that the model of an experiment is fitted on: all outside of the holdout."
     return experiment.dataset.X.iloc[np.flatnonzero(~locked_away(experiment.dataset, experiment.evaluation.holdout))]
 
 def all_answers(
-    model:Model,
+    model:Model,       # that is asked
     rows:pd.DataFrame, # that it was fitted on
 ) -> list[str]:
     "What is compared: the answers to the rows that a model was fitted on, and to disturbed ones."

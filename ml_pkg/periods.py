@@ -75,9 +75,9 @@ def period_of(
 
 # %% ../nbs/api/696_periods.ipynb #51017c4e
 def observed_rows(
-    monitor:LogMonitor,
-    start:pd.Timestamp,
-    end:pd.Timestamp,
+    monitor:LogMonitor, # of the model
+    start:pd.Timestamp, # of the period
+    end:pd.Timestamp,   # of the period, which does not belong to it
 ) -> Observed:
     "What the monitor's version was asked and answered, by id, without labels. Raises what `read_log` raises."
     log = with_labels(read_predictions(monitor.name, start, end, monitor.version, monitor.logs), _NO_LABELS).set_index(ID, drop=False)
@@ -85,7 +85,11 @@ def observed_rows(
 
 _NO_LABELS = pd.DataFrame(columns=[ID, LABEL, LABELLED, CORRECTIONS])
 
-def count_period(monitor:LogMonitor, start:pd.Timestamp, end:pd.Timestamp) -> Period:
+def count_period(
+    monitor:LogMonitor, # of the model
+    start:pd.Timestamp, # of the period
+    end:pd.Timestamp,   # of the period, which does not belong to it
+) -> Period:
     "Count the rows of a period. Raises what `read_log` raises."
     seen = observed_rows(monitor, start, end)
     return Period(start, end, monitor.profile.count(seen.X, seen.answers), seen.unread, _latency(seen.frame))
@@ -93,7 +97,10 @@ def count_period(monitor:LogMonitor, start:pd.Timestamp, end:pd.Timestamp) -> Pe
 def _latency(log:pd.DataFrame) -> tuple[float, float]: return (float(log[LATENCY].median()), float(log[LATENCY].quantile(0.99))) if len(log) else (math.nan, math.nan)
 
 # %% ../nbs/api/696_periods.ipynb #3adf1390
-def watch_folder(workspace:Workspace, name:str) -> Path:
+def watch_folder(
+    workspace:Workspace, # that looks are kept in
+    name:str,            # of the model
+) -> Path:
     "Where what is known of a watched model is kept."
     return workspace.folder/"watched"/name
 
@@ -170,7 +177,11 @@ class Mature:
     coverage: Interval         # share of the rows that are old enough which have one
     until: pd.Timestamp|None   # end of the window; None if no window is old enough
 
-def mature_window(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> Mature:
+def mature_window(
+    periods:Periods,           # counted before
+    length:datetime.timedelta, # of the window
+    now:pd.Timestamp,          # with a zone
+) -> Mature:
     "The last window of that length whose rows are old enough. Raises what `read_log` raises."
     monitor, age = periods.monitor, _age(periods, length, now)
     ends = [start + periods.every.length for start in periods.starts if age is not None and start + periods.every.length + age <= now]

@@ -127,9 +127,15 @@ def _types_within(content:bytes) -> list[str]:
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "signature"
 
-def sha256(content:bytes) -> str: return hashlib.sha256(content).hexdigest()
+def sha256(
+    content:bytes, # of any length
+) -> str:
+    "As hexadecimal digits."
+    return hashlib.sha256(content).hexdigest()
 
-def digest_of(path:Path) -> str:
+def digest_of(
+    path:Path, # of the file
+) -> str:
     "The sha256 of a file, which need not fit into memory. Raises OSError."
     if path.exists() and not path.is_file(): raise OSError(errno.EINVAL, "it is no file", str(path)) # a pipe would be waited for
     with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
@@ -172,7 +178,7 @@ class Archive(NamedTuple):
 _LISTED, _STATED = 2**16, 2**20 # bytes of the list of members, and of the manifest
 
 def read_archive(
-    path:Path,
+    path:Path, # of a model's file
 ) -> Archive:
     "Manifest and members of a file. Raises `NotFound`, `TooLarge`, or `DamagedFile` if it was cut, changed, or is something else."
     with opened(path, "a model file") as file:

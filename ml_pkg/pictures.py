@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from ml_pkg.leaderboard import Leaderboard
 
 # %% ../nbs/api/378_pictures.ipynb #f432368d
-def curve_of(board:"Leaderboard", axis:str) -> pd.DataFrame:
+def curve_of(
+    board:"Leaderboard", # with the variants
+    axis:str,            # what the variants differ in
+) -> pd.DataFrame:
     "Scores with their intervals, by the value that each variant has on an axis."
     values = [_value(each, axis) for each in board if each.run.status == "finished"]
     twice = next((value for value in values if values.count(value) > 1), None)
@@ -36,7 +39,9 @@ def _value(result:Result, axis:str) -> Any:
     return parameters[axis]
 
 # %% ../nbs/api/378_pictures.ipynb #6d42554a
-def varied_parameters(board:"Leaderboard") -> pd.DataFrame:
+def varied_parameters(
+    board:"Leaderboard", # with the variants
+) -> pd.DataFrame:
     "Parameters that are not the same in all variants: of each variant its value, missing where it has no such parameter."
     def plain(value:Any) -> Any: return value if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
     held = {each.name: {name: plain(value) for name, value in each.experiment.estimator.get_params().items() if not isinstance(value, (list, tuple))} for each in board}

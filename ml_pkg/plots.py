@@ -66,10 +66,10 @@ def plot_scores(
 
 # %% ../nbs/api/282_plots.ipynb #a9d50981
 def plot_differences(
-    folds:pd.DataFrame,   # one row a variant, by name; one column a fold; scores
-    baseline:str,         # name of the variant that the others are held against
-    metric:str,
-    ax:"Axes|None"=None,
+    folds:pd.DataFrame,  # one row a variant, by name; one column a fold; scores
+    baseline:str,        # name of the variant that the others are held against
+    metric:str,          # that is named beside the axis
+    ax:"Axes|None"=None, # to draw on; None for new ones
 ) -> "Axes":
     "The difference of each variant to the baseline in each fold, and the mean, the greatest on top. Raises `UnknownName`."
     _check_named(baseline, folds.index)
@@ -110,12 +110,14 @@ def pareto(
 # %% ../nbs/api/282_plots.ipynb #eeddcbc8
 def _spans_a_decade(values:np.ndarray) -> bool: return bool(len(values)) and values.min() > 0 and values.max() > 10 * values.min()
 
+# %% ../nbs/api/282_plots.ipynb #da084eb4
 def _spread_by_factors(values:np.ndarray) -> bool:
     "Whether numbers are spread more evenly on a logarithmic axis than on a plain one."
     if not len(values) or values.min() <= 0 or values.max() < 10 * values.min(): return False
     def off_centre(values): return abs((np.unique(values).mean() - values.min()) / np.ptp(values) - 0.5)
     return bool(off_centre(np.log(values)) < off_centre(values))
 
+# %% ../nbs/api/282_plots.ipynb #bc8c25d5
 def _number(value:float) -> str:
     "A number for the tick of an axis."
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 and value == round(value) else f"{value:.4g}"
@@ -154,10 +156,10 @@ def _apart(wanted:np.ndarray, gap:float) -> np.ndarray:
 
 # %% ../nbs/api/282_plots.ipynb #7a3ec92b
 def plot_pareto(
-    points:pd.DataFrame,  # one row a variant, by name: score, and a column of costs
-    cost:str,             # name of that column; seconds and bytes are written as such
-    metric:str,
-    ax:"Axes|None"=None,
+    points:pd.DataFrame, # one row a variant, by name: score, and a column of costs
+    cost:str,            # name of that column; seconds and bytes are written as such
+    metric:str,          # that is named beside the axis
+    ax:"Axes|None"=None, # to draw on; None for new ones
 ) -> "Axes":
     "Scores over their costs, with the variants that no other beats joined and named. Raises `UnknownName` for a column that is not there."
     if cost not in points: raise UnknownName(f"no cost '{cost}'.{did_you_mean(cost, points.columns, 'columns')}")
@@ -262,8 +264,8 @@ def _axis_name(parameter:Any, limit:int, is_logarithmic:bool) -> str:
 def plot_parallel(
     parameters:pd.DataFrame, # one row a variant, by name; one column for each parameter that varies
     scores:pd.Series,        # of the variants, by name
-    metric:str,
-    ax:"Axes|None"=None,
+    metric:str,              # that is named beside the colours
+    ax:"Axes|None"=None,     # to draw on; None for new ones
 ) -> "Axes":
     "Variants as lines across their parameters, coloured by their score. Raises `InvalidData` if the scores are those of other variants."
     if sorted(map(str, parameters.index)) != sorted(map(str, scores.index)): raise InvalidData(f"{len(parameters)} variants with parameters and {len(scores)} with scores are not the same: give both for the same names")
@@ -287,10 +289,10 @@ def plot_parallel(
 
 # %% ../nbs/api/282_plots.ipynb #bebd903d
 def plot_curve(
-    curve:pd.DataFrame,   # by number of rows, or by value of a parameter: score, low, high
-    across:str,           # what the rows of that frame differ in
-    metric:str,
-    ax:"Axes|None"=None,
+    curve:pd.DataFrame,  # by number of rows, or by value of a parameter: score, low, high
+    across:str,          # what the rows of that frame differ in
+    metric:str,          # that is named beside the axis
+    ax:"Axes|None"=None, # to draw on; None for new ones
 ) -> "Axes":
     "Scores with their intervals over a number of rows or over the values of a parameter."
     ax = sheet(ax, 3.6)
@@ -320,7 +322,7 @@ def plot_curve(
 def plot_history(
     history:pd.DataFrame, # one row a run: started (a time, or text in ISO 8601), the metric, and varied (bool) for variants of what was declared
     metric:str,           # the column with its scores
-    ax:"Axes|None"=None,
+    ax:"Axes|None"=None,  # to draw on; None for new ones
 ) -> "Axes":
     "The score of each run over time, and the best so far of what was declared; variants stand apart from it. Raises `UnknownName`."
     if metric not in history: raise UnknownName(f"no score '{metric}'.{did_you_mean(metric, history.columns, 'columns')}")
@@ -387,10 +389,10 @@ def _draw_residuals(ax:"Axes", actual:pd.Series, predicted:pd.Series) -> None:
 
 # %% ../nbs/api/282_plots.ipynb #5bdf9abe
 def plot_outcome(
-    y:pd.Series,            # what was there, by row
-    predictions:pd.Series,  # what was predicted for some of these rows, or for all
-    classification:bool,    # whether they are classes, or numbers
-    ax:"Axes|None"=None,
+    y:pd.Series,           # what was there, by row
+    predictions:pd.Series, # what was predicted for some of these rows, or for all
+    classification:bool,   # whether they are classes, or numbers
+    ax:"Axes|None"=None,   # to draw on; None for new ones
 ) -> "Axes":
     "Which classes are taken for which, or how far off numbers are. Raises `InvalidData` for predictions of rows that are not there."
     actual, predicted = _predicted(y, predictions)

@@ -117,15 +117,15 @@ def _output(path:Path|None, complete:Callable) -> Iterator[Callable]:
 
 # %% ../nbs/api/440_prediction.ipynb #c6e2038b
 def predict_file(
-    model:Model,
-    source:Path,               # CSV, Parquet or Feather
-    output:Path|None,          # CSV or Parquet; None for standard output
-    probabilities:bool=False,  # also a column for the probability of each class
-    keep:list[str]=(),         # columns of the source to write beside the predictions
+    model:Model,                         # fitted
+    source:Path,                         # CSV, Parquet or Feather
+    output:Path|None,                    # CSV or Parquet; None for standard output
+    probabilities:bool=False,            # also a column for the probability of each class
+    keep:list[str]=(),                   # columns of the source to write beside the predictions
     progress:Callable=lambda rows, share: None, # told after each part how many rows are done, and which share of the file
-    rows:int=ROWS,             # in one part
+    rows:int=ROWS,                       # in one part
     complete:Callable=lambda file: None, # shown the whole file before it gets its name; if it raises, nothing is written
-) -> int:                      # number of rows predicted
+) -> int:                                # number of rows predicted
     "Predict every row of a file. Raises `InvalidInput` naming column, row and value; then nothing is written."
     done, unusual, keep = 0, Counter(), list(dict.fromkeys(keep))
     if output and output.exists() and source.exists() and output.samefile(source): raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")

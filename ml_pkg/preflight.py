@@ -47,7 +47,7 @@ def checked_accepts(
 
 # %% ../nbs/api/150_preflight.ipynb #84ea9ad1
 def look(
-    view:View,
+    view:View, # of the rows, the folds and the declaration
 ) -> tuple[list[CheckFinding], dict[str, str]]: # findings; name of a check -> why it could not be made
     "What the checks found, and those that could not be made."
     findings, not_made = [], {}
@@ -63,10 +63,10 @@ def look(
 
 # %% ../nbs/api/150_preflight.ipynb #1880cddd
 def preflight(
-    dataset:Dataset,
-    evaluation:Evaluation,
-    estimator:Any,                   # as it will be fitted
-    seed:int,                        # of the experiment: it decides the folds and the sample
+    dataset:Dataset,       # with the rows
+    evaluation:Evaluation, # how they are split
+    estimator:Any,         # as it will be fitted
+    seed:int,              # of the experiment: it decides the folds and the sample
     accepts:Mapping[str, str]=MappingProxyType({}), # name of a check -> why what it finds is all right
 ) -> Preflight:
     "What looks wrong with a declaration before it runs. What is found in the rows and folds is remembered for other estimators. Raises `UnknownName`, `InvalidDeclaration` for `accepts` only."

@@ -61,7 +61,9 @@ class Standing:
         return f"{variants} · {self.computed} steps fitted, {self.taken_over} reused{best}"
 
 # %% ../nbs/api/320_progress.ipynb #d61bc5fb
-def in_words(seconds:float) -> str:
+def in_words(
+    seconds:float, # not below zero
+) -> str:
     "A time as a person would say it: '40 s', '3 min', '2.5 h'."
     if seconds < 90: return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -114,7 +116,9 @@ class Notebook:
         if self._handle is None: self._handle = notebook.display(notebook.HTML(html), display_id=True)
         else: self._handle.update(notebook.HTML(html))
 
-def bar(standing:Standing) -> str:
+def bar(
+    standing:Standing, # how far it is
+) -> str:
     "A bar as HTML, in the colours of the page around it."
     left = standing.seconds_left
     filled = f"<div style='background:#2a78b8;height:100%;width:{100 * standing.share:.1f}%'></div>"

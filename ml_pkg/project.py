@@ -131,10 +131,10 @@ def _verdict(name:str, proposal:Proposal, beats_guessing:bool) -> str:
     return f"It is not clearly better than guessing yet: {guess}. Once it is, let a test say so: `{test}`"
 
 def values(
-    name:str,             # of the project
-    proposal:Proposal,
-    file:str,             # name of the file with the rows
-    beats_guessing:bool,  # whether a test may ask for that
+    name:str,            # of the project
+    proposal:Proposal,   # with the roles of the columns
+    file:str,            # name of the file with the rows
+    beats_guessing:bool, # whether a test may ask for that
 ) -> dict[str, str]:
     "What the templates need to know."
     from ml_pkg import __version__
@@ -146,11 +146,11 @@ def values(
 
 # %% ../nbs/api/459_project.ipynb #30724ca0
 def project_files(
-    name:str,            # of the project
-    proposal:Proposal,
-    file:str,            # name of the file with the rows
+    name:str,                  # of the project
+    proposal:Proposal,         # with the roles of the columns
+    file:str,                  # name of the file with the rows
     beats_guessing:bool=False, # whether a test may ask for that
-) -> dict[str, str]:     # path -> text
+) -> dict[str, str]:           # path -> text
     "Every file of a project but its data; the package is what its notebooks export."
     known = values(name, proposal, file, beats_guessing)
     files = {path: filled(template, known) for path, template in TEMPLATES.items()}

@@ -64,8 +64,8 @@ class Place(NamedTuple):
     def address(self) -> str: return f"{self.module.__name__}:{self.variable}"
 
 def declared_place(
-    experiment:"Experiment",
-    workspace:Workspace, # whose runs tell the module, if the experiment does not
+    experiment:"Experiment", # with the name that is looked for
+    workspace:Workspace,     # whose runs tell the module, if the experiment does not
 ) -> Place:
     "Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
     root = experiment.declared
@@ -124,9 +124,10 @@ def _imports_the_same(module:ModuleType) -> Callable[[str, str], bool]:
         return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
     return same
 
+# %% ../nbs/api/399_promotion.ipynb #f060c6df
 def rewritten(
     experiment:"Experiment", # to be declared
-    place:Place,
+    place:Place,             # where it is declared
     expected:str="",         # the statement that was imported
     unused:Sequence[str]=(), # names whose import may go
 ) -> Rewritten:
@@ -155,6 +156,7 @@ def _replaced_parts(old:Any, new:Any) -> dict[str, Any]:
     named = {path: value for path, value in before.items() if hasattr(value, "get_params") and path.rpartition("__")[2].rstrip("-0123456789") == type(value).__name__.lower()}
     return {path: after[path] for path, value in named.items() if hasattr(after.get(path), "get_params") and type(after[path]) is not type(value)}
 
+# %% ../nbs/api/399_promotion.ipynb #1cc62a19
 def _refuse_strays(imports:Sequence[str], place:Place) -> None:
     "Raise `NotRewritable` for an import from a file that lies beside a package, and would not be installed with it."
     root = project_root(place.file.parent)
@@ -181,7 +183,10 @@ class PromotionRefused(Refusal, RuntimeError):
 
 # %% ../nbs/api/399_promotion.ipynb #03a91d39
 @contextmanager
-def only_one(file:Path, name:str) -> Iterator[None]:
+def only_one(
+    file:Path, # that declares it
+    name:str,  # of the variable
+) -> Iterator[None]:
     "In the block nobody else promotes what is declared in a file. Raises `PromotionRefused` if somebody is at it."
     lease = Lease(_lease(file))
     lease.clear_if_dead()
@@ -199,8 +204,8 @@ def _is_entered(workspace:Workspace, name:str, about:dict) -> bool:
         return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND number > ? AND kind = ? AND difference = ?", [name, about.get("after", 0), about.get("kind"), about.get("difference")]).fetchone() is not None
 
 def settle(
-    workspace:Workspace,
-) -> list[str]: # names of experiments
+    workspace:Workspace, # whose promotions are looked at
+) -> list[str]:          # names of experiments
     "Make an end of promotions that were killed: everything new if the registry has it, everything as it was if not. One that is under way is left alone."
     return [journal.stem for journal in sorted((workspace.folder/"promotions").glob("*.json")) if _settled_one(workspace, journal.stem)]
 
@@ -256,7 +261,9 @@ class Promotion:
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
 _declared_since:dict[tuple[Path, str], str] = {} # what this process has written; the module that it imported does not know of it
 
-def preview(experiment:"Experiment") -> Promotion:
+def preview(
+    experiment:"Experiment", # that would be promoted
+) -> Promotion:
     "The change that a promotion would make, as a diff of the cell. No experiment runs, and nothing is written. Raises `NotRewritable`, `NotWritable`."
     workspace = Workspace.current()
     place = declared_place(experiment, workspace)
@@ -284,9 +291,9 @@ def _bound_by(line:str) -> list[str]:
 
 # %% ../nbs/api/399_promotion.ipynb #8c88225e
 def promote(
-    experiment:"Experiment",
-    force:str="",  # why it goes into production although a gate refuses it
-    why:str="",    # kept in the registry's history
+    experiment:"Experiment", # that is to be production
+    force:str="",            # why it goes into production although a gate refuses it
+    why:str="",              # kept in the registry's history
 ) -> Promotion:
     "Make an experiment production: cell, module, model and registry, or nothing at all. Raises `PromotionRefused`, `NotTheSame`, `NotRewritable`, `NotWritable`, and what running it raises."
     workspace = Workspace.current()
@@ -415,7 +422,7 @@ def preview_rollback(
 
 def roll_back(
     name:str,   # of an experiment
-    why:str="",
+    why:str="", # kept in the registry's history
 ) -> Promotion:
     "Make the version before production again: cell, module and registry, with parity as for any promotion; once more, and it is the one before that. Raises `UnknownName` if there is none, `NotTheSame` if its declaration no longer means what ran, `NotRewritable` if the cell is not what is in production."
     workspace = Workspace.current()
@@ -452,6 +459,7 @@ def _place_of(address:str, workspace:Workspace) -> Place:
     if chosen is None: raise UnknownName(f"{module} declares no experiment '{variable}'.{did_you_mean(variable, declared, 'experiments')}")
     return Place(found, chosen, declared[chosen], _written(found))
 
+# %% ../nbs/api/399_promotion.ipynb #e1c989d6
 def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
     "One verdict for each thing that is looked at."
     yield _in_step(place)

@@ -37,6 +37,7 @@ def declaring_module() -> str | None:
     frame = _declaring()
     return frame and frame.f_globals.get("__name__")
 
+# %% ../nbs/api/210_provenance.ipynb #6dfea587
 def declared_source() -> str | None:
     "The top-level statement, outside of libraries, that is running right now; None where there is no source."
     frame = _declaring()
@@ -87,6 +88,11 @@ def packages(
     return {"python": sys.version.split()[0], **found}
 
 # %% ../nbs/api/210_provenance.ipynb #52239649
+def _kernel() -> bool:
+    "Whether this is a notebook's kernel."
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
 entrance: ContextVar[str] = ContextVar("entrance", default="script") # the command line says here that it is one
 
 def origin() -> str:
@@ -94,12 +100,8 @@ def origin() -> str:
     if os.environ.get("CI"): return "CI"
     return "notebook" if _kernel() else entrance.get()
 
+# %% ../nbs/api/210_provenance.ipynb #541cd69a
 def place() -> str:
     "The notebook or script that is running."
     notebook = os.environ.get("JPY_SESSION_NAME") if _kernel() else None
     return notebook or (str(Path.cwd()) if _kernel() else sys.argv[0])
-
-def _kernel() -> bool:
-    "Whether this is a notebook's kernel."
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(shell, "kernel")

@@ -54,6 +54,7 @@ class Surroundings:
             except MlPkgError: self._keys[id(experiment)] = experiment, None
         return self._keys[id(experiment)][1]
 
+# %% ../nbs/api/298_recording.ipynb #859b925e
 @dataclass(frozen=True)
 class Attempt:
     "A run of which it is not known yet what will come of it."
@@ -86,9 +87,9 @@ class Attempt:
 
 # %% ../nbs/api/298_recording.ipynb #5d0709bf
 def attempt(
-    experiment:"Experiment",
-    threads:int,                # of linear algebra, in each fit
-    surroundings:Surroundings,
+    experiment:"Experiment",   # that is to run
+    threads:int,               # of linear algebra, in each fit
+    surroundings:Surroundings, # what is the same for all runs of a process
 ) -> Attempt:
     "Begin a run; warns of a declaration that cannot be identified."
     try: identity = experiment.identity
@@ -107,16 +108,17 @@ def _in_short(value:Any) -> str:
     return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
 
 # %% ../nbs/api/298_recording.ipynb #b5ac218b
+def _key_or_none(value:Any) -> str | None:
+    try: return identify(value).key
+    except Unidentifiable: return None
+
+# %% ../nbs/api/298_recording.ipynb #09d183fe
 def _meanings(experiment:"Experiment") -> list[dict]:
     "The metrics in the order of their declaration, with a key of what each computes."
     from ml_pkg.evaluation import is_classification, scorers
     named = scorers(experiment.evaluation, is_classification(experiment.estimator, experiment.dataset.y))
     declared = dict(experiment.evaluation.metrics)
     return [{"metric": name, "place": place, "meaning": _key_or_none(declared.get(name, name))} for place, name in enumerate(named)]
-
-def _key_or_none(value:Any) -> str | None:
-    try: return identify(value).key
-    except Unidentifiable: return None
 
 # %% ../nbs/api/298_recording.ipynb #feff1ade
 def _about_rows(experiment:"Experiment") -> dict[str, Any]:
@@ -129,6 +131,7 @@ def _about_rows(experiment:"Experiment") -> dict[str, Any]:
                 "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression", "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())}
     except (MlPkgError, ValueError, TypeError): return {}
 
+# %% ../nbs/api/298_recording.ipynb #f560db09
 def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
     "Columns of a run, and what belongs to it, that can be told without its rows."
     experiment, identity, source = begun.experiment, begun.identity, begun.experiment.dataset.source
@@ -146,7 +149,9 @@ class Prepared(NamedTuple):
     details: dict[str, list[dict]]     # components of its key, flattened parameters, packages, what the checks found
     declaration: Artifact|Exception|None # its file, or why there is none; None where none is wanted
 
-def prepare(begun:Attempt) -> Prepared:
+def prepare(
+    begun:Attempt, # the run, as it was begun
+) -> Prepared:
     "Describe a declaration and write it down. It may hold what cannot be written, such as a lock or a connection."
     try: kept = keep_declaration(begun.workspace, begun.experiment)
     except Exception as error: kept = error # whatever an object of the user's raises while it is written
@@ -164,6 +169,7 @@ def _outcome(folds:list) -> dict[str, list[dict]]:
             "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": step.outcome} for number, _, step, place in numbered],
             "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message} for number, _, step, _ in numbered for category, message in step.warnings]}
 
+# %% ../nbs/api/298_recording.ipynb #6434df89
 def _spent(folds:list) -> dict[str, Any]:
     "Columns of a run that sum up what its folds took."
     peaks = [fold.peak_memory for fold in folds if fold.peak_memory]
@@ -173,9 +179,9 @@ def _spent(folds:list) -> dict[str, Any]:
 
 # %% ../nbs/api/298_recording.ipynb #f52e828f
 def finish(
-    begun:Attempt,
-    folds:list,          # what came of each, in order
-    prepared:Prepared,
+    begun:Attempt,     # the run, as it was begun
+    folds:list,        # what came of each, in order
+    prepared:Prepared, # its declaration, described
 ) -> Run:
     "Record a run that went well. If the workspace cannot be written now, the run is told all the same, and recorded later."
     outcome = {"status": "finished", "seconds": begun.seconds, **_spent(folds)}
@@ -189,8 +195,8 @@ def _log_steps(begun:Attempt, run:Run, folds:list) -> None:
         for step in fold.steps: log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number, "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
 
 def fail(
-    begun:Attempt,
-    failure:"Failure",
+    begun:Attempt,     # the run, as it was begun
+    failure:"Failure", # its error, and where it was raised
 ) -> Run:
     "Record a run that failed."
     outcome = {"status": "failed", "seconds": begun.seconds, "error": failure.error, "traceback": failure.traceback}
@@ -292,6 +298,7 @@ def _write_or_refuse(write:partial) -> None:
         write.args[-1].refused.append(error)
         log.error("run lost", extra={"ml_pkg": {"experiment": write.args[0].experiment.name, "error": f"{type(error).__name__}: {error}"}})
 
+# %% ../nbs/api/298_recording.ipynb #d8f5066c
 @atexit.register
 def _write_at_last() -> None:
     "Record what was not before the process ends."
@@ -299,9 +306,9 @@ def _write_at_last() -> None:
 
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
 def remarks(
-    begun:Attempt,
-    folds:list,          # what came of each, in order
-    prepared:Prepared,
+    begun:Attempt,     # the run, as it was begun
+    folds:list,        # what came of each, in order
+    prepared:Prepared, # its declaration, described
 ) -> list[tuple[type, str]]: # category and message
     "What is to be said of a run that went well. Each warning of a step once, with the number of folds it came from."
     said = []

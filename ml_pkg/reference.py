@@ -23,10 +23,10 @@ from .sketches import Sketch, counted, merged, sketch_of
 # %% ../nbs/api/336_reference.ipynb #130c5c52
 def held_out_importance(
     parts:Iterable[tuple[Any, pd.DataFrame, Any]], # for each fold: the fitted estimator, rows that it has not seen, their targets
-    scoring:Any=None,   # as scikit-learn takes it; by default the estimator's own score
-    repeats:int=3,      # shuffles of each column
-    seed:int=0,
-) -> dict[str, float]:  # column -> mean loss of score, 0 at least
+    scoring:Any=None, # as scikit-learn takes it; by default the estimator's own score
+    repeats:int=3,    # shuffles of each column
+    seed:int=0,       # of the permutations
+) -> dict[str, float]: # column -> mean loss of score, 0 at least
     "Permutation importance, out of fold."
     from sklearn.inspection import permutation_importance
     found = [pd.Series(permutation_importance(estimator, X, y, scoring=scoring, n_repeats=repeats, random_state=seed).importances_mean, X.columns) for estimator, X, y in parts]

@@ -60,7 +60,7 @@ class Version:
     def __str__(self) -> str: return f"{self.name}@{self.version}"
 
 def whole_file(
-    version:Version,
+    version:Version, # as it was registered
 ) -> Path:
     "The file of a version. Raises `NotFound` if it is gone, `DamagedFile` if it is not what was registered."
     try: digest = digest_of(version.path)
@@ -101,10 +101,10 @@ class Copy:
 
 @contextmanager
 def kept_copy(
-    workspace:Workspace,
-    name:str,         # that the model shall go by: an identifier
-    run:Run,          # that it comes from
-    file:Path,        # of the model
+    workspace:Workspace, # that the copy is kept in
+    name:str,            # that the model shall go by: an identifier
+    run:Run,             # that it comes from
+    file:Path,           # of the model
 ) -> Iterator[Copy]:
     "A copy of a model's file for `add_version`; gone after the block if it became none. Raises `InvalidDeclaration`, `NotFound`, `DamagedFile` if it is not the model of that run, `Unwritable`."
     if not name.isidentifier(): raise InvalidDeclaration(f"a model's name becomes part of files and addresses, so it is an identifier (letters, digits, underscores), and not {name!r}")
@@ -136,7 +136,7 @@ def _copied(file:Path, folder:Path, digest:str) -> Path:
 # %% ../nbs/api/385_registry.ipynb #a6890a6c
 def add_version(
     connection:sqlite3.Connection, # inside of a transaction
-    copy:Copy,
+    copy:Copy,                     # of the file, as `kept_copy` gives it
 ) -> Version:
     "Make a version of a copy; or the one that is there, if that run's model was registered already. One whose file was gone or damaged is whole again."
     found = connection.execute("SELECT * FROM versions WHERE name = ? AND run = ? AND sha256 = ? ORDER BY number DESC", [copy.name, copy.run, copy.sha256]).fetchone()
@@ -166,11 +166,11 @@ def _sync(folder:Path) -> None:
         finally: os.close(handle)
 
 def register(
-    connection:sqlite3.Connection,
-    workspace:Workspace,
-    name:str,    # that the model shall go by: an identifier
-    run:Run,     # that it comes from
-    file:Path,   # of the model, such as `run.model_path`
+    connection:sqlite3.Connection, # to the run store
+    workspace:Workspace,           # that the copy is kept in
+    name:str,                      # that the model shall go by: an identifier
+    run:Run,                       # that it comes from
+    file:Path,                     # of the model, such as `run.model_path`
 ) -> Version:
     "Keep a run's model under a name and the next number. Raises what `kept_copy` raises."
     with kept_copy(workspace, name, run, file) as copy, transaction(connection): return add_version(connection, copy)
@@ -188,17 +188,17 @@ PRODUCTION, PREVIOUS, CANDIDATE = "production", "previous", "candidate"
 _LATEST = "SELECT * FROM promotions WHERE number IN (SELECT max(number) FROM promotions WHERE name = ? GROUP BY alias)"
 
 def aliases(
-    connection:sqlite3.Connection,
-    name:str,               # of the model
-) -> dict[str, int]:        # alias -> version
+    connection:sqlite3.Connection, # to the run store
+    name:str,                      # of the model
+) -> dict[str, int]:               # alias -> version
     "What the aliases of a model stand for: production first, then in the order of the alphabet."
     found = {row["alias"]: row["version"] for row in connection.execute(_LATEST, [name]) if row["version"] is not None}
     return dict(sorted(found.items(), key=lambda item: (item[0] != PRODUCTION, item[0] != PREVIOUS, item[0])))
 
 def version_of(
-    connection:sqlite3.Connection,
-    name:str,            # of the model
-    which:str|int,       # an alias or a number: "production", 7, "7"
+    connection:sqlite3.Connection, # to the run store
+    name:str,                      # of the model
+    which:str|int,                 # an alias or a number: "production", 7, "7"
 ) -> Version:
     "The version that is meant. Raises `UnknownName`, or `NotFound` if an alias stands for one that the database has lost."
     known = aliases(connection, name)
@@ -210,7 +210,10 @@ def version_of(
     there = [*known, *(each.version for each in _versions(connection, name))]
     raise UnknownName(f"'{which}' is no version or alias of {name}{_why_not(connection, name, which)}.{did_you_mean(str(which), there, 'aliases and versions')}")
 
-def check_registered(connection:sqlite3.Connection, name:str) -> None:
+def check_registered(
+    connection:sqlite3.Connection, # to the run store
+    name:str,                      # of a model
+) -> None:
     "Raise `UnknownName` for a name that no version has."
     known = [row[0] for row in connection.execute("SELECT name FROM versions UNION SELECT name FROM promotions")]
     if name not in known: raise UnknownName(f"no model '{name}' is registered; a model is when it is promoted.{did_you_mean(name, known, 'registered models')}")
@@ -239,8 +242,8 @@ ANYTHING:Any = _Anything() # for whoever expects nothing in particular
 
 def check_expected(
     connection:sqlite3.Connection, # inside of a transaction
-    name:str,
-    alias:str,
+    name:str,                      # of the model
+    alias:str,                     # that was to be moved
     expected:int|None,             # the version that it should stand for; None for none
 ) -> None:
     "Raise `Overtaken` if an alias was moved meanwhile."
@@ -266,17 +269,17 @@ def _step_back(steps:list[int], production:int|None) -> int | None: return next(
 
 def point(
     connection:sqlite3.Connection, # inside of a transaction
-    name:str,
-    alias:str,
-    version:int|None,      # that it shall stand for; None for none
-    kind:str,              # "promote", "rollback", "retire" or "alias"
-    who:str,
-    why:str="",
-    forced:str="",         # the reason, if gates were overruled
-    gates:str="[]",        # JSON: what each gate required and found
-    difference:str="",     # to what was there, in words
-    commit:str|None=None,
-    expected:int|None=ANYTHING, # the version that it should stand for so far
+    name:str,                      # of the model
+    alias:str,                     # such as production
+    version:int|None,              # that it shall stand for; None for none
+    kind:str,                      # "promote", "rollback", "retire" or "alias"
+    who:str,                       # moves it
+    why:str="",                    # kept in the history
+    forced:str="",                 # the reason, if gates were overruled
+    gates:str="[]",                # JSON: what each gate required and found
+    difference:str="",             # to what was there, in words
+    commit:str|None=None,          # of the declaration, if it is in git
+    expected:int|None=ANYTHING,    # the version that it should stand for so far
 ) -> None:
     "Let an alias stand for a version from now on. Raises `Overtaken`, `UnknownName`, `InvalidDeclaration`."
     _check_alias(alias)
@@ -303,10 +306,10 @@ def _registry() -> Iterator[sqlite3.Connection]:
 _MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback", PREVIOUS: "is what rollback brings back, and moves with what is in production"}
 
 def alias(
-    name:str,          # of the model
-    alias:str,         # "candidate", or one of your own
-    version:int|None,  # that it shall stand for; None for none
-    why:str="",
+    name:str,         # of the model
+    alias:str,        # "candidate", or one of your own
+    version:int|None, # that it shall stand for; None for none
+    why:str="",       # kept in the history
 ) -> None:
     "Let an alias stand for a version. Raises `InvalidDeclaration` for `production` and `previous`, `UnknownName`."
     if alias in _MOVED_BY: raise InvalidDeclaration(f"'{alias}' {_MOVED_BY[alias]}")
@@ -317,10 +320,10 @@ def alias(
 
 # %% ../nbs/api/385_registry.ipynb #0d4106b6
 def rollback(
-    name:str,      # of the model
-    why:str="",
+    name:str,                   # of the model
+    why:str="",                 # kept in the history
     expected:int|None=ANYTHING, # the version that should be in production; by default the one that is as this begins
-) -> Version:      # that is in production now
+) -> Version:                   # that is in production now
     "Bring back what was in production before, and once more what was before that. The declaration stays as it is. Raises `UnknownName` if nothing was, `Overtaken`."
     with _registry() as connection:
         check_registered(connection, name)
@@ -334,13 +337,18 @@ def rollback(
 
 def _seen(connection:sqlite3.Connection, name:str, expected:Any) -> int | None: return aliases(connection, name).get(PRODUCTION) if expected is ANYTHING else expected
 
-def rollback_target(name:str) -> Version:
+def rollback_target(
+    name:str, # of the model
+) -> Version:
     "What `rollback` would bring back. Raises `UnknownName` if there is nothing, `NotFound`, `DamagedFile`."
     with _registry() as connection:
         check_registered(connection, name)
         return version_before(connection, name)
 
-def version_before(connection:sqlite3.Connection, name:str) -> Version:
+def version_before(
+    connection:sqlite3.Connection, # to the run store
+    name:str,                      # of the model
+) -> Version:
     "What was in production before what is."
     there = aliases(connection, name).get(PRODUCTION)
     before = _step_back(_steps(connection, name), there)
@@ -359,10 +367,10 @@ def _why_none_before(connection:sqlite3.Connection, name:str, there:int|None) ->
             f"as long as they are not committed), and ml_pkg retire {name} --why REASON leaves nothing in production")
 
 def retire(
-    name:str,      # of the model
-    why:str,
+    name:str,                   # of the model
+    why:str,                    # kept in the history
     expected:int|None=ANYTHING, # the version that should be in production; by default the one that is as this begins
-) -> Version:      # that was in production
+) -> Version:                   # that was in production
     "Take a model out of production: from now on nothing is. `rollback` brings it back. Raises `UnknownName`, `InvalidDeclaration` without a reason, `Overtaken`."
     if not why.strip(): raise InvalidDeclaration(f"say why {name} is retired: whoever asks for it is told")
     with _registry() as connection:
@@ -377,7 +385,7 @@ def retire(
 
 # %% ../nbs/api/385_registry.ipynb #a7b56f40
 def tell_of_aliases(
-    workspace:Workspace,
+    workspace:Workspace, # that the versions are recorded in
     name:str,            # of the model
 ) -> None:
     "Aliases of a model were moved, and the transaction has ended. Those who are told of runs shall know."
@@ -395,7 +403,7 @@ class Standing:
     vacant: tuple[str, ...]    # aliases of the model that stood for something, and stand for nothing now
 
 def standing_of(
-    workspace:Workspace,
+    workspace:Workspace, # that the run is recorded in
     run:str,             # its id
 ) -> list[Standing]:
     "The versions that a run's model became, with what each stands for."
@@ -418,10 +426,16 @@ def kept_file(
     version = addressed_version(name, which) if at else in_production(name)
     return whole_file(version) if version else saved_model(name)
 
-def addressed_version(name:str, which:str) -> Version:
+def addressed_version(
+    name:str,  # of the model
+    which:str, # a number or an alias
+) -> Version:
+    "The version that is meant in the current workspace. Raises `UnknownName`, `NotFound`."
     with _registry() as connection: return version_of(connection, name, which)
 
-def in_production(name:str) -> Version | None:
+def in_production(
+    name:str, # of the model
+) -> Version | None:
     "None, if nothing ever was. Raises `UnknownName` for what was retired."
     if not Workspace.current().database.exists(): return None
     with _registry() as connection:
@@ -469,7 +483,11 @@ def models() -> "pd.DataFrame": # one row a model, by name: versions, aliases, s
 
 _COLUMNS = ("name", "versions", "production", "aliases", "since")
 
-def alias_text(known:dict[str, int]) -> str: return ", ".join(f"{alias} {version}" for alias, version in known.items()) # "production 7, previous 5"
+def alias_text(
+    known:dict[str, int], # alias -> version
+) -> str:
+    "Aliases in one line, such as 'production 7, previous 5'."
+    return ", ".join(f"{alias} {version}" for alias, version in known.items())
 
 # %% ../nbs/api/385_registry.ipynb #23224adf
 def move_list(
@@ -486,7 +504,11 @@ def _move(row:sqlite3.Row, runs:dict[int, str]) -> dict:
     return {"when": row["made"], "kind": row["kind"], "alias": row["alias"], "version": row["version"], "run": runs.get(row["version"]), "who": row["who"], "why": row["why"], "forced": row["forced"],
             "passed": sum(bool(gate.get("passed")) for gate in gates), "gates": gates, "difference": row["difference"], "commit": row["git_commit"]}
 
-def gate_text(move:dict) -> str: return f"{move['passed']} of {len(move['gates'])}" if move["gates"] else "" # that let it pass
+def gate_text(
+    move:dict, # of the history
+) -> str:
+    "How many gates let a move pass; nothing if none was asked."
+    return f"{move['passed']} of {len(move['gates'])}" if move["gates"] else ""
 
 def registry_history(
     name:str,          # of the model

@@ -112,10 +112,10 @@ def _tried(name:str, make:Callable[[], Any], left_out:dict[str, str]) -> Any:
     return None
 
 def remember(
-    training:Training,
+    training:Training,                 # rows, target and out-of-fold predictions
     importance:Mapping[str, float]={}, # column -> 0 or more, as of `held_out_importance`
     left_out:Mapping[str, str]={},     # what could not be had so far -> why
-) -> dict[str, bytes]:  # for `Model.attached`
+) -> dict[str, bytes]:                 # for `Model.attached`
     "All that is remembered of training. Raises what `reference_profile` raises; what performance is estimated with is left out, with the reason, if it cannot be had."
     once, missing = training.once(), dict(left_out)
     profile = reference_profile(training.X, once.answers, importance, _tried("calibration", lambda: _calibration(once), missing) or {})
@@ -136,18 +136,26 @@ def _reason(model:Model, name:str) -> str:
     reason = left_out_of(model).get({PERFORMANCE: "performance"}.get(name, ""))
     return f": {reason}" if reason else ": it was fitted by an earlier version, or its rows could not be profiled, which a warning said then. Fit it again: run.experiment.fit(), or ml_pkg train"
 
-def left_out_of(model:Model) -> dict[str, str]:
+def left_out_of(
+    model:Model, # fitted
+) -> dict[str, str]:
     "What could not be had when the model was fitted -> why. Raises `DamagedFile`."
     return _read(model, TRAINING, "scores of training", lambda content: dict(content["left_out"])) if TRAINING in model.attached else {}
 
-def profile_of(model:Model) -> ReferenceProfile:
+def profile_of(
+    model:Model, # fitted
+) -> ReferenceProfile:
     "What a model remembers of its training rows. Raises `NotFound` if it was fitted by an earlier version, `DamagedFile`."
     return _read(model, PROFILE, "reference profile", ReferenceProfile.from_dict)
 
-def estimator_of(model:Model) -> "ClassificationEstimator|RegressionEstimator":
+def estimator_of(
+    model:Model, # fitted
+) -> "ClassificationEstimator|RegressionEstimator":
     "What tells how well a model does on rows without labels. Raises `NotFound` with the reason if it has none, `DamagedFile`."
     return _read(model, PERFORMANCE, "performance estimator", lambda content: _KINDS[content["task"]].from_dict(content))
 
-def scores_of(model:Model) -> dict[str, TrainingScore]:
+def scores_of(
+    model:Model, # fitted
+) -> dict[str, TrainingScore]:
     "How well a model did out of fold, by metric. Raises `NotFound`, `DamagedFile`."
     return _read(model, TRAINING, "scores of training", lambda content: {str(name): TrainingScore(*map(float, found)) for name, found in content["scores"].items()})

@@ -42,7 +42,7 @@ def fact_list(
 # %% ../nbs/api/286_report.ipynb #7fb48bd2
 def tabulated(
     name:str,                # what the table is of, for those who hear it
-    header:Iterable,
+    header:Iterable,         # names of the columns, beginning with what names the rows
     rows:Iterable[Iterable], # the first value of each names the row
 ) -> str:                    # empty without rows
     "A table, in which the numbers of a column of numbers stand below each other."
@@ -58,13 +58,22 @@ def tabulated(
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( (s|ms|µs|%|kB|MB|GB|bytes))?")
 
 # %% ../nbs/api/286_report.ipynb #aa42d8eb
-def quoted(text:str|None) -> str: return f"<pre>{escape(text)}</pre>" if text else ""
-def remark(text:str) -> str: return f"<p class='remark'>{escape(text)}</p>"
+def quoted(
+    text:str|None, # as it is; nothing for None
+) -> str:
+    "Text as it was written, line by line; nothing if there is none."
+    return f"<pre>{escape(text)}</pre>" if text else ""
+
+def remark(
+    text:str, # a sentence
+) -> str:
+    "A sentence that stands back behind what it is said of."
+    return f"<p class='remark'>{escape(text)}</p>"
 
 def section(
-    title:str,
-    *fragments:str,
-) -> str:              # empty if the fragments are
+    title:str,      # its words are the end of the address, too
+    *fragments:str, # of HTML
+) -> str:           # empty if the fragments are
     "Fragments under a heading, which an address can end with: #scores."
     content = "".join(fragments)
     name = re.sub(r"[^a-z0-9]+", "-", title.lower())
@@ -118,7 +127,7 @@ _NOTHING_FETCHED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'
 
 # %% ../nbs/api/286_report.ipynb #53b24797
 def page(
-    title:str,
+    title:str,              # of the document
     sections:Iterable[str], # fragments of HTML
 ) -> str:
     "A whole HTML document."
@@ -141,7 +150,7 @@ def picture(
 
 # %% ../nbs/api/286_report.ipynb #da002075
 def verdict(
-    run:"Run",
+    run:"Run", # finished or failed
 ) -> str:
     "A run in one sentence, as text."
     if run.status == "failed": return f"Failed: {run.row['error'] or 'the reason is not known'}"
@@ -150,7 +159,10 @@ def verdict(
     said = [*found, f"{len(open_findings)} finding{'s' * (len(open_findings) > 1)} of the checks before it" if open_findings else "", f"{len(run.warnings)} warnings while it was fitted" if run.warnings else ""]
     return "; ".join(part for part in said if part) + (f". Taken over from run {run.row['reuses']}" if run.reused else "") + "."
 
-def score_interval(run:"Run", metric:str) -> Interval:
+def score_interval(
+    run:"Run",  # finished
+    metric:str, # of the run
+) -> Interval:
     "Of the mean over folds, as `interval_of_folds` has it."
     return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(metric))
 
@@ -160,7 +172,9 @@ def _mean_in_words(run:"Run", metric:str) -> str:
     return f"{mean:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if math.isfinite(low) else "")
 
 # %% ../nbs/api/286_report.ipynb #666d5b4a
-def headline(run:"Run") -> str:
+def headline(
+    run:"Run", # finished or failed
+) -> str:
     "Name, star, tags, the verdict, and when it was."
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in run.tags)
     if tags: tags = f"<ul class='tags' aria-label='tags'>{tags}</ul>"
@@ -169,11 +183,15 @@ def headline(run:"Run") -> str:
     return f"<header><h1>{'★ ' if run.starred else ''}{escape(run.name)}</h1><p class='verdict {escape(run.status)}'>{escape(verdict(run))}</p>{tags}{when}</header>\n"
 
 # %% ../nbs/api/286_report.ipynb #f53ce54e
-def notes_section(run:"Run") -> str:
+def notes_section(
+    run:"Run", # finished or failed
+) -> str:
     "What people wrote beside it."
     return section("Notes", fact_list((_moment(note["made"]), note["text"]) for note in run.notes))
 
-def failure_section(run:"Run") -> str:
+def failure_section(
+    run:"Run", # of which a failed one has something to tell
+) -> str:
     "The error and the traceback of a run that failed."
     return section("Failure", f"<pre class='lines' role='region' aria-label='traceback' tabindex='0'>{escape(run.row['traceback'] or run.row['error'] or '')}</pre>") if run.status == "failed" else ""
 
@@ -182,7 +200,9 @@ def _seconds(value:float|None) -> str|None: return None if value is None else f"
 def _bytes(value:float|None) -> str|None: return None if value is None else next((f"{value / size:.1f} {unit}" for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= size), f"{value:.0f} bytes")
 
 # %% ../nbs/api/286_report.ipynb #529ac4eb
-def score_section(run:"Run") -> str:
+def score_section(
+    run:"Run", # finished or failed
+) -> str:
     "Means with their intervals, and the scores of the folds."
     scores = run.fold_scores
     if not any(scores.values()): return ""
@@ -207,7 +227,9 @@ def _draw_folds(figure:"Figure", scores:Mapping[str, Sequence[float]], intervals
         ax.tick_params(labelsize=9)
 
 # %% ../nbs/api/286_report.ipynb #dcbf20f6
-def outcome_section(run:"Run") -> str:
+def outcome_section(
+    run:"Run", # finished or failed
+) -> str:
     "The confusion matrix or the residuals of the out-of-fold predictions."
     if run.status == "failed": return ""
     try: dataset, said = dataset_at_hand(run), run.predictions
@@ -231,7 +253,9 @@ def _diagram(estimator:Any) -> str:
     drawn = _OUT_OF_PLACE.sub("", estimator_html_repr(estimator)) # what users wrote is escaped in it, quotes too
     return f"<div class='diagram' role='region' aria-label='diagram of the estimator' tabindex='0'>{drawn}</div>"
 
-def declaration_section(run:"Run") -> str:
+def declaration_section(
+    run:"Run", # finished or failed
+) -> str:
     "Diagram, source and parameters."
     try: experiment = run.experiment
     except Exception as error: # whatever reading a declaration raises; its text is recorded in any case
@@ -242,7 +266,9 @@ def declaration_section(run:"Run") -> str:
                    "<h3>Parameters</h3>" * bool(run.parameters), fact_list(run.parameters.items()))
 
 # %% ../nbs/api/286_report.ipynb #0b9cd9d2
-def data_section(run:"Run") -> str:
+def data_section(
+    run:"Run", # finished or failed
+) -> str:
     "Where the rows came from, how many there were, and the columns that the estimator was given."
     row, columns = run.row, json.loads(run.row["schema"] or "[]")
     about = fact_list({"source": row["dataset"], "rows": f"{row['dataset_rows']:,}" if row["dataset_rows"] else None, "locked away": f"{row['holdout_rows']:,} rows" if row["holdout_rows"] else None, "share of rows used": f"{row['train_size']:.0%}" if row["train_size"] not in (None, 1.0) else None, "fingerprint": row["dataset_key"]}.items())
@@ -255,7 +281,10 @@ def _values(column:Mapping[str, Any]) -> str:
 
 def _short(value:Any) -> str: return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
-def checks_section(run:"Run") -> str:
+# %% ../nbs/api/286_report.ipynb #41a82052
+def checks_section(
+    run:"Run", # finished or failed
+) -> str:
     "What the checks before the run found, and what its steps warned of."
     found = [(each["name"], f"{each['message']} ({'accepted: ' + each['accepted'] if each['accepted'] else 'open'})") for each in run.findings]
     folds:dict[tuple, set] = {}
@@ -264,7 +293,9 @@ def checks_section(run:"Run") -> str:
     return section("Checks and warnings", fact_list(found), fact_list(warned), remark("The checks found nothing, and no step warned.") if run.status != "failed" and not found and not warned else "")
 
 # %% ../nbs/api/286_report.ipynb #9483264b
-def timing_section(run:"Run") -> str:
+def timing_section(
+    run:"Run", # finished or failed
+) -> str:
     "Seconds for each step, computed or reused, and why."
     explained, row = run.explain(), run.row
     whole = {"the run": _seconds(row["seconds"]), "a fold's fit": _seconds(run.fit_seconds) if run.status != "failed" else None, "to predict a row": _seconds(row["seconds_per_row"]), "processor": _seconds(row.get("cpu_seconds")), "peak of memory": _bytes(row.get("peak_memory")), "size of the model": _bytes(row["model_bytes"])}
@@ -284,7 +315,9 @@ def _reasons(explained:"Explanation") -> str:
     def title(names:list[str]) -> str: return f"What is new in {listed(names)}" if explained.steps[0].outcome else f"Why {listed(names)} {'were' if len(names) > 1 else 'was'} computed"
     return "".join(f"<h3>{escape(title(names))}</h3>{quoted(why)}" for why, names in steps.items())
 
-def environment_section(run:"Run") -> str:
+def environment_section(
+    run:"Run", # finished or failed
+) -> str:
     "Where it ran, on which commit, with which packages."
     row = run.row
     return section("Environment", fact_list({"started from": row["origin"], "place": row["place"], "module": row.get("module"), "commit": commit_of(run) if row["git_commit"] else None, "threads of a fit": row["threads"]}.items()), tabulated("packages", ["package", "version"], run.packages.items()))
@@ -293,7 +326,7 @@ def environment_section(run:"Run") -> str:
 SECTIONS = (headline, notes_section, failure_section, score_section, outcome_section, declaration_section, data_section, checks_section, timing_section, environment_section)
 
 def report(
-    run:"Run",
+    run:"Run", # finished or failed
 ) -> str:      # an HTML document
     "All that is known of a run, as one page that needs no network and no script."
     return page(f"{run.name}: run {run.id}", (part(run) for part in SECTIONS))

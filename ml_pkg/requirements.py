@@ -32,8 +32,8 @@ class _Modules(pickle.Pickler):
         return NotImplemented
 
 def modules_of(
-    estimator:Any,
-) -> set[str]: # full names
+    estimator:Any, # fitted or not
+) -> set[str]:     # full names
     "Modules that have to be there when an estimator is loaded. What cannot be pickled is passed over."
     modules = _Modules()
     with suppress(Exception): modules.dump(estimator)
@@ -47,6 +47,7 @@ def canonical(
     "The one way to write it (PEP 503)."
     return re.sub(r"[-_.]+", "-", name).lower()
 
+# %% ../nbs/api/425_requirements.ipynb #cb304bcf
 def distributions_of(
     modules:Iterable[str], # full names
 ) -> set[str]:             # canonical
@@ -63,6 +64,7 @@ def _asked_by(found:importlib.metadata.Distribution, extras:set[str]) -> list[tu
     def is_meant(marker:str) -> bool: return not (named := set(re.findall(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker))) or bool(named & extras)
     return [(part["name"], set(re.split(r"[,\s]+", part["extras"] or "")) - {""}) for part in parts if part and is_meant(part["marker"] or "")]
 
+# %% ../nbs/api/425_requirements.ipynb #9d9d87b6
 def installed_below(
     names:Mapping[str, set[str]], # distribution -> its extras
 ) -> dict[str, str]:              # canonical name -> version
@@ -80,6 +82,15 @@ def installed_below(
     return dict(sorted(found.items()))
 
 # %% ../nbs/api/425_requirements.ipynb #0f437bb9
+def _short(value:Any) -> str:
+    "As it can be shown in one line."
+    return repr(value)[:100]
+
+def _versions(card:Mapping[str, Any]) -> Mapping[str, Any]:
+    found = card.get("versions", {})
+    if not isinstance(found, Mapping): raise InvalidDeclaration(f"the model's card has {_short(found)} in the place of versions, which are names of libraries with the version of each: nothing is made of it. Take the model from its source again, or train again")
+    return found
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.ASCII | re.IGNORECASE)
 _VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*([-_.]?(alpha|beta|preview|pre|a|b|c|rc)[-_.]?\d*)?(-\d+|[-_.]?(post|rev|r)[-_.]?\d*)?([-_.]?dev[-_.]?\d*)?(\+[a-z0-9]+([-_.][a-z0-9]+)*)?", re.ASCII | re.IGNORECASE)
 _PYTHON = re.compile(r"\d+\.\d+", re.ASCII)
@@ -95,6 +106,7 @@ def carded(
         if name != "python" and not (isinstance(version, str) and _VERSION.fullmatch(version)): raise InvalidDeclaration(f"the model's card says that {name} has the version {_short(version)}, and that is none: nothing is made of it. Take the model from its source again, or train again, with {name} installed by pip")
     return {canonical(name): version for name, version in found.items() if canonical(name) not in _OWN}
 
+# %% ../nbs/api/425_requirements.ipynb #e8ee3c04
 def python_of(
     card:Mapping[str, Any], # of a model
     otherwise:str,          # for a card that does not say
@@ -105,18 +117,9 @@ def python_of(
     if not _PYTHON.fullmatch(minor): raise InvalidDeclaration(f"the model's card says that it was fitted with Python {_short(said)}, and that is no version of it: nothing is made of it. Take the model from its source again, or train again")
     return minor
 
-def _versions(card:Mapping[str, Any]) -> Mapping[str, Any]:
-    found = card.get("versions", {})
-    if not isinstance(found, Mapping): raise InvalidDeclaration(f"the model's card has {_short(found)} in the place of versions, which are names of libraries with the version of each: nothing is made of it. Take the model from its source again, or train again")
-    return found
-
-def _short(value:Any) -> str:
-    "As it can be shown in one line."
-    return repr(value)[:100]
-
 # %% ../nbs/api/425_requirements.ipynb #eb1d7279
 def needed_by(
-    estimator:Any,
+    estimator:Any,           # fitted or not
     extras:Iterable[str]=(), # of ml_pkg
 ) -> dict[str, str]:         # canonical name -> version
     "All that an estimator needs, as it is installed here."

@@ -66,6 +66,7 @@ def _rows_predicted(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, c
     unit[used] = _numbered(used if clusters is None else np.asarray(clusters)[used], seed)
     return _Rows(y.to_numpy(), np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float), unit, pd.Index(np.asarray(y.dropna().unique())).sort_values())
 
+# %% ../nbs/api/283_resampling.ipynb #a596cfa2
 def _check_same_rows(expected:np.ndarray, place:int, frame:pd.DataFrame) -> None:
     "Raise `InvalidData` if a variant predicted other rows than the first one."
     if not np.array_equal(found := np.unique(frame["row"]), expected):
@@ -209,16 +210,16 @@ def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
 
 # %% ../nbs/api/283_resampling.ipynb #5e4b1980
 def resampled(
-    metric:str,                              # a scorer's name
-    y:pd.Series,                             # the target of all rows of the dataset
+    metric:str,                        # a scorer's name
+    y:pd.Series,                       # the target of all rows of the dataset
     predictions:Sequence[pd.DataFrame|None], # of each variant, out of fold: row, prediction, probabilities; None for a variant that has none; read once, one after the other
-    scores:Sequence[float]|None=None,        # as they are shown, such as means over folds; by default those on all rows at once
-    weights:Sequence[float]|None=None,       # how much each row of the dataset counts
-    clusters:Sequence|None=None,             # which group each row of the dataset belongs to
-    draws:int=DRAWS,
-    seed:int=0,
-    widening:float=WIDENING,                 # variance of a score over what rows drawn independently would give it
-) -> Sample | None:                          # None for a metric that cannot be told from the predictions that were kept
+    scores:Sequence[float]|None=None,  # as they are shown, such as means over folds; by default those on all rows at once
+    weights:Sequence[float]|None=None, # how much each row of the dataset counts
+    clusters:Sequence|None=None,       # which group each row of the dataset belongs to
+    draws:int=DRAWS,                   # how often rows are drawn
+    seed:int=0,                        # of the draws
+    widening:float=WIDENING,           # variance of a score over what rows drawn independently would give it
+) -> Sample | None:                    # None for a metric that cannot be told from the predictions that were kept
     "Score variants on rows drawn with replacement (the bootstrap: Efron 1979), the same rows for all. Raises `InvalidData` if they predicted different rows."
     known = METRICS.get(metric) if isinstance(metric, str) else None
     frames = ((place, frame) for place, frame in enumerate(predictions) if frame is not None and (scores is None or np.isfinite(scores[place])))
@@ -288,14 +289,15 @@ def _below_none(values:np.ndarray, held_out:float, level:float) -> np.ndarray:
 
 # %% ../nbs/api/283_resampling.ipynb #b6d18ea1
 def means_the_same(
-    run:"Run",
-    reference:"Run",
-    metric:str,       # its name in both
+    run:"Run",       # with the meanings of its metrics
+    reference:"Run", # that it is held against
+    metric:str,      # its name in both
 ) -> bool:
     "Whether a metric is the same one in two runs, and not only called the same."
     meaning = reference.meanings.get(metric)
     return metric in run.metrics and (run.content == reference.content or meaning is not None and run.meanings.get(metric) == meaning)
 
+# %% ../nbs/api/283_resampling.ipynb #faac047f
 class _Predictions(Sequence):
     "Out-of-fold predictions of runs, each read when it is asked for."
     def __init__(self, runs:Sequence["Run"]): self.runs = runs
@@ -308,7 +310,7 @@ class _Predictions(Sequence):
 def sampled(
     experiment:"Experiment", # of one of the runs: its rows are those of all
     runs:Sequence["Run"],    # scored alike
-    metric:str,
+    metric:str,              # of all runs
 ) -> Sample | None:
     "Scores of runs on rows drawn at random, if rows can be, and the metric can be told from predictions."
     dataset, declared = experiment.dataset, dict(experiment.evaluation.metrics).get(metric, metric)

@@ -61,6 +61,7 @@ def _declared(version:int) -> dict[str, _Table]:
         found, before = _tables(connection), _declared(version - 1) if version > 1 else {}
     return {name: table._replace(needed=before[name].needed if name in before else table.needed) for name, table in found.items()}
 
+# %% ../nbs/api/448_rescue.ipynb #3d73d51c
 def _fits(table:_Table, row:Row) -> bool:
     "Whether something can be a row of the table."
     if (row.number is not None) != table.is_numbered or not table.needed <= len(row.values) <= len(table.columns): return False
@@ -193,7 +194,7 @@ def _mark_incomplete(connection:sqlite3.Connection) -> int:
 # %% ../nbs/api/448_rescue.ipynb #d2da8c56
 @contextmanager
 def staging(
-    workspace:Workspace,
+    workspace:Workspace, # in whose folder it is made
     purpose:str,         # becomes part of its name
 ) -> Iterator[Path]:
     "A folder inside the workspace for what is not complete yet; gone when the block ends. Raises `WorkspaceUnusable`."
@@ -239,7 +240,7 @@ class Rescue:
 
 # %% ../nbs/api/448_rescue.ipynb #ef23ed17
 def rescue(
-    workspace:Workspace,
+    workspace:Workspace, # with the damaged database
 ) -> Rescue:
     "Save what can be read of the workspace's database into a new one, and keep the old one beside it. Nobody else should use it meanwhile. Raises `NotFound`, `WorkspaceUnusable`."
     if not workspace.database.is_file(): raise NotFound(f"there is no database {workspace.database} to rescue anything from")

@@ -68,7 +68,9 @@ class _Seen(NamedTuple):
     received: float
 
 @contextmanager
-def held(*signals:int) -> Iterator[None]:
+def held(
+    *signals:int, # numbers of signals
+) -> Iterator[None]:
     "Signals that come in the block are told after it, and a process that is begun in it is not told of them before it asks."
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try: yield

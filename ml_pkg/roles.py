@@ -117,14 +117,14 @@ def _counted(distinct:int) -> str: return f"{distinct:,} different value{'' if d
 TARGETS = ("target", "label", "labels", "class", "y", "outcome", "response", "species") # names that say it
 
 def can_be_target(
-    values:"pd.Series",
+    values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:
     "Whether there is something to predict: no name of a row, no date, no text, and a value in every row."
     about = facts(values)
     return about.is_complete and about.distinct > 1 and role(values).role in (NUMBER, CATEGORY)
 
 def likely_target(
-    rows:"pd.DataFrame",
+    rows:"pd.DataFrame", # of a table, shape (n_rows, n_columns)
     project:str,         # name of the project
 ) -> tuple[str, str]:    # name of the column, and why it is that
     "Which column is probably to be predicted. Raises `InvalidData` if none can be."

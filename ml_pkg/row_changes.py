@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 # %% ../nbs/api/276_row_changes.ipynb #389ebb0d
 def paired_rows(
-    one:"pd.DataFrame",
-    other:"pd.DataFrame",
-) -> "pd.DataFrame":     # places `one` and `other` of each row; missing for a row that the other has not
+    one:"pd.DataFrame",   # rows by their number
+    other:"pd.DataFrame", # those that are held against them
+) -> "pd.DataFrame":      # places `one` and `other` of each row; missing for a row that the other has not
     "Which row of one is which of the other. Only columns that both have count."
     import pandas as pd
     shared = [name for name in one.columns if name in other.columns]
@@ -63,7 +63,7 @@ def _first(rows:"pd.DataFrame", places:"pd.Series") -> "pd.DataFrame": return ro
 
 # %% ../nbs/api/276_row_changes.ipynb #3ff0fb05
 def dataset_at_hand(
-    run:"Run",
+    run:"Run", # with the declaration that was kept of it
 ) -> "Dataset":
     "The dataset of a run, with the very rows that it used. Raises `NotFound` if these are not at hand any more."
     try:
@@ -75,11 +75,17 @@ def dataset_at_hand(
     return dataset
 
 # %% ../nbs/api/276_row_changes.ipynb #bfcc1099
-def are_same_rows(one:"Run", other:"Run") -> bool:
+def are_same_rows(
+    one:"Run",   # the run that stands first
+    other:"Run", # the run that is held against it
+) -> bool:
     "Whether the number of a row means the same row in both runs."
     return any(one.row[name] and one.row[name] == other.row[name] for name in ("dataset_key", "comparable"))
 
-def matched_rows(one:"Run", other:"Run") -> Matched | None:
+def matched_rows(
+    one:"Run",   # the run that stands first
+    other:"Run", # the run that is held against it
+) -> Matched | None:
     "The rows of both runs, held against each other; None if they are the same. Raises `NotFound` if they are not at hand, or have nothing in common."
     if are_same_rows(one, other): return None
     _check_finished(one, other)
@@ -130,20 +136,23 @@ def _some_rows(data:DataDifference) -> list[tuple[str, "pd.DataFrame"]]:
     return [(f"{count:,} row{'s' * (count != 1)} {what}{', such as' if len(rows) < count else ''}:", rows) for count, what, rows in sides if count]
 
 # %% ../nbs/api/276_row_changes.ipynb #bc162209
-def _data_as_dict(data:DataDifference) -> dict[str, Any]:
-    found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
-             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered}
-    return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
-
-def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
-    "Rows as JSON can hold them."
-    return [{str(name): as_json(value) for name, value in row.items()} for row in frame.to_dict("records")]
-
-def as_json(value:Any) -> Any:
+def as_json(
+    value:Any, # any value of a table
+) -> Any:
     "A value as JSON can hold it; a text of whatever it has no form for."
     if hasattr(value, "item") and not getattr(value, "shape", ()): value = value.item()
     if isinstance(value, float) and not math.isfinite(value): return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+# %% ../nbs/api/276_row_changes.ipynb #4635c6fd
+def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
+    "Rows as JSON can hold them."
+    return [{str(name): as_json(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+def _data_as_dict(data:DataDifference) -> dict[str, Any]:
+    found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
+             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered}
+    return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
 
 # %% ../nbs/api/276_row_changes.ipynb #7e18e544
 _COLUMN = re.compile(r"dataset\.rows\.column \d+ (?P<name>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
@@ -155,12 +164,13 @@ def _columns(components:Mapping[str, str]) -> dict[str, dict[str, str]]:
         if match := _COLUMN.match(path): found.setdefault(ast.literal_eval(match["name"]), {})[path[match.end():]] = content
     return found
 
+# %% ../nbs/api/276_row_changes.ipynb #f166ea79
 def _schema(run:"Run") -> dict[str, str]: return {column["name"]: column["dtype"] for column in json.loads(run.row["schema"] or "[]")}
 
 # %% ../nbs/api/276_row_changes.ipynb #1a908e40
 def data_changes(
-    one:"Run",
-    other:"Run",
+    one:"Run",            # the run that stands first
+    other:"Run",          # the run that is held against it
     matched:Matched|None, # their rows, if these are at hand
 ) -> DataDifference:
     "What differs of the data, and of the rows if these are at hand."
@@ -220,8 +230,8 @@ def _probability_changes(found:"pd.DataFrame", one:"pd.DataFrame", other:"pd.Dat
 
 # %% ../nbs/api/276_row_changes.ipynb #95790eb5
 def compared_predictions(
-    one:"pd.DataFrame",      # out-of-fold predictions: row, fold, prediction, probabilities where there are any
-    other:"pd.DataFrame",
+    one:"pd.DataFrame",       # out-of-fold predictions: row, fold, prediction, probabilities where there are any
+    other:"pd.DataFrame",     # predictions that are held against them
     numbers:"pd.Series|None", # number of a row in one -> in the other; None where it is the same
 ) -> PredictionDifference:
     "Predictions of two runs, row by row. Raises `NotFound` if they are of different targets."
@@ -252,13 +262,16 @@ def _changes(found:"pd.DataFrame", name:str, by_chance:"pd.Series|None") -> tupl
     return part[differs], size.max()
 
 # %% ../nbs/api/276_row_changes.ipynb #03730d91
-def have_equal_results(one:"Run", other:"Run") -> bool:
+def have_equal_results(
+    one:"Run",   # the run that stands first
+    other:"Run", # the run that is held against it
+) -> bool:
     "Whether both finished with the same results, of which one took over those of the other."
     return one.status == other.status == "finished" and one.content == other.content
 
 def prediction_changes(
-    one:"Run",
-    other:"Run",
+    one:"Run",            # the run that stands first
+    other:"Run",          # the run that is held against it
     matched:Matched|None, # their rows, if these are at hand and not the same
 ) -> PredictionDifference:
     "Predictions that changed. Raises `NotFound` or `DamagedFile` if they are not at hand, or it is not known which are of the same row."

@@ -55,6 +55,7 @@ def _chances_of_two(labels:pd.Index) -> list[str] | None: return _chances(labels
 def _place_of_one(labels:pd.Index) -> int: return [label == 1 for label in labels].index(True) # scikit-learn's pos_label, or True
 def _two_with_one(columns:Callable) -> Callable: return lambda labels: columns(labels) if len(labels) == 2 and any(label == 1 for label in labels) else None
 
+# %% ../nbs/api/278_row_metrics.ipynb #9d31e20f
 def _with_ones(*columns:np.ndarray) -> np.ndarray: return np.column_stack([np.ones(len(columns[0])), *columns])
 def _mean(sums:np.ndarray) -> np.ndarray: return sums[..., 1] / sums[..., 0]
 def _loss(loss:Callable[[Answers], np.ndarray], needs:Callable=_answer) -> Metric: return Metric(needs, lambda said: _with_ones(loss(said)), lambda sums: -_mean(sums))
@@ -65,6 +66,7 @@ def _squared(said:Answers) -> np.ndarray: return said.error ** 2
 def _squared_log(said:Answers) -> np.ndarray: return (np.log1p(said.y.astype(float)) - np.log1p(said.prediction)) ** 2
 def _percentage(said:Answers) -> np.ndarray: return np.abs(said.error) / np.maximum(np.abs(said.y.astype(float)), np.finfo(float).eps)
 
+# %% ../nbs/api/278_row_metrics.ipynb #d3891886
 def _poisson_deviance(said:Answers) -> np.ndarray:
     from scipy.special import xlogy
     y = said.y.astype(float)
@@ -105,6 +107,7 @@ def _spread(total:np.ndarray, squares:np.ndarray, count:np.ndarray) -> np.ndarra
     found = squares - total ** 2 / count
     return np.where(found > 1e-12 * squares, found, 0.0)
 
+# %% ../nbs/api/278_row_metrics.ipynb #67f7c214
 def _centred(said:Answers) -> np.ndarray: return (y := said.y.astype(float)) - np.average(y, weights=said.weight)
 
 SHARES_EXPLAINED = {
@@ -214,7 +217,9 @@ RANKS = {
 }
 METRICS = LOSSES | SHARES_EXPLAINED | TABLES | RANKS
 
-def highest(metric:Any) -> float:
+def highest(
+    metric:Any, # a name, or a callable
+) -> float:
     "The highest score there is by a metric of scikit-learn, given by name; none for a metric of one's own."
     if not isinstance(metric, str): return math.inf
     return 0.0 if metric.startswith("neg_") else 1.0 if metric in METRICS else math.inf

@@ -225,8 +225,8 @@ def _facts(run:Run) -> dict[str, str]:
 
 # %% ../nbs/api/290_run.ipynb #32ea8c49
 def earlier_runs(
-    run:Run,
-    limit:int=50,         # how many runs to go back
+    run:Run,      # reused or computed
+    limit:int=50, # how many runs to go back
 ) -> list[Earlier]:
     "What finished runs did before the one that computed this run's results, newest first."
     with connected(run.workspace) as connection:
@@ -243,7 +243,7 @@ def _steps(connection:Any, run:str) -> list[str]: return step_names([dict(row) f
 
 # %% ../nbs/api/290_run.ipynb #5d0d7308
 def describe(
-    run:Run,
+    run:Run, # finished or failed
 ) -> str:
     "A run as text: its name, and its scores by fold."
     rows = run.fold_scores
@@ -266,6 +266,7 @@ def load_run(
     if not workspace.database.exists(): raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet")
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
 
+# %% ../nbs/api/290_run.ipynb #0c97a7e3
 def saved_model(
     name:str,  # whatever `load_run` takes; of an experiment, the last model saved for it as it is declared, not for its variations
 ) -> Path:
@@ -287,9 +288,9 @@ def _as_declared(run:Run) -> Iterator[Run]:
     return (Run(run.workspace, dict(row)) for row in rows)
 
 def runs_on(
-    workspace:Workspace,
-    comparable:str,  # the key of the rows that were scored, and of how they were split
-) -> list[Run]:      # one for each declaration, oldest first
+    workspace:Workspace, # with the runs
+    comparable:str,      # the key of the rows that were scored, and of how they were split
+) -> list[Run]:          # one for each declaration, oldest first
     "Every declaration that was ever run on the same rows in the same way, and finished."
     with connected(workspace) as connection:
         rows = connection.execute("SELECT *, min(number) FROM runs WHERE comparable = ? AND status = 'finished' AND reuses IS NULL GROUP BY iif(reproducible, coalesce(key, id), id) ORDER BY number", [comparable]).fetchall()

@@ -29,7 +29,7 @@ log = logging.getLogger("ml_pkg")
 
 # %% ../nbs/api/300_running.ipynb #f30f1028
 def reused(
-    begun:Attempt,
+    begun:Attempt, # the run, as it was begun
 ) -> Run | None:
     "The run with the results of an earlier one, recorded as such; None if there is none, or if the workspace cannot tell."
     if not begun.identity: return None
@@ -60,8 +60,8 @@ def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection)
 _told:set[tuple] = set() # findings that this process has told
 
 def news(
-    experiment:"Experiment",
-) -> list["CheckFinding"]: # nobody accepted, and this process has not told of
+    experiment:"Experiment", # that is to run
+) -> list["CheckFinding"]:   # nobody accepted, and this process has not told of
     "What is to be said of a declaration before it is run."
     new = [finding for finding in experiment.check() if (str(experiment.dataset.source), finding) not in _told]
     _told.update((str(experiment.dataset.source), finding) for finding in new)
@@ -69,11 +69,11 @@ def news(
 
 # %% ../nbs/api/300_running.ipynb #62677b6e
 def run_experiment(
-    experiment:"Experiment",
-    n_jobs:int|None,     # folds fitted side by side
-    progress:Callable,   # progress(folds, total) wraps the folds while they are done
+    experiment:"Experiment", # that is to run
+    n_jobs:int|None,         # folds fitted side by side
+    progress:Callable,       # progress(folds, total) wraps the folds while they are done
     checkpoints:Checkpoints|NoCheckpoints, # where the results of runs and steps are looked up
-    threads:int,         # of linear algebra, in each fit
+    threads:int,             # of linear algebra, in each fit
 ) -> Run:
     "Look the key up; run and record what is not there. Raises what fitting raises, after recording the failure."
     begun = attempt(experiment, threads, Surroundings())

@@ -23,7 +23,7 @@ def shared_keys(
 
 # %% ../nbs/api/360_schedule.ipynb #e5467279
 def parting_keys(
-    works:list[list[Any]],
+    works:list[list[Any]], # the folds of each variant
 ) -> frozenset[str]:
     "Keys from which more than one way leads on."
     following:dict[str, set] = {}

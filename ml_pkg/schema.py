@@ -61,6 +61,7 @@ def _kind(dtype:Any) -> str:
              "float": types.is_float_dtype, "datetime": types.is_datetime64_any_dtype, "text": lambda t: isinstance(t, pd.StringDtype)}
     return next((kind for kind, test in tests.items() if test(dtype)), "other")
 
+# %% ../nbs/api/080_schema.ipynb #849cd33c
 def _plain(value:Any) -> Any:
     "A value as JSON can hold it."
     if isinstance(value, np.generic): return value.item() if value.dtype.kind in "biufU" else str(value)
@@ -75,6 +76,7 @@ def _categories_of(column:Column) -> pd.Index:
     low, high = (pd.Index([text[1:-1].split(", ")[end] for text in written], dtype=object).astype(dtype.subtype) for end in (0, 1)) # "(1.5, 2.0]"
     return pd.IntervalIndex.from_arrays(low, high, dtype.closed)
 
+# %% ../nbs/api/080_schema.ipynb #428ccacd
 def _check_kept(categories:pd.Index, column:Column) -> None:
     "Raise for categories that would not come back as they are, such as those of dates or tuples."
     try: kept = _categories_of(column).equals(categories)
@@ -148,6 +150,7 @@ def _values(series:pd.Series) -> pd.Series:
     dtype = series.cat.categories.dtype
     return series.astype(object if series.hasnans and _kind(dtype) in ("integer", "boolean") else dtype) # numpy's have no missing value
 
+# %% ../nbs/api/080_schema.ipynb #77bc177c
 def _whole(value:Any) -> Any:
     "A value as a number, and text that spells a whole one as exactly that; None for other text."
     if not isinstance(value, str): return _number(value)
@@ -200,6 +203,7 @@ def _inexact(numbers:pd.Series) -> np.ndarray:
         wrong[np.flatnonzero(numbers.notna())] = [float(value) != value for value in present.tolist()]
     return wrong
 
+# %% ../nbs/api/080_schema.ipynb #e7a5d7ac
 def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Numbers in the training data's precision; integers that a double cannot hold, and overflow to infinity, are refused."
     numbers = _numbers(series, column, first_row)
@@ -219,6 +223,7 @@ def _booleans(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     truths = pd.Series(pd.array([None if absent else bool(value) for value, absent in zip(series, missing, strict=True)], dtype="boolean"), index=series.index)
     return truths.astype("float64" if missing.any() and column.dtype == "bool" else column.dtype)
 
+# %% ../nbs/api/080_schema.ipynb #3c637523
 def _is_text(value:Any) -> bool:
     "Text that can be written: a lone half of a UTF-16 pair cannot."
     if not isinstance(value, str): return False
@@ -236,6 +241,7 @@ _ZONE = re.compile(r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$", re.IGNORECASE) # the end o
 
 def _has_zone(value:Any) -> bool: return bool(_ZONE.search(value.strip())) if isinstance(value, str) else getattr(value, "tzinfo", None) is not None
 
+# %% ../nbs/api/080_schema.ipynb #97f58e80
 def _parsed_times(series:pd.Series, column:Column, first_row:int, aware:bool) -> pd.Series:
     "ISO 8601 text and Python's own times as times, each with a zone or each without one, as the column has it."
     missing, values = series.isna(), series.astype(object)

@@ -135,7 +135,9 @@ class _Halves:
 
     def goes_on(self, place:int, scores:list[float]) -> bool: return True
 
-def score_of(run:Run) -> float:
+def score_of(
+    run:Run, # finished or failed
+) -> float:
     "The first metric of a run as a mean over the folds; the lowest there is for one that failed."
     score = next(iter(run.summary.values()))[0] if run.status == "finished" else math.nan
     return score if math.isfinite(score) else -math.inf

@@ -29,8 +29,8 @@ _PLAIN = (pa.null(), pa.bool_(), pa.int64(), pa.float64(), pa.string())
 def _json_text(values:Iterable) -> pa.Array: return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
 
 def column(
-    name:str,
-    values:list,  # plain values; numpy's numbers are plain as well
+    name:str,    # of the column
+    values:list, # plain values; numpy's numbers are plain as well
 ) -> tuple[pa.Field, pa.Array]:
     "Values as Arrow has them. Raises ValueError or TypeError for what not even JSON can say."
     try: array = pa.array(values)
@@ -54,7 +54,7 @@ def _wider(one:pa.Field, other:pa.Field) -> pa.Field:
     return pa.field(one.name, pa.string(), metadata=_JSON)
 
 def common_schema(
-    schemas:Iterable[pa.Schema],
+    schemas:Iterable[pa.Schema], # of tables that were written at different times
 ) -> pa.Schema:
     "What tables of these schemas have in common: every column, with a type that holds all its values."
     fields:dict[str, pa.Field] = {}
@@ -63,7 +63,7 @@ def common_schema(
     return pa.schema(fields.values())
 
 def fitted(
-    rows:pa.Table,
+    rows:pa.Table,    # that have some of the columns
     schema:pa.Schema, # as `common_schema` gave it
 ) -> pa.Table:
     "The same rows in the columns of a schema."
@@ -76,7 +76,7 @@ def _fitted(rows:pa.Table, field:pa.Field) -> pa.ChunkedArray|pa.Array:
     return values.cast(field.type, safe=False)
 
 def concatenated(
-    tables:Iterable[pa.Table],
+    tables:Iterable[pa.Table], # with columns of their own
 ) -> pa.Table:
     "Tables that may differ as one."
     tables = list(tables)
@@ -85,7 +85,7 @@ def concatenated(
 
 # %% ../nbs/api/484_segments.ipynb #ccf1105b
 def frame_of(
-    rows:pa.Table,
+    rows:pa.Table, # as they are kept
 ) -> pd.DataFrame:
     "A table in pandas, with the values that JSON text stands for."
     frame = rows.to_pandas()
@@ -111,7 +111,7 @@ def _write_segment(rows:pa.Table, segment:Path) -> None:
 
 # %% ../nbs/api/484_segments.ipynb #7ccf3db6
 def left_over(
-    folder:Path,
+    folder:Path, # of the log
     mark:str,    # part of the names of files that this process wrote
 ) -> Iterator[Path]:
     "Files that nobody writes to any more. While one of them is looked at nobody else takes it."
@@ -120,10 +120,10 @@ def left_over(
             if free: yield ahead
 
 def seal_all(
-    folder:Path,
-    mark:str,
-    tables_of:TablesOf,
-) -> list[str]:  # what could not be done, and why
+    folder:Path,        # of the log
+    mark:str,           # how the names of the files end
+    tables_of:TablesOf, # reads the tables of a file
+) -> list[str]:         # what could not be done, and why
     "Make segments of all files that nobody writes to. Several processes may do this at once; each file is taken by one of them."
     troubles = []
     for ahead in left_over(folder, mark):
@@ -133,10 +133,10 @@ def seal_all(
 
 # %% ../nbs/api/484_segments.ipynb #df50ce02
 def kept_tables(
-    folder:Path,
-    tables_of:TablesOf,
-    wanted:pc.Expression,           # which rows; it may speak of columns that all rows have
-    columns:list[str]|None=None,    # that all rows have; by default all columns
+    folder:Path,                 # of the log
+    tables_of:TablesOf,          # reads the tables of a file
+    wanted:pc.Expression,        # which rows; it may speak of columns that all rows have
+    columns:list[str]|None=None, # that all rows have; by default all columns
 ) -> Iterator[pa.Table]:
     "The rows of a folder, of segments and of what is to be one. Raises `DamagedFile`."
     names = {path.stem for path in folder.glob("[!.]*") if path.suffix in (AHEAD, SEGMENT)} if folder.is_dir() else set()
@@ -175,4 +175,9 @@ class Retention:
             if room < 0 or status.st_mtime < now - self.days * 86_400: gone.append(path)
         return gone
 
-def segments_in(folder:Path) -> list[Path]: return sorted(folder.glob(f"[!.]*{SEGMENT}"))
+# %% ../nbs/api/484_segments.ipynb #8b6dac31
+def segments_in(
+    folder:Path, # of the log
+) -> list[Path]:
+    "Segments of a log, by name."
+    return sorted(folder.glob(f"[!.]*{SEGMENT}"))

@@ -47,9 +47,9 @@ class _Kept:
             return self._page
 
 def add_dashboard(
-    app:"FastAPI",
-    workspace:Workspace,
-    name:str,           # of the model that answers
+    app:"FastAPI",       # to be given it
+    workspace:Workspace, # that looks are kept in
+    name:str,            # of the model that answers
 ) -> None:
     "Give an application the address `/dashboard`."
     from starlette.responses import Response

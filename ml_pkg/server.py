@@ -344,10 +344,10 @@ def _to_try(
     return f"curl{header} {address.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/predict -d {shlex.quote(rows)}"
 
 def serve(
-    serving:Serving,
-    port:int=8000,          # 0 for any that is free
-    host:str="127.0.0.1",   # address to listen on; others than this machine's own ask for a token
-    workers:int=1,          # processes
+    serving:Serving,      # what is served, and how
+    port:int=8000,        # 0 for any that is free
+    host:str="127.0.0.1", # address to listen on; others than this machine's own ask for a token
+    workers:int=1,        # processes
 ) -> None:
     "Serve a model until the process is told to end. Raises `Unservable`, `InvalidDeclaration` for an address that anybody could ask, `MissingExtra`, and what loading the model raises."
     workspace = Workspace.current()

@@ -26,9 +26,9 @@ class Shares(NamedTuple):
     def to_dict(self) -> dict[str, list]: return {"groups": self.groups, "before": [round(share, 4) for share in self.before], "now": [round(share, 4) for share in self.now]}
 
 def shares_of(
-    baseline:Baseline,
-    window:Sketch,    # counted with its bins
-    name:str,         # of a column
+    baseline:Baseline, # counted at training
+    window:Sketch,     # counted with its bins
+    name:str,          # of a column
 ) -> Shares:
     "Raises `UnknownName`."
     numbers, categories = baseline.bins.numbers.names, baseline.bins.categories.names

@@ -48,32 +48,32 @@ def key_name() -> str:
     return hmac.digest(secret(), b"name", "sha256").hex()[:16]
 
 def signature(
-    purpose:str,    # what the content is for, such as "checkpoint"
-    content:bytes,
-) -> bytes:         # 32 bytes
+    purpose:str,   # what the content is for, such as "checkpoint"
+    content:bytes, # to be vouched for
+) -> bytes:        # 32 bytes
     "Proof that the owner of the key wrote this. Raises `Unwritable` if there is no place for a key."
     return hmac.digest(secret(), purpose.encode() + b"\0" + content, "sha256")
 
 def is_ours(
-    purpose:str,
-    content:bytes,
-    signed:bytes,   # the signature that came with the content
+    purpose:str,   # that it was signed for
+    content:bytes, # that is vouched for
+    signed:bytes,  # the signature that came with the content
 ) -> bool:
     "Whether the owner of the key wrote this for that purpose."
     return hmac.compare_digest(signature(purpose, content), signed)
 
 # %% ../nbs/api/070_signing.ipynb #435951d6
 def sealed(
-    purpose:str,
-    content:bytes,
-) -> bytes:         # the signature, then the content
+    purpose:str,   # that it is signed for
+    content:bytes, # to be vouched for
+) -> bytes:        # the signature, then the content
     "Content that carries its own proof. Raises `Unwritable`."
     return signature(purpose, content) + content
 
 def unsealed(
-    purpose:str,
-    content:bytes,  # as `sealed` gave it
-    name:Any,       # what it is, for the error
+    purpose:str,   # that it was signed for
+    content:bytes, # as `sealed` gave it
+    name:Any,      # what it is, for the error
 ) -> bytes:
     "The content, if the owner of the key sealed it. Raises `DamagedFile`."
     signed, inside = content[:32], content[32:]

@@ -48,7 +48,7 @@ class Sketch:
 _ARRAYS = ("counts", "moments", "span", "outside", "slots", "missing", "longest")
 
 def empty(
-    bins:Bins,
+    bins:Bins, # of the columns
 ) -> Sketch:
     "The sketch of no rows."
     numbers, columns = len(bins.numbers.names), len(bins.names)
@@ -63,6 +63,7 @@ def _longest_run(values:np.ndarray) -> int:
     changes = np.flatnonzero(~same)
     return int(np.diff(np.concatenate([[-1], changes, [len(values) - 1]])).max())
 
+# %% ../nbs/api/332_sketches.ipynb #81087602
 def _labels(index:pd.Index, rows:np.ndarray) -> list: return [label if isinstance(label, (int, str)) else str(label) for label in index[np.flatnonzero(rows)[:REMEMBERED]].tolist()]
 
 @dataclass
@@ -106,8 +107,8 @@ def _moments(values:np.ndarray, centre:float, scale:float) -> tuple[int, float, 
     return len(values), scores.sum(), scores @ scores
 
 def counted(
-    columns:Columns,
-    bins:Bins,        # the same that they were read for
+    columns:Columns, # as they were read
+    bins:Bins,       # the same that they were read for
 ) -> Sketch:
     "Count rows whose columns were read."
     counting = _Counting(bins, columns.index, replace(empty(bins), rows=len(columns.index)))
@@ -126,7 +127,7 @@ def sketch_of(
 # %% ../nbs/api/332_sketches.ipynb #92ffb9df
 def merged(
     sketches:Iterable[Sketch], # of the same bins, in the order of time if the examples are to be the first
-    bins:Bins,
+    bins:Bins,                 # of all of them
 ) -> Sketch:
     "The sketch of all their rows. Runs are not joined across sketches. Raises `InvalidData` for sketches of other bins."
     parts = [empty(bins), *sketches]

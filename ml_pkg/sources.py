@@ -97,11 +97,16 @@ def reading(
         raise InvalidData(f"{path} cannot be read: {error}") from error
 
 # %% ../nbs/api/100_sources.ipynb #84e66ebc
-def csv_options(path:str|Path) -> dict:
+def csv_options(
+    path:str|Path, # its ending tells what stands between two cells
+) -> dict:
     "How every CSV is read, whole or in parts: one parser, so a value is the same number everywhere."
     return {"sep": "\t" if _suffix(path) == ".tsv" else ",", "index_col": False, "encoding": "utf-8-sig", "low_memory": False}
 
-def check_header(path:str|Path, sep:str=",") -> None:
+def check_header(
+    path:str|Path, # of the file
+    sep:str=",",   # between two cells
+) -> None:
     "Raise for a column name that stands twice; pandas would rename the second one in silence."
     import pandas as pd
     first = pd.read_csv(path, nrows=1, header=None, dtype=str, sep=sep, encoding="utf-8-sig", keep_default_na=False, quoting=csv.QUOTE_MINIMAL)

@@ -50,7 +50,10 @@ def _recorded() -> Iterator[list]:
 
 # %% ../nbs/api/240_steps.ipynb #3313531d
 @contextmanager
-def blaming(step:str, X:Any) -> Iterator[None]:
+def blaming(
+    step:str, # its name
+    X:Any,    # the rows that it was given
+) -> Iterator[None]:
     "Name the column, if a step fails because of one."
     try: yield
     except MlPkgError: raise
@@ -92,6 +95,7 @@ def _numbers(frame:pd.DataFrame) -> list[np.ndarray]:
     "The values of the columns that numpy holds as numbers."
     return [frame.iloc[:, place].to_numpy() for place, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.hasobject]
 
+# %% ../nbs/api/240_steps.ipynb #9b73292c
 class _Branch:
     "A transformer inside a step, that remembers what it gave."
     def __init__(self, name:str, transformer:Any, meant:str, key:str, store:Checkpoints, beside:"_Beside"):
@@ -174,11 +178,11 @@ def _plain(part:Any) -> Any: return part.transformer if isinstance(part, _Branch
 
 @contextmanager
 def remembered_branches(
-    step:Any,           # a copy that is fitted in the block; it is as scikit-learn leaves it afterwards
-    name:str,           # of the step
-    upstream:str|None,  # the key of the rows that reach it
-    store:Checkpoints|NoCheckpoints,
-) -> Iterator[list[Step]]: # filled when the block ends: what happened in each branch
+    step:Any,                        # a copy that is fitted in the block; it is as scikit-learn leaves it afterwards
+    name:str,                        # of the step
+    upstream:str|None,               # the key of the rows that reach it
+    store:Checkpoints|NoCheckpoints, # where results are kept, if anywhere
+) -> Iterator[list[Step]]:           # filled when the block ends: what happened in each branch
     "In the block, the branches of a step are looked up before they are fitted."
     held, happened = _holder(step) if upstream and store != NONE else None, []
     parts = list(getattr(step, held)) if held else []

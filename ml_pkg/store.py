@@ -122,7 +122,7 @@ def journal_mode(
 # %% ../nbs/api/180_store.ipynb #0bebf309
 @contextmanager
 def connected(
-    workspace:Workspace,
+    workspace:Workspace, # whose database it is
 ) -> Iterator[sqlite3.Connection]:
     "A connection to the workspace's database, with its tables up to date. Raises `WorkspaceUnusable` if it cannot be written."
     access = _access.get()
@@ -180,7 +180,9 @@ def _damaged(workspace:Workspace, error:Exception) -> WorkspaceUnusable:
 
 # %% ../nbs/api/180_store.ipynb #03fca88e
 @contextmanager
-def transaction(connection:sqlite3.Connection) -> Iterator[None]:
+def transaction(
+    connection:sqlite3.Connection, # to the run store
+) -> Iterator[None]:
     "All statements of the block, or none of them."
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -242,10 +244,10 @@ def encodable(
 
 # %% ../nbs/api/180_store.ipynb #a4ddf464
 def record(
-    connection:sqlite3.Connection,
-    run:Mapping[str, Any],             # columns of the table runs, without number and id
-    **details,                         # table -> rows that belong to the run, as dicts without the column "run"
-) -> str:                              # the id of the run
+    connection:sqlite3.Connection, # to the run store
+    run:Mapping[str, Any],         # columns of the table runs, without number and id
+    **details,                     # table -> rows that belong to the run, as dicts without the column "run"
+) -> str:                          # the id of the run
     "Record a run with all that belongs to it, in one transaction."
     while True:
         identifier = secrets.token_hex(4)
@@ -260,29 +262,30 @@ def record(
 
 # %% ../nbs/api/180_store.ipynb #fa5bbd7e
 def register_file(
-    connection:sqlite3.Connection,
-    path:Path,
-    sha256:str,      # of its content, in hexadecimal
-    kind:str,        # "model", "declaration", "frame", "predictions"
-    run:str|None=None,
-    key:str|None=None,
+    connection:sqlite3.Connection, # to the run store
+    path:Path,                     # of the file
+    sha256:str,                    # of its content, in hexadecimal
+    kind:str,                      # "model", "declaration", "frame", "predictions"
+    run:str|None=None,             # its id, if the file belongs to one run
+    key:str|None=None,             # of what it holds, if it has one
 ) -> None:
     "Note where a file is that belongs to a run."
     with transaction(connection): _insert(connection, "files", {"sha256": sha256, "kind": kind, "path": str(path), "run": run, "key": key, "written": now()})
 
+# %% ../nbs/api/180_store.ipynb #6b419e6b
 def annotate(
-    connection:sqlite3.Connection,
-    run:str,          # its id
-    kind:str,         # "note", "tag", "untag", "star" or "unstar"
-    *texts:str,
+    connection:sqlite3.Connection, # to the run store
+    run:str,                       # its id
+    kind:str,                      # "note", "tag", "untag", "star" or "unstar"
+    *texts:str,                    # a note or tags; none for a star
 ) -> None:
     "Say something beside the record of a run."
     with transaction(connection): _insert(connection, "annotations", *({"run": run, "made": now(), "kind": kind, "text": text} for text in texts))
 
 # %% ../nbs/api/180_store.ipynb #a67e3918
 def find_run(
-    connection:sqlite3.Connection,
-    name:str,          # a run's id, the beginning of one, 'latest', or the name of an experiment (its latest run)
+    connection:sqlite3.Connection, # to the run store
+    name:str,                      # a run's id, the beginning of one, 'latest', or the name of an experiment (its latest run)
 ) -> sqlite3.Row:
     "The run that is meant. Raises `UnknownName`."
     choices = [("id = ?", [name]), ("experiment = ?", [name])]
@@ -296,9 +299,9 @@ def find_run(
     raise UnknownName(f"there is no run '{name}', and no experiment of that name has run.{did_you_mean(name, known, 'experiments')}")
 
 def finished_run(
-    connection:sqlite3.Connection,
-    key:str,           # of an experiment
-    threads:int=1,     # that a fit used: results can depend on it
+    connection:sqlite3.Connection, # to the run store
+    key:str,                       # of an experiment
+    threads:int=1,                 # that a fit used: results can depend on it
 ) -> sqlite3.Row | None:
     "The run that first computed the results for a key, if they can be computed again."
     return connection.execute("SELECT * FROM runs WHERE key = ? AND threads = ? AND status = 'finished' AND reproducible AND reuses IS NULL ORDER BY number LIMIT 1", [key, threads]).fetchone()

@@ -22,8 +22,8 @@ from .errors import DamagedFile, NotFound, listed
 # %% ../nbs/api/195_stored_zip.ipynb #cef47ce7
 @contextmanager
 def opened(
-    path:Path,
-    what:str, # it should be, for the message: "a model file"
+    path:Path, # of the file
+    what:str,  # it should be, for the message: "a model file"
 ) -> Iterator[BinaryIO]:
     "An ordinary file, to read. Raises `NotFound`, or `DamagedFile` for what is something else."
     try:
@@ -36,6 +36,7 @@ def opened(
     except (OSError, ValueError) as error: raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
     with file: yield file
 
+# %% ../nbs/api/195_stored_zip.ipynb #5cae02cf
 def memory_there_is() -> int:
     "Bytes of memory that a process here can have at most, whatever else runs: those of the machine, or of the container."
     found = [2**62]
@@ -70,9 +71,9 @@ def _shortened(name:str) -> str: return repr(name if len(name) < 80 else name[:7
 # %% ../nbs/api/195_stored_zip.ipynb #f311c70d
 @contextmanager
 def stored_zip(
-    file:BinaryIO,
-    name:re.Pattern,  # the form that the names of members have
-    most:int,         # bytes that the list of members may have
+    file:BinaryIO,   # open for reading, at any place
+    name:re.Pattern, # the form that the names of members have
+    most:int,        # bytes that the list of members may have
 ) -> Iterator[zipfile.ZipFile]:
     "A zip file, once its list of members is as it should be. Raises `NoZipOfOurs`, or what `zipfile` raises for a damaged file."
     size = file.seek(0, os.SEEK_END)
@@ -82,6 +83,8 @@ def stored_zip(
         yield archive
 
 # %% ../nbs/api/195_stored_zip.ipynb #ac96e39d
-def unpacked_size(content:bytes) -> int:
+def unpacked_size(
+    content:bytes, # of a zip file, in memory
+) -> int:
     "Bytes of all members of a zip file, as it declares them; more never come out of it. Raises what `zipfile` raises for a damaged file."
     with zipfile.ZipFile(io.BytesIO(content)) as archive: return sum(entry.file_size for entry in archive.infolist())

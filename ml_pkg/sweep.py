@@ -55,8 +55,8 @@ def _apart(value:Any, alike:Sequence) -> dict[str, Any]:
 
 # %% ../nbs/api/390_sweep.ipynb #0b006b97
 def name_beside(
-    baseline:"Experiment",
-    experiment:"Experiment",
+    baseline:"Experiment",   # what it is a variation of
+    experiment:"Experiment", # the variation
 ) -> str:
     "What to call an experiment beside another one."
     if experiment.name != baseline.name: return experiment.name
@@ -273,7 +273,7 @@ class Space:
 MOST = 100_000 # variants of a sweep
 
 def vary(
-    experiment:"Experiment",
+    experiment:"Experiment", # that is varied
     axes:Mapping[str, Any],  # name of a parameter, a step or a field -> values to try, or a distribution
 ) -> Sweep|Space:
     "All combinations of values; a space to draw from, if an axis is a distribution. Raises `UnknownName`, `InvalidDeclaration`."

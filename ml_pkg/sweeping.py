@@ -280,12 +280,12 @@ class _Sweep:
 
 # %% ../nbs/api/370_sweeping.ipynb #ae4167c1
 def run_variants(
-    asking:Asking,
-    n_jobs:int|None,     # workers; None means one, or as joblib.parallel_config says
-    display:Display,     # shows how far it is
+    asking:Asking,   # the variants, and how they are compared
+    n_jobs:int|None, # workers; None means one, or as joblib.parallel_config says
+    display:Display, # shows how far it is
     checkpoints:Checkpoints|NoCheckpoints, # where results are looked up and kept
-    threads:int,         # of linear algebra, in each fit
-) -> list[Result]:       # in the order in which they were asked for
+    threads:int,     # of linear algebra, in each fit
+) -> list[Result]:   # in the order in which they were asked for
     "Run what has not run yet. A variant that fails is a run that failed. Raises `KeyboardInterrupt` after recording what was under way; what was done is kept."
     count, results = workers(n_jobs), []
     with ThreadPoolExecutor(1) as thread:

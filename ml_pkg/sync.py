@@ -32,7 +32,7 @@ Makers = Mapping[str, Callable[[], Sink]] # name -> what makes the sink
 _OURS:dict[str, Callable[[], Any]] = {"mlflow": mlflow_sink} # there even where the package runs without being installed
 
 def find_sinks(
-    names:Iterable[str],
+    names:Iterable[str], # of sinks
 ) -> Makers:
     "Sinks by their names: ours, and those of installed packages. Raises `UnknownName`."
     found = {entry.name: entry for entry in entry_points(group="ml_pkg.sinks")}
@@ -47,10 +47,10 @@ def _loaded(entry:Any) -> Callable[[], Any]: return lambda: entry.load()() # imp
 def _lease(workspace:Workspace, delivery:Delivery) -> Lease: return Lease(workspace.folder/"sync"/f"{quote(delivery.sink, safe='')}-{delivery.run}.lease")
 
 def deliver(
-    workspace:Workspace,
-    sink:Sink,
-    seen:Delivery,
-) -> bool | None:  # whether it was told; None if somebody else is at it, or was
+    workspace:Workspace, # that the run is recorded in
+    sink:Sink,           # that is told
+    seen:Delivery,       # what is to be told
+) -> bool | None:        # whether it was told; None if somebody else is at it, or was
     "Tell a sink of one run, and note what came of it. Nothing that a sink raises gets out."
     with _lease(workspace, seen).held() as ours:
         if not ours: return None
@@ -82,10 +82,10 @@ IN_A_ROW = 3    # failures after which a sink is left alone for now
 LONGEST = 300.0 # seconds to wait for another process that tells a run
 
 def pass_over(
-    workspace:Workspace,
-    sink:Sink,
-    todo:list[Delivery],
-) -> int:            # how many were told
+    workspace:Workspace, # that the runs are recorded in
+    sink:Sink,           # that is told
+    todo:list[Delivery], # what is to be told
+) -> int:                # how many were told
     "Try each delivery once. Those that another process is at come last; if that has died, or did not succeed, they are tried here."
     told, failures, others = 0, 0, []
     for delivery in todo:
@@ -125,9 +125,9 @@ class Report:
     __repr__ = __str__
 
 def sync(
-    workspace:Workspace,
-    sinks:Makers,               # such as `find_sinks(settings().sinks)`
-    everything:bool=False,      # also runs that were recorded before there was a sink
+    workspace:Workspace,   # whose runs are told of
+    sinks:Makers,          # such as `find_sinks(settings().sinks)`
+    everything:bool=False, # also runs that were recorded before there was a sink
 ) -> Report:
     "Tell the sinks what is waiting, each once, all sinks side by side. Nothing that a sink raises gets out."
     if not sinks: return Report(())
@@ -157,10 +157,10 @@ ENOUGH = 120.0 # seconds without success after which a server that takes its tim
 Seen = set[tuple[str, str, str]] # deliveries by sink, run, and when there was last something to tell
 
 def send_waiting(
-    workspace:Workspace,
-    sinks:Makers,
-    pauses:tuple[float, ...]=PAUSES,
-) -> Seen: # what was tried; whatever else is waiting came later
+    workspace:Workspace,             # whose runs are told of
+    sinks:Makers,                    # what makes each of them, by name
+    pauses:tuple[float, ...]=PAUSES, # seconds between two tries
+) -> Seen:                           # what was tried; whatever else is waiting came later
     "Tell the sinks what is waiting, trying again for as long as there are pauses left."
     with ThreadPoolExecutor(max(1, len(sinks))) as threads: return set().union(*threads.map(lambda name: _kept_at(workspace, name, sinks[name], pauses), sinks))
 
@@ -193,6 +193,7 @@ def _noted(workspace:Workspace, name:str, error:str) -> Seen:
             if begun := begin(connection, delivery): settle(connection, begun, "waiting", error=error)
     return _seen(todo)
 
+# %% ../nbs/api/435_sync.ipynb #d1310539
 def main(
     folder:str,   # of the workspace
     handle:str,   # number of the file with the lock, which whoever started us has taken for us

@@ -31,7 +31,11 @@ def new_secret() -> str:
     "A secret that nobody can guess: 'mlp_' and 32 random bytes as text, so that a scanner for leaked secrets can tell what it is."
     return f"mlp_{secrets.token_urlsafe(32)}"
 
-def digest_of_secret(secret:str|bytes) -> str: return hashlib.sha256(secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret).hexdigest()
+def digest_of_secret(
+    secret:str|bytes, # as a caller sends it
+) -> str:
+    "What is kept of a secret: its sha256, as hexadecimal digits."
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret).hexdigest()
 
 # %% ../nbs/api/488_tokens.ipynb #3056d1fb
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Rate:
         for name, value, least in (("per_second", self.per_second, 0), ("burst", self.burst, 1)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf or value == 0: raise InvalidDeclaration(f"a rate's {name} is a finite number above 0, and burst is 1 or more; found {value!r}")
 
+# %% ../nbs/api/488_tokens.ipynb #8c1ca3c5
 class Bucket:
     "What somebody has left of a rate. Time is what the clock says, which never goes back."
     def __init__(self, rate:Rate, clock:Callable[[], float]=time.monotonic): self.rate, self.clock, self.level, self.at = rate, clock, float(rate.burst), clock()
@@ -114,7 +119,11 @@ class Tokens:
         return replace(self, entries=tuple(token for token in self if token is not gone))
 
 # %% ../nbs/api/488_tokens.ipynb #20aede56
-def tokens_file(workspace:Workspace) -> Path: return workspace.folder/"tokens.json"
+def tokens_file(
+    workspace:Workspace, # that callers are named in
+) -> Path:
+    "Where callers are kept."
+    return workspace.folder/"tokens.json"
 
 def environment_tokens(
     text:str, # 'name:sha256,name:sha256'
@@ -164,16 +173,19 @@ def _changed(workspace:Workspace, change:Callable[[Tokens], Tokens]) -> None:
         lease.wait(lambda: False, longest=30.0) # until it is given back
 
 def add_token(
-    workspace:Workspace,
-    name:str,          # of the caller
-    rate:Rate=Rate(),  # how often it may ask
-) -> str:              # the secret, which is nowhere else from now on
+    workspace:Workspace, # that callers are named in
+    name:str,            # of the caller
+    rate:Rate=Rate(),    # how often it may ask
+) -> str:                # the secret, which is nowhere else from now on
     "Let somebody ask. Raises `InvalidDeclaration` if the name is taken or no name, `Unwritable`."
     secret = new_secret()
     _changed(workspace, lambda tokens: tokens.added(name, secret, rate))
     return secret
 
-def remove_token(workspace:Workspace, name:str) -> None:
+def remove_token(
+    workspace:Workspace, # that callers are named in
+    name:str,            # of the caller
+) -> None:
     "Let somebody ask no more. Raises `UnknownName`, `Unwritable`."
     _changed(workspace, lambda tokens: tokens.removed(name))
 
@@ -213,7 +225,7 @@ class TokenSource:
 # %% ../nbs/api/488_tokens.ipynb #86dd1b3e
 def check_reach(
     host:str,      # address to listen at
-    tokens:Tokens,
+    tokens:Tokens, # of those who may ask
 ) -> None:
     "Raise `InvalidDeclaration` for a server that anybody could ask."
     if not len(tokens) and not is_loopback(host):

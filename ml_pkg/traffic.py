@@ -30,18 +30,25 @@ def share_interval(
     return Interval(count / rows, float(low), float(high))
 
 # %% ../nbs/api/491_traffic.ipynb #72d12412
-def shadow_folder(workspace:Workspace, name:str) -> Path:
+def shadow_folder(
+    workspace:Workspace, # that the log is kept in
+    name:str,            # of the model
+) -> Path:
     "Where a shadow's answers beside those of a model are kept."
     return log_folder(workspace, shadow_name(name))
 
-def shadow_name(name:str) -> str: return f"{name}.shadow"
+def shadow_name(
+    name:str, # of the model
+) -> str:
+    "What the log of a model's shadow is called."
+    return f"{name}.shadow"
 
 def paired_answers(
-    workspace:Workspace,
-    name:str,            # of the model
-    since:Moment|None=None,
+    workspace:Workspace,    # that the log is kept in
+    name:str,               # of the model
+    since:Moment|None=None, # the first moment; None from the beginning on
     until:Moment|None=None, # as `read_log` takes them
-) -> "pd.DataFrame":     # one row a row that both answered: id, version, shadow, and "prediction", "shadow prediction", label if one is known
+) -> "pd.DataFrame":        # one row a row that both answered: id, version, shadow, and "prediction", "shadow prediction", label if one is known
     "What production answered and what its shadow would have. Raises `NotFound` if there is no log, or nothing both answered."
     theirs, ours = (read_log(each, since, until, logs=workspace) for each in (shadow_name(name), name)) # without a shadow nothing else is read
     both = ours[:0] if ours.empty or theirs.empty else ours[["id", "version", _answer(ours), "label"]].merge(theirs[["id", "version", _answer(theirs)]], on="id", suffixes=("", " of shadow"))
@@ -52,15 +59,17 @@ def _answer(log:"pd.DataFrame") -> str:
     "The column of the answer; of several targets, the first."
     return "prediction" if "prediction" in log else next(name for name in log.columns[log.columns.get_loc("latency") + 1:] if name.startswith("answer "))
 
-def agreement(both:"pd.DataFrame") -> Interval:
+def agreement(
+    both:"pd.DataFrame", # rows with the answers of both
+) -> Interval:
     "The share of rows that both answered alike, or as a number that is the same."
     return share_interval(int((both["prediction"].astype(object) == both["shadow prediction"].astype(object)).sum()), len(both))
 
 # %% ../nbs/api/491_traffic.ipynb #2cd3c366
 def by_version(
-    workspace:Workspace,
-    name:str,          # of the model
-) -> "pd.DataFrame":   # one row a version, and one a version that was a shadow
+    workspace:Workspace, # that the log is kept in
+    name:str,            # of the model
+) -> "pd.DataFrame":     # one row a version, and one a version that was a shadow
     """Each version on the rows that it answered: how many, since when, how long an answer took (median and 99th percentile, in milliseconds), and, where labels are known,
     the share of right answers with its interval, or the mean absolute error of a number. Raises `NotFound` if there is no log."""
     import pandas as pd

@@ -83,10 +83,10 @@ class Verdict:
         return f"{NOT_ENOUGH} ({amount}): the move may be more than {self.tolerance:g}, or less{f'; about {self.needed:,.0f} rows would tell, if nothing has moved' if self.needed > self.rows else ''}"
 
 def rows_needed(
-    effects:Effects,
-    tolerance:np.ndarray,
-    confidence:float=UNMOVED,
-) -> np.ndarray:      # infinite if no number will do
+    effects:Effects,          # one for each column
+    tolerance:np.ndarray,     # of each column, shape (n_columns,)
+    confidence:float=UNMOVED, # with which an unmoved column is to be called so
+) -> np.ndarray:              # infinite if no number will do
     "About how many rows a window needs before an unmoved column can be called so."
     from scipy.special import ndtri
     unit = (tolerance / np.maximum(effects.noise + ndtri(confidence) * np.sqrt(effects.variance), 1e-12))**2
@@ -168,9 +168,9 @@ def _weighted(questions:_Questions) -> float:
     return float(questions.weight @ (np.maximum(effects.value - chance, 0) / np.maximum(questions.tolerance, 1e-12)))
 
 def check(
-    profile:ReferenceProfile,
-    window:Window,          # counted by the profile, or merged of such
-    watch:Watch=Watch(),    # an immutable value
+    profile:ReferenceProfile, # of training
+    window:Window,            # counted by the profile, or merged of such
+    watch:Watch=Watch(),      # an immutable value
 ) -> Check:
     "Judge a window. Raises `UnknownName` for the tolerance of what the profile does not know."
     watch.check((*profile.inputs.bins.names, *profile.answers.bins.names))

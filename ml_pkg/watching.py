@@ -45,7 +45,7 @@ log = logging.getLogger("ml_pkg.watch")
 
 # %% ../nbs/api/697_watching.ipynb #4f94767e
 def against(
-    profile:ReferenceProfile,
+    profile:ReferenceProfile, # of training
     reference:Window,         # counted by the profile
 ) -> ReferenceProfile:
     "The profile, with other rows in the place of those of training."
@@ -56,7 +56,10 @@ def against(
 # %% ../nbs/api/697_watching.ipynb #71342a18
 _YEAR = datetime.timedelta(days=365.25)
 
-def of_a_year(monitor:LogMonitor, every:Every) -> LogMonitor:
+def of_a_year(
+    monitor:LogMonitor, # of the model
+    every:Every,        # how far looks are apart
+) -> LogMonitor:
     "The monitor, with its level shared by the looks of a year."
     monitor.watch = replace(monitor.watch, windows=max(monitor.watch.windows, math.ceil(_YEAR / every.length)))
     return monitor
@@ -107,7 +110,10 @@ def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int) ->
 _FOUND = {MOVED: Found.WRONG, OK: Found.FINE}
 _TAKEN = re.compile(r".* \((missing|answer|dependence|values)\)|.*, (measured|estimated)|.*: \w+|the estimate", re.DOTALL) # what other things are called
 
-def thing_name(name:str, kind:str) -> str:
+def thing_name(
+    name:str, # of a column, or of something else
+    kind:str, # what it is
+) -> str:
     "What is judged, by one name: a column that is called like another thing says that it is a column."
     if kind == SHIFT: return f"{name} (values)" if _TAKEN.fullmatch(name) else name
     return f"{name} ({kind})"
@@ -330,6 +336,7 @@ class Looks:
         for path in self.paths()[:-_LOOKS]: path.unlink(missing_ok=True)
         return Look(document)
 
+# %% ../nbs/api/697_watching.ipynb #a67689c8
 def _look_of(path:Path) -> Look|None:
     found = _read_whole(path)
     return None if found is None else Look(found)

@@ -66,6 +66,7 @@ def _marked(places:np.ndarray, rows:int) -> np.ndarray:
     found[places] = True
     return found
 
+# %% ../nbs/api/685_windows.ipynb #656d6480
 @dataclass(frozen=True)
 class LastHours(Recent):
     "The last stretch of time, held against as much before it."
@@ -77,6 +78,8 @@ class LastHours(Recent):
         return Chosen(_between(times, now - self.length, now), _between(times, now - 2 * self.length, now - self.length))
 
 # %% ../nbs/api/685_windows.ipynb #fc4f7de2
+def _days(times:pd.Series, zone:str) -> pd.Series: return times.dt.tz_convert(zone).dt.tz_localize(None).dt.normalize()
+
 @dataclass(frozen=True)
 class SameWeekday:
     "The last whole day, held against the same weekday in the weeks before."
@@ -94,6 +97,7 @@ class SameWeekday:
         yesterday = now.tz_convert(self.zone).tz_localize(None).normalize() - pd.Timedelta(days=1)
         return Chosen((day == yesterday).to_numpy(), day.isin([yesterday - pd.Timedelta(weeks=week) for week in range(1, self.weeks + 1)]).to_numpy())
 
+# %% ../nbs/api/685_windows.ipynb #b640804b
 @dataclass(frozen=True)
 class SameHour:
     "The last whole hour, held against the same hour of the days before."
@@ -111,5 +115,3 @@ class SameHour:
         local, here = times.dt.tz_convert(self.zone).dt.tz_localize(None), start.tz_convert(self.zone).tz_localize(None)
         hours = local.dt.floor("h").isin([here - pd.Timedelta(days=day) for day in range(1, self.days + 1)])
         return Chosen(((times >= start) & (times < start + pd.Timedelta(hours=1))).to_numpy(), hours.to_numpy())
-
-def _days(times:pd.Series, zone:str) -> pd.Series: return times.dt.tz_convert(zone).dt.tz_localize(None).dt.normalize()

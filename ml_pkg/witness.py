@@ -23,8 +23,8 @@ from .persistence import Joblib, Pickle, Skops
 
 # %% ../nbs/api/422_witness.ipynb #a02f7da1
 def witnessed(
-    experiment:Experiment,
-    path:Path,      # of a model of it
+    experiment:Experiment, # as the fresh process imported it
+    path:Path,             # of a model of it
     doing:Callable[[str], Any]=lambda words: None, # is told what comes next
 ) -> Testimony:
     "The key of a declaration, and the answers of a model's file."

@@ -28,6 +28,7 @@ def project_root(
     "The nearest folder, going up, that has a `settings.ini` or a `pyproject.toml`."
     return next((folder for folder in (start, *start.parents) if any((folder/name).is_file() for name in PROJECT_FILES)), None)
 
+# %% ../nbs/api/060_workspace.ipynb #b3e8fc45
 def project_package(
     root:Path, # the project's root
 ) -> Path | None:
@@ -66,7 +67,10 @@ class Workspace:
         return folder
 
 # %% ../nbs/api/060_workspace.ipynb #171381ba
-def unusable(workspace:Workspace, error:Exception) -> WorkspaceUnusable:
+def unusable(
+    workspace:Workspace, # that was to be written
+    error:Exception,     # what came of it
+) -> WorkspaceUnusable:
     "The error for a workspace that cannot be written."
     reason = getattr(error, "strerror", None) or error
     return WorkspaceUnusable(f"the workspace {workspace.folder} cannot be written ({reason}). "
@@ -121,7 +125,9 @@ def _remove_leftovers(path:Path) -> None:
         process = part.name.split(".")[-3]
         if process.isdigit() and not is_alive(int(process)): part.unlink(missing_ok=True)
 
-def is_alive(process:int) -> bool:
+def is_alive(
+    process:int, # its number
+) -> bool:
     "Whether a process of this machine is there."
     try: os.kill(process, 0)
     except ProcessLookupError: return False

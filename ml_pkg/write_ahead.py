@@ -45,7 +45,7 @@ def _next(file) -> bytes:
 
 # %% ../nbs/api/483_write_ahead.ipynb #5dc692b1
 def is_damaged(
-    path:Path,
+    path:Path, # of the file
 ) -> bool:
     "Whether a file has something behind its whole records that is no torn end. Raises OSError."
     end = sum(_HEAD.size + len(record) for record in whole_records(path))
@@ -66,7 +66,7 @@ def _locked(handle:int) -> bool:
 
 @contextmanager
 def taken_over(
-    path:Path,
+    path:Path,       # of the file
     ours:bool=False, # whether this process wrote it, and writes to it no more; counts where files have no locks
 ) -> Iterator[bool]:
     "Inside the block nobody else takes the file over; tells whether it is there, and nobody writes to it."
@@ -122,7 +122,7 @@ class WriteAhead:
         if handle >= 0: os.close(handle)
 
 def flush_folder(
-    folder:Path,
+    folder:Path, # on this machine
 ) -> None:
     "Have the names in a folder on the disk, where a system can do that."
     with suppress(OSError):
