@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .errors import InvalidQuery
 
@@ -139,7 +139,7 @@ def number(
     text:str|None, # as `repr` writes a value
 ) -> float|None:
     "The number that is written there, if it is one. SQLite calls it."
-    try: return float(text)
+    try: return float(cast(str, text))
     except (TypeError, ValueError): return None
 
 # %% ../nbs/api/015_conditions.ipynb #fdd910a6

@@ -47,8 +47,8 @@ def code_changes(found:Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return {readable(path): _changed_lines(*found[path]) for path in _source_paths(found)}
 
 def _changed_lines(one:str, other:str) -> str:
-    lines = ([] if each == ABSENT else each.removeprefix("code ").splitlines() for each in (one, other))
-    return "\n".join(list(difflib.unified_diff(*lines, lineterm="", n=2))[2:])
+    before, after = ([] if each == ABSENT else each.removeprefix("code ").splitlines() for each in (one, other))
+    return "\n".join(list(difflib.unified_diff(before, after, lineterm="", n=2))[2:])
 
 # %% ../nbs/api/274_declared_changes.ipynb #91b0cdcd
 def library_versions(found:Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:

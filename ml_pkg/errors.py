@@ -43,6 +43,7 @@ class NotFound(MlPkgError, FileNotFoundError):
 
 class Unidentifiable(MlPkgError, TypeError):
     "A value whose content cannot be told, so that no key can stand for it."
+    placed = False # whether its message says already where in the whole the value is
 
 class NotWritable(MlPkgError, ValueError):
     "A value that no Python source can stand for; what it says is the place, what is there, and what to do."

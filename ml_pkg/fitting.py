@@ -14,7 +14,7 @@ import numbers
 import pickle
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -98,7 +98,7 @@ class Shared:
     @property
     def rows(self) -> Rows:
         "The rows; read when they are first asked for. Raises `NotFound` if somebody removed them."
-        if self._rows is None: self._rows = _read(self.store, self.key)
+        if self._rows is None: self._rows = _read(cast(Checkpoints, self.store), self.key)
         return self._rows
 
     def __reduce__(self) -> tuple:
@@ -106,7 +106,7 @@ class Shared:
 
     def _is_kept(self) -> bool:
         "Whether the rows are where workers find them: in the store, and in the one behind it. They are not, if the store has no room for them."
-        if not self._was_sent and self.store.is_here(self.key): self.store.pass_on(self.key)
+        if not self._was_sent and not isinstance(self.store, NoCheckpoints) and self.store.is_here(self.key): self.store.pass_on(self.key)
         self._was_sent = self._was_sent or self.store.is_here(self.key) or _kept(self)
         return self.store.is_here(self.key)
 

@@ -202,7 +202,7 @@ def changes(
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]
         held:dict[str, dict] = {}
         for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps([*ids, *filter(None, beside)])]): held.setdefault(run, {})[name] = value
-    return [changed(held.get(before, {}), held.get(run, {})) for run, before in zip(ids, beside, strict=True)]
+    return [changed(held.get(before or "", {}), held.get(run, {})) for run, before in zip(ids, beside, strict=True)]
 
 _PLACE, _STEP = re.compile(r" at 0x[0-9a-f]+"), "(…)" # where a function stood in memory; how a step is written
 

@@ -8,7 +8,7 @@ __all__ = ['SHOWN', 'WIDTH', 'INK', 'PAPER', 'GRID', 'BEST', 'REST', 'MARK', 'sh
 
 # %% ../nbs/api/277_paper.ipynb #1abde1cf
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .errors import optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
 
 # %% ../nbs/api/277_paper.ipynb #601f026b
 SHOWN = 40  # rows of names that a picture has at most
@@ -34,15 +35,15 @@ def sheet(
         paper = dict.fromkeys(["figure.facecolor", "axes.facecolor"], PAPER)
         size = dict.fromkeys(["font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"], 10)
         figure = pyplot.figure(figsize=(WIDTH, height), layout="constrained", facecolor=PAPER) # outside of the context: a notebook's backend is loaded here, and says in rcParams that it shows figures
-        with pyplot.rc_context({**ink, **paper, **size, "axes.grid": False}): ax = figure.subplots()
+        with pyplot.rc_context({**ink, **paper, **size, "axes.grid": False}): ax = cast("Axes", figure.subplots())
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     return ax
 
 # %% ../nbs/api/277_paper.ipynb #368192d3
-def ink(ax:"Axes") -> str: return ax.xaxis.label.get_color()
+def ink(ax:"Axes") -> "ColorType": return ax.xaxis.label.get_color()
 
-def grid(ax:"Axes", axis:str) -> None: ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6) # axis is x or y
+def grid(ax:"Axes", axis:Literal["x", "y"]) -> None: ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6)
 
 def say(ax:"Axes", sentences:Sequence[str]) -> None:
     "Write above a picture what it shows, a line for each sentence."

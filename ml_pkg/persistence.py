@@ -28,8 +28,10 @@ from .workspace import written_whole
 # %% ../nbs/api/200_persistence.ipynb #757575aa
 class Persister(Protocol):
     "Turns a fitted estimator into bytes and back."
-    name: str            # kept in the file, so that it is known who can read it
-    runs_code: bool      # whether loading bytes from a stranger could run the stranger's code
+    @property
+    def name(self) -> str: ...        # kept in the file, so that it is known who can read it
+    @property
+    def runs_code(self) -> bool: ...  # whether loading bytes from a stranger could run the stranger's code
 
     def dump(self, estimator:Any) -> bytes: ...
     def load(self, content:bytes, trusted:bool) -> Any: ...

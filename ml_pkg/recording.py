@@ -15,7 +15,6 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -240,7 +239,7 @@ class UnrecordedRun(Run):
         return super()._annotate(kind, *texts)
 
 # %% ../nbs/api/298_recording.ipynb #398bdf81
-_unwritten:list[tuple[Workspace, Callable[[], None]]] = [] # what could not be recorded, in order
+_unwritten:list[tuple[Workspace, partial[None]]] = [] # what could not be recorded, in order
 _writer = Lock()
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_unwritten.clear) # its parent's to record
 

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from .artifacts import kept_declaration, kept_predictions
 from .deliveries import tell_more
@@ -270,7 +270,7 @@ def saved_model(
     name:str,  # whatever `load_run` takes; of an experiment, the last model saved for it as it is declared, not for its variations
 ) -> Path:
     "The file of a run's model. Raises what `run_with_model` raises."
-    return run_with_model(name).model_path
+    return cast(Path, run_with_model(name).model_path)
 
 def run_with_model(
     name:str,  # as above

@@ -327,7 +327,7 @@ def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
 
 def _unseen(series:pd.Series, column:Column) -> int:
     "How many values were not there at training. New categories stand after those that were."
-    if column.kind == "category": return int((series.cat.codes >= len(column.values)).sum())
+    if column.kind == "category": return int((series.cat.codes >= len(column.values or ())).sum())
     return int((~series.isin(column.values) & series.notna()).sum())
 
 def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
