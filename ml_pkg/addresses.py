@@ -9,6 +9,7 @@ __all__ = ['model_file', 'find_model', 'Located', 'located', 'traces', 'pause_be
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from .errors import NotFound
 from .mlflow_sink import FILE, digest_now, fetch_model, is_registry_uri
@@ -85,7 +86,7 @@ def _seen(path:Path) -> tuple | None:
 
 def _of_run(name:str) -> Located:
     run = run_with_model(name)
-    return Located(run.name, f"run:{run.row['reuses'] or run.id}", run.model_path)
+    return Located(run.name, f"run:{run.row['reuses'] or run.id}", cast(Path, run.model_path))
 
 def _of_file(name:str, path:Path) -> Located:
     try: digest = digest_now(path)

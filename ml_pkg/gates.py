@@ -14,12 +14,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
 
-from .candidates import Better, Candidate, Gate, Holdout, Incumbent, NotWorse, Verdict, check_amounts, dataset_of, metric_of
+from .candidates import Better, Candidate, CostlyGate, Gate, Holdout, Incumbent, NotWorse, Verdict, check_amounts, dataset_of, metric_of
 from .display import counted, definition, table
 from .errors import InvalidDeclaration, InvalidInput, MlPkgError, UnknownName, did_you_mean, listed
 from .model import Model, UnusualInput
@@ -32,8 +32,9 @@ _all_ = ["Better", "Candidate", "Gate", "Holdout", "Incumbent", "NotWorse", "Ver
 def _sent(column:Column) -> list:
     "Values that a column may hold in a client's row, as far as its schema remembers."
     ends = [] if column.low is None else [column.low, column.high]
-    between = [math.floor(column.low) + 0.5] if ends and column.kind == "float" and math.isfinite(column.low) else []
-    beyond = [column.high + 1] if ends and column.kind == "integer" else [] # true and false are no more than 0 and 1
+    low, high = cast("tuple[float, float]", (column.low, column.high)) # of a column of numbers
+    between = [math.floor(low) + 0.5] if ends and column.kind == "float" and math.isfinite(low) else []
+    beyond = [high + 1] if ends and column.kind == "integer" else [] # true and false are no more than 0 and 1
     found = [value for value in (column.example, *ends, *between, *beyond, *(column.values or ())) if value is not None]
     return [value for value in dict.fromkeys(found) if _fits([value], column)] + ([None] if column.nulls else [])
 
@@ -151,7 +152,7 @@ def _told_from_rows(candidate:Candidate, metric:str, labels:pd.Index, columns:It
     declared = dict(candidate.experiment.evaluation.metrics).get(metric, metric)
     known = METRICS.get(declared) if isinstance(declared, str) else None
     needed = known.needs(labels) if known and len(candidate.experiment.dataset.target) == 1 else None
-    if needed is not None and set(needed) <= set(columns): return known
+    if known and needed is not None and set(needed) <= set(columns): return known
     raise InvalidDeclaration(f"'{metric}' cannot be told group by group from the predictions of run {candidate.run.id}: name another one that is declared, FairAcross(…, metric='…'). Those that can, where they have a meaning: {listed(METRICS, 50)}")
 
 def _score_of(metric:Metric, said:Answers) -> float:
@@ -240,7 +241,7 @@ def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:
         said = str(error) if isinstance(error, MlPkgError) else f"{type(error).__name__}: {error}".removesuffix(": ")
         return Verdict(gate.name, f"what {gate!r} asks for", f"it could not be judged: {said}", False)
 
-def _is_costly(gate:Gate) -> bool: return callable(getattr(gate, "unasked", None))
+def _is_costly(gate:Gate) -> TypeGuard[CostlyGate]: return callable(getattr(gate, "unasked", None))
 
 def _check_gate(gate:Any) -> None:
     "Raise `InvalidDeclaration` for what is no gate."

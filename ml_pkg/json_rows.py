@@ -148,7 +148,7 @@ def _checked(column:Column) -> Callable[[Sequence, set], bool]:
 
 def _made(values:Sequence, column:Column) -> Any:
     "A column of pandas from values that it holds as they are."
-    if column.kind == "category": return pd.Categorical(values, categories=list(column.values), ordered=column.ordered) if column.of != "object" else pd.Categorical(values, categories=pd.Index(column.values, dtype=object), ordered=column.ordered)
+    if column.kind == "category": return pd.Categorical(values, categories=list(column.values or ()), ordered=column.ordered) if column.of != "object" else pd.Categorical(values, categories=pd.Index(column.values, dtype=object), ordered=column.ordered)
     return np.array(values, dtype=column.dtype) if column.kind != "text" else pd.array(values, dtype=column.dtype)
 
 # %% ../nbs/api/476_json_rows.ipynb #ba2f08c8
@@ -221,7 +221,7 @@ def _columns(schema:Schema, values:dict[str, list], rows:int, slow:set[str]) -> 
     return Columns(schema, values, rows, dict(conformed.frame.items()), _counts(nulls) | conformed.nulls, _counts(unseen) | conformed.unseen)
 
 def _unseen(values:list, column:Column) -> int:
-    known = set(column.values)
+    known = set(column.values or ())
     return sum(value not in known for value in values if value is not None)
 
 # %% ../nbs/api/476_json_rows.ipynb #6aa1a723
@@ -278,7 +278,7 @@ def _not_there(rows:list, schema:Schema) -> InvalidRequest:
 
 # %% ../nbs/api/476_json_rows.ipynb #d44b2762
 def plain_values(
-    values:np.ndarray, # of numpy, pandas or Python, shape (n,)
+    values:Sequence|np.ndarray, # of numpy, pandas or Python, shape (n,)
 ) -> list:             # text, numbers and truths of Python; other things as text
     "Values as JSON can hold them. An integer stays one, and so do a float and a truth."
     values = np.asarray(values)

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, cast
 
 from .deadlines import Deadlines
 from .errors import InvalidDeclaration, MlPkgError
@@ -233,7 +233,7 @@ class _Body:
         receive:Callable,
     ) -> Callable:   # from which an application receives all of it at once
         "Raises `_TooLong`, `_Gone`, or `Refused` for one that is not there in time, or that there is no room for."
-        task, reading, seconds = asyncio.current_task(), self.limited.reading, self.limited.limits.read_seconds
+        task, reading, seconds = cast(asyncio.Task, asyncio.current_task()), self.limited.reading, self.limited.limits.read_seconds
         reading.begin(task, seconds)
         try: message = await self._whole(receive, self._counted(await receive()))
         except asyncio.CancelledError:

@@ -33,7 +33,7 @@ def _two_scores(counts:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = counts / max(1, counts.sum())
     rank = _standard(np.cumsum(share) - share / 2, share)
     square = rank**2 - (share @ rank**3) * rank
-    return tuple(np.clip(score, -FARTHEST, FARTHEST) for score in (rank, _standard(square, share)))
+    return np.clip(rank, -FARTHEST, FARTHEST), np.clip(_standard(square, share), -FARTHEST, FARTHEST)
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -147,4 +147,5 @@ def pairs_merged(
     "Sums of all their rows. Raises `InvalidData` for sums of other scores."
     parts = [no_pairs(scores), *sums]
     if len(sizes := {len(part.products) for part in parts}) > 1: raise InvalidData(f"pairs of {min(sizes)} and of {max(sizes)} scores cannot be added: count all rows with one profile")
-    return PairSums(sum(part.rows for part in parts), sum(part.products for part in parts), sum(part.squares for part in parts))
+    first, *rest = parts
+    return PairSums(sum(part.rows for part in parts), sum((part.products for part in rest), first.products), sum((part.squares for part in rest), first.squares))

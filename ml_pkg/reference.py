@@ -63,6 +63,8 @@ class Baseline:
         bins = Bins.from_dict(written["bins"])
         return cls(bins, Sketch.from_dict(written["sketch"], bins))
 
+def _scores(inputs:Baseline, importance:Mapping[str, float]) -> Scores: return scores_of(inputs.bins, inputs.sketch, sorted(inputs.bins.names, key=lambda name: -importance.get(name, 0.0)))
+
 @dataclass(frozen=True, eq=False)
 class Window:
     "Rows of production, counted with the bins of a profile."
@@ -85,7 +87,7 @@ class ReferenceProfile:
     calibration: Mapping[str, Mapping[str, list]]
 
     @cached_property
-    def scores(self) -> Scores: return scores_of(self.inputs.bins, self.inputs.sketch, sorted(self.inputs.bins.names, key=lambda name: -self.importance.get(name, 0.0)))
+    def scores(self) -> Scores: return _scores(self.inputs, self.importance)
 
     def count(self, rows:pd.DataFrame, answers:pd.DataFrame) -> Window:
         "Count rows of production and what the model answered. Columns that the profile does not know are left alone."
@@ -111,8 +113,8 @@ class ReferenceProfile:
         try:
             if written["format"] != FORMAT: raise DamagedFile(f"a reference profile of format {written['format']!r} cannot be read: this version of ml_pkg reads format {FORMAT}. Install the version that wrote it, or train again")
             importance = {str(name): float(value) for name, value in written["importance"].items()}
-            profile = cls(Baseline.from_dict(written["inputs"]), Baseline.from_dict(written["answers"]), None, importance, written["calibration"])
-            return replace(profile, pairs=PairSums.from_dict(written["pairs"], len(profile.scores.columns)))
+            inputs = Baseline.from_dict(written["inputs"])
+            return cls(inputs, Baseline.from_dict(written["answers"]), PairSums.from_dict(written["pairs"], len(_scores(inputs, importance).columns)), importance, written["calibration"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, DamagedFile): raise
             raise DamagedFile(f"a reference profile cannot be read ({error!r}). Take the file from its source again, or train again") from error
@@ -134,5 +136,5 @@ def reference_profile(
     for name in importance:
         if name not in rows.columns: raise UnknownName(f"importance of '{name}', which is no column of the training rows.{did_you_mean(name, rows.columns, 'columns')}")
     if wrong := [f"{name} ({value})" for name, value in importance.items() if not 0 <= value < float("inf")]: raise InvalidData(f"importance is 0 or more, and it is not for {wrong[0]}: take max(0, …) of a measured loss")
-    profile = ReferenceProfile(_baseline(rows), _baseline(answers), None, dict(importance), dict(calibration))
-    return replace(profile, pairs=pairs_of(rows, profile.scores, TRAINING_PAIRS))
+    inputs = _baseline(rows)
+    return ReferenceProfile(inputs, _baseline(answers), pairs_of(rows, _scores(inputs, importance), TRAINING_PAIRS), dict(importance), dict(calibration))

@@ -202,7 +202,7 @@ def version_of(
 ) -> Version:
     "The version that is meant. Raises `UnknownName`, or `NotFound` if an alias stands for one that the database has lost."
     known = aliases(connection, name)
-    number = int(which) if str(which).isdecimal() else known.get(which)
+    number = int(which) if str(which).isdecimal() else known.get(str(which))
     row = connection.execute("SELECT * FROM versions WHERE name = ? AND version = ?", [name, number]).fetchone()
     if row: return _version(connection, row)
     check_registered(connection, name)
