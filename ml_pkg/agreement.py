@@ -25,7 +25,8 @@ def level_of_look(
 # %% ../nbs/api/682_agreement.ipynb #47923d7c
 class Verdict(Protocol):
     "What came of a comparison."
-    trusted: bool|None # None where labels are too few to tell
+    @property
+    def trusted(self) -> bool|None: ... # None where labels are too few to tell
     def __str__(self) -> str: ...
 
 @dataclass(frozen=True)
@@ -90,6 +91,6 @@ class Comparison:
         difference = Interval(real - found.interval.mean, real - found.interval.mean - far, real - found.interval.mean + far)
         return self._kind(difference)(metric, found.interval.mean, real, difference, estimated.rows)
 
-    def _kind(self, difference:Interval) -> type[_Compared]:
+    def _kind(self, difference:Interval) -> type[Agree]|type[Disagree]|type[TooFewLabels]:
         if difference.low > self.tolerance or difference.high < -self.tolerance: return Disagree
         return Agree if max(abs(difference.low), abs(difference.high)) <= self.margin else TooFewLabels

@@ -49,7 +49,7 @@ def telling_of(workspace:Workspace) -> Telling:
     return Telling(Outbox(workspace.folder/"alarms"), tuple(map(channel_of, given.alarms)), template)
 
 # %% ../nbs/api/702_attending.ipynb #e7d41b48
-_LEVELS = {NotFound: logging.INFO} # a model that nobody has asked yet is no trouble
+_LEVELS:dict[type[Exception], int] = {NotFound: logging.INFO} # a model that nobody has asked yet is no trouble
 
 class Attending:
     "One watch, turn after turn."

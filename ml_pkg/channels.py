@@ -134,7 +134,7 @@ class Webhook:
 
 class _Here(HTTPRedirectHandler):
     "Goes nowhere else."
-    def redirect_request(self, *arguments): return None
+    def redirect_request(self, req:Any, fp:Any, code:int, msg:str, headers:Any, newurl:str) -> None: return None
 
 def _refusal(code:int, location:str) -> str:
     "What is wrong with an answer. What the server says beside its number is not shown: it may repeat the address."

@@ -25,6 +25,7 @@ from .display import definition
 from .errors import InvalidData, InvalidDeclaration, InvalidInput, MlPkgError, NotFound, UnknownName, did_you_mean
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
+from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, mature, measured
 from .logged import LABEL, TIME
@@ -186,6 +187,12 @@ class Report(Findings):
         found = alarm if isinstance(alarm, (Verdict, Fault)) else self._named(alarm)
         return rows_behind(self.profile, self.window, self.seen, found)
 
+    def __repr__(self) -> str: return _text(self)
+    __str__ = __repr__
+    def _repr_html_(self) -> str: return _page(self)
+    def to_html(self) -> str: return _whole_page(self)          # that needs no network
+    def to_dict(self) -> dict[str, Any]: return _document(self) # as JSON can hold it
+
     def _named(self, name:str) -> "Verdict|Fault":
         "The alarm of a column, or of two; what is no alarm, if there is none."
         told = {each.name: each for each in reversed(self.check.verdicts)} | {each.column: each for each in reversed(self.check.faults) if each.certain} | {each.name: each for each in reversed(self.check.alarms)}
@@ -227,9 +234,6 @@ def _whole_page(report:Report) -> str:
     from ml_pkg.report import page
     return page(f"{report.name}: {report.verdict}", [_page(report)])
 
-Report.__str__ = Report.__repr__ = _text
-Report._repr_html_, Report.to_html, Report.to_dict = _page, _whole_page, _document
-
 # %% ../nbs/api/692_monitor.ipynb #ee0c7d39
 def watched_metrics(
     model:Model,
@@ -249,8 +253,9 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
     try: estimator = replace(estimator_of(model), level=level)
     except NotFound as error: return abstained(str(error))
     if seen.unread: return abstained(f"it needs all inputs and answers, and {next(iter(seen.unread.values()))}")
-    chances = [some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64")] if hasattr(estimator, "classes") else []
-    try: return estimator.estimate(some.X, some.answers["prediction"], *chances, metrics)
+    try:
+        if isinstance(estimator, RegressionEstimator): return estimator.estimate(some.X, some.answers["prediction"], metrics)
+        return estimator.estimate(some.X, some.answers["prediction"], some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64"), metrics)
     except MlPkgError as error: return abstained(str(error))
 
 def watch_without(watch:Watch, unread:Collection[str]) -> Watch:
@@ -305,7 +310,7 @@ class Monitor:
 
     def measure(self, seen:Observed) -> Mapping[str, Interval]:
         "How well it did on those that have a label."
-        return _measure(self.model, seen, self.metrics, self.level)
+        return _measure(self.model, seen, list(self.metrics), self.level)
 
     def judged(self, scores:Mapping[str, Interval], rows:int) -> tuple[Judged, ...]:
         "Scores of so many rows, held against training."

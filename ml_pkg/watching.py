@@ -173,7 +173,7 @@ def _all_shares(counted:_Counted) -> dict[str, dict]:
     both = {SHIFT: (counted.profile.inputs, counted.window.inputs), ANSWER: (counted.profile.answers, counted.window.answers)}
     return {thing_name(name, kind): shares_of(baseline, sketch, name).to_dict() for kind, (baseline, sketch) in both.items() for name in baseline.bins.names}
 
-def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, float]|None:
+def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, float|str]|None:
     "How many rows of the window a candidate answered as well, and what share of them alike."
     try: both = paired_answers(workspace, name, since, until)
     except NotFound: return None

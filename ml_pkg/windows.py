@@ -8,7 +8,7 @@ __all__ = ['Chosen', 'WindowPolicy', 'Recent', 'LastRows', 'LastHours', 'SameWee
 # %% ../nbs/api/685_windows.ipynb #4aa523b5
 import datetime
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,13 +23,17 @@ class Chosen(NamedTuple):
 
 class WindowPolicy(Protocol):
     "Which rows are held against which."
-    against: str               # what rows are held against, in words
-    window: datetime.timedelta # how long a window is
-    reach: datetime.timedelta  # how far back it looks
+    @property
+    def against(self) -> str: ...                # what rows are held against, in words
+    @property
+    def window(self) -> datetime.timedelta: ...  # how long a window is
+    @property
+    def reach(self) -> datetime.timedelta: ...   # how far back it looks
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         "By the times of rows, in any order and with a zone. Rows that are later than `now` are in neither."
+        ...
 
-def _check_above_zero(name:str, value:float|datetime.timedelta) -> None:
+def _check_above_zero(name:str, value:Any) -> None: # a number or a length of time
     if not value > type(value)(0): raise InvalidDeclaration(f"{name} is above zero, and not {value!r}")
 
 # %% ../nbs/api/685_windows.ipynb #bdd4e866
