@@ -9,7 +9,7 @@ __all__ = ['model_file', 'find_model', 'Located', 'located', 'traces', 'pause_be
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from .errors import NotFound
 from .mlflow_sink import FILE, digest_now, fetch_model, is_registry_uri
@@ -65,7 +65,7 @@ def located(
 
 def traces(
     address:str,
-) -> tuple: # equal as long as nothing was written that could lead it elsewhere
+) -> tuple[Any, ...]: # equal as long as nothing was written that could lead it elsewhere
     "What is seen of an address from outside, without a question to the registry. Of one in MLflow nothing is: it is never equal."
     if is_registry_uri(address): return (object(),)
     database = Workspace.current().database

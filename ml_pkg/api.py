@@ -49,7 +49,7 @@ def _described(column:Column) -> str:
     if column.values: return f"{column.dtype}; at training one of {', '.join(map(repr, column.values[:20]))}{', …' if len(column.values) > 20 else ''}"
     return f"{column.dtype}; at training from {column.low} to {column.high}" if column.low is not None else column.dtype
 
-def row_schema(schema:Schema) -> dict:
+def row_schema(schema:Schema) -> dict[str, Any]:
     "A row in the words of JSON Schema."
     return {"type": "object", "title": "Row", "required": schema.names, "properties": {column.name: _column_schema(column) for column in schema.columns}}
 
@@ -67,7 +67,7 @@ def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
     each = dict(zip(targets, classes or [None] * len(targets), strict=True))
     return {"type": "object", "required": targets, "properties": {target: of(labels) for target, labels in each.items()}}
 
-def answer_schema(model:Model) -> dict:
+def answer_schema(model:Model) -> dict[str, Any]:
     "An answer in the words of JSON Schema."
     one = {"id": {"type": "string", "description": "by which feedback finds the prediction"}, "prediction": _each_target(model, _label_schema)}
     if hasattr(model.estimator, "predict_proba"): one["probabilities"] = _each_target(model, lambda labels: {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}})
@@ -76,7 +76,7 @@ def answer_schema(model:Model) -> dict:
             "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"}, "predictions": {"type": "array", "items": prediction}}}
 
 # %% ../nbs/api/495_api.ipynb #fdd050f8
-ERROR_SCHEMA = {"type": "object", "title": "Error", "required": ["error"], "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
+ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"], "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
     "status": {"type": "integer"}, "message": {"type": "string"}, "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
 
 _ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address", 405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
@@ -110,7 +110,7 @@ def _tell_errors(app:"FastAPI") -> None:
 
 # %% ../nbs/api/495_api.ipynb #75a30cbf
 _LABEL = {"type": ["string", "number", "boolean"]}
-FEEDBACK_SCHEMA = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
+FEEDBACK_SCHEMA:dict[str, Any] = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
     "type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"}, "label": {**_LABEL, "description": "what really was"}}}}}}
 
 def _labels(body:bytes) -> list[tuple[str, Any]]:
@@ -149,7 +149,7 @@ async def _feedback(service:Service, body:bytes) -> dict:
     return {"accepted": len(labels)}
 
 # %% ../nbs/api/495_api.ipynb #abb2b693
-def model_document(service:Service) -> dict:
+def model_document(service:Service) -> dict[str, Any]:
     "The card, the schema and the version of what answers."
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders

@@ -61,7 +61,7 @@ class Verdict:
     passed: bool
     asked: bool = True # False for a gate that costs something to ask, after another one has refused
 
-    def __post_init__(self): object.__setattr__(self, "passed", bool(self.passed)) # numpy's own is not JSON
+    def __post_init__(self) -> None: object.__setattr__(self, "passed", bool(self.passed)) # numpy's own is not JSON
 
     @property
     def state(self) -> str: return "passed" if self.passed else "refused" if self.asked else "not asked"
@@ -160,7 +160,7 @@ class NotWorse:
     metric: str = ""     # by default the first declared
     name = "not worse"
 
-    def __post_init__(self): check_amounts(self, "margin")
+    def __post_init__(self) -> None: check_amounts(self, "margin")
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference lies below minus the margin."
@@ -303,7 +303,7 @@ class Holdout:
     metric: str = ""     # by default the first declared
     name = "holdout"
 
-    def __post_init__(self): check_amounts(self, "margin")
+    def __post_init__(self) -> None: check_amounts(self, "margin")
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin."

@@ -174,13 +174,13 @@ def function_text(
 # %% ../nbs/api/020_code.ipynb #db0b235f
 _told: dict[tuple, str] = {} # texts of functions whose source is elsewhere, by their instructions
 
-def source_texts(function:FunctionType) -> dict[tuple, str]:
+def source_texts(function:FunctionType) -> dict[tuple[Any, ...], str]:
     "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
     return {} if is_library(function) or _source_text(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
 
 def texts_within(
     value:Any,   # that is going to be pickled by value
-) -> dict[tuple, str]:
+) -> dict[tuple[Any, ...], str]:
     "The texts of all project functions in a value, for another process, where their source will not be."
     import cloudpickle
     texts:dict[tuple, str] = {}
@@ -194,7 +194,7 @@ def texts_within(
     except Exception: return texts # whoever pickles it in earnest will say why it cannot be
     return texts
 
-def remember_texts(texts:dict[tuple, str]) -> None:
+def remember_texts(texts:dict[tuple[Any, ...], str]) -> None:
     "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
     _told.update(texts)
 

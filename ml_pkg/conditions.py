@@ -19,12 +19,12 @@ from .errors import InvalidQuery
 class Asked(NamedTuple):
     "A condition for SQLite."
     sql: str
-    values: list
+    values: list[Any]
 
 class Term(NamedTuple):
     "What a name stands for."
     sql: str                 # an expression
-    values: tuple = ()       # its parameters
+    values: tuple[Any, ...] = ()       # its parameters
     is_written: bool = False # whether what it gives is text as `repr` writes it: '3', "'rbf'", 'None'
     is_set: bool = False     # whether it is a subquery of several values, for `in`
     is_time: bool = False    # whether it is a time, as ISO 8601 writes it

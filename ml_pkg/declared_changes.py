@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from .identity import ABSENT
 
 # %% ../nbs/api/274_declared_changes.ipynb #47965bdc
-class Difference(dict):
+class Difference(dict[str, tuple[str, str]]):
     "Components in which two declarations differ: path -> (one, other). Prints in words."
     def told(self) -> dict[str, tuple[str, str]]: return {path: pair for path, pair in self.items() if not _within_another(path, self)}
     def lines(self) -> list[str]: return [f"{readable(path)}: {plain(one)} → {plain(other)}" for path, (one, other) in self.told().items()]

@@ -27,7 +27,7 @@ from .schema import Column, Conformed, Schema
 # %% ../nbs/api/478_engines.ipynb #8f68c742
 class Answers(NamedTuple):
     "What a model says of some rows, as JSON can hold it."
-    predictions: dict[str, list]                   # target -> one value a row
+    predictions: dict[str, list[Any]]                   # target -> one value a row
     probabilities: dict[Any, list[float]] | None   # class, or (target, class) -> one a row; None if the model gives none
     rows: int                                      # how many
 

@@ -36,7 +36,7 @@ def _predicts(estimator:Any) -> bool:
 # %% ../nbs/api/160_estimators.ipynb #80326ebb
 def replace(
     estimator:Any, # stays as it is
-    **changes,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
+    **changes:Any,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
 ) -> Any:          # a new, unfitted estimator
     "The estimator with other parameters or other steps. Raises `UnknownName` for a name that is not there."
     from sklearn.base import clone

@@ -101,7 +101,7 @@ class Shared:
         if self._rows is None: self._rows = _read(cast(Checkpoints, self.store), self.key)
         return self._rows
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Shared, (None, self.store, self.key)) if self.key and self._is_kept() else (Shared, (self.rows,))
 
     def _is_kept(self) -> bool:
@@ -163,7 +163,7 @@ class Fold(NamedTuple):
 
 def fit_fold(
     work:Work,
-    texts:dict|None=None,        # of project functions whose source is not at hand in this process
+    texts:dict[tuple[Any, ...], str]|None=None, # of project functions whose source is not at hand in this process
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is."
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
@@ -203,7 +203,7 @@ class Failure(NamedTuple):
 
 def failure(error:BaseException) -> Failure: return Failure(f"{type(error).__name__}: {error}".removesuffix(": "), "".join(traceback.format_exception(error)))
 
-def tried(work:Work, texts:dict|None=None) -> Fold|Failure:
+def tried(work:Work, texts:dict[tuple[Any, ...], str]|None=None) -> Fold|Failure:
     "As `fit_fold`, with the error in place of the fold if there is one."
     try: return fit_fold(work, texts)
     except Exception as error: return failure(error)
@@ -282,10 +282,10 @@ def workers(
     return effective_n_jobs(n_jobs)
 
 def handed_out(
-    tasks:Iterable,        # of joblib's `delayed`
+    tasks:Iterable[Any],        # of joblib's `delayed`
     n_jobs:int|None,
     return_as:str,         # joblib's "generator" or "generator_unordered"
-) -> Iterator:
+) -> Iterator[Any]:
     "What comes of tasks, as workers are done with them. A backend that gives results only together, as Ray's does, is given as many at a time as it has workers."
     from sklearn.utils.parallel import Parallel  # joblib's, with scikit-learn's configuration taken along
     try: parallel = Parallel(n_jobs=n_jobs, return_as=return_as)

@@ -129,7 +129,7 @@ FORMAT = 1 # of a record
 @dataclass(frozen=True)
 class Record:
     "How the predictions for a part came about."
-    made_with: dict   # the model, its code, and what was asked of it
+    made_with: dict[str, Any]   # the model, its code, and what was asked of it
     rows_from: Seen
     written: Seen
     rows: int
@@ -206,7 +206,7 @@ class Job:
     keep: tuple[str, ...] = ()
 
     @property
-    def made_with(self) -> dict:
+    def made_with(self) -> dict[str, Any]:
         "What decides the predictions, besides the rows."
         return {"model": self.model.sha256, "made_of": digest(repr(self.model.made_of).encode()), "probabilities": self.probabilities, "keep": list(self.keep)}
 

@@ -107,7 +107,7 @@ class Latency:
     slowest: float = math.inf # milliseconds for the 99th percentile
     name = "latency"
 
-    def __post_init__(self): check_amounts(self, "milliseconds", "slowest")
+    def __post_init__(self) -> None: check_amounts(self, "milliseconds", "slowest")
 
     def judge(self, candidate:Candidate) -> Verdict:
         times = _milliseconds(candidate.model, candidate.experiment.dataset.sample(LATENCY_ROWS))
@@ -124,7 +124,7 @@ class ModelSize:
     megabytes: float  # of a million bytes
     name = "model size"
 
-    def __post_init__(self): check_amounts(self, "megabytes")
+    def __post_init__(self) -> None: check_amounts(self, "megabytes")
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Weighs the saved file, or, if there is none, the estimator as it would be saved."
@@ -138,7 +138,7 @@ class EnoughRows:
     rows: int
     name = "enough rows"
 
-    def __post_init__(self): check_amounts(self, "rows")
+    def __post_init__(self) -> None: check_amounts(self, "rows")
 
     def judge(self, candidate:Candidate) -> Verdict:
         count = candidate.run.row["dataset_rows"] - candidate.run.row["holdout_rows"]
@@ -190,7 +190,7 @@ class FairAcross:
     metric: str = ""     # by default the first declared
     most: float = 0.1    # difference between two groups, in units of the metric
 
-    def __post_init__(self): check_amounts(self, "most")
+    def __post_init__(self) -> None: check_amounts(self, "most")
 
     @property
     def name(self) -> str: return f"fair across {self.column}"
@@ -207,7 +207,7 @@ class FairAcross:
         return Verdict(self.name, required, f"differs by {difference:.4f}, from {told[0]} to {told[-1]}{without}", difference <= self.most)
 
 # %% ../nbs/api/395_gates.ipynb #302b13b5
-class Verdicts(list):
+class Verdicts(list[Verdict]):
     "What the gates said. Prints as text, and as a table in a notebook."
     @property
     def refusals(self) -> list[Verdict]: return [verdict for verdict in self if not verdict.passed and verdict.asked]

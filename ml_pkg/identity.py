@@ -66,7 +66,7 @@ def differences(
     return {path: (left.get(path, ABSENT), right.get(path, ABSENT)) for path in {**left, **right} if left.get(path) != right.get(path)}
 
 # %% ../nbs/api/040_identity.ipynb #c1355eb7
-def digest(*buffers) -> str:
+def digest(*buffers:Any) -> str:
     "xxh3 of some buffers, each preceded by its length: 32 hexadecimal digits."
     state = xxhash.xxh3_128()
     for buffer in buffers:

@@ -45,7 +45,7 @@ class Worse:
     shares: float = 0.05 # of a metric that has 1 as its best, such as accuracy
     losses: float = 0.2  # of the loss at training
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, tolerance in asdict(self).items():
             if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how much worse is accepted, such as {getattr(Worse, name)}")
 
@@ -280,6 +280,14 @@ def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping
 # %% ../nbs/api/692_monitor.ipynb #99aa8f3b
 class Monitor:
     "Holds rows of production against what a model remembers."
+    model: Model
+    watch: Watch
+    worse: Worse
+    comparison: Comparison
+    profile: ReferenceProfile
+    metrics: dict[str, TrainingScore] # those that are judged
+    name: str                         # of the model
+
     def __init__(self,
         model:Model,
         watch:Watch=Watch(),                     # noqa: B008 - an immutable value: what may move how far, and how often a false alarm is accepted
@@ -294,7 +302,7 @@ class Monitor:
         watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
 
     @classmethod
-    def of_log(cls, address:str, logs:"Workspace|Path|None"=None, trusted:bool=False, **options) -> "LogMonitor":
+    def of_log(cls, address:str, logs:"Workspace|Path|None"=None, trusted:bool=False, **options:Any) -> "LogMonitor":
         "Of a model that is served, by its address, such as \"iris\"; options as of a monitor, and `maturity`. Raises what `located` and `Model.load` raise."
         there = located(address)
         return LogMonitor(there.load(trusted), there.name, there.version, logs, **options)
@@ -354,13 +362,17 @@ class Monitor:
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
     "A monitor of a model that is served."
+    version: str
+    logs: "Workspace|Path|None"
+    maturity: Maturity
+
     def __init__(self,
         model:Model,
         name:str,                              # by which it is logged
         version:str,
         logs:"Workspace|Path|None"=None,       # as `read_log` takes it
         maturity:Maturity=LearntMaturity(),    # noqa: B008 - an immutable value: when predictions are old enough for their labels to count
-        **options,                             # as of a monitor
+        **options:Any,                             # as of a monitor
     ):
         super().__init__(model, **options)
         self.name, self.version, self.logs, self.maturity = name, version, logs, maturity

@@ -178,7 +178,7 @@ def _environment() -> "Environment":
 def rendered(
     template:str, # its name, such as "runs"
     /,
-    **values,     # that it shows
+    **values:Any,     # that it shows
 ) -> str:
     "A page, or a part of one, with every value escaped."
     return _environment().get_template(f"{template}.html").render(**values)

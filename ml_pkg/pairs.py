@@ -10,6 +10,7 @@ __all__ = ['SCORES', 'FARTHEST', 'SAMPLED', 'Scores', 'scores_of', 'PairSums', '
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,12 +100,12 @@ class PairSums:
     @property
     def variances(self) -> np.ndarray: return np.maximum(self.squares / max(1, self.rows) - self.means**2, 0.0)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         half = np.triu_indices(len(self.products))
         return {"rows": self.rows, "scores": len(self.products), "products": packed(self.products[half].astype(np.float32)), "squares": packed(self.squares[half].astype(np.float32))}
 
     @classmethod
-    def from_dict(cls, written:dict, scores:int) -> "PairSums":
+    def from_dict(cls, written:dict[str, Any], scores:int) -> "PairSums":
         "Raises `DamagedFile`."
         try:
             if written["scores"] != scores: raise ValueError(f"{written['scores']} scores, and {scores} are expected")

@@ -64,7 +64,7 @@ def cut(text:str, limit:int, head:float=0.5) -> str:
         text = text[:before] + "…" + text[len(text) - (limit - 1 - before):]
     return text.replace("$", r"\$")
 
-def cut_apart(names:Sequence, limit:int) -> list[str]:
+def cut_apart(names:Sequence[Any], limit:int) -> list[str]:
     "Names that are cut such that different ones stay different, with a number if nothing else helps."
     for head in (0.5, 0.7, 0.3, 0.9, 0.1):
         short = [cut(name, limit, head) for name in names]

@@ -34,7 +34,7 @@ class Every:
     length: datetime.timedelta
     grace: datetime.timedelta = datetime.timedelta(seconds=5) # after its end, in which rows of a period still reach the disk
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.length < datetime.timedelta(seconds=1) or self.length.microseconds: raise InvalidDeclaration(f"a period is a whole number of seconds long, 1 at least, and not {self.length}")
 
     def start(self, moment:pd.Timestamp) -> pd.Timestamp:

@@ -139,7 +139,7 @@ def digest_of(path:Path) -> str:
 def write_archive(
     path:Path,                 # replaced as a whole, or not at all
     members:dict[str, bytes],  # name -> content
-    about:dict,                # what the manifest says besides: plain JSON
+    about:dict[str, Any],                # what the manifest says besides: plain JSON
 ) -> str:                      # sha256 of the file
     "Write members and a manifest to one file, signed, unless there is no place for a key."
     manifest = json.dumps({"format": FORMAT, **about, "members": {name: sha256(content) for name, content in members.items()}}, indent=1).encode()
@@ -166,7 +166,7 @@ def with_attached(
 # %% ../nbs/api/200_persistence.ipynb #e21f2b2d
 class Archive(NamedTuple):
     "A file that is what its manifest says."
-    manifest: dict
+    manifest: dict[str, Any]
     members: dict[str, bytes]
     sha256: str     # of the file
     ours: bool      # whether the owner of this user's key wrote it

@@ -9,6 +9,7 @@ __all__ = ['RARE', 'CONVERSIONS', 'NEAR', 'FAR', 'Fault', 'by_chance', 'faults_o
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Fault:
     rows: int       # that have it
     certain: bool   # chance is no explanation
     what: str       # in words
-    first: tuple = () # labels of the first rows
+    first: tuple[Any, ...] = () # labels of the first rows
 
     def __str__(self) -> str:
         rows = f" (first rows: {', '.join(map(str, self.first))})" if self.first else ""

@@ -37,7 +37,7 @@ def calibration_of(
     probabilities:pd.DataFrame,  # out of fold; columns "probability …", one a class
     labels:pd.Series,            # the true classes of the same rows
     bins:int=10,                 # of about as many rows each
-) -> dict[str, dict[str, list]]: # column -> for each bin: its rows, the mean probability, the share that was of the class
+) -> dict[str, dict[str, list[Any]]]: # column -> for each bin: its rows, the mean probability, the share that was of the class
     "Reliability of probabilities (Murphy and Winkler 1977). Raises `InvalidData` for unequal numbers of rows."
     if len(probabilities) != len(labels): raise InvalidData(f"there are {len(probabilities)} rows of probabilities and {len(labels)} labels: give those of the same rows")
     truth = labels.astype(str).to_numpy()
@@ -56,10 +56,10 @@ class Baseline:
     bins: Bins
     sketch: Sketch
 
-    def to_dict(self) -> dict: return {"bins": self.bins.to_dict(), "sketch": self.sketch.to_dict()}
+    def to_dict(self) -> dict[str, Any]: return {"bins": self.bins.to_dict(), "sketch": self.sketch.to_dict()}
 
     @classmethod
-    def from_dict(cls, written:dict) -> "Baseline":
+    def from_dict(cls, written:dict[str, Any]) -> "Baseline":
         bins = Bins.from_dict(written["bins"])
         return cls(bins, Sketch.from_dict(written["sketch"], bins))
 
@@ -75,7 +75,7 @@ class Window:
     @property
     def rows(self) -> int: return self.inputs.rows
 
-    def to_dict(self) -> dict: return {"inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict()}
+    def to_dict(self) -> dict[str, Any]: return {"inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict()}
 
 @dataclass(frozen=True, eq=False)
 class ReferenceProfile:
@@ -84,7 +84,7 @@ class ReferenceProfile:
     answers: Baseline               # "prediction" (or one a target) and "probability …" of each class
     pairs: PairSums
     importance: Mapping[str, float] # column -> 0 or more; columns that are not there matter as little as the least
-    calibration: Mapping[str, Mapping[str, list]]
+    calibration: Mapping[str, Mapping[str, list[Any]]]
 
     @cached_property
     def scores(self) -> Scores: return _scores(self.inputs, self.importance)
@@ -99,16 +99,16 @@ class ReferenceProfile:
         windows = list(windows)
         return Window(merged([each.inputs for each in windows], self.inputs.bins), merged([each.answers for each in windows], self.answers.bins), pairs_merged([each.pairs for each in windows], self.scores))
 
-    def window(self, written:dict) -> Window:
+    def window(self, written:dict[str, Any]) -> Window:
         "A window that was written. Raises `DamagedFile`."
         try: return Window(Sketch.from_dict(written["inputs"], self.inputs.bins), Sketch.from_dict(written["answers"], self.answers.bins), PairSums.from_dict(written["pairs"], len(self.scores.columns)))
         except (KeyError, TypeError) as error: raise DamagedFile(f"a window cannot be read ({error!r}). Count its rows again") from error
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, "inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict(), "importance": dict(self.importance), "calibration": {name: dict(curve) for name, curve in self.calibration.items()}}
 
     @classmethod
-    def from_dict(cls, written:dict) -> "ReferenceProfile":
+    def from_dict(cls, written:dict[str, Any]) -> "ReferenceProfile":
         "Raises `DamagedFile`, also for a format that this version does not know."
         try:
             if written["format"] != FORMAT: raise DamagedFile(f"a reference profile of format {written['format']!r} cannot be read: this version of ml_pkg reads format {FORMAT}. Install the version that wrote it, or train again")
@@ -130,7 +130,7 @@ def reference_profile(
     rows:pd.DataFrame,       # inputs that the model was fitted on, shape (n_rows, n_columns)
     answers:pd.DataFrame,    # out-of-fold: "prediction", or one for each target, and "probability …" for each class; without columns if there are none
     importance:Mapping[str, float]={},  # column -> 0 or more, as of `held_out_importance`
-    calibration:Mapping[str, Mapping[str, list]]={}, # of `calibration_of`
+    calibration:Mapping[str, Mapping[str, list[Any]]]={}, # of `calibration_of`
 ) -> ReferenceProfile:
     "What a model will remember. Raises `InvalidData` for a table without rows, `UnknownName` for the importance of a column that is not there."
     for name in importance:

@@ -447,7 +447,7 @@ def versions(
         check_registered(connection, name)
         return _versions(connection, name)
 
-def model_list() -> list[dict]:
+def model_list() -> list[dict[str, Any]]:
     "The registered models of the current workspace as plain dicts."
     if not Workspace.current().database.exists(): return []
     with _registry() as connection: return [_described(connection, name) for name, in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name").fetchall()]
@@ -474,7 +474,7 @@ def alias_text(known:dict[str, int]) -> str: return ", ".join(f"{alias} {version
 # %% ../nbs/api/385_registry.ipynb #23224adf
 def move_list(
     name:str,      # of the model
-) -> list[dict]:   # the oldest first
+) -> list[dict[str, Any]]:   # the oldest first
     "Every move of an alias of a model, as plain dicts. Raises `UnknownName`."
     with _registry() as connection:
         check_registered(connection, name)
@@ -486,7 +486,7 @@ def _move(row:sqlite3.Row, runs:dict[int, str]) -> dict:
     return {"when": row["made"], "kind": row["kind"], "alias": row["alias"], "version": row["version"], "run": runs.get(row["version"]), "who": row["who"], "why": row["why"], "forced": row["forced"],
             "passed": sum(bool(gate.get("passed")) for gate in gates), "gates": gates, "difference": row["difference"], "commit": row["git_commit"]}
 
-def gate_text(move:dict) -> str: return f"{move['passed']} of {len(move['gates'])}" if move["gates"] else "" # that let it pass
+def gate_text(move:dict[str, Any]) -> str: return f"{move['passed']} of {len(move['gates'])}" if move["gates"] else "" # that let it pass
 
 def registry_history(
     name:str,          # of the model

@@ -42,8 +42,8 @@ def fact_list(
 # %% ../nbs/api/286_report.ipynb #7fb48bd2
 def tabulated(
     name:str,                # what the table is of, for those who hear it
-    header:Iterable,
-    rows:Iterable[Iterable], # the first value of each names the row
+    header:Iterable[Any],
+    rows:Iterable[Iterable[Any]], # the first value of each names the row
 ) -> str:                    # empty without rows
     "A table, in which the numbers of a column of numbers stand below each other."
     texts = [[str(value) for value in row] for row in rows]

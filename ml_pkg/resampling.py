@@ -214,7 +214,7 @@ def resampled(
     predictions:Sequence[pd.DataFrame|None], # of each variant, out of fold: row, prediction, probabilities; None for a variant that has none; read once, one after the other
     scores:Sequence[float]|None=None,        # as they are shown, such as means over folds; by default those on all rows at once
     weights:Sequence[float]|None=None,       # how much each row of the dataset counts
-    clusters:Sequence|None=None,             # which group each row of the dataset belongs to
+    clusters:Sequence[Any]|None=None,             # which group each row of the dataset belongs to
     draws:int=DRAWS,
     seed:int=0,
     widening:float=WIDENING,                 # variance of a score over what rows drawn independently would give it

@@ -57,9 +57,9 @@ class RunRecord:
     @property
     def packages(self) -> dict[str, str]: return {row["name"]: row["version"] for row in self._details("packages")}
     @property
-    def warnings(self) -> list[dict]: return self._details("warnings")
+    def warnings(self) -> list[dict[str, Any]]: return self._details("warnings")
     @property
-    def findings(self) -> list[dict]: return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")] # of the checks before it ran, with the reason where one was accepted
+    def findings(self) -> list[dict[str, Any]]: return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")] # of the checks before it ran, with the reason where one was accepted
 
     def _details(self, kind:str) -> list[dict]:
         "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."

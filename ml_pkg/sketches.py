@@ -9,6 +9,7 @@ __all__ = ['REMEMBERED', 'Sketch', 'empty', 'counted', 'sketch_of', 'merged']
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,12 +31,12 @@ class Sketch:
     slots: np.ndarray         # int64, shape (size of the category bins,): rows by category
     missing: np.ndarray       # int64, shape (n_columns,)
     longest: np.ndarray       # int64, shape (n_columns,): most rows in a row with one value, within one sketch
-    examples: dict[str, list] # "column/fault" -> labels of the first rows; "column/values" -> unseen categories
+    examples: dict[str, list[Any]] # "column/fault" -> labels of the first rows; "column/values" -> unseen categories
 
-    def to_dict(self) -> dict: return {"rows": self.rows, "examples": {name: list(found) for name, found in self.examples.items()}, **{name: packed(getattr(self, name)) for name in _ARRAYS}}
+    def to_dict(self) -> dict[str, Any]: return {"rows": self.rows, "examples": {name: list(found) for name, found in self.examples.items()}, **{name: packed(getattr(self, name)) for name in _ARRAYS}}
 
     @classmethod
-    def from_dict(cls, written:dict, bins:Bins) -> "Sketch":
+    def from_dict(cls, written:dict[str, Any], bins:Bins) -> "Sketch":
         "Raises `DamagedFile` for what is no sketch, or is one of other bins."
         try: sketch = cls(rows=int(written["rows"]), examples={str(name): list(found)[:REMEMBERED] for name, found in written["examples"].items()}, **{name: unpacked(written[name]) for name in _ARRAYS})
         except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -97,7 +97,7 @@ def reading(
         raise InvalidData(f"{path} cannot be read: {error}") from error
 
 # %% ../nbs/api/100_sources.ipynb #84e66ebc
-def csv_options(path:str|Path) -> dict:
+def csv_options(path:str|Path) -> dict[str, Any]:
     "How every CSV is read, whole or in parts: one parser, so a value is the same number everywhere."
     return {"sep": "\t" if _suffix(path) == ".tsv" else ",", "index_col": False, "encoding": "utf-8-sig", "low_memory": False}
 
@@ -169,12 +169,12 @@ class File:
 
     def read(self) -> "pd.DataFrame": return read_table(self.found())
 
-    def stamp(self) -> list | None:
+    def stamp(self) -> list[Any] | None:
         "What would be different if the file had changed; None for a remote one, of which nothing tells for sure."
         path = self.found()
         return None if isinstance(path, str) else _stamp(path)
 
-    def identity(self, rows:Callable, stamp:list|None) -> Identity:
+    def identity(self, rows:Callable, stamp:list[Any]|None) -> Identity:
         "What the rows are; `rows()` is called only if that is not known already. The stamp is of before they were read."
         path = self.found()
         if stamp is None or isinstance(path, str): return identify(rows())

@@ -117,11 +117,11 @@ class Sweep(Sequence["Experiment"]):
         chosen = np.random.default_rng(seed).permutation(len(self))[:_count(count)]
         return Sweep(tuple(self.variants[place] for place in sorted(chosen)))
 
-    def vary(self, **axes) -> "Sweep":
+    def vary(self, **axes:Any) -> "Sweep":
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
         return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name)), other.experiment) for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
 
-    def replace(self, **changes) -> "Sweep": return self._each(lambda experiment: experiment.replace(**changes))
+    def replace(self, **changes:Any) -> "Sweep": return self._each(lambda experiment: experiment.replace(**changes))
     def drop(self, step:str) -> "Sweep": return self._each(lambda experiment: experiment.drop(step))
     def insert(self, name:str, step:Any, before:str="", after:str="") -> "Sweep": return self._each(lambda experiment: experiment.insert(name, step, before, after))
 
@@ -256,7 +256,7 @@ class Space:
         "Run the variants that a search asks for: `search(Optuna(50))`."
         return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
-    def run(self, *arguments, **named) -> Leaderboard:
+    def run(self, *arguments:Any, **named:Any) -> Leaderboard:
         "Raises `InvalidDeclaration`: there is no end to what could be run."
         raise self._to_be_drawn(".run(), or search it, vary(…).search(…)")
 
@@ -264,7 +264,7 @@ class Space:
     def __add__(self, other:Any) -> Sweep: raise self._to_be_drawn(" + …")
     __radd__ = __add__
     def __getitem__(self, place:Any) -> Sweep: raise self._to_be_drawn("[:5]")
-    def __iter__(self) -> Iterator: raise self._to_be_drawn("")
+    def __iter__(self) -> Iterator[Any]: raise self._to_be_drawn("")
 
     def _to_be_drawn(self, then:str) -> InvalidDeclaration:
         "The error for what only a finite number of variants can do."

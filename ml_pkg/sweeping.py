@@ -140,7 +140,7 @@ def _failed(course:Course, why:Failure) -> list[tuple[type, str]]:
 # %% ../nbs/api/370_sweeping.ipynb #503a5908
 class Here:
     "Stands for a thread beside the fitting, where fitting is done in this process: Python's recorder of warnings is one for all threads."
-    def submit(self, function:Callable, *arguments) -> Future:
+    def submit(self, function:Callable, *arguments:Any) -> Future[Any]:
         done = Future()
         try: done.set_result(function(*arguments))
         except BaseException as error: done.set_exception(error)

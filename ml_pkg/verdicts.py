@@ -36,7 +36,7 @@ class Watch:
     level: float = 0.05       # probability of any alarm in any of the windows, without drift
     windows: int = 1          # watched one after the other
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = {"numbers": self.numbers, "categories": self.categories, "missing": self.missing, "dependence": self.dependence, **self.columns}
         for name, tolerance in given.items():
             if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how far something may move, such as {Watch.numbers}")

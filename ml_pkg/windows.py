@@ -42,7 +42,7 @@ class Recent:
     "The last stretch of time, held against training."
     length: datetime.timedelta
     against = "training"
-    def __post_init__(self): _check_above_zero("the length of a window", self.length)
+    def __post_init__(self) -> None: _check_above_zero("the length of a window", self.length)
     @property
     def window(self) -> datetime.timedelta: return self.length
     @property
@@ -58,7 +58,7 @@ class LastRows:
     "The last rows, held against as many before them."
     rows: int
     against = "as many before them"
-    def __post_init__(self): _check_above_zero("the number of rows of a window", self.rows)
+    def __post_init__(self) -> None: _check_above_zero("the number of rows of a window", self.rows)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         past = np.flatnonzero((times <= now).to_numpy())
@@ -91,7 +91,7 @@ class SameWeekday:
     window = datetime.timedelta(days=1)
     @property
     def reach(self) -> datetime.timedelta: return datetime.timedelta(days=7 * self.weeks + 2)
-    def __post_init__(self): _check_above_zero("the number of weeks to look back", self.weeks)
+    def __post_init__(self) -> None: _check_above_zero("the number of weeks to look back", self.weeks)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         day = _days(times, self.zone)
@@ -108,7 +108,7 @@ class SameHour:
     window = datetime.timedelta(hours=1)
     @property
     def reach(self) -> datetime.timedelta: return datetime.timedelta(days=self.days + 1)
-    def __post_init__(self): _check_above_zero("the number of days to look back", self.days)
+    def __post_init__(self) -> None: _check_above_zero("the number of days to look back", self.days)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         start = now.floor("h") - pd.Timedelta(hours=1)
