@@ -362,6 +362,7 @@ class Monitor:
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
     "A monitor of a model that is served."
+    name: str       # by which it is logged
     version: str
     logs: "Workspace|Path|None"
     maturity: Maturity
