@@ -9,6 +9,7 @@ __all__ = ['model_file', 'find_model', 'Located', 'located', 'traces', 'pause_be
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from .errors import NotFound
 from .mlflow_sink import FILE, digest_now, fetch_model, is_registry_uri
@@ -52,7 +53,7 @@ class Located:
 
 def _of_run(name:str) -> Located:
     run = run_with_model(name)
-    return Located(run.name, f"run:{run.row['reuses'] or run.id}", run.model_path)
+    return Located(run.name, f"run:{run.row['reuses'] or run.id}", cast(Path, run.model_path))
 
 def _of_file(name:str, path:Path) -> Located:
     try: digest = digest_now(path)
@@ -82,7 +83,7 @@ def _seen(path:Path) -> tuple | None:
 
 def traces(
     address:str, # of a model: a name, NAME@ALIAS, run:ID, a file, or one in MLflow
-) -> tuple:      # equal as long as nothing was written that could lead it elsewhere
+) -> tuple[Any, ...]: # equal as long as nothing was written that could lead it elsewhere
     "What is seen of an address from outside, without a question to the registry. Of one in MLflow nothing is: it is never equal."
     if is_registry_uri(address): return (object(),)
     database = Workspace.current().database

@@ -25,7 +25,8 @@ def level_of_look(
 # %% ../nbs/api/682_agreement.ipynb #47923d7c
 class Verdict(Protocol):
     "What came of a comparison."
-    trusted: bool|None # None where labels are too few to tell
+    @property
+    def trusted(self) -> bool|None: ... # None where labels are too few to tell
     def __str__(self) -> str: ...
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Comparison:
     margin:float = 0.05     # within which they are said to agree
     alarms:float = 0.05     # share of cases in which any look says that they disagree, although they do not
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.tolerance < self.margin: raise InvalidDeclaration(f"the margin within which estimates agree ({self.margin}) is above the tolerance ({self.tolerance}), and that is 0 or more")
         if not 0 < self.alarms < 1: raise InvalidDeclaration(f"alarms is a share of cases, above 0 and below 1, and not {self.alarms!r}")
 
@@ -93,6 +94,6 @@ class Comparison:
         difference = Interval(real - found.interval.mean, real - found.interval.mean - far, real - found.interval.mean + far)
         return self._kind(difference)(metric, found.interval.mean, real, difference, estimated.rows)
 
-    def _kind(self, difference:Interval) -> type[_Compared]:
+    def _kind(self, difference:Interval) -> type[Agree]|type[Disagree]|type[TooFewLabels]:
         if difference.low > self.tolerance or difference.high < -self.tolerance: return Disagree
         return Agree if max(abs(difference.low), abs(difference.high)) <= self.margin else TooFewLabels

@@ -49,7 +49,7 @@ class Persistence:
     "How many looks in a row it takes."
     raise_after: int = 3
     clear_after: int = 3
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.raise_after, self.clear_after) < 1: raise InvalidDeclaration(f"an alarm is raised and cleared after 1 look or more, and not after {self.raise_after} and {self.clear_after}")
 
     def next(self, streak:Streak, found:Found, time:str) -> tuple[Streak, Change|None]:

@@ -10,10 +10,10 @@ import asyncio
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .engines import DirectEngine, Engine
 from .errors import optional
@@ -39,7 +39,7 @@ def _column_schema(column:Column) -> dict:
     typed = {**described, "type": [*([described["type"]] if isinstance(described["type"], str) else described["type"]), "null"]} if "type" in described else {}
     return {**typed, "title": column.name, "description": _described(column), **({} if column.example is None else {"examples": [column.example]})}
 
-def _types_of(values:list) -> dict:
+def _types_of(values:Sequence) -> dict:
     "Of categories, which need not be of one type; nothing, if JSON has no type for one of them."
     names = list(dict.fromkeys({str: "string", bool: "boolean", int: "integer", float: "number"}.get(type(value)) for value in values))
     return {} if None in names else {"type": names}
@@ -51,7 +51,7 @@ def _described(column:Column) -> str:
 
 def row_schema(
     schema:Schema, # of the rows that the model learnt from
-) -> dict:
+) -> dict[str, Any]:
     "A row in the words of JSON Schema."
     return {"type": "object", "title": "Row", "required": schema.names, "properties": {column.name: _column_schema(column) for column in schema.columns}}
 
@@ -71,7 +71,7 @@ def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
 
 def answer_schema(
     model:Model, # that answers: its task and its classes decide
-) -> dict:
+) -> dict[str, Any]:
     "An answer in the words of JSON Schema."
     one = {"id": {"type": "string", "description": "by which feedback finds the prediction"}, "prediction": _each_target(model, _label_schema)}
     if hasattr(model.estimator, "predict_proba"): one["probabilities"] = _each_target(model, lambda labels: {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}})
@@ -80,18 +80,18 @@ def answer_schema(
             "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"}, "predictions": {"type": "array", "items": prediction}}}
 
 # %% ../nbs/api/495_api.ipynb #fdd050f8
-ERROR_SCHEMA = {"type": "object", "title": "Error", "required": ["error"], "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
+ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"], "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
     "status": {"type": "integer"}, "message": {"type": "string"}, "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
 
 _ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address", 405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
            421: "Not by this name", 422: "A field is wrong, and is named", 429: "Too often", 431: "The headers are too long", 500: "Something went wrong here", 503: "There is too much to do"}
 
-def _responses(what:str, schema:dict, example:Any) -> dict[int, dict]:
+def _responses(what:str, schema:dict, example:Any) -> dict[int|str, dict[str, Any]]:
     "What an address may answer."
     errors = {status: {"description": said, "content": {"application/json": {"schema": ERROR_SCHEMA}}} for status, said in _ERRORS.items()}
     return {200: {"description": what, "content": {"application/json": {"schema": schema, "example": example}}}, **errors}
 
-async def _told(request:Any, error:Refused) -> Any:
+async def _told(request:Any, error:Any) -> Any: # a Refused: Starlette's own type of a handler takes any exception
     from starlette.responses import Response
     return Response(error_body(error.status, error.message, error.field), error.status, {name.decode(): value.decode() for name, value in error.headers}, "application/json")
 
@@ -114,7 +114,7 @@ def _tell_errors(app:"FastAPI") -> None:
 
 # %% ../nbs/api/495_api.ipynb #75a30cbf
 _LABEL = {"type": ["string", "number", "boolean"]}
-FEEDBACK_SCHEMA = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
+FEEDBACK_SCHEMA:dict[str, Any] = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
     "type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"}, "label": {**_LABEL, "description": "what really was"}}}}}}
 
 def _labels(body:bytes) -> list[tuple[str, Any]]:
@@ -156,7 +156,7 @@ async def _feedback(service:Service, body:bytes) -> dict:
 # %% ../nbs/api/495_api.ipynb #abb2b693
 def model_document(
     service:Service, # that answers
-) -> dict:
+) -> dict[str, Any]:
     "The card, the schema and the version of what answers."
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
@@ -217,9 +217,10 @@ def api(
 # %% ../nbs/api/495_api.ipynb #930de135
 def _describe(app:"FastAPI", service:Service) -> None:
     "Another version may have other columns and other labels. Where it cannot be described nothing is changed, and it is tried again at the next request."
+    from fastapi.routing import APIRoute
     for path, about in [("/predict", _about_predictions(service)), ("/feedback", _about_feedback(service))]:
         for route in app.routes:
-            if getattr(route, "path", None) == path: route.responses, route.openapi_extra = about["responses"], about["openapi_extra"]
+            if isinstance(route, APIRoute) and route.path == path: route.responses, route.openapi_extra = about["responses"], about["openapi_extra"]
     app.state.described, app.openapi_schema = weakref.ref(service.current), None
 
 def _add_predictions(app:"FastAPI", service:Service) -> None:
@@ -228,7 +229,7 @@ def _add_predictions(app:"FastAPI", service:Service) -> None:
     async def predict(request:Request) -> Response: return Response(await service.predict(await whole_body(request.receive, service.limits.body), request.headers.raw), media_type="application/json")
     app.add_api_route("/predict", predict, methods=["POST"], summary="Predict rows", response_model=None, **_about_predictions(service))
 
-def _about_predictions(service:Service) -> dict[str, dict]:
+def _about_predictions(service:Service) -> dict[str, Any]:
     "What is sent and answered, in the words of OpenAPI."
     model = service.current.model
     example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
@@ -248,13 +249,13 @@ def _add_feedback(app:"FastAPI", service:Service) -> None:
     async def feedback(request:Request) -> dict: return await _feedback(service, await whole_body(request.receive, service.limits.body))
     app.add_api_route("/feedback", feedback, methods=["POST"], summary="Tell what really was", response_model=None, **_about_feedback(service))
 
-def _about_feedback(service:Service) -> dict[str, dict]:
+def _about_feedback(service:Service) -> dict[str, Any]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
     accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
     return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
 def _first_label(model:Model) -> list:
-    classes = model.card.get("classes") or [1.0]
+    classes:list = model.card.get("classes") or [1.0]
     return classes[0] if isinstance(classes[0], list) else classes
 
 # %% ../nbs/api/495_api.ipynb #fb5dd712
@@ -271,7 +272,7 @@ def _can_be_written(folder:Path) -> bool:
 
 async def _check_log(log:PredictionLog|NoLog) -> None:
     "Raise `Refused` where nothing can be answered, because each answer has to be on the disk first. One that says nothing is not asked: whoever asks it waits."
-    if log.is_durable and (log.is_stuck or log.counts.is_failing and not await asyncio.to_thread(_can_be_written, log.folder)): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
+    if log.is_durable and (log.is_stuck or log.counts.is_failing and not await asyncio.to_thread(_can_be_written, cast(PredictionLog, log).folder)): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
 
 def _add_about(app:"FastAPI", service:Service) -> None:
     async def about() -> dict: return model_document(service)
@@ -279,7 +280,7 @@ def _add_about(app:"FastAPI", service:Service) -> None:
     async def ready() -> dict:
         await _check_log(service.log)
         return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
-    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: getattr(route, "summary", None) or route.name for route in app.routes}}
+    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: getattr(route, "summary", None) or route.name for route in cast("list[Any]", app.routes)}}
     app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version", responses=_responses("The model", {"type": "object"}, {}), response_model=None)

@@ -141,7 +141,9 @@ def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connectio
         try:
             with place.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != kept.sha256: changed.append(place.name)
-                else: file.seek(0), writer.add(name, file, os.fstat(file.fileno()).st_size) # the same file, even if another takes its place meanwhile
+                else:
+                    file.seek(0)
+                    writer.add(name, file, os.fstat(file.fileno()).st_size) # the same file, even if another takes its place meanwhile
         except FileNotFoundError: missing.append(place.name)
         else:
             if kept.path.parent.name == "declarations" and name in writer.members: missing += _add_frames(writer, workspace, place)

@@ -69,7 +69,7 @@ def _trouble(channel:Channel, message:Message) -> str:
     return ""
 
 # %% ../nbs/api/702_attending.ipynb #e7d41b48
-_LEVELS = {NotFound: logging.INFO} # a model that nobody has asked yet is no trouble
+_LEVELS:dict[type[Exception], int] = {NotFound: logging.INFO} # a model that nobody has asked yet is no trouble
 
 class Attending:
     "One watch, turn after turn."

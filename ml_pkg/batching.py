@@ -41,7 +41,7 @@ def _outcome(engine:Engine, columns:Columns) -> Answers | Exception:
 def _outcomes(engine:Engine, parts:list[Columns]) -> list[Answers | Exception]:
     "What each of several requests is answered, or the error that it made."
     if len(parts) == 1: return [_outcome(engine, parts[0])]
-    try: return engine.answer(Columns.joined(parts)).split([part.rows for part in parts])
+    try: return [*engine.answer(Columns.joined(parts)).split([part.rows for part in parts])]
     except BaseException: return _outcomes(engine, parts[:len(parts) // 2]) + _outcomes(engine, parts[len(parts) // 2:]) # whatever it was, the smallest part that makes it is told
 
 # %% ../nbs/api/481_batching.ipynb #27749b98

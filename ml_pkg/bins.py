@@ -27,13 +27,13 @@ _MOST = 2**27 # bytes that one array may become
 
 def packed(
     array:np.ndarray, # of bool, uint16, int64, float32 or float64
-) -> dict:            # plain JSON
+) -> dict[str, Any]:            # plain JSON
     "An array as JSON can hold it, exactly."
     found = np.ascontiguousarray(array)
     return {"type": str(found.dtype), "shape": list(found.shape), "data": base64.b85encode(zlib.compress(found.astype(found.dtype.newbyteorder("<")).tobytes())).decode()}
 
 def unpacked(
-    written:dict, # of `packed`
+    written:dict[str, Any], # of `packed`
 ) -> np.ndarray:
     "The array again. Raises `DamagedFile` for what is no packed array, or would become another one than it says."
     try:
@@ -197,13 +197,13 @@ class Bins:
     @property
     def names(self) -> tuple[str, ...]: return self.numbers.names + self.categories.names
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         numbers, categories = self.numbers, self.categories
         arrays = {name: packed(getattr(numbers, name)) for name in ("low", "width", "lines", "centre", "scale", "least", "most")}
         return {"numbers": {"names": list(numbers.names), **arrays}, "categories": {"names": list(categories.names), "tables": [list(table) for table in categories.tables], "lumped": packed(categories.lumped)}}
 
     @classmethod
-    def from_dict(cls, written:dict) -> "Bins":
+    def from_dict(cls, written:dict[str, Any]) -> "Bins":
         "Raises `DamagedFile`."
         try:
             numbers, categories = dict(written["numbers"]), written["categories"]

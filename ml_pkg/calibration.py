@@ -112,7 +112,7 @@ class _Posterior(NamedTuple):
 
 def _posterior(inputs:Inputs, targets:np.ndarray, prior:_Prior, start:np.ndarray) -> _Posterior:
     "Laplace's approximation. A step that does not help is halved."
-    theta, cost = start, _cost(inputs, targets, prior, start)
+    theta, cost, hessian = start, _cost(inputs, targets, prior, start), np.empty(0) # the first step finds one
     for _ in range(50):
         gradient, hessian = _slopes(inputs, targets, prior, theta)
         step, before = np.linalg.solve(hessian, gradient), cost
@@ -188,9 +188,9 @@ _MOST_ROWS = 20_000 # more make it no better that matters, and slower
 
 def learn_calibration(
     X:pd.DataFrame,            # training rows
-    y:Sequence[int],           # number of each row's class: its column in `probabilities`
+    y:Sequence[int]|np.ndarray, # number of each row's class: its column in `probabilities`
     probabilities:np.ndarray,  # out-of-fold, shape (n_rows, n_classes)
-    fold:Sequence[int],        # number of the fold that left each row out; all the same for a single split
+    fold:Sequence[int]|np.ndarray, # number of the fold that left each row out; all the same for a single split
 ) -> Calibration:
     "How far a model's probabilities are to be believed. Raises `InvalidData` for rows that do not belong together."
     y, fold, found = np.asarray(y), np.asarray(fold), np.asarray(probabilities, dtype=float)

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ class Verdict:
     passed: bool
     asked: bool = True # False for a gate that costs something to ask, after another one has refused
 
-    def __post_init__(self): object.__setattr__(self, "passed", bool(self.passed)) # numpy's own is not JSON
+    def __post_init__(self) -> None: object.__setattr__(self, "passed", bool(self.passed)) # numpy's own is not JSON
 
     @property
     def state(self) -> str: return "passed" if self.passed else "refused" if self.asked else "not asked"
@@ -70,7 +70,8 @@ class Verdict:
 
 class Gate(Protocol):
     "Something that a candidate has to pass. A frozen dataclass does well: it can be written back as source."
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def judge(self, candidate:Candidate) -> Verdict: ...
 
@@ -80,7 +81,7 @@ class CostlyGate(Gate, Protocol):
 
 # %% ../nbs/api/389_candidates.ipynb #f670e354
 def check_amounts(
-    gate:Gate,  # a dataclass
+    gate:object,  # a dataclass
     *names:str, # of its fields that are amounts
 ) -> None:
     "Raise `InvalidDeclaration` for an amount that is no number, or below zero."
@@ -117,11 +118,13 @@ class _Pair(NamedTuple):
         return f"{self.metric} {self.production:.4f} → {self.candidate:.4f} ({self.candidate - self.production:+.4f}; how much of it is luck cannot be told)"
 
 # %% ../nbs/api/389_candidates.ipynb #b43650f0
-def _needs_other_columns(candidate:Candidate) -> bool: return candidate.incumbent.model.schema.names != feature_names(candidate.experiment.dataset)
+def _production(candidate:Candidate) -> Incumbent: return cast(Incumbent, candidate.incumbent) # of one that is held against something
+
+def _needs_other_columns(candidate:Candidate) -> bool: return _production(candidate).model.schema.names != feature_names(candidate.experiment.dataset)
 
 def _run_here(candidate:Candidate) -> Run|None:
     "A finished run of what is in production, with its columns, on the candidate's rows, scored as the candidate is."
-    declared, production = candidate.experiment, candidate.incumbent
+    declared, production = candidate.experiment, _production(candidate)
     try:
         dataset = replace(declared.dataset, features=tuple(production.model.schema.names), drop=()) if _needs_other_columns(candidate) else declared.dataset
         key = production.run.experiment.with_dataset(dataset).with_evaluation(declared.evaluation).with_seed(declared.seed).key
@@ -131,16 +134,16 @@ def _run_here(candidate:Candidate) -> Run|None:
 
 def _on_same_folds(candidate:Candidate, metric:str) -> _Pair:
     "Raises `InvalidData` if no run of what is in production can be compared."
-    for find in (lambda: candidate.incumbent.run, lambda: _run_here(candidate)):
+    for find in (lambda: _production(candidate).run, lambda: _run_here(candidate)):
         run = find()
         interval, method = paired_interval(run, candidate.run, metric) if run else (None, "")
-        if interval is not None: return _Pair(metric, run.summary[metric][0], candidate.run.summary[metric][0], interval, method)
+        if run and interval is not None: return _Pair(metric, run.summary[metric][0], candidate.run.summary[metric][0], interval, method)
     raise InvalidData(_not_comparable(candidate, metric))
 
 # %% ../nbs/api/389_candidates.ipynb #56b41d28
 def _not_comparable(candidate:Candidate, metric:str) -> str:
     "Why two runs cannot be compared, and what to do."
-    run, name = candidate.incumbent.run, candidate.experiment.name
+    run, name = _production(candidate).run, candidate.experiment.name
     if run.row["dataset_key"] != candidate.run.row["dataset_key"]: why = "on other data"
     elif metric not in run.metrics: why = f"without the metric '{metric}'"
     else: why = "with other folds, another holdout, or another metric of that name"
@@ -163,7 +166,7 @@ class NotWorse:
     metric: str = ""     # by default the first declared
     name = "not worse"
 
-    def __post_init__(self): check_amounts(self, "margin")
+    def __post_init__(self) -> None: check_amounts(self, "margin")
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference lies below minus the margin."
@@ -252,7 +255,7 @@ def look(
     asked = _asked(candidate)
     if found := _recorded(candidate.workspace, asked): return found
     _record(candidate.workspace, asked, _scored(candidate, candidate.model, _locked_rows(candidate)))
-    return _recorded(candidate.workspace, asked)
+    return cast(Look, _recorded(candidate.workspace, asked))
 
 def _asked(candidate:Candidate) -> dict[str, Any]:
     "What tells a look: the rows, the run that computed the results, and its key, which other runs of the same results have too."
@@ -287,10 +290,10 @@ def _answers(model:Model, locked:_Locked) -> pd.DataFrame:
 def _on_locked(candidate:Candidate, metric:str, seen:Look) -> _Pair:
     "The candidate beside what is in production, on the locked rows."
     locked, declared = _locked_rows(candidate), dict(candidate.experiment.evaluation.metrics).get(metric, metric)
-    scores = [seen.scores[metric], _scored(candidate, candidate.incumbent.model, locked)[metric]]
+    scores = [seen.scores[metric], _scored(candidate, _production(candidate).model, locked)[metric]]
     sample = None
     if isinstance(declared, str) and locked.y.ndim == 1:
-        sample = resampled(declared, locked.y, [_answers(model, locked) for model in (candidate.model, candidate.incumbent.model)], scores, locked.weights, locked.units, widening=1.0)
+        sample = resampled(declared, locked.y, [_answers(model, locked) for model in (candidate.model, _production(candidate).model)], scores, locked.weights, locked.units, widening=1.0)
     interval = sample.difference(0, 1) if sample else Interval(scores[0] - scores[1], -math.inf, math.inf)
     return _Pair(metric, scores[1], scores[0], interval, "by drawing rows" if sample else "")
 
@@ -310,7 +313,7 @@ class Holdout:
     metric: str = ""     # by default the first declared
     name = "holdout"
 
-    def __post_init__(self): check_amounts(self, "margin")
+    def __post_init__(self) -> None: check_amounts(self, "margin")
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin."

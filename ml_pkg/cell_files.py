@@ -22,7 +22,8 @@ _CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]",
 
 def _past(text:str, position:int) -> int:
     "Where the space that begins at a position ends."
-    return _SPACE.match(text, position).end()
+    found = _SPACE.match(text, position)
+    return found.end() if found else position
 
 def _elements(text:str, position:int, closing:str="]") -> Iterator[tuple[int, int]]:
     "Where the elements of the JSON array that begins at a position begin and end; for an object, its keys and values."

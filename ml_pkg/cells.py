@@ -12,7 +12,7 @@ import functools
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from .errors import NotRewritable, did_you_mean, listed
 
@@ -25,7 +25,7 @@ def _logical_end(source:str, position:int) -> int:
     "Where the statement line that begins at a position ends: past its newline, unless that is within brackets or a text."
     depth = 0
     while position < len(source):
-        piece = _PIECE.match(source, position)
+        piece = cast(re.Match[str], _PIECE.match(source, position)) # there is a piece at any place
         position, text = piece.end(), piece.group()
         depth += (text in "([{") - (text in ")]}")
         if text in ("\n", "\r", "\r\n") and depth <= 0: break
@@ -41,9 +41,9 @@ def _masked(source:str) -> str:
     while position < len(source):
         found = _MAGIC.match(source, position)
         magic = found and (found["magic"] or found["help"])
-        if magic and magic.startswith("%%") and (kind := re.match(r"%%(\S*)", magic)[1]) not in _RUN_AS_PYTHON: raise NotRewritable(f"the cell magic %%{kind} makes something else of the cell than Python that declares a name")
+        if magic and magic.startswith("%%") and (kind := re.split(r"\s", magic[2:], maxsplit=1)[0]) not in _RUN_AS_PYTHON: raise NotRewritable(f"the cell magic %%{kind} makes something else of the cell than Python that declares a name")
         end = found.end() if found else _logical_end(source, position)
-        parts.append((found["before"] or found["indent"] or "") + _stand_in(magic) if found else source[position:end])
+        parts.append((found["before"] or found["indent"] or "") + _stand_in(magic or "") if found else source[position:end])
         position = end
     return "".join(parts)
 
@@ -57,7 +57,7 @@ def syntax_tree(
             try: return ast.parse(source)
             except SyntaxError: return ast.parse(_masked(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise NotRewritable(f"the source is not Python{f' (line {error.lineno})' if getattr(error, 'lineno', None) else ''}: {getattr(error, 'msg', None) or error or type(error).__name__}") from error
+        raise NotRewritable(f"the source is not Python{f' (line {line})' if (line := getattr(error, 'lineno', None)) else ''}: {getattr(error, 'msg', None) or error or type(error).__name__}") from error
 
 # %% ../nbs/api/386_cells.ipynb #68ab0e8d
 NEWLINE = re.compile(r"\r\n|\r|\n") # as Python counts lines; str.splitlines knows more of them
@@ -84,10 +84,10 @@ def first_line(
 # %% ../nbs/api/386_cells.ipynb #046f8cb4
 def span_of(
     source:str,   # of a cell or module
-    node:ast.AST, # of its syntax tree
+    node:ast.stmt|ast.expr, # of its syntax tree
 ) -> tuple[int, int]: # where the node begins and ends in the source
     "The place of a node, in characters."
-    return _offset(source, node.lineno, node.col_offset), _offset(source, node.end_lineno, node.end_col_offset)
+    return _offset(source, node.lineno, node.col_offset), _offset(source, node.end_lineno or node.lineno, node.end_col_offset or 0)
 
 # %% ../nbs/api/386_cells.ipynb #84c1a67b
 _BLOCKS = {ast.For: "a loop", ast.AsyncFor: "a loop", ast.While: "a loop", ast.If: "an `if`", ast.Try: "a `try`", ast.TryStar: "a `try`", ast.With: "a `with`", ast.AsyncWith: "a `with`", ast.Match: "a `match`"}
@@ -128,7 +128,7 @@ def bindings(
         if isinstance(child, _SCOPES):
             if not isinstance(child, ast.Lambda): yield Binding(child.name, child, "defined as a function or class")
             shared = {name for each in ast.walk(child) if isinstance(each, ast.Global) for name in each.names}
-            yield from (each._replace(how=f"assigned in the function {child.name}") for each in all_bindings(child) if each.name in shared)
+            yield from (each._replace(how=f"assigned in the function {getattr(child, 'name', '')}") for each in all_bindings(child) if each.name in shared)
         elif isinstance(child, _COMPREHENSIONS): yield from (Binding(each.target.id, each, how or "assigned by :=") for each in ast.walk(child) if isinstance(each, ast.NamedExpr))
         else:
             yield from (Binding(name, node if isinstance(node, (ast.Import, ast.ImportFrom, *_ASSIGNED)) else child, how or ("" if isinstance(node, _ASSIGNED) else "bound, but not assigned")) for name in _names(child))
@@ -148,20 +148,22 @@ def declared_value(
     "The value that is assigned to a name. Raises `NotRewritable` with the reason if it is not assigned once, by itself, at the margin."
     tree = syntax_tree(source)
     found = [binding for binding in bindings(tree) if binding.name == name]
-    if len(found) > 1: raise NotRewritable(f"'{name}' is bound {len(found)} times, in the lines {listed(binding.node.lineno for binding in found)}; it can be changed where it is assigned once")
-    if found and found[0].how: raise NotRewritable(f"'{name}' is {found[0].how} (line {found[0].node.lineno}); it can be changed where it is assigned by itself and at the margin, as in: {name} = Experiment(…)")
-    if found: return found[0].node.value
+    if len(found) > 1: raise NotRewritable(f"'{name}' is bound {len(found)} times, in the lines {listed(getattr(binding.node, 'lineno', 0) for binding in found)}; it can be changed where it is assigned once")
+    if found and found[0].how: raise NotRewritable(f"'{name}' is {found[0].how} (line {getattr(found[0].node, 'lineno', 0)}); it can be changed where it is assigned by itself and at the margin, as in: {name} = Experiment(…)")
+    if found: return cast(ast.Assign, found[0].node).value
     within = [scope for scope in ast.walk(tree) if isinstance(scope, _SCOPES[:3]) and name in [binding.name for binding in all_bindings(scope)]]
     if within: raise NotRewritable(f"'{name}' is assigned only within {'the class' if isinstance(within[0], ast.ClassDef) else 'the function'} {within[0].name} (line {within[0].lineno}); it can be changed where it is assigned at the margin")
     raise NotRewritable(f"'{name}' is not assigned here.{did_you_mean(name, dict.fromkeys(binding.name for binding in bindings(tree) if not binding.how), 'names assigned here')}")
 
 # %% ../nbs/api/386_cells.ipynb #5a3552a3
+_Tree = TypeVar("_Tree", bound=ast.AST)
+
 def normalised(
-    tree:ast.AST, # is changed in place
-) -> ast.AST:
+    tree:_Tree, # is changed in place
+) -> _Tree:
     "The tree with keywords in the order of their names (unless a `**` is among them, for which order counts), and without u in u''."
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and all(keyword.arg for keyword in node.keywords): node.keywords.sort(key=lambda keyword: keyword.arg)
+        if isinstance(node, ast.Call) and all(keyword.arg for keyword in node.keywords): node.keywords.sort(key=lambda keyword: keyword.arg or "")
         if isinstance(node, ast.Constant): node.kind = None
     return tree
 

@@ -154,7 +154,7 @@ def _next(place:Place, chain:list[Link], keys:list[str|None], reached:Reached, u
     kind, key, store = _kind(chain[goal - 1]), keys[goal], place.store if keys[goal] else NONE
     lease = (store if awaited or _took.get(kind, QUICK) >= QUICK else NONE).lease(key or "")
     with lease.held() as ours:
-        if not ours and lease.wait(lambda: store.is_here(key), float("inf") if awaited else 2 * _took.get(kind, float("inf"))) and (found := _found(place, key, chain)): return found, 0.0
+        if not ours and lease.wait(lambda: store.is_here(key or ""), float("inf") if awaited else 2 * _took.get(kind, float("inf"))) and (found := _found(place, key, chain)): return found, 0.0
         while len(reached.fitted) < goal: reached, unkept = _further(place, chain, keys, reached, unkept, advance)
     return reached, unkept
 
@@ -166,7 +166,7 @@ def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached
     if _key_of(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"): keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
     unkept += _took[_kind(link)]
     is_outcome = depth == len(chain) - 1 and place.wanted and key not in place.wanted # what comes of the fold is kept instead
-    return reached, 0.0 if keys[depth + 1] and not is_outcome and _kept(place, key, link.name, reached, unkept) else unkept
+    return reached, 0.0 if (key := keys[depth + 1]) and not is_outcome and _kept(place, key, link.name, reached, unkept) else unkept
 
 def _kind(link:Link) -> str: return f"{link.name} {type(link.step).__qualname__}"
 

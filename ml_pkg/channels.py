@@ -48,7 +48,7 @@ class Message:
     text: str     # plain text that says all of it: in a chat, nothing else is shown
     document: Mapping[str, Any] = field(default_factory=dict) # the same for programs, as JSON can hold it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id): raise InvalidInput(f"{self.id!r} cannot be the id of a message: it has up to 64 letters, digits, '-' and '_', with single dots between them. message_id makes one of any words")
         for name, value in {"subject": _one_line(self.subject, SUBJECT), "text": _plain(self.text), "document": _document(self.document)}.items(): object.__setattr__(self, name, value)
 
@@ -108,7 +108,7 @@ class Webhook:
     url: str              # http or https; its path and query may be a secret
     timeout: float = 10.0 # seconds to wait for each sign of life of the server
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         parts = _split(self.url)
         if parts is None or parts.scheme not in ("http", "https"): raise InvalidDeclaration("the address of a webhook cannot be read: write https://host/path, what is not ASCII or is a space as %20 and the like")
         if parts.username is not None: raise InvalidDeclaration(f"the address of the webhook at {_place(parts)} has a user in it, which is not sent. Use an address that has a token in its path")
@@ -134,7 +134,7 @@ class Webhook:
 
 class _Here(HTTPRedirectHandler):
     "Goes nowhere else."
-    def redirect_request(self, *arguments): return None
+    def redirect_request(self, req:Any, fp:Any, code:int, msg:str, headers:Any, newurl:str) -> None: return None
 
 def _refusal(code:int, location:str) -> str:
     "What is wrong with an answer. What the server says beside its number is not shown: it may repeat the address."
@@ -175,7 +175,7 @@ class Mail:
     encryption: Encryption = Encryption.STARTTLS
     timeout: float = 30.0       # seconds to wait for each answer of the server
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         wrong = [person for person in (self.sender, *self.to) if not _PERSON.fullmatch(person)]
         if wrong or not self.to: raise InvalidDeclaration(f"mail is sent from one address to one or more, each as name@host.org in ASCII: {wrong[0]!r} is none" if wrong else "mail is sent to nobody: name one address or more, as name@host.org")
         if self.user and self.encryption is Encryption.NONE: raise InvalidDeclaration(f"the password of {self.user!r} would be sent in clear. Use TLS, or a server that asks for no password")
@@ -247,7 +247,7 @@ class Command:
     words: tuple[str, ...]  # the program, and its arguments, which may be secret
     timeout: float = 30.0   # seconds after which it is ended
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.words or not self.words[0] or any("\0" in word for word in self.words): raise InvalidDeclaration("a command names no program: give its path, and what it is called with")
         _seconds(self.timeout)
 

@@ -106,7 +106,7 @@ class Checkpoints:
         "Whether so many bytes should be kept to save so much computing."
         return _writing.seconds(size) <= (self.share if share is None else share) * seconds
 
-    def save(self, key:str, content:Packed, seconds:float, about:dict|None=None) -> bool:
+    def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool:
         "Keep a value that took so long to compute; whether it is kept. What cannot be written is reported, never raised."
         return _save(self, key, content, {"entry": key, "seconds": seconds, **(about or {})})
 
@@ -142,7 +142,7 @@ class NoCheckpoints:
     def has(self, key:str) -> bool: return False
     def load(self, key:str, read_only:bool=False) -> None: return None
     def is_worth(self, size:int, seconds:float, share:float|None=None) -> bool: return False
-    def save(self, key:str, content:Packed, seconds:float, about:dict|None=None) -> bool: return False
+    def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool: return False
     def lease(self, key:str) -> Lease: return Lease(Path(os.devnull)/"none") # always free
     def cache(self, function:Callable, ignore:list[str]|None=None) -> Callable: return function
 

@@ -32,7 +32,7 @@ def _given(context:typer.Context, *but:str) -> list[str]:
     flags = {each.name: each.opts + each.secondary_opts for each in context.command.params}
     found:list[str] = []
     for name, value in context.params.items():
-        if name in but or context.get_parameter_source(name).name != "COMMANDLINE": continue
+        if name in but or (source := context.get_parameter_source(name)) is None or source.name != "COMMANDLINE": continue
         if isinstance(value, bool): found.append(flags[name][0 if value else -1])
         else:
             for each in value if isinstance(value, (list, tuple)) else [value]: found += [flags[name][0], str(each)]
@@ -101,7 +101,7 @@ def traffic(
     workspace = Workspace.current()
     found = by_version(workspace, name)
     try: alike = agreement(both := paired_answers(workspace, name))
-    except NotFound: alike = both = None
+    except NotFound: alike, both = None, ()
     if as_json: return print_json({"versions": json.loads(found.to_json(orient="records", date_format="iso")), "shadow": alike and {"rows": len(both), **alike._asdict()}})
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if alike: print(f"\nthe shadow answered {len(both):,} rows, {alike.mean:.1%} of them as production did ({alike.low:.1%} to {alike.high:.1%})")

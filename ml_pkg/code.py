@@ -23,7 +23,7 @@ import weakref
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .errors import Unidentifiable
 
@@ -135,14 +135,15 @@ def _node(code:CodeType) -> ast.AST | None:
     holding = [node for node in ast.walk(tree) if isinstance(node, kinds) and _holds(node, code)]
     return min(holding, key=_extent, default=None) # the innermost one
 
-def _holds(node:ast.AST, code:CodeType) -> bool:
+def _holds(node:ast.FunctionDef|ast.AsyncFunctionDef|ast.Lambda, code:CodeType) -> bool:
     "Whether what a code object computes lies within the body of a function in the tree."
     first, last = (node.body, node.body) if isinstance(node, ast.Lambda) else (node.body[0], node.body[-1])
     line, start, end = _span(code)
     opens = min([node.lineno, *(part.lineno for part in getattr(node, "decorator_list", ()))])
-    return opens == line and (first.lineno, first.col_offset) <= start and end <= (last.end_lineno, last.end_col_offset)
+    return opens == line and (first.lineno, first.col_offset) <= start and end <= _end(last)
 
-def _extent(node:ast.AST) -> tuple[int, int]: return node.end_lineno - node.lineno, node.end_col_offset - node.col_offset
+def _extent(node:ast.stmt|ast.expr) -> tuple[int, int]: return _end(node)[0] - node.lineno, _end(node)[1] - node.col_offset
+def _end(node:ast.stmt|ast.expr) -> tuple[int, int]: return cast("tuple[int, int]", (node.end_lineno, node.end_col_offset)) # a parsed tree has both
 
 # %% ../nbs/api/020_code.ipynb #5ca0efa8
 def _kept_per_code(find:Callable[[CodeType], Any]) -> Callable[[CodeType], Any]:
@@ -182,21 +183,21 @@ def function_text(
     return _told.get(_instructions(function.__code__)) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {_instructions(function.__code__)!r}"
 
 # %% ../nbs/api/020_code.ipynb #db0b235f
-_told: dict[tuple, str] = {} # texts of functions whose source is elsewhere, by their instructions
+_told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their instructions
 
 def source_texts(
     function:FunctionType, # of the project, or of a library
-) -> dict[tuple, str]:
+) -> dict[tuple[Any, ...], str]:
     "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
     return {} if is_library(function) or _source_text(function.__code__) is None else {_instructions(function.__code__): function_text(function)}
 
 # %% ../nbs/api/020_code.ipynb #adaed3d2
 def texts_within(
     value:Any,   # that is going to be pickled by value
-) -> dict[tuple, str]:
+) -> dict[tuple[Any, ...], str]:
     "The texts of all project functions in a value, for another process, where their source will not be."
     import cloudpickle
-    texts:dict[tuple, str] = {}
+    texts:dict[tuple[Any, ...], str] = {}
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, part:Any) -> Any:
@@ -208,7 +209,7 @@ def texts_within(
     return texts
 
 def remember_texts(
-    texts:dict[tuple, str], # by instructions, as `source_texts` gives them
+    texts:dict[tuple[Any, ...], str], # by instructions, as `source_texts` gives them
 ) -> None:
     "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
     _told.update(texts)
@@ -224,7 +225,7 @@ class _Names(NamedTuple):
 def _names(code:CodeType) -> _Names:
     "Global names and imports of a code object and of those inside it."
     chains, imports = set(), set()
-    bound = {} # local names of imported modules
+    bound, last = {}, None # local names of imported modules; what the next local name is for
     for part in _nested(code):
         source, chain, constants = None, (), []
         for step in dis.get_instructions(part):
@@ -326,7 +327,7 @@ def references(
     if not is_library(function):
         names = _names(function.__code__)
         if names.seedless: raise Unidentifiable(f"{names.seedless[0]} draws its seed from the machine; take a random_state and use it")
-        resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(*each, function.__globals__) for each in names.imports]
+        resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(level, module, attributes, function.__globals__) for level, module, attributes in names.imports]
         found = {name: value for name, value in filter(None, resolved)}
         modules = {name for name, value in found.items() if isinstance(value, ModuleType) and not is_library(value)}
         found = {name: value for name, value in found.items() if name not in modules or not any(other.startswith(name + ".") for other in found)}
@@ -358,7 +359,7 @@ def unwrapped(
     if isinstance(value, (staticmethod, classmethod)): return (value.__func__,)
     if isinstance(value, functools.cached_property): return (value.func,)
     if inspect.ismethod(value) and isinstance(value.__self__, type): return (value.__func__, value.__self__)
-    return (value.__wrapped__,) if hasattr(value, "cache_info") else ()
+    return (cast(Any, value).__wrapped__,) if hasattr(value, "cache_info") else ()
 
 # %% ../nbs/api/020_code.ipynb #45c478ed
 class Piece(NamedTuple):

@@ -119,7 +119,7 @@ def _by_row(answers:Answers) -> list[_Row]:
     labels, chances = list(zip(*answers.predictions.values(), strict=True)), list(zip(*(answers.probabilities or {}).values(), strict=True))
     return [_Row(list(row), list(chances[number]) if chances else []) for number, row in enumerate(labels)]
 
-def _outcomes(engine:Engine, parts:Sequence[Columns]) -> Iterator[list[_Row | None]]:
+def _outcomes(engine:Engine, parts:Sequence[Columns]) -> Iterator[Sequence[_Row | None]]:
     "What is said of the rows of each part, None where they are refused."
     for part in parts:
         try: yield _by_row(engine.answer(part))

@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .errors import InvalidQuery
 
@@ -19,12 +19,12 @@ from .errors import InvalidQuery
 class Asked(NamedTuple):
     "A condition for SQLite."
     sql: str
-    values: list
+    values: list[Any]
 
 class Term(NamedTuple):
     "What a name stands for."
     sql: str                 # an expression
-    values: tuple = ()       # its parameters
+    values: tuple[Any, ...] = ()       # its parameters
     is_written: bool = False # whether what it gives is text as `repr` writes it: '3', "'rbf'", 'None'
     is_set: bool = False     # whether it is a subquery of several values, for `in`
     is_time: bool = False    # whether it is a time, as ISO 8601 writes it
@@ -141,7 +141,7 @@ def number(
     text:str|None, # as `repr` writes a value
 ) -> float|None:
     "The number that is written there, if it is one. SQLite calls it."
-    try: return float(text)
+    try: return float(cast(str, text))
     except (TypeError, ValueError): return None
 
 # %% ../nbs/api/015_conditions.ipynb #fdd910a6

@@ -9,11 +9,15 @@ __all__ = ['AFTER_BODY', 'BACKLOG', 'OTHER_FILES', 'Line', 'bounded_protocol', '
 import asyncio
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .deadlines import Deadlines
 from .errors import optional
 from .limits import Limits, error_body
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Protocol
+else: _Protocol = object
 
 # %% ../nbs/api/492_connections.ipynb #a825fa79
 class Line:
@@ -49,7 +53,7 @@ class Line:
 # %% ../nbs/api/492_connections.ipynb #b08c5fbd
 AFTER_BODY = 5.0 # seconds after the time for a body: the application answers first
 
-class _Bounded:
+class _Bounded(_Protocol):
     "A part of a protocol: when it waits for its client, and what it refuses."
     line: Line # of the server; each server has a class of its own
 
@@ -150,7 +154,7 @@ class _BoundedAnswers(_BoundedRequests):
     def on_headers_complete(self) -> None:
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before and self.scope["method"] != "HEAD": self.cycle.transport = _HeadWithBody(self.transport) # there is no body that the head of a HEAD could wait for
+        if self.cycle is not before and self.scope["method"] != "HEAD": cast(Any, self.cycle).transport = _HeadWithBody(self.transport) # there is no body that the head of a HEAD could wait for
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -82,7 +82,7 @@ def needs_trust(
 ) -> bool:
     "Whether somebody without your key is asked for trust when a model is loaded. Raises what `read_archive` raises."
     archive = read_archive(path)
-    persister = {each.name: each for each in (Skops(), Joblib(), Pickle())}.get(archive.manifest.get("persister"))
+    persister = {each.name: each for each in (Skops(), Joblib(), Pickle())}.get(archive.manifest.get("persister", ""))
     if persister is None or persister.runs_code: return True
     try: persister.load(archive.members["estimator"], False)
     except UntrustedFile: return True

@@ -19,13 +19,13 @@ from .errors import InvalidInput, did_you_mean
 # %% ../nbs/api/342_coordinates.ipynb #c5e58a52
 def packed_single(
     array:np.ndarray, # of numbers
-) -> dict:            # plain JSON
+) -> dict[str, Any]:            # plain JSON
     "An array as JSON can hold it, in single precision."
     return packed(np.asarray(array, dtype="float32"))
 
 # %% ../nbs/api/342_coordinates.ipynb #15491f43
 def unpacked_single(
-    written:dict, # what `packed_single` gave
+    written:dict[str, Any], # what `packed_single` gave
 ) -> np.ndarray:  # of double precision
     "The array again. Raises `DamagedFile`."
     return unpacked(written).astype(float)

@@ -53,7 +53,7 @@ _KINDS = {2: (False, False), 10: (False, True), 5: (True, False), 13: (True, Tru
 class Row(NamedTuple):
     "A row of a page."
     number: int|None    # SQLite's own; None in a table WITHOUT ROWID
-    values: tuple
+    values: tuple[Any, ...]
 
 class DatabasePage(NamedTuple):
     "What a page of a table's tree holds."

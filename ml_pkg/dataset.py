@@ -52,7 +52,7 @@ class Dataset:
     time: str|None = field(default=None, kw_only=True)   # rows are put in this order, and the past predicts the future
     weight: str|None = field(default=None, kw_only=True) # how much a row counts, in fitting and in scores
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "source", as_source(self.source, declaring_place(__name__)))
         for name in ("target", "features", "drop"): object.__setattr__(self, name, _names(getattr(self, name)))
         _check_roles(self)
@@ -94,7 +94,7 @@ class Dataset:
     @functools.cached_property
     def _read(self) -> "pd.DataFrame": return _read_unchanged(self)
 
-    def __getstate__(self) -> dict: return {part.name: getattr(self, part.name) for part in fields(self)} # what was read is not kept
+    def __getstate__(self) -> dict[str, Any]: return {part.name: getattr(self, part.name) for part in fields(self)} # what was read is not kept
     def __eq__(self, other:Any) -> bool: return isinstance(other, Dataset) and self.fingerprint == other.fingerprint
     def __hash__(self) -> int: return hash(self.fingerprint)
     def __len__(self) -> int: return len(self.rows)

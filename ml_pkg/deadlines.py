@@ -15,7 +15,7 @@ class Deadlines:
     "What is waited for in an event loop, oldest first. Not for several threads."
     def __init__(
         self,
-        late:Callable[[Any], None], # told of each that is late, which is not waited for any more by then
+        late:Callable[[Any], object], # told of each that is late, which is not waited for any more by then
         every:float=0.25,           # seconds between two looks
     ):
         self.late, self.every = late, every

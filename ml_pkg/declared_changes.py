@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from .identity import ABSENT
 
 # %% ../nbs/api/274_declared_changes.ipynb #47965bdc
-class Difference(dict):
+class Difference(dict[str, tuple[str, str]]):
     "Components in which two declarations differ: path -> (one, other). Prints in words."
     def told(self) -> dict[str, tuple[str, str]]: return {path: pair for path, pair in self.items() if not _within_another(path, self)}
     def lines(self) -> list[str]: return [f"{readable(path)}: {plain(one)} → {plain(other)}" for path, (one, other) in self.told().items()]
@@ -55,8 +55,8 @@ def code_changes(
     return {readable(path): _changed_lines(*found[path]) for path in _source_paths(found)}
 
 def _changed_lines(one:str, other:str) -> str:
-    lines = ([] if each == ABSENT else each.removeprefix("code ").splitlines() for each in (one, other))
-    return "\n".join(list(difflib.unified_diff(*lines, lineterm="", n=2))[2:])
+    before, after = ([] if each == ABSENT else each.removeprefix("code ").splitlines() for each in (one, other))
+    return "\n".join(list(difflib.unified_diff(before, after, lineterm="", n=2))[2:])
 
 # %% ../nbs/api/274_declared_changes.ipynb #91b0cdcd
 def library_versions(

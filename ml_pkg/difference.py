@@ -36,7 +36,7 @@ class ScoreDifference:
     method: str = ""               # that gave it
 
     @property
-    def difference(self) -> float|None: return None if None in (self.one, self.other) else self.other - self.one
+    def difference(self) -> float|None: return None if self.one is None or self.other is None else self.other - self.one
     @property
     def ends(self) -> tuple[float, float] | None: return (self.interval.low, self.interval.high) if self.interval and math.isfinite(self.interval.low) else None
 
@@ -76,10 +76,12 @@ def _sample(one:"Run", other:"Run", metric:str) -> Sample|None:
     return sampled(one.experiment, [one, other], metric)
 
 # %% ../nbs/api/284_difference.ipynb #84f76a11
+def _mean(run:"Run", metric:str) -> float|None: return run.summary.get(metric, (None,))[0] if run.fold_scores.get(metric) else None
+
 def _scores(one:"Run", other:"Run") -> dict[str, ScoreDifference]:
     "The metrics whose scores differ in any fold."
     names = [name for name in {**one.fold_scores, **other.fold_scores} if repr(one.fold_scores.get(name)) != repr(other.fold_scores.get(name))] # as text, where nan is nan
-    return {name: ScoreDifference(*(run.summary.get(name, (None,))[0] if run.fold_scores.get(name) else None for run in (one, other)), *paired_interval(one, other, name)) for name in names}
+    return {name: ScoreDifference(_mean(one, name), _mean(other, name), *paired_interval(one, other, name)) for name in names}
 
 # %% ../nbs/api/284_difference.ipynb #02dbc842
 _PARTS = ("status", "declaration", "data", "code", "environment", "commit", "scores", "predictions")

@@ -14,8 +14,8 @@ from typing import Any
 _NUMERIC = tuple("+-0123456789")
 
 def table(
-    header:Iterable,         # names of the columns
-    rows:Iterable[Iterable], # rows of values, which are escaped
+    header:Iterable[Any],         # names of the columns
+    rows:Iterable[Iterable[Any]], # rows of values, which are escaped
 ) -> str:
     "An HTML table that scrolls when it is wider than the page. A number with its unit stays in one line, and other short texts in two."
     def width(text:str) -> str: return "white-space:nowrap" if text.startswith(_NUMERIC) and len(text) < 32 else f"min-width:{min(len(text) // 2 + 2, 32)}ch"

@@ -278,7 +278,7 @@ def sizes(
     workspace:Workspace, # to be looked at
 ) -> dict[str, int]:     # bytes
     "What the workspace holds, by kind."
-    found = Counter(dict.fromkeys(("database", *_KINDS), 0))
+    found:Counter[str] = Counter(dict.fromkeys(("database", *_KINDS), 0))
     for folder, _, names in os.walk(workspace.folder):
         first = Path(folder).relative_to(workspace.folder).parts[:1]
         for name in names:

@@ -38,5 +38,6 @@ def draw_apart(
 ) -> None:
     "In a thread that is not the main one, let the modules of libraries draw from a generator of their own."
     if threading.current_thread() is threading.main_thread(): return
-    for name, module in list(sys.modules.items()):
+    modules:list[tuple[str, Any]] = list(sys.modules.items())
+    for name, module in modules:
         if name.partition(".")[0] in libraries and getattr(module, "random", None) is random: module.random = _own

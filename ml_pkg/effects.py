@@ -8,7 +8,7 @@ __all__ = ['TENTHS', 'Effects', 'joined', 'wasserstein', 'total_variation', 'mis
 
 # %% ../nbs/api/625_effects.ipynb #cc39bed0
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -153,7 +153,7 @@ def _scores_of(sketch:Sketch, bins:Bins, place:int) -> tuple[float, float, float
     shares, values = _binned(sketch.counts[place], (bins.numbers.edges[place] - bins.numbers.centre[place]) / bins.numbers.scale[place])
     mean = shares @ values
     variance = shares @ (values - mean)**2
-    return mean, variance, shares @ (values - mean)**4 / max(variance**2, 1e-300), sketch.counts[place].sum()
+    return cast("tuple[float, float, float, float]", (mean, variance, shares @ (values - mean)**4 / max(variance**2, 1e-300), sketch.counts[place].sum()))
 
 def mean_difference(
     reference:Sketch, # of the training rows

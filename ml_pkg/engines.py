@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from .schema import Column, Conformed, Schema
 # %% ../nbs/api/478_engines.ipynb #8f68c742
 class Answers(NamedTuple):
     "What a model says of some rows, as JSON can hold it."
-    predictions: dict[str, list]                   # target -> one value a row
+    predictions: dict[str, list[Any]]                   # target -> one value a row
     probabilities: dict[Any, list[float]] | None   # class, or (target, class) -> one a row; None if the model gives none
     rows: int                                      # how many
 
@@ -44,11 +44,14 @@ class Answers(NamedTuple):
 # %% ../nbs/api/478_engines.ipynb #8d704e79
 class Engine(Protocol):
     "What answers about rows."
-    name: str              # such as "direct"
-    batches_freely: bool   # whether a row's answer has the same bits in any batch and at any place of it
+    @property
+    def name(self) -> str: ...            # such as "direct"
+    @property
+    def batches_freely(self) -> bool: ... # whether a row's answer has the same bits in any batch and at any place of it
 
     def answer(self, columns:Columns) -> Answers:
         "Raises `InvalidRequest` for rows that the model refuses."
+        ...
 
 # %% ../nbs/api/478_engines.ipynb #56a4dbed
 def _drawn_values(column:Column, drawn:np.random.Generator, count:int) -> list[Any]:
@@ -57,8 +60,9 @@ def _drawn_values(column:Column, drawn:np.random.Generator, count:int) -> list[A
     if column.values: return [*seen, *(column.values[place] for place in drawn.integers(len(column.values), size=count))][:count]
     shares = drawn.random(count)
     if column.kind == "boolean": return (shares < 0.5).tolist()
-    if column.kind not in ("float", "integer") or column.low is None or not np.isfinite(column.high - column.low): return [seen[place % len(seen)] for place in range(count)]
-    between = [column.low + share * (column.high - column.low) for share in shares]
+    low, high = cast("tuple[float, float]", (column.low, column.high)) # of a column of numbers
+    if column.kind not in ("float", "integer") or column.low is None or not np.isfinite(high - low): return [seen[place % len(seen)] for place in range(count)]
+    between = [low + share * (high - low) for share in shares]
     return [*seen, *(between if column.kind == "float" else map(int, between))][:count]
 
 def drawn_rows(

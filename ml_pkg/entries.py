@@ -66,7 +66,7 @@ HEADER = 8 # bytes that say how long the header is
 def write_entry(
     path:Path,      # of a file that nobody reads yet; rename it when it is complete
     content:Packed, # the value, packed
-    about:dict,     # plain JSON, kept readable in the header
+    about:dict[str, Any],     # plain JSON, kept readable in the header
 ) -> None:
     "Write an entry. Raises OSError."
     parts = [(len(content.stream), hashlib.sha256(content.stream).hexdigest()), *((buffer.nbytes, digest(buffer)) for buffer in content.buffers)]
@@ -123,7 +123,7 @@ def _opened(path:Path) -> Any:
 class Entry(NamedTuple):
     "A value that was read, and what was said of it."
     value: Any
-    about: dict
+    about: dict[str, Any]
 
 def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Section]) -> None:
     "An array that cannot be changed is known by what the header says of it."
@@ -156,7 +156,7 @@ def read_entry(
 # %% ../nbs/api/170_entries.ipynb #0328c0c1
 def read_about(
     path:Path, # of the entry
-) -> dict:
+) -> dict[str, Any]:
     "What an entry says of itself, without its value. Raises `DamagedFile`, OSError."
     with path.open("rb") as file:
         start = file.read(len(MAGIC) + HEADER)

@@ -13,11 +13,12 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 # %% ../nbs/api/000_errors.ipynb #4ccac963
 class MlPkgError(Exception):
     "Any error that a user of ml_pkg can cause and can mend; its message says how."
-    def __str__(self): return " ".join(str(part) for part in self.args) # KeyError would print the repr
+    def __str__(self) -> str: return " ".join(str(part) for part in self.args) # KeyError would print the repr
 
 # %% ../nbs/api/000_errors.ipynb #b4e430b0
 class InvalidDeclaration(MlPkgError, ValueError):
@@ -43,6 +44,7 @@ class NotFound(MlPkgError, FileNotFoundError):
 
 class Unidentifiable(MlPkgError, TypeError):
     "A value whose content cannot be told, so that no key can stand for it."
+    placed = False # whether its message says already where in the whole the value is
 
 class NotWritable(MlPkgError, ValueError):
     "A value that no Python source can stand for; what it says is the place, what is there, and what to do."
@@ -79,7 +81,7 @@ class PreflightWarning(UserWarning):
 
 # %% ../nbs/api/000_errors.ipynb #42d6532b
 def listed(
-    names:Iterable, # what there is
+    names:Iterable[Any], # what there is
     limit:int=20,   # how many to write out
 ) -> str:           # the names, separated by commas
     "Names written out for an error message, cut after `limit` of them."
@@ -90,9 +92,9 @@ def listed(
 # %% ../nbs/api/000_errors.ipynb #d445fa4b
 def did_you_mean(
     name:str,        # what was asked for
-    names:Iterable,  # what there is
+    names:Iterable[Any],  # what there is
     kind:str,        # plural of what they are, for the listing: "columns", "steps", …
-    meant:Iterable|None=None, # those of them that may have been meant; by default all
+    meant:Iterable[Any]|None=None, # those of them that may have been meant; by default all
 ) -> str:            # " Did you mean 'species'? Columns: …", for the end of an error message
     "A suggestion when a near name exists, and the list of all names in any case."
     names = [str(other) for other in names]

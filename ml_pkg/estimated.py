@@ -35,7 +35,7 @@ def known_metrics(
     if unknown is not None: raise UnknownName(f"'{unknown}' cannot be estimated for the classes {', '.join(map(str, classes))}.{did_you_mean(unknown, [name for name in known if known[name].needs(pd.Index(classes)) is not None], 'metrics')}")
     return {name: known[name] for name in names}
 
-def _answers_frame(prediction:Sequence, probabilities:np.ndarray, classes:Sequence) -> pd.DataFrame:
+def _answers_frame(prediction:Sequence[Any]|np.ndarray, probabilities:np.ndarray, classes:Sequence) -> pd.DataFrame:
     return pd.DataFrame({"prediction": np.asarray(prediction), **{probability_name(label): probabilities[:, place] for place, label in enumerate(classes)}})
 
 def _terms_of_class(metric:Metric, frame:pd.DataFrame, classes:pd.Index) -> np.ndarray:
@@ -119,7 +119,7 @@ class ClassificationEstimator:
     def estimate(
         self,
         X:pd.DataFrame,             # rows that the model was asked about
-        prediction:Sequence,        # what it answered
+        prediction:Sequence[Any]|np.ndarray, # what it answered
         probabilities:np.ndarray,   # that it gave, shape (n_rows, n_classes)
         metrics:Sequence[str]=("accuracy",), # names from `ESTIMABLE`
         seed:int=0,                 # of the draws
@@ -155,7 +155,7 @@ def abstains(
     if outside.mean > most_outside: return f"{outside.mean:.0%} of {rows} rows are unlike all rows that the model learnt from, and at most {most_outside:.0%} may be: wait for labels, or train on such rows"
     return ""
 
-def _check_lengths(X:pd.DataFrame, prediction:Sequence, probabilities:np.ndarray, classes:tuple) -> None:
+def _check_lengths(X:pd.DataFrame, prediction:Sequence[Any]|np.ndarray, probabilities:np.ndarray, classes:tuple) -> None:
     "Raise `InvalidData`."
     if len(X) != len(prediction) or np.shape(probabilities) != (len(X), len(classes)):
         raise InvalidData(f"{len(X)} rows, {len(prediction)} predictions and probabilities of shape {np.shape(probabilities)} do not belong together: probabilities of {len(classes)} classes were expected for each row")

@@ -36,7 +36,7 @@ def _predicts(estimator:Any) -> bool:
 # %% ../nbs/api/160_estimators.ipynb #80326ebb
 def replace(
     estimator:Any, # stays as it is
-    **changes,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
+    **changes:Any,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
 ) -> Any:          # a new, unfitted estimator
     "The estimator with other parameters or other steps. Raises `UnknownName` for a name that is not there."
     from sklearn.base import clone
@@ -92,9 +92,10 @@ def drop(
     from sklearn.base import clone
     changed, path = clone(estimator), step.split("__")
     holder = _within(changed, path)
-    parts, place = list(getattr(holder, _children_name(holder) or "", ())), _place(holder, path[-1])
+    held = _children_name(holder) or ""
+    parts, place = list(getattr(holder, held, ())), _place(holder, path[-1])
     if len(parts) == 1: raise InvalidDeclaration(f"'{step}' is the only step: without it nothing is left")
-    holder.set_params(**{_children_name(holder): parts[:place] + parts[place + 1:]})
+    holder.set_params(**{held: parts[:place] + parts[place + 1:]})
     return changed
 
 # %% ../nbs/api/160_estimators.ipynb #3373106b
@@ -114,10 +115,10 @@ def insert(
     changed, path = clone(estimator), (before or after).split("__")
     holder = _within(changed, path)
     place = _place(holder, path[-1]) + bool(after)
-    if _children_name(holder) not in ("steps", "transformer_list"): raise InvalidDeclaration(f"a {type(holder).__name__} needs more than a name and a step: use replace({_children_name(holder)}=[…])")
-    parts = list(getattr(holder, _children_name(holder)))
+    if (held := _children_name(holder)) not in ("steps", "transformer_list"): raise InvalidDeclaration(f"a {type(holder).__name__} needs more than a name and a step: use replace({held}=[…])")
+    parts = list(getattr(holder, held))
     if name in dict(parts): raise InvalidDeclaration(f"there is a step '{name}' already: replace({name}=…) puts another in its place")
-    holder.set_params(**{_children_name(holder): [*parts[:place], (name, step), *parts[place:]]})
+    holder.set_params(**{held: [*parts[:place], (name, step), *parts[place:]]})
     return changed
 
 # %% ../nbs/api/160_estimators.ipynb #a1a4eb9b

@@ -61,7 +61,7 @@ class Evaluation:
     holdout: float = 0.0       # share of rows locked away, which only promotion scores; approximate, since each row is decided by itself (exact with a time role)
     train_size: float = 1.0    # share of each fold's rows to fit on that is used, drawn evenly from the classes; with a time role the latest ones
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", _named_metrics(self.metrics))
         if not 0 < self.train_size <= 1: raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
         if not 0 <= self.holdout < 1: raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")

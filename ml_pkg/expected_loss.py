@@ -52,7 +52,7 @@ def _learnt_view(X:pd.DataFrame, prediction:np.ndarray) -> LossView:
 # %% ../nbs/api/350_expected_loss.ipynb #1b7e8de4
 def _mode(inputs:np.ndarray, loss:np.ndarray, spread:np.ndarray, dispersion:float) -> tuple[np.ndarray, np.ndarray, float]:
     "Coefficients, the Hessian of their cost, and the evidence up to a constant."
-    theta = np.zeros(inputs.shape[1])
+    theta, hessian = np.zeros(inputs.shape[1]), np.empty(0) # the first step finds one
     def cost(theta:np.ndarray) -> float:
         eta = inputs @ theta
         return float((eta + loss * np.exp(-np.clip(eta, -50, 50))).sum() / dispersion + ((theta / spread) ** 2).sum() / 2)
@@ -82,11 +82,11 @@ class LossModel:
     factor: np.ndarray   # lower triangle whose square is their covariance
     ratios: np.ndarray   # losses over what is expected of them, as quantiles: how losses scatter
 
-    def __call__(self, X:pd.DataFrame, prediction:Sequence) -> np.ndarray:
+    def __call__(self, X:pd.DataFrame, prediction:Sequence[Any]|np.ndarray) -> np.ndarray:
         "Expected loss, shape (n_rows,). Raises `InvalidInput` for a column that is missing."
         return self.unit * np.exp(self.view(X, np.asarray(prediction)) @ self.mode)
 
-    def means(self, X:pd.DataFrame, prediction:Sequence, count:int, random:np.random.Generator) -> np.ndarray:
+    def means(self, X:pd.DataFrame, prediction:Sequence[Any]|np.ndarray, count:int, random:np.random.Generator) -> np.ndarray:
         "The mean loss on these rows as it may come out, shape (count,)."
         inputs, found = self.view(X, np.asarray(prediction)), np.empty(count)
         best = np.exp(inputs @ self.mode)
@@ -114,8 +114,8 @@ _MOST_ROWS = 20_000
 
 def learn_loss(
     X:pd.DataFrame,        # training rows
-    prediction:Sequence,   # out-of-fold
-    loss:Sequence,         # of each row, 0 or more
+    prediction:Sequence[Any],   # out-of-fold
+    loss:Sequence[Any]|np.ndarray, # of each row, 0 or more
 ) -> LossModel:
     "What loss is to be expected of rows like these. Raises `InvalidData` for rows that do not belong together, and for losses that are none."
     found, said = np.asarray(loss, dtype=float), np.asarray(prediction, dtype=float)
@@ -159,7 +159,7 @@ class RegressionEstimator:
     def estimate(
         self,
         X:pd.DataFrame,        # rows that the model was asked about
-        prediction:Sequence,   # what it answered
+        prediction:Sequence[Any],   # what it answered
         metrics:Sequence[str]=("neg_mean_absolute_error",), # names from `losses`
         seed:int=0,            # of the draws
     ) -> Estimated|Abstained:
@@ -189,8 +189,8 @@ class RegressionEstimator:
 # %% ../nbs/api/350_expected_loss.ipynb #004bb8ab
 def learn_regression_estimator(
     X:pd.DataFrame,        # training rows
-    y:Sequence,            # their targets
-    prediction:Sequence,   # out-of-fold
+    y:Sequence[Any],            # their targets
+    prediction:Sequence[Any],   # out-of-fold
     metrics:Sequence[str]=tuple(LOSS_OF), # names from `LOSS_OF`
 ) -> RegressionEstimator:
     "What can be told of a regression's errors on rows without targets. Raises `InvalidData`, or `UnknownName` for a metric."

@@ -53,7 +53,7 @@ class Experiment:
     module: str|None = field(default=None, kw_only=True)              # the module of that statement; '__main__' is a notebook or a script
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from sklearn.base import clone
         _check_declaration(self)
         object.__setattr__(self, "estimator", clone(self.estimator))
@@ -63,7 +63,7 @@ class Experiment:
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Experiment) and self.key == other.key
     def __hash__(self) -> int: return hash(self.key)
-    def __getstate__(self) -> dict: return {**vars(self), "varied_from": None, "module": self.declared.module} # where what it varies is declared
+    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module} # where what it varies is declared
     def __repr__(self) -> str: return f"Experiment({self.name!r}, {self.dataset!r}, {_in_a_line(self.estimator)}, {self.evaluation!r}, seed={self.seed})"
     def _repr_html_(self) -> str: return _page(self)
 
@@ -82,7 +82,7 @@ class Experiment:
         "32 hexadecimal digits: equal for equal content, in every process. Raises `Unidentifiable`."
         return self.identity.key
 
-    def replace(self, **changes) -> "Experiment":
+    def replace(self, **changes:Any) -> "Experiment":
         "With other parameters or steps, by scikit-learn's names: `replace(selectkbest__k=3)`. Raises `UnknownName`, `InvalidDeclaration`."
         _check_replaceable(self, changes)
         return _varied(self, estimator=estimators.replace(self.estimator, **changes))
@@ -130,7 +130,7 @@ class Experiment:
         "What looks wrong with the declaration: leaks, duplicates, groups on both sides, … Nothing is fitted, and `run` warns of the same. What is meant is accepted for a reason: `accepting(duplicates='the sensor repeats itself')`."
         return preflight(self.dataset, self.evaluation, self.estimator, self.seed, self.accepts)
 
-    def vary(self, **axes) -> "Sweep|Space":
+    def vary(self, **axes:Any) -> "Sweep|Space":
         "All combinations of values for parameters, steps and fields: `vary(selectkbest__k=[1, 2])`; with a distribution, a space to draw from. Raises `UnknownName`, `InvalidDeclaration`."
         return vary(self, axes)
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .display import table
 from .identity import ABSENT, differences
@@ -48,7 +48,7 @@ def nearest_difference(
 
 # %% ../nbs/api/270_explanation.ipynb #fd27bcbe
 def step_names(
-    timings:list[dict],  # rows of a run: fold, place, step, …
+    timings:list[dict[str, Any]],  # rows of a run: fold, place, step, …
 ) -> list[str]:          # in order; a branch of a step is called `step__branch`
     "The steps that are fitted."
     return [name for name in dict.fromkeys(row["step"] for row in sorted(timings, key=lambda row: row["place"])) if name not in ("predict", "score")]
@@ -119,7 +119,7 @@ class Earlier(NamedTuple):
 # %% ../nbs/api/270_explanation.ipynb #6e252dfa
 def explained(
     title:str,                 # of the run
-    timings:list[dict],        # rows of a run: fold, place, step, seconds, outcome
+    timings:list[dict[str, Any]], # rows of a run: fold, place, step, seconds, outcome
     components:dict[str, str], # of the run's key
     earlier:list[Earlier],     # newest first
 ) -> Explanation:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import BuiltinFunctionType, ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -181,13 +181,13 @@ def _element(value:np.generic, path:str="") -> _Code:
     if kind == "f" and np.isfinite(value): return _leaf(str(value)) # as short as its precision allows
     if kind in "fc": return (_float if kind == "f" else _complex)(value.item())
     if kind in "biu": return _leaf(str(value))
-    if kind in "USmM": return _leaf(_quoted(str(value))) if kind != "S" else _bytes(bytes(value), path)
+    if kind in "USmM": return _leaf(_quoted(str(value))) if kind != "S" else _bytes(bytes(cast(bytes, value)), path)
     raise _refused(path, f"is a {type(value).__name__} of numpy", "give its values as a tuple")
 
 def _scalar(value:np.generic, path:str) -> _Code:
     if value.dtype.kind == "b": return _leaf(_np, f".{bool(value)}_")
-    if value.dtype.kind in "mM": return _moment(value)
-    inside = _leaf(_quoted(str(value))) if isinstance(value, np.longdouble) else _element(value, path)
+    if value.dtype.kind in "mM": return _moment(cast("np.datetime64|np.timedelta64", value))
+    inside = _leaf(_quoted(str(value))) if type(value) is np.longdouble else _element(value, path)
     return _Code((_np, f".{type(value).__name__}("), (((), inside),), ")")
 
 def _moment(value:np.datetime64|np.timedelta64) -> _Code:

@@ -8,6 +8,7 @@ __all__ = ['CheckFinding', 'Preflight']
 # %% ../nbs/api/146_findings.ipynb #1216a569
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from .display import definition, table
 
@@ -23,7 +24,7 @@ class CheckFinding:
 
 # %% ../nbs/api/146_findings.ipynb #9b74b734
 @dataclass(frozen=True, repr=False)
-class Preflight(Sequence):
+class Preflight(Sequence[CheckFinding]):
     "What the checks found: a sequence of the findings that are not accepted."
     findings: tuple[CheckFinding, ...]   # all of them, the accepted ones too
     accepts: Mapping[str, str]      # name of a check -> why what it finds is all right
@@ -37,6 +38,10 @@ class Preflight(Sequence):
         "Findings and the reasons for which they are accepted."
         return [(finding, self.accepts[finding.check]) for finding in self.findings if finding.check in self.accepts]
 
+    @overload
+    def __getitem__(self, place:int) -> CheckFinding: ...
+    @overload
+    def __getitem__(self, place:slice) -> list[CheckFinding]: ...
     def __getitem__(self, place:int|slice) -> CheckFinding|list[CheckFinding]: return self.open[place]
     def __len__(self) -> int: return len(self.open)
 

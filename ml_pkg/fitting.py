@@ -14,7 +14,7 @@ import numbers
 import pickle
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -101,15 +101,15 @@ class Shared:
     @property
     def rows(self) -> Rows:
         "The rows; read when they are first asked for. Raises `NotFound` if somebody removed them."
-        if self._rows is None: self._rows = _read(self.store, self.key)
+        if self._rows is None: self._rows = _read(cast(Checkpoints, self.store), self.key)
         return self._rows
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Shared, (None, self.store, self.key)) if self.key and self._is_kept() else (Shared, (self.rows,))
 
     def _is_kept(self) -> bool:
         "Whether the rows are where workers find them: in the store, and in the one behind it. They are not, if the store has no room for them."
-        if not self._was_sent and self.store.is_here(self.key): self.store.pass_on(self.key)
+        if not self._was_sent and not isinstance(self.store, NoCheckpoints) and self.store.is_here(self.key): self.store.pass_on(self.key)
         self._was_sent = self._was_sent or self.store.is_here(self.key) or _kept(self)
         return self.store.is_here(self.key)
 
@@ -167,7 +167,7 @@ class Fold(NamedTuple):
 # %% ../nbs/api/260_fitting.ipynb #1817486e
 def fit_fold(
     work:Work,            # all that a worker needs for one fold
-    texts:dict|None=None, # of project functions whose source is not at hand in this process
+    texts:dict[tuple[Any, ...], str]|None=None, # of project functions whose source is not at hand in this process
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is."
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
@@ -214,7 +214,7 @@ def failure(
 
 def tried(
     work:Work,            # all that a worker needs for one fold
-    texts:dict|None=None, # of functions whose source is not at hand where it runs
+    texts:dict[tuple[Any, ...], str]|None=None, # of functions whose source is not at hand where it runs
 ) -> Fold|Failure:
     "As `fit_fold`, with the error in place of the fold if there is one."
     try: return fit_fold(work, texts)
@@ -304,10 +304,10 @@ def workers(
 
 # %% ../nbs/api/260_fitting.ipynb #a8eff2e9
 def handed_out(
-    tasks:Iterable,  # of joblib's `delayed`
+    tasks:Iterable[Any],  # of joblib's `delayed`
     n_jobs:int|None, # how many workers, as joblib understands it
     return_as:str,   # joblib's "generator" or "generator_unordered"
-) -> Iterator:
+) -> Iterator[Any]:
     "What comes of tasks, as workers are done with them. A backend that gives results only together, as Ray's does, is given as many at a time as it has workers."
     from sklearn.utils.parallel import Parallel  # joblib's, with scikit-learn's configuration taken along
     try: parallel = Parallel(n_jobs=n_jobs, return_as=return_as)

@@ -25,7 +25,7 @@ SHARE = 0.01     # of the rows that are scored: up to that they are not worth on
 
 class Straddling(NamedTuple):
     "Rows that are scored while others of the same kind were fitted on."
-    count: int                # of them, over all folds
+    count: int                # of them, over all folds # pyright: ignore[reportIncompatibleMethodOverride] - a tuple has a method of that name
     scored: int               # rows scored, over all folds
     worst: tuple[int,int,int] # fold, how many of them in it, rows scored in it
     row: int                  # one of them

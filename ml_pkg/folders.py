@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +130,7 @@ FORMAT = 1 # of a record
 @dataclass(frozen=True)
 class Record:
     "How the predictions for a part came about."
-    made_with: dict   # the model, its code, and what was asked of it
+    made_with: dict[str, Any]   # the model, its code, and what was asked of it
     rows_from: Seen
     written: Seen
     rows: int
@@ -180,7 +180,7 @@ class Shipped:
         with tempfile.TemporaryDirectory(prefix="ml_pkg-") as folder: # nobody else can write there between the look and the loading
             (copy := Path(folder)/"model.mlpkg").write_bytes(content)
             model = Model.load(copy, trusted=self.is_trusted)
-        if other := self.made_of and differences(dict(self.made_of), dict(_made_of(model))): raise ClusterUnusable(f"the worker would load the model with other code: {listed(f'{there} in place of {here}' for here, there in dict.fromkeys(other.values()))}. Install the same versions on all machines")
+        if self.made_of and (other := differences(dict(self.made_of), dict(_made_of(model)))): raise ClusterUnusable(f"the worker would load the model with other code: {listed(f'{there} in place of {here}' for here, there in dict.fromkeys(other.values()))}. Install the same versions on all machines")
         return model
 
 def _made_of(model:Model) -> tuple[tuple[str, str], ...]:
@@ -207,7 +207,7 @@ class Job:
     keep: tuple[str, ...] = ()
 
     @property
-    def made_with(self) -> dict:
+    def made_with(self) -> dict[str, Any]:
         "What decides the predictions, besides the rows."
         return {"model": self.model.sha256, "made_of": digest(repr(self.model.made_of).encode()), "probabilities": self.probabilities, "keep": list(self.keep)}
 
@@ -223,7 +223,7 @@ class Outcome(NamedTuple):
 
 def _predict(job:Job, part:Part) -> Outcome:
     "Predict one part, unless its predictions stand. Raises what `predict_file` raises."
-    if standing := job.model.made_of and _stands(part, job.made_with): return Outcome(part.name, standing.rows, is_reused=True)
+    if job.model.made_of and (standing := _stands(part, job.made_with)): return Outcome(part.name, standing.rows, is_reused=True)
     model, done = _model(job.model), [0]
     if not part.source.is_file(): raise NotFound(f"there is no file {part.source}")
     with reading(part.source): rows_from = Seen(_look_of_rows(part.source), digest_of(part.source))
@@ -253,7 +253,8 @@ def _why(error:Exception, part:Part) -> str:
 # %% ../nbs/api/442_folders.ipynb #13b2ab93
 class Place(Protocol):
     "Workers that joblib can reach."
-    is_elsewhere: bool                                 # whether they may be on other machines
+    @property
+    def is_elsewhere(self) -> bool: ...               # whether they may be on other machines
     def workers(self) -> AbstractContextManager: ...  # in the block, joblib's Parallel uses them
 
 @dataclass(frozen=True)
@@ -439,7 +440,7 @@ def predict_folder(
     source:Path,               # a folder of CSV, Parquet or Feather files, and of folders of such
     output:Path,               # another folder, made if it is not there; its files are named as those of the source
     probabilities:bool=False,  # also a column for the probability of each class
-    keep:list[str]=(),         # columns of the source to write beside the predictions
+    keep:Sequence[str]=(),     # columns of the source to write beside the predictions
     place:Place=Local(),       # whose workers do it: `Local(jobs)`, `OnDask(address)`, `OnRay(address)`
     trusted:bool=False,        # you know who wrote the model: load it even if that could run code
     progress:Callable=lambda report: None, # shown the report after each part
@@ -453,7 +454,7 @@ def predict_folder(
         for folder in (output, records_beside(output)): _made(folder)
         report, left = FolderReport(loaded.card, len(parts)), []
         for part in parts:
-            if standing := job.model.made_of and _stands_at_a_glance(part, job.made_with): report.add(Outcome(part.name, standing.rows, is_reused=True))
+            if job.model.made_of and (standing := _stands_at_a_glance(part, job.made_with)): report.add(Outcome(part.name, standing.rows, is_reused=True))
             else: left.append(part)
         progress(report)
         if left: _handed_to(place, job, left, source, output, report, progress)

@@ -14,12 +14,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
 
-from .candidates import Better, Candidate, Gate, Holdout, Incumbent, NotWorse, Verdict, check_amounts, dataset_of, metric_of
+from .candidates import Better, Candidate, CostlyGate, Gate, Holdout, Incumbent, NotWorse, Verdict, check_amounts, dataset_of, metric_of
 from .display import counted, definition, table
 from .errors import InvalidDeclaration, InvalidInput, MlPkgError, UnknownName, did_you_mean, listed
 from .model import Model, UnusualInput
@@ -32,8 +32,9 @@ _all_ = ["Better", "Candidate", "Gate", "Holdout", "Incumbent", "NotWorse", "Ver
 def _sent(column:Column) -> list:
     "Values that a column may hold in a client's row, as far as its schema remembers."
     ends = [] if column.low is None else [column.low, column.high]
-    between = [math.floor(column.low) + 0.5] if ends and column.kind == "float" and math.isfinite(column.low) else []
-    beyond = [column.high + 1] if ends and column.kind == "integer" else [] # true and false are no more than 0 and 1
+    low, high = cast("tuple[float, float]", (column.low, column.high)) # of a column of numbers
+    between = [math.floor(low) + 0.5] if ends and column.kind == "float" and math.isfinite(low) else []
+    beyond = [high + 1] if ends and column.kind == "integer" else [] # true and false are no more than 0 and 1
     found = [value for value in (column.example, *ends, *between, *beyond, *(column.values or ())) if value is not None]
     return [value for value in dict.fromkeys(found) if _fits([value], column)] + ([None] if column.nulls else [])
 
@@ -106,7 +107,7 @@ class Latency:
     slowest: float = math.inf # milliseconds for the 99th percentile
     name = "latency"
 
-    def __post_init__(self): check_amounts(self, "milliseconds", "slowest")
+    def __post_init__(self) -> None: check_amounts(self, "milliseconds", "slowest")
 
     def judge(self, candidate:Candidate) -> Verdict:
         times = _milliseconds(candidate.model, candidate.experiment.dataset.sample(LATENCY_ROWS))
@@ -123,7 +124,7 @@ class ModelSize:
     megabytes: float  # of a million bytes
     name = "model size"
 
-    def __post_init__(self): check_amounts(self, "megabytes")
+    def __post_init__(self) -> None: check_amounts(self, "megabytes")
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Weighs the saved file, or, if there is none, the estimator as it would be saved."
@@ -137,7 +138,7 @@ class EnoughRows:
     rows: int
     name = "enough rows"
 
-    def __post_init__(self): check_amounts(self, "rows")
+    def __post_init__(self) -> None: check_amounts(self, "rows")
 
     def judge(self, candidate:Candidate) -> Verdict:
         count = candidate.run.row["dataset_rows"] - candidate.run.row["holdout_rows"]
@@ -151,7 +152,7 @@ def _told_from_rows(candidate:Candidate, metric:str, labels:pd.Index, columns:It
     declared = dict(candidate.experiment.evaluation.metrics).get(metric, metric)
     known = METRICS.get(declared) if isinstance(declared, str) else None
     needed = known.needs(labels) if known and len(candidate.experiment.dataset.target) == 1 else None
-    if needed is not None and set(needed) <= set(columns): return known
+    if known and needed is not None and set(needed) <= set(columns): return known
     raise InvalidDeclaration(f"'{metric}' cannot be told group by group from the predictions of run {candidate.run.id}: name another one that is declared, FairAcross(…, metric='…'). Those that can, where they have a meaning: {listed(METRICS, 50)}")
 
 def _score_of(metric:Metric, said:Answers) -> float:
@@ -189,7 +190,7 @@ class FairAcross:
     metric: str = ""     # by default the first declared
     most: float = 0.1    # difference between two groups, in units of the metric
 
-    def __post_init__(self): check_amounts(self, "most")
+    def __post_init__(self) -> None: check_amounts(self, "most")
 
     @property
     def name(self) -> str: return f"fair across {self.column}"
@@ -206,7 +207,7 @@ class FairAcross:
         return Verdict(self.name, required, f"differs by {difference:.4f}, from {told[0]} to {told[-1]}{without}", difference <= self.most)
 
 # %% ../nbs/api/395_gates.ipynb #302b13b5
-class Verdicts(list):
+class Verdicts(list[Verdict]):
     "What the gates said. Prints as text, and as a table in a notebook."
     @property
     def refusals(self) -> list[Verdict]: return [verdict for verdict in self if not verdict.passed and verdict.asked]
@@ -240,7 +241,7 @@ def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:
         said = str(error) if isinstance(error, MlPkgError) else f"{type(error).__name__}: {error}".removesuffix(": ")
         return Verdict(gate.name, f"what {gate!r} asks for", f"it could not be judged: {said}", False)
 
-def _is_costly(gate:Gate) -> bool: return callable(getattr(gate, "unasked", None))
+def _is_costly(gate:Gate) -> TypeGuard[CostlyGate]: return callable(getattr(gate, "unasked", None))
 
 def _check_gate(gate:Any) -> None:
     "Raise `InvalidDeclaration` for what is no gate."

@@ -9,6 +9,7 @@ __all__ = ['LOOPBACK', 'HEADERS', 'Loopback', 'Exposed', 'is_loopback', 'Unserva
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from .errors import MlPkgError
 from .store import only_reading
@@ -81,7 +82,7 @@ class Guard:
     "An ASGI application that lets through what may be asked, and says with every answer what a browser may do with it."
     def __init__(self, app:Callable, hosts:Loopback): self.app, self.hosts = app, hosts
 
-    async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
+    async def __call__(self, scope:dict[str, Any], receive:Callable, send:Callable) -> None:
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return await send({"type": "websocket.close", "code": 1008})
         if refusal := self._refusal(scope): return await _refused(*refusal, _with_headers(send))

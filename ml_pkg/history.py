@@ -12,7 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .conditions import Asked, Term, asked
 from .display import table
@@ -97,7 +97,7 @@ def run_list(
     order:str="",      # name of a column, metric or parameter, with '-' in front for the largest first; by default the newest run first
     limit:int=-1,      # how many; all of them, if negative
     offset:int=0,      # how many to pass over
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     "The runs of the current workspace as plain dicts. Raises `InvalidQuery`, `UnknownName`."
     workspace = Workspace.current()
     if not workspace.database.exists(): return []
@@ -159,7 +159,7 @@ def runs(
 LAST = ("key", "started", "seconds", "origin", "varied", "reused", "starred", "tags", "status") # what is looked for first, and in a narrow print the ends stay
 
 def metrics_among(
-    runs:Sequence[dict], # as `run_list` gives them
+    runs:Sequence[dict[str, Any]], # as `run_list` gives them
 ) -> list[str]:
     "The metrics that any of them has."
     return list(dict.fromkeys(name for run in runs for name in run if name not in FACTS))
@@ -205,7 +205,7 @@ def changes(
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]
         held:dict[str, dict] = {}
         for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps([*ids, *filter(None, beside)])]): held.setdefault(run, {})[name] = value
-    return [changed(held.get(before, {}), held.get(run, {})) for run, before in zip(ids, beside, strict=True)]
+    return [changed(held.get(before or "", {}), held.get(run, {})) for run, before in zip(ids, beside, strict=True)]
 
 _PLACE, _STEP = re.compile(r" at 0x[0-9a-f]+"), "(…)" # where a function stood in memory; how a step is written
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
 
 # %% ../nbs/api/310_hooks.ipynb #a9d50cd1
-def _as_frame(rows:Any, fitted:list[Any], names:list[str], numbers:np.ndarray) -> pd.DataFrame:
+def _as_frame(rows:Any, fitted:list[Any], names:list[str]|None, numbers:np.ndarray) -> pd.DataFrame:
     "Rows as a frame, with the names of the features where the steps know them."
     if isinstance(rows, pd.DataFrame): return rows.set_axis(numbers)
     for step in fitted:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import BuiltinFunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -67,7 +67,7 @@ def differences(
 
 # %% ../nbs/api/040_identity.ipynb #c1355eb7
 def digest(
-    *buffers, # bytes, or what shows its memory as bytes do
+    *buffers:Any, # bytes, or what shows its memory as bytes do
 ) -> str:
     "xxh3 of some buffers, each preceded by its length: 32 hexadecimal digits."
     state = xxhash.xxh3_128()
@@ -269,7 +269,7 @@ def _reduced(value:Any, visit:Callable) -> Identity:
     try: reduced = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(4))(value)
     except Exception as error: raise Unidentifiable(f"a {type(value).__qualname__} has no content that a key could stand for ({error}). Replace it by a value, or make it where it is used") from error
     if isinstance(reduced, str): return Identity("global", f"{type(value).__module__}.{reduced}")
-    maker, arguments, state, items, pairs = (*reduced, None, None, None, None)[:5]
+    maker, arguments, state, items, pairs = cast("tuple[Any, ...]", (*reduced, None, None, None, None))[:5]
     if isinstance(state, dict) and all(isinstance(name, str) for name in state): state = dict(sorted(state.items())) # attributes have no order
     parts = [("class", _code(type(value), visit)), ("made by", _code(maker, visit))]
     with _with_state(): parts += [(name, visit(part, "")) for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
@@ -376,7 +376,7 @@ def identify(
     try: return _identify_by_type(value, lambda part, step: identify(part, path + step))
     except RecursionError as error: raise Unidentifiable(f"{path or 'the value'} is nested too deeply for a key") from error
     except Unidentifiable as error:
-        if getattr(error, "placed", False) or not path: raise
+        if error.placed or not path: raise
         placed = Unidentifiable(f"{path.lstrip('. ')}: {error}")
         placed.placed = True
         raise placed from error

@@ -43,8 +43,9 @@ def imports_wanted(
     "The names that a line imports. Raises `NotRewritable` if it is no import."
     try: imports = [each for node in ast.parse(statement).body for each in imports_of(node) or [None]]
     except (SyntaxError, ValueError): imports = [None]
-    if not imports or None in imports or any(each.name == "*" for each in imports): raise NotRewritable(f"{statement!r} is not an import of names: write it as 'from module import name' or 'import module'")
-    return imports
+    found = [each for each in imports if each and each.name != "*"]
+    if not imports or len(found) < len(imports): raise NotRewritable(f"{statement!r} is not an import of names: write it as 'from module import name' or 'import module'")
+    return found
 
 # %% ../nbs/api/391_imports.ipynb #904adbd9
 def is_there(
@@ -113,9 +114,9 @@ def _neighbours(imports:Sequence[ast.stmt], wanted:Import) -> list[ast.stmt]:
 
 def _line_of(source:str, tree:ast.Module, node:ast.stmt) -> tuple[int, int]:
     "Where the lines of a statement begin and end, with all that stands in them, without the newline."
-    first, last = node.lineno, node.end_lineno
+    first, last = node.lineno, node.end_lineno or node.lineno
     for other in tree.body: # statements that are separated by semicolons
-        if other.lineno == last and other.end_lineno > last: last = other.end_lineno
+        if other.lineno == last: last = max(last, other.end_lineno or last)
     for other in reversed(tree.body):
         if other.end_lineno == first and other.lineno < first: first = other.lineno
     starts = [0, *(found.end() for found in NEWLINE.finditer(source))]

@@ -24,7 +24,7 @@ class Interval(NamedTuple):
     def excludes_zero(self) -> bool: return self.low > 0 or self.high < 0
 
 def mean_interval(
-    values:Sequence[float],  # one for each fold
+    values:Sequence[float]|np.ndarray, # one for each fold
     held_out:float,          # rows scored in a fold over rows fitted on, such as 1/4 for five folds
     level:float=LEVEL,       # of confidence
 ) -> Interval:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import DamagedFile, NotRewritable
 from .signing import sealed, unsealed
@@ -41,7 +41,7 @@ class Journal:
     "What is being changed, in a file of its own."
     path: Path
 
-    def begin(self, changes:Sequence[Change], about:dict) -> None:
+    def begin(self, changes:Sequence[Change], about:dict[str, Any]) -> None:
         "Say what is going to change. Raises `NotRewritable` if a file is no longer what it was, `Unwritable`."
         for change in changes:
             if _content(change.path) != change.old: raise NotRewritable(f"{change.path} has changed in this very moment, so nothing was written. Look at it, and try again")
@@ -49,7 +49,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _put(self.path, sealed("journal", json.dumps({**about, "files": files}).encode()))
 
-    def read(self) -> tuple[list[Change], dict]:
+    def read(self) -> tuple[list[Change], dict[str, Any]]:
         "What was going to change, and what else was said. Raises `DamagedFile`."
         try:
             said = json.loads(unsealed("journal", self.path.read_bytes(), self.path))
@@ -69,7 +69,7 @@ def _encoded(content:bytes) -> str: return base64.b64encode(content).decode("asc
 def written_together(
     journal:Journal,               # where it is noted what was begun
     changes:Sequence[Change],      # files, as they are and as they shall be
-    about:dict,                    # what else the journal says
+    about:dict[str, Any],                    # what else the journal says
     is_entered:Callable[[], bool], # whether the registry has it: an interrupt may come just after it was entered
 ) -> Iterator[None]:
     "Files are as they shall be inside of the block, and stay so if it ends well or was entered; otherwise all are as they were."

@@ -149,7 +149,7 @@ def _checked(column:Column) -> Callable[[Sequence, set], bool]:
 
 def _made(values:Sequence, column:Column) -> Any:
     "A column of pandas from values that it holds as they are."
-    if column.kind == "category": return pd.Categorical(values, categories=list(column.values), ordered=column.ordered) if column.of != "object" else pd.Categorical(values, categories=pd.Index(column.values, dtype=object), ordered=column.ordered)
+    if column.kind == "category": return pd.Categorical(values, categories=list(column.values or ()), ordered=column.ordered) if column.of != "object" else pd.Categorical(values, categories=pd.Index(column.values, dtype=object), ordered=column.ordered)
     return np.array(values, dtype=column.dtype) if column.kind != "text" else pd.array(values, dtype=column.dtype)
 
 # %% ../nbs/api/476_json_rows.ipynb #ba2f08c8
@@ -164,7 +164,7 @@ def fits_an_array(
 class Columns:
     "Rows of a request that fit a schema, which nobody changes any more."
     schema: Schema
-    values: dict[str, list]      # column -> what was sent, as JSON has it
+    values: dict[str, list[Any]]      # column -> what was sent, as JSON has it
     rows: int                    # how many
     slow: dict[str, pd.Series]   # columns that `conform` has made, since they were not just of the expected types
     nulls: dict[str, int]        # column -> values missing, where training had none
@@ -184,14 +184,14 @@ class Columns:
         return pd.DataFrame({column.name: self.slow[column.name] if column.name in self.slow else _made(self.values[column.name], column) for column in self.schema.columns}, index=pd.RangeIndex(self.rows))
 
     @cached_property
-    def taken(self) -> dict[str, list]:
+    def taken(self) -> dict[str, list[Any]]:
         "The values as the model takes them: a text that spells a number is that number."
         if not self.slow: return self.values
         numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns if column.name in self.slow and column.kind in ("float", "integer")}
         return {**self.values, **numbers} if numbers else self.values
 
     @property
-    def form(self) -> tuple:
+    def form(self) -> tuple[Any, ...]:
         "Requests of one form can be joined: no value becomes another one because of those beside it, as an integer would beside a gap."
         return tuple((name, series.dtype) for name, series in self.slow.items())
 
@@ -222,7 +222,7 @@ def _columns(schema:Schema, values:dict[str, list], rows:int, slow:set[str]) -> 
     return Columns(schema, values, rows, dict(conformed.frame.items()), _counts(nulls) | conformed.nulls, _counts(unseen) | conformed.unseen)
 
 def _unseen(values:list, column:Column) -> int:
-    known = set(column.values)
+    known = set(column.values or ())
     return sum(value not in known for value in values if value is not None)
 
 # %% ../nbs/api/476_json_rows.ipynb #6aa1a723
@@ -236,7 +236,7 @@ class RowReader:
         "A body `{\"rows\": [{column: value, …}, …]}`. Raises `InvalidRequest`."
         return self.columns(rows_of(read_json(body)))
 
-    def columns(self, rows:list[dict]) -> Columns:
+    def columns(self, rows:list[dict[str, Any]]) -> Columns:
         "Rows as parsed from JSON, each an object with the schema's columns. Raises `InvalidRequest`."
         values, slow = {}, set()
         for name, check in self._checks:
@@ -251,7 +251,7 @@ class RowReader:
 
 def rows_of(
     document:Any, # as parsed
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     "The rows of a request. Raises `InvalidRequest` if it has no list of them."
     if not isinstance(document, dict): raise InvalidRequest(f"the request is {_called(document)}: send an object with rows, {{\"rows\": [{{column: value, …}}, …]}}")
     rows = document.get("rows")
@@ -279,8 +279,8 @@ def _not_there(rows:list, schema:Schema) -> InvalidRequest:
 
 # %% ../nbs/api/476_json_rows.ipynb #d44b2762
 def plain_values(
-    values:np.ndarray, # of numpy, pandas or Python, shape (n,)
-) -> list:             # text, numbers and truths of Python; other things as text
+    values:Sequence[Any]|np.ndarray, # of numpy, pandas or Python, shape (n,)
+) -> list[Any]:             # text, numbers and truths of Python; other things as text
     "Values as JSON can hold them. An integer stays one, and so do a float and a truth."
     values = np.asarray(values)
     return values.tolist() if values.dtype.kind in "biufU" else [_plain(value) for value in values.tolist()] if values.dtype.hasobject else values.astype(str).tolist()

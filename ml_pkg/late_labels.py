@@ -11,7 +11,7 @@ import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -119,7 +119,7 @@ _DRAWS = 400
 
 def measured(
     frame:pd.DataFrame,                  # prediction, label, and "probability …" for metrics that need them
-    classes:Sequence,                    # sorted; none for a regression
+    classes:Sequence[Any],                    # sorted; none for a regression
     metrics:Sequence[str]=("accuracy",), # names from `MEASURABLE`
     level:float=LEVEL,                   # confidence of the intervals
     seed:int=0,                          # of the rows that are drawn

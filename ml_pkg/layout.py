@@ -106,7 +106,8 @@ class Written:
     def indentation(self, node:Any) -> str:
         "Of the line in which a node begins."
         line = self.places[node].start.line if node in self.places else 1
-        return self.indentation_of_first if line == 1 else re.match(r"[ \t]*", self.lines[line - 1]).group()
+        text = self.lines[line - 1]
+        return self.indentation_of_first if line == 1 else text[:len(text) - len(text.lstrip(" \t"))]
 
 # %% ../nbs/api/388_layout.ipynb #5bfa7bc1
 class _Brackets(NamedTuple):

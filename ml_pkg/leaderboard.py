@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -168,7 +168,7 @@ def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     run, reference, board_judged = result.run, board._reference, board.judged
     beside = bool(reference) and is_beside(run, reference.run, board.metric)
     score, difference = _alone(result, board.metric), Interval(math.nan, math.nan, math.nan)
-    if beside:
+    if beside and reference and board_judged:
         place, against = board_judged.place(run), board_judged.place(reference.run)
         if math.isfinite(board_judged.sample.interval(place).low): score = board_judged.sample.interval(place)
         difference = board_judged.sample.difference(place, against)
@@ -186,17 +186,18 @@ def _alone(result:Result, metric:str) -> Interval:
 # %% ../nbs/api/380_leaderboard.ipynb #5bf9dceb
 def _among_best(board:Leaderboard) -> list[bool]:
     "Which variants of the board cannot be told from the best of the board."
-    if board.judged is None: return [False] * len(board.results)
-    beside = [each for each in board.results if is_beside(each.run, board._reference.run, board.metric)]
-    places = [board.judged.place(each.run) for each in beside]
-    found = dict(zip((each.name for each in beside), board.judged.sample.only(places).among_the_best(), strict=True))
+    board_judged, reference = board.judged, board._reference
+    if board_judged is None or reference is None: return [False] * len(board.results)
+    beside = [each for each in board.results if is_beside(each.run, reference.run, board.metric)]
+    places = [board_judged.place(each.run) for each in beside]
+    found = dict(zip((each.name for each in beside), board_judged.sample.only(places).among_the_best(), strict=True))
     return [bool(found.get(each.name, False)) for each in board.results]
 
 # %% ../nbs/api/380_leaderboard.ipynb #1b1f7382
 def _verdict(board:Leaderboard) -> Verdict:
     frame = board.frame[board.frame["comparable"]]
     if not len(frame) or frame["score"].isna().all(): return Verdict("", math.nan, Interval(math.nan, math.nan, math.nan), 0, 0, False, "")
-    runs, sample, by_rows, _ = board.judged
+    runs, sample, by_rows, _ = cast(Judged, board.judged)
     best, score, luck = frame.index[0], float(frame["score"].iloc[0]), sample.corrected()
     top = int(np.nanargmax(sample.scores))
     won = float(sample.scores[top]) # among all that was tried

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from .deadlines import Deadlines
 from .errors import InvalidDeclaration, MlPkgError
@@ -40,7 +40,7 @@ class Limits:
     keep_seconds: float = 5.0     # that a connection may be idle between two requests
     connections: int = 1000       # at once; when there are more, those go first that have kept the server waiting longest
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for each in fields(self):
             value, whole = getattr(self, each.name), isinstance(each.default, int)
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf: raise InvalidDeclaration(f"the limit {each.name} is a{' whole' if whole else ' finite'} number above 0, and not {value!r}")
@@ -123,7 +123,7 @@ class Sheltered:
         self.app, self.responded = app, responded
         self._accepts = functools.lru_cache(maxsize=64)(lambda host: hosts.accepts(host.decode("latin-1"))) # the same few all the time
 
-    async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
+    async def __call__(self, scope:dict[str, Any], receive:Callable, send:Callable) -> None:
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return await send({"type": "websocket.close", "code": 1008})
         started = ended = False
@@ -163,7 +163,7 @@ class Bearer:
     ):
         self.app, self.tokens, self.clock, self._buckets = app, tokens, clock, {}
 
-    async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
+    async def __call__(self, scope:dict[str, Any], receive:Callable, send:Callable) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN:
             token = self._token(scope["headers"], scope["method"] == "GET" and f"{scope['path']}/".startswith(PAGES))
             if scope["path"] not in ALWAYS and (seconds := self._bucket(token).take()): raise Refused(429, f"'{token.name}' asks more than {token.rate.per_second:g} times a second.", headers=((b"retry-after", str(math.ceil(seconds)).encode()),))
@@ -197,7 +197,7 @@ class Limited:
         self.working, self.held, self.refused = 0, 0, 0 # requests at work, bytes of bodies, requests that there was no room for
         self.reading = Deadlines(asyncio.Task.cancel)   # tasks whose bodies are coming
 
-    async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
+    async def __call__(self, scope:dict[str, Any], receive:Callable, send:Callable) -> None:
         if scope["type"] != "http" or scope["path"] in ALWAYS: return await self.app(scope, receive, send)
         if (size := _size(scope["headers"])) == 0: return await self._work(scope, receive, send)
         body = _Body(self)
@@ -240,7 +240,7 @@ class _Body:
         receive:Callable,
     ) -> Callable:   # from which an application receives all of it at once
         "Raises `_TooLong`, `_Gone`, or `Refused` for one that is not there in time, or that there is no room for."
-        task, reading, seconds = asyncio.current_task(), self.limited.reading, self.limited.limits.read_seconds
+        task, reading, seconds = cast(asyncio.Task, asyncio.current_task()), self.limited.reading, self.limited.limits.read_seconds
         reading.begin(task, seconds)
         try: message = await self._whole(receive, self._counted(await receive()))
         except asyncio.CancelledError:

@@ -24,7 +24,7 @@ def measures(
         return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts), "mean difference": mean_difference(baseline.sketch, window.inputs, bins, place),
                 "deviation ratio": deviation_ratio(baseline.sketch, window.inputs, bins, place)}
     def category(start:int, end:int) -> dict[str, Interval]:
-        counts = [sketch.slots[start:end] for sketch in (baseline.sketch, window.inputs)]
+        counts = baseline.sketch.slots[start:end], window.inputs.slots[start:end]
         return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts)}
     starts = bins.categories.starts
     found = [*map(number, range(len(bins.numbers.names))), *map(category, starts[:-1], starts[1:])]

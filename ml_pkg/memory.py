@@ -51,7 +51,7 @@ class Remembered:
     function: Callable
     ignore: tuple[str, ...] = ()  # arguments that do not change the result
 
-    def __call__(self, *arguments, **named) -> Any:
+    def __call__(self, *arguments:Any, **named:Any) -> Any:
         def compute(): return self.function(*map(_writable, arguments), **named)
         bound = inspect.signature(self.function).bind(*arguments, **named).arguments
         printed = _PRINTED if self.function.__module__.startswith("sklearn.") else ()

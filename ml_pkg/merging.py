@@ -7,9 +7,8 @@ __all__ = ['redeclared']
 
 # %% ../nbs/api/392_merging.ipynb #fb5981de
 import ast
-import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from .cells import NEWLINE, declared_value, newline_of, normal, normalised, span_of
 from .errors import NotRewritable, listed
@@ -37,19 +36,19 @@ def _paired(old:Sequence[Entry], new:Sequence[Entry], score:Callable[[Entry, Ent
     keywords, ordered = {entry.label: entry for entry in new if entry.label.startswith("=")}, [entry for entry in new if not entry.label.startswith("=")]
     places = [entry for entry in old if not entry.label.startswith("=")]
     partners = {places[i].place: ordered[j] for i, j in _aligned(places, ordered, score)}
-    result = [(entry, partners.get(entry.place) or keywords.pop(entry.label, None)) for entry in old]
+    result:list[tuple[Entry|None, Entry|None]] = [(entry, partners.get(entry.place) or keywords.pop(entry.label, None)) for entry in old]
     at = 0
     for entry in ordered:
         met = next((place for place, pair in enumerate(result) if pair[1] is entry), None)
         if met is None: result.insert(at, (None, entry))
         at = (at if met is None else met) + 1
-    return result + [(None, entry) for entry in keywords.values()]
+    return [*result, *((None, entry) for entry in keywords.values())]
 
 # %% ../nbs/api/392_merging.ipynb #b7e98b87
 def _moved(text:str, old:str, new:str, newline:str) -> str:
     "An expression of several lines with another indentation, except for lines that begin within a text."
     tree = ast.parse(f"({text}\n)", mode="eval")
-    within = {line for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr)) for line in range(node.lineno + 1, node.end_lineno + 1)}
+    within = {line for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr)) for line in range(node.lineno + 1, (node.end_lineno or node.lineno) + 1)}
     def moved(number:int, line:str) -> str:
         if number in within or number == 1 or not line.startswith(old): return line
         deeper = len(line) - len(line.lstrip(" ")) - len(old) if "\t" in new and not old.strip(" ") else 0
@@ -117,11 +116,11 @@ def _means(found:ast.AST, wanted:ast.AST, kept:set[tuple[str, str]]) -> bool:
     "Whether a tree is the one that is wanted, apart from pairs of which somebody said that they mean the same."
     if ast.dump(found) == ast.dump(wanted) or (ast.dump(found), ast.dump(wanted)) in kept: return True
     if type(found) is not type(wanted): return False
-    if isinstance(found, ast.Call): return _pairs_agree([found.func, *found.args, *found.keywords], [wanted.func, *wanted.args, *wanted.keywords], kept)
-    if isinstance(found, ast.keyword): return found.arg == wanted.arg and _means(found.value, wanted.value, kept)
-    if isinstance(found, ast.Starred): return _means(found.value, wanted.value, kept)
-    if isinstance(found, (ast.List, ast.Tuple, ast.Set)): return _pairs_agree(found.elts, wanted.elts, kept)
-    if isinstance(found, ast.Dict): return _pairs_agree([*found.keys, *found.values], [*wanted.keys, *wanted.values], kept)
+    if isinstance(found, ast.Call) and isinstance(wanted, ast.Call): return _pairs_agree([found.func, *found.args, *found.keywords], [wanted.func, *wanted.args, *wanted.keywords], kept)
+    if isinstance(found, ast.keyword) and isinstance(wanted, ast.keyword): return found.arg == wanted.arg and _means(found.value, wanted.value, kept)
+    if isinstance(found, ast.Starred) and isinstance(wanted, ast.Starred): return _means(found.value, wanted.value, kept)
+    if isinstance(found, (ast.List, ast.Tuple, ast.Set)) and isinstance(wanted, (ast.List, ast.Tuple, ast.Set)): return _pairs_agree(found.elts, wanted.elts, kept)
+    if isinstance(found, ast.Dict) and isinstance(wanted, ast.Dict): return _pairs_agree([*found.keys, *found.values], [*wanted.keys, *wanted.values], kept)
     return False
 
 # %% ../nbs/api/392_merging.ipynb #4a2968ca
@@ -141,14 +140,15 @@ def _wanted(expression:str) -> tuple[str, ast.Call]:
     try: tree = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise NotRewritable(f"the new expression is not one of Python: {getattr(error, 'msg', error)}") from error
     if reason := _not_experiment(tree, lambda callee: False): raise NotRewritable(f"the new expression is {reason}, and not a call of Experiment")
-    return expression[slice(*span_of(expression, tree))], normalised(tree)
+    return expression[slice(*span_of(expression, tree))], cast(ast.Call, normalised(tree))
 
 def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
 
 # %% ../nbs/api/392_merging.ipynb #153ba8ae
 def _candidates(source:str, start:int, end:int, expression:str, same:Callable[[str, str], bool]) -> Iterator[tuple[str, set[tuple[str, str]]]]:
     "Texts that may take the place of an expression, and what they keep of it on somebody's word: merged first, then replaced."
-    first = re.match(r"[ \t]*", source[max(source.rfind("\n", 0, start), source.rfind("\r", 0, start)) + 1:]).group()
+    rest = source[max(source.rfind("\n", 0, start), source.rfind("\r", 0, start)) + 1:]
+    first = rest[:len(rest) - len(rest.lstrip(" \t"))]
     try:
         merge = _Merge(Written(source[start:end], first), Written(expression), same, newline_of(source))
         yield merge.merged(merge.old.root, merge.new.root), merge.kept

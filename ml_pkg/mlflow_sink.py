@@ -187,7 +187,7 @@ def _quiet(logger:logging.Logger) -> AbstractContextManager[None]:
 
 def _status(error:Exception) -> int | None:
     "The HTTP status behind an error of MLflow's, or of requests'; None for an error of another kind."
-    if hasattr(error, "get_http_status_code"): return error.get_http_status_code()
+    if ask := getattr(error, "get_http_status_code", None): return ask()
     return getattr(getattr(error, "response", None), "status_code", None)
 
 def _first_line(error:Exception) -> str: return (str(error).splitlines() or [type(error).__name__])[0][:500]
@@ -284,8 +284,13 @@ def _add_model(client:"MlflowClient", there:Any, path:Path, digest:str) -> None:
     remote = there.info.run_id
     logged = _logged_model(client, there.info.experiment_id, digest)
     if logged is None or logged.status != "READY": logged = _log_model(client, there, path, digest, logged)
-    if logged.model_id not in [output.model_id for output in client.get_run(remote).outputs.model_outputs]: client.log_outputs(remote, [LoggedModelOutput(logged.model_id, step=0)])
+    if logged.model_id not in _outputs(client, remote): client.log_outputs(remote, [LoggedModelOutput(logged.model_id, step=0)])
     client.set_tag(remote, DIGEST, digest)
+
+def _outputs(client:"MlflowClient", remote:str) -> list[str]:
+    "The ids of the models that a run has put out."
+    outputs = client.get_run(remote).outputs
+    return [output.model_id for output in outputs.model_outputs] if outputs else []
 
 def _logged_model(client:"MlflowClient", experiment:str, digest:str) -> Any:
     "MLflow's record of a model that it was told of, rather of a complete one; None if there is none."
@@ -314,13 +319,13 @@ def _write_flavor(
     further:Iterable[str]=(),     # requirements beside the libraries of its estimator
 ) -> Any:
     "Write a model as MLflow's scikit-learn flavour; MLflow's description of it."
-    import mlflow.sklearn
     from mlflow.models import Model as MlflowModel
     from mlflow.models import infer_signature
+    from mlflow.sklearn import save_model
     example = conform([{column.name: column.example for column in model.schema.columns}], model.schema).frame
     described = MlflowModel(**about)
     with warnings.catch_warnings(action="ignore"): # a hint about columns of integers, and one about pickle
-        mlflow.sklearn.save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*_requirements(model), *further], **_format(model))
+        save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*_requirements(model), *further], **_format(model))
     return described
 
 def _requirements(model:Model) -> list[str]:
@@ -480,7 +485,7 @@ def _of_version(uri:str, version:Any) -> str:
     return owner
 
 def _output(client:"MlflowClient", uri:str, remote:str, name:str) -> str:
-    models = [client.get_logged_model(output.model_id) for output in client.get_run(remote).outputs.model_outputs]
+    models = [client.get_logged_model(each) for each in _outputs(client, remote)]
     if found := next((each.model_id for each in reversed(models) if each.name == name), None): return found
     raise UnknownName(f"run {remote} has no model '{name}'.{did_you_mean(name, {each.name for each in models}, 'models')}")
 

@@ -25,6 +25,7 @@ from .display import definition
 from .errors import InvalidData, InvalidDeclaration, InvalidInput, MlPkgError, NotFound, UnknownName, did_you_mean
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
+from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, mature, measured
 from .logged import LABEL, TIME
@@ -44,7 +45,7 @@ class Worse:
     shares: float = 0.05 # of a metric that has 1 as its best, such as accuracy
     losses: float = 0.2  # of the loss at training
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, tolerance in asdict(self).items():
             if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how much worse is accepted, such as {getattr(Worse, name)}")
 
@@ -190,6 +191,12 @@ class Report(Findings):
         found = alarm if isinstance(alarm, (Verdict, Fault)) else self._named(alarm)
         return rows_behind(self.profile, self.window, self.seen, found)
 
+    def __repr__(self) -> str: return _text(self)
+    __str__ = __repr__
+    def _repr_html_(self) -> str: return _page(self)
+    def to_html(self) -> str: return _whole_page(self)          # that needs no network
+    def to_dict(self) -> dict[str, Any]: return _document(self) # as JSON can hold it
+
     def _named(self, name:str) -> "Verdict|Fault":
         "The alarm of a column, or of two; what is no alarm, if there is none."
         told = {each.name: each for each in reversed(self.check.verdicts)} | {each.column: each for each in reversed(self.check.faults) if each.certain} | {each.name: each for each in reversed(self.check.alarms)}
@@ -231,9 +238,6 @@ def _whole_page(report:Report) -> str:
     from ml_pkg.report import page
     return page(f"{report.name}: {report.verdict}", [_page(report)])
 
-Report.__str__ = Report.__repr__ = _text
-Report._repr_html_, Report.to_html, Report.to_dict = _page, _whole_page, _document
-
 # %% ../nbs/api/692_monitor.ipynb #ee0c7d39
 def watched_metrics(
     model:Model,           # with its scores out of fold
@@ -253,8 +257,9 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
     try: estimator = replace(estimator_of(model), level=level)
     except NotFound as error: return abstained(str(error))
     if seen.unread: return abstained(f"it needs all inputs and answers, and {next(iter(seen.unread.values()))}")
-    chances = [some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64")] if hasattr(estimator, "classes") else []
-    try: return estimator.estimate(some.X, some.answers["prediction"], *chances, metrics)
+    try:
+        if isinstance(estimator, RegressionEstimator): return estimator.estimate(some.X, some.answers["prediction"], metrics)
+        return estimator.estimate(some.X, some.answers["prediction"], some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64"), metrics)
     except MlPkgError as error: return abstained(str(error))
 
 def watch_without(
@@ -282,6 +287,14 @@ def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping
 # %% ../nbs/api/692_monitor.ipynb #99aa8f3b
 class Monitor:
     "Holds rows of production against what a model remembers."
+    model: Model
+    watch: Watch
+    worse: Worse
+    comparison: Comparison
+    profile: ReferenceProfile
+    metrics: dict[str, TrainingScore] # those that are judged
+    name: str                         # of the model
+
     def __init__(self,
         model:Model,
         watch:Watch=Watch(),                     # noqa: B008 - an immutable value: what may move how far, and how often a false alarm is accepted
@@ -296,7 +309,7 @@ class Monitor:
         watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
 
     @classmethod
-    def of_log(cls, address:str, logs:"Workspace|Path|None"=None, trusted:bool=False, **options) -> "LogMonitor":
+    def of_log(cls, address:str, logs:"Workspace|Path|None"=None, trusted:bool=False, **options:Any) -> "LogMonitor":
         "Of a model that is served, by its address, such as \"iris\"; options as of a monitor, and `maturity`. Raises what `located` and `Model.load` raise."
         there = located(address)
         return LogMonitor(there.load(trusted), there.name, there.version, logs, **options)
@@ -312,7 +325,7 @@ class Monitor:
 
     def measure(self, seen:Observed) -> Mapping[str, Interval]:
         "How well it did on those that have a label."
-        return _measure(self.model, seen, self.metrics, self.level)
+        return _measure(self.model, seen, list(self.metrics), self.level)
 
     def judged(self, scores:Mapping[str, Interval], rows:int) -> tuple[Judged, ...]:
         "Scores of so many rows, held against training."
@@ -356,13 +369,18 @@ class Monitor:
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
     "A monitor of a model that is served."
+    name: str       # by which it is logged
+    version: str
+    logs: "Workspace|Path|None"
+    maturity: Maturity
+
     def __init__(self,
         model:Model,
         name:str,                              # by which it is logged
         version:str,
         logs:"Workspace|Path|None"=None,       # as `read_log` takes it
         maturity:Maturity=LearntMaturity(),    # noqa: B008 - an immutable value: when predictions are old enough for their labels to count
-        **options,                             # as of a monitor
+        **options:Any,                             # as of a monitor
     ):
         super().__init__(model, **options)
         self.name, self.version, self.logs, self.maturity = name, version, logs, maturity

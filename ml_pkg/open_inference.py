@@ -31,7 +31,7 @@ DATATYPES = (*_NUMPY, "BYTES")
 
 def _type_of_column(column:Column) -> str:
     of = {"integer": "INT64", "float": "FP64", "boolean": "BOOL"}
-    return of.get(column.kind) or _type_of(list(column.values)) if column.kind in of or column.values else "BYTES"
+    return of.get(column.kind) or _type_of(list(column.values or ())) if column.kind in of or column.values else "BYTES"
 
 def _type_of(values:list) -> str:
     "Of labels or numbers, as Python has them."

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from .channels import Channel, Message, Undelivered
 from .errors import InvalidInput, MlPkgError, Unwritable
@@ -108,7 +109,7 @@ def _entries(folder:Path) -> Iterator[_Entry]:
         if entry: yield entry
         else: _set_aside(path)
 
-def _entry(path:Path, content:object) -> _Entry | None:
+def _entry(path:Path, content:Any) -> _Entry | None:
     try: return _Entry(path, str(content["channel"]), int(content["number"]), Message(**content["message"]))
     except (KeyError, TypeError, ValueError, AttributeError): return None
 

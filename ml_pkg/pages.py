@@ -106,10 +106,10 @@ class _Plain(HTMLParser):
         self.label, self.written, self.silent, self.wrapped = label, [], [], []
         self.in_bold = False
 
-    def handle_starttag(self, tag:str, attributes:list) -> None:
+    def handle_starttag(self, tag:str, attrs:list) -> None:
         if tag in _SILENT: self.silent.append(tag)
         if self.silent or tag not in _TAGS: return
-        kept = {name: value for name, value in attributes if name in _ATTRIBUTES and (name != "src" or (value or "").startswith("data:image/"))}
+        kept = {name: value for name, value in attrs if name in _ATTRIBUTES and (name != "src" or (value or "").startswith("data:image/"))}
         if tag == "th": kept.setdefault("scope", "col")
         self.in_bold = tag == "b"
         if tag == "table":
@@ -124,10 +124,10 @@ class _Plain(HTMLParser):
             return
         if tag in _TAGS and tag not in _EMPTY: self.written.append(f"</{tag}>" + "</div>" * (tag == "table" and bool(self.wrapped) and self.wrapped.pop()))
 
-    def handle_data(self, text:str) -> None:
+    def handle_data(self, data:str) -> None:
         if self.silent: return
-        if self.in_bold: self.label = text # what stands in bold above a table says what it shows
-        self.written.append(escape(text, quote=False))
+        if self.in_bold: self.label = data # what stands in bold above a table says what it shows
+        self.written.append(escape(data, quote=False))
 
 def plain(
     fragment:str, # HTML
@@ -215,7 +215,7 @@ def _environment() -> "Environment":
 def rendered(
     template:str, # its name, such as "runs"
     /,
-    **values,     # that it shows
+    **values:Any,     # that it shows
 ) -> str:
     "A page, or a part of one, with every value escaped."
     return _environment().get_template(f"{template}.html").render(**values)

@@ -10,6 +10,7 @@ __all__ = ['SCORES', 'FARTHEST', 'SAMPLED', 'Scores', 'scores_of', 'PairSums', '
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ def _two_scores(counts:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = counts / max(1, counts.sum())
     rank = _standard(np.cumsum(share) - share / 2, share)
     square = rank**2 - (share @ rank**3) * rank
-    return tuple(np.clip(score, -FARTHEST, FARTHEST) for score in (rank, _standard(square, share)))
+    return np.clip(rank, -FARTHEST, FARTHEST), np.clip(_standard(square, share), -FARTHEST, FARTHEST)
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -99,12 +100,12 @@ class PairSums:
     @property
     def variances(self) -> np.ndarray: return np.maximum(self.squares / max(1, self.rows) - self.means**2, 0.0)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         half = np.triu_indices(len(self.products))
         return {"rows": self.rows, "scores": len(self.products), "products": packed(self.products[half].astype(np.float32)), "squares": packed(self.squares[half].astype(np.float32))}
 
     @classmethod
-    def from_dict(cls, written:dict, scores:int) -> "PairSums":
+    def from_dict(cls, written:dict[str, Any], scores:int) -> "PairSums":
         "Raises `DamagedFile`."
         try:
             if written["scores"] != scores: raise ValueError(f"{written['scores']} scores, and {scores} are expected")
@@ -152,4 +153,5 @@ def pairs_merged(
     "Sums of all their rows. Raises `InvalidData` for sums of other scores."
     parts = [no_pairs(scores), *sums]
     if len(sizes := {len(part.products) for part in parts}) > 1: raise InvalidData(f"pairs of {min(sizes)} and of {max(sizes)} scores cannot be added: count all rows with one profile")
-    return PairSums(sum(part.rows for part in parts), sum(part.products for part in parts), sum(part.squares for part in parts))
+    first, *rest = parts
+    return PairSums(sum(part.rows for part in parts), sum((part.products for part in rest), first.products), sum((part.squares for part in rest), first.squares))

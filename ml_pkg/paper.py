@@ -8,7 +8,7 @@ __all__ = ['SHOWN', 'WIDTH', 'INK', 'PAPER', 'GRID', 'BEST', 'REST', 'MARK', 'sh
 
 # %% ../nbs/api/277_paper.ipynb #1abde1cf
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .errors import optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
 
 # %% ../nbs/api/277_paper.ipynb #601f026b
 SHOWN = 40  # rows of names that a picture has at most
@@ -34,7 +35,7 @@ def sheet(
         paper = dict.fromkeys(["figure.facecolor", "axes.facecolor"], PAPER)
         size = dict.fromkeys(["font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"], 10)
         figure = pyplot.figure(figsize=(WIDTH, height), layout="constrained", facecolor=PAPER) # outside of the context: a notebook's backend is loaded here, and says in rcParams that it shows figures
-        with pyplot.rc_context({**ink, **paper, **size, "axes.grid": False}): ax = figure.subplots()
+        with pyplot.rc_context({**ink, **paper, **size, "axes.grid": False}): ax = cast("Axes", figure.subplots())
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     return ax
@@ -42,13 +43,13 @@ def sheet(
 # %% ../nbs/api/277_paper.ipynb #368192d3
 def ink(
     ax:"Axes", # on the paper of `sheet`, or the caller's own
-) -> str:
+) -> "ColorType":
     "The colour of what is written beside a picture."
     return ax.xaxis.label.get_color()
 
 def grid(
     ax:"Axes", # to be given them
-    axis:str,  # x or y
+    axis:Literal["x", "y"],
 ) -> None:
     "Lines across a picture, lighter than what is drawn on them."
     ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6)
@@ -85,7 +86,7 @@ def cut(
 
 # %% ../nbs/api/277_paper.ipynb #19c540af
 def cut_apart(
-    names:Sequence, # of any length
+    names:Sequence[Any], # of any length
     limit:int,      # characters at most
 ) -> list[str]:
     "Names that are cut such that different ones stay different, with a number if nothing else helps."

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ class Every:
     length: datetime.timedelta
     grace: datetime.timedelta = datetime.timedelta(seconds=5) # after its end, in which rows of a period still reach the disk
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.length < datetime.timedelta(seconds=1) or self.length.microseconds: raise InvalidDeclaration(f"a period is a whole number of seconds long, 1 at least, and not {self.length}")
 
     def start(self, moment:pd.Timestamp) -> pd.Timestamp:
@@ -68,7 +68,7 @@ def period_of(
     monitor:LogMonitor,        # whose profile counted it
 ) -> Period:
     "Raises `DamagedFile`, also for a period that another profile counted."
-    try: return Period(pd.Timestamp(written["start"]), pd.Timestamp(written["end"]), monitor.profile.window(written["window"]), written["unread"], (*map(_read_number, written["latency"]),))
+    try: return Period(pd.Timestamp(written["start"]), pd.Timestamp(written["end"]), monitor.profile.window(written["window"]), written["unread"], cast("tuple[float, float]", (*map(_read_number, written["latency"]),)))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DamagedFile): raise
         raise DamagedFile(f"a period cannot be read ({error!r}). Count its rows again") from error
@@ -185,7 +185,7 @@ def mature_window(
     "The last window of that length whose rows are old enough. Raises what `read_log` raises."
     monitor, age = periods.monitor, _age(periods, length, now)
     ends = [start + periods.every.length for start in periods.starts if age is not None and start + periods.every.length + age <= now]
-    if not ends: return Mature(observed_rows(monitor, now, now), Interval(math.nan, 0.0, 1.0), None)
+    if age is None or not ends: return Mature(observed_rows(monitor, now, now), Interval(math.nan, 0.0, 1.0), None)
     log = read_log(monitor.name, ends[-1] - length, ends[-1], monitor.version, monitor.logs)
     found = mature(log, log, now, MatureAfter(age))
     return Mature(observed_log(monitor.model, monitor.profile.answers.bins.names, found.labelled), found.coverage, ends[-1])

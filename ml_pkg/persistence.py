@@ -28,8 +28,10 @@ from .workspace import written_whole
 # %% ../nbs/api/200_persistence.ipynb #757575aa
 class Persister(Protocol):
     "Turns a fitted estimator into bytes and back."
-    name: str            # kept in the file, so that it is known who can read it
-    runs_code: bool      # whether loading bytes from a stranger could run the stranger's code
+    @property
+    def name(self) -> str: ...        # kept in the file, so that it is known who can read it
+    @property
+    def runs_code(self) -> bool: ...  # whether loading bytes from a stranger could run the stranger's code
 
     def dump(self, estimator:Any) -> bytes: ...
     def load(self, content:bytes, trusted:bool) -> Any: ...
@@ -143,7 +145,7 @@ def digest_of(
 def write_archive(
     path:Path,                 # replaced as a whole, or not at all
     members:dict[str, bytes],  # name -> content
-    about:dict,                # what the manifest says besides: plain JSON
+    about:dict[str, Any],                # what the manifest says besides: plain JSON
 ) -> str:                      # sha256 of the file
     "Write members and a manifest to one file, signed, unless there is no place for a key."
     manifest = json.dumps({"format": FORMAT, **about, "members": {name: sha256(content) for name, content in members.items()}}, indent=1).encode()
@@ -170,7 +172,7 @@ def with_attached(
 # %% ../nbs/api/200_persistence.ipynb #e21f2b2d
 class Archive(NamedTuple):
     "A file that is what its manifest says."
-    manifest: dict
+    manifest: dict[str, Any]
     members: dict[str, bytes]
     sha256: str     # of the file
     ours: bool      # whether the owner of this user's key wrote it

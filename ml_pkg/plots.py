@@ -44,7 +44,7 @@ def plot_scores(
     found = _scored(scores)
     shown = found.head(SHOWN)
     line = found["score"][found.index == baseline].to_numpy()[:1] # empty without one, or if it failed
-    sentences = left_out(len(shown), len(found), len(scores)) + ["blue: cannot be told apart from the best"] * (len(shown) > 1) + [f"dashed: {cut(baseline, 34)}"] * len(line)
+    sentences = left_out(len(shown), len(found), len(scores)) + ["blue: cannot be told apart from the best"] * (len(shown) > 1) + [f"dashed: {cut(baseline or '', 34)}"] * len(line)
     ax = sheet(ax, row_height(len(shown) + (corrected is not None), len(sentences)))
     if shown.empty: return empty(ax, "no variant has a score")
     names, colors = cut_apart(shown.index, 34), np.where(shown["among_best"].astype(bool), BEST, REST).tolist()
@@ -95,8 +95,8 @@ def plot_differences(
 
 # %% ../nbs/api/282_plots.ipynb #8a49624b
 def pareto(
-    score:Sequence[float], # of each variant, the greater the better
-    cost:Sequence[float],  # of each variant, the smaller the better
+    score:Sequence[float]|np.ndarray, # of each variant, the greater the better
+    cost:Sequence[float]|np.ndarray,  # of each variant, the smaller the better
 ) -> np.ndarray:           # bool, shape (n_variants,): those that no other beats
     "Which variants no other beats: none is as good in both score and cost and better in one. A variant without score or cost is not among them."
     score, cost = np.asarray(score, dtype=float), np.asarray(cost, dtype=float)
@@ -244,8 +244,8 @@ def _draw_lines(
     lines = np.stack([np.broadcast_to(np.arange(len(columns)), heights.shape), heights], axis=-1)
     share = (score - score[0]) / (score[-1] - score[0]) if score[-1] > score[0] else np.ones(len(score))
     colors = LinearSegmentedColormap.from_list("scores", ["#dcc68c", "#74b3a2", BEST])(share)
-    ax.add_collection(LineCollection(lines[:-1], colors=colors[:-1], linewidth=1.5, alpha=1 if len(score) <= 30 else 0.6))
-    ax.add_collection(LineCollection(lines[-1:], colors=colors[-1:], linewidth=3.5, capstyle="round", path_effects=[withStroke(linewidth=6, foreground=ax.get_facecolor())]))
+    ax.add_collection(LineCollection(list(lines[:-1]), colors=colors[:-1], linewidth=1.5, alpha=1 if len(score) <= 30 else 0.6))
+    ax.add_collection(LineCollection(list(lines[-1:]), colors=colors[-1:], linewidth=3.5, capstyle="round", path_effects=[withStroke(linewidth=6, foreground=ax.get_facecolor())]))
 
 # %% ../nbs/api/282_plots.ipynb #7a137f20
 def _draw_upright(ax:"Axes", place:int, ticks:dict[float, str]) -> None:

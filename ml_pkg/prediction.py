@@ -9,7 +9,7 @@ __all__ = ['ROWS', 'parts_of', 'predict_file']
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from .workspace import written_whole
 ROWS = 50_000 # in one part
 
 def _text_columns(schema:Schema) -> dict[str, str]:
-    return {column.name: "str" for column in schema.columns if column.kind == "text" or (column.kind == "category" and all(isinstance(value, str) for value in column.values))}
+    return {column.name: "str" for column in schema.columns if column.kind == "text" or (column.kind == "category" and all(isinstance(value, str) for value in column.values or ()))}
 
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass."
@@ -38,7 +38,7 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[t
     size = path.stat().st_size
     with (path.open("rb") if plain else nullcontext(path)) as file, \
          pd.read_csv(file, **options, dtype=_text_columns(schema), chunksize=rows) as parts:
-        for part in parts: yield part, file.tell() / size if plain else 0.0
+        for part in parts: yield part, 0.0 if isinstance(file, Path) else file.tell() / size
 
 def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow.parquet as pq
@@ -121,7 +121,7 @@ def predict_file(
     source:Path,                         # CSV, Parquet or Feather
     output:Path|None,                    # CSV or Parquet; None for standard output
     probabilities:bool=False,            # also a column for the probability of each class
-    keep:list[str]=(),                   # columns of the source to write beside the predictions
+    keep:Sequence[str]=(),               # columns of the source to write beside the predictions
     progress:Callable=lambda rows, share: None, # told after each part how many rows are done, and which share of the file
     rows:int=ROWS,                       # in one part
     complete:Callable=lambda file: None, # shown the whole file before it gets its name; if it raises, nothing is written

@@ -387,7 +387,7 @@ class PredictionLog:
         mark = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._order, self._standing, hurry = Order(), _Standing(self.folder), threading.Event()
         self._predictions = _Lane(_Ahead(self.folder, mark, self._rotation), self._bound, self._durable, lambda logged: request_of(logged, self._private), hurry)
-        self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable, lambda label: label_of(*label, self._private), hurry)
+        self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable, lambda label: label_of(label[0], label[1], label[2], label[3], self._private), hurry)
         self._keeper = _Keeper(self.folder, mark, self._retention, self._standing)
         self._writer = _Writer([self._predictions, self._labels], hurry, self._bound.seconds / 2, 0.0 if self._durable else self._bound.seconds / 2, self._standing, self._keeper.tidy)
         self._writer.start()

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
@@ -59,6 +59,9 @@ class Place(NamedTuple):
 
     @property
     def file(self) -> Path: return self.written or Path(self.module.__file__ or self.module.__name__)
+
+    @property
+    def module_file(self) -> Path: return Path(cast(str, self.module.__file__)) # it was imported from one
 
     @property
     def address(self) -> str: return f"{self.module.__name__}:{self.variable}"
@@ -136,11 +139,11 @@ def rewritten(
     if place.written is None: return Rewritten([], _registry_only(expression, place))
     _refuse_strays(expression.imports, place)
     imports = [each for each in expression.imports if not each.startswith(f"from {place.module.__name__} import ")] # it is that module
-    options = {"same": _means_the_same(place.module, expression.imports), "same_import": _imports_the_same(place.module)}
+    same, same_import = _means_the_same(place.module, expression.imports), _imports_the_same(place.module)
     declared = find_declared(place.written, place.variable)
-    if not rewrite(declared, expression.text, imports, **options).diff: return Rewritten([], "") # whatever was imported: it declares that by now
-    found = rewrite(declared, expression.text, imports, unused, expected, **options)
-    changes, file = [Change(found.path, found.old, found.new)], Path(place.module.__file__).resolve()
+    if not rewrite(declared, expression.text, imports, same=same, same_import=same_import).diff: return Rewritten([], "") # whatever was imported: it declares that by now
+    found = rewrite(declared, expression.text, imports, unused, expected, same, same_import)
+    changes, file = [Change(found.path, found.old, found.new)], place.module_file.resolve()
     if place.written != file: changes.append(Change(file, *exported_again(file, place.module.__name__, found.old, found.new)))
     return Rewritten(changes, found.diff, tuple(_remarks(vars(place.module)[place.variable], experiment, found)))
 
@@ -259,7 +262,7 @@ class Promotion:
         return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>" + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
-_declared_since:dict[tuple[Path, str], str] = {} # what this process has written; the module that it imported does not know of it
+_declared_since:dict[tuple[Path|None, str], str] = {} # what this process has written; the module that it imported does not know of it
 
 def preview(
     experiment:"Experiment", # that would be promoted
@@ -286,7 +289,7 @@ def _imported_in(difference:str, sign:str) -> set[str]:
     return {name for line in lines for name in _bound_by(line)}
 
 def _bound_by(line:str) -> list[str]:
-    try: return [alias.asname or alias.name for node in ast.parse(line.rstrip("( ")).body for alias in node.names]
+    try: return [alias.asname or alias.name for node in ast.parse(line.rstrip("( ")).body for alias in cast(ast.Import, node).names]
     except (SyntaxError, AttributeError): return [] # a part of a statement of several lines
 
 # %% ../nbs/api/399_promotion.ipynb #8c88225e
@@ -312,7 +315,7 @@ def promote(
         if not verdicts.passed and not force.strip(): raise _refusal(place.name, verdicts)
         forced = "" if verdicts.passed else force
         with ExitStack() as kept:
-            copies = [kept.enter_context(kept_copy(workspace, place.name, each, each.model_path)) for each in ([outset.run] if outset else []) + [run]]
+            copies = [kept.enter_context(kept_copy(workspace, place.name, each, cast(Path, each.model_path))) for each in ([outset.run] if outset else []) + [run]]
             return _write_and_enter(workspace, place, chosen, planned, model, copies[-1].part, version, lambda connection: _entered(connection, copies), "promote", why=why, forced=forced, verdicts=verdicts)
 
 def _entered(connection:sqlite3.Connection, copies:Sequence["Copy"]) -> Version:
@@ -368,7 +371,7 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
         verdicts = [*verdicts, _parity(place, chosen, file, given)]
         about = {"why": why, "forced": forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
         refuse_edited(planned.changes)
-        statement = find_declared(place.written, place.variable).source if planned.changes else ""
+        statement = find_declared(place.written, place.variable).source if place.written and planned.changes else ""
         with connected(workspace) as connection, transaction(connection):
             check_expected(connection, place.name, "production", before and before.version)
             version = version_in(connection)
@@ -381,7 +384,7 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
 
 def _folder(place:Place) -> Path:
     "Where the project is."
-    here = Path(place.written or place.module.__file__).parent
+    here = (place.written or place.module_file).parent
     return project_root(here) or here
 
 def _parity(place:Place, chosen:"Experiment", file:Path, given:list[str]) -> Verdict:
@@ -392,7 +395,7 @@ def _parity(place:Place, chosen:"Experiment", file:Path, given:list[str]) -> Ver
         refuse_differences(Testimony(chosen.key, {}, "", len(given) - DISTURBED, again), chosen.key, {}, given, place.address)
         return Verdict("parity", required, f"the declaration is not here to be changed; the model's file gives the answers {answers_digest(again)}", True)
     said = testimony(place.module.__name__, place.variable, file, _folder(place), chosen.promotion.witness_minutes)
-    if Path(said.file).resolve() != Path(place.module.__file__).resolve(): raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")
+    if Path(said.file).resolve() != place.module_file.resolve(): raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")
     refuse_differences(said, chosen.key, components(chosen.identity), given, place.address)
     return Verdict("parity", required, f"the same in a fresh process; the model's file gives the answers {answers_digest(said.answers)}", True)
 
@@ -472,7 +475,7 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
         except MlPkgError as error:
             yield Verdict("model", f"the file that was registered as {version}", str(error), False)
             return
-    file = version.path if version else own.model_path
+    file = version.path if version else own and own.model_path
     if file is None:
         yield Verdict("fresh process", "it loads the model", f"the model of {place.name} cannot be saved", False)
         return
@@ -481,7 +484,7 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
         yield Verdict("fresh process", "it imports the declaration, and loads the model", str(error), False)
         return
     if version is None:
-        given = answers_digest(all_answers(fitted, fitted_rows(declared)))
+        given = answers_digest(all_answers(cast(Model, fitted), fitted_rows(declared)))
         yield Verdict("registry", "what is declared is in production", f"nothing called {place.name} was promoted in this workspace, so its own model was asked", said.key == declared.key)
     else:
         given = _promoted_answers(workspace, version)
@@ -497,7 +500,7 @@ def _how_other(version:Version, said:Testimony) -> str:
 
 def _in_step(place:Place) -> Verdict:
     "Whether a module holds what its notebook exports."
-    file, required = Path(place.module.__file__), "the module holds what its notebook exports"
+    file, required = place.module_file, "the module holds what its notebook exports"
     if place.written in (None, file): return Verdict("export", required, "there is no notebook behind it", True)
     try: refuse_out_of_step(file, place.module.__name__, place.written.read_bytes())
     except NotRewritable as error: return Verdict("export", required, str(error), False)

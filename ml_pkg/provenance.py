@@ -23,7 +23,7 @@ from .code import is_library_file, library_version
 @functools.lru_cache(maxsize=64)
 def _statements(source:str) -> tuple[tuple[int, int], ...]:
     "First and last lines of the top-level statements of a file or cell."
-    try: return tuple((node.lineno, node.end_lineno) for node in ast.parse(source).body)
+    try: return tuple((node.lineno, node.end_lineno or node.lineno) for node in ast.parse(source).body)
     except SyntaxError: return ()
 
 def _declaring() -> Any:

@@ -9,6 +9,7 @@ __all__ = ['RARE', 'CONVERSIONS', 'NEAR', 'FAR', 'Fault', 'by_chance', 'faults_o
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Fault:
     rows: int       # that have it
     certain: bool   # chance is no explanation
     what: str       # in words
-    first: tuple = () # labels of the first rows
+    first: tuple[Any, ...] = () # labels of the first rows
 
     def __str__(self) -> str:
         rows = f" (first rows: {', '.join(map(str, self.first))})" if self.first else ""
@@ -52,7 +53,7 @@ def _missing(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
 def _unseen(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     bins = baseline.bins.categories
     for name, end, lumped in zip(bins.names, bins.starts[1:], bins.lumped, strict=True):
-        count = 0 if lumped else current.slots[end - 1]
+        count = 0 if lumped else int(current.slots[end - 1])
         yield from _fault(baseline.sketch, current, name, "unseen", count, f"{count} of {current.rows} values were not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
 
 def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
@@ -94,7 +95,7 @@ def _conversion(before:tuple[float, float], now:tuple[float, float]) -> str:
     (mean, deviation), (now_mean, now_deviation) = before, now
     def miss(factor:float, offset:float) -> float: return max(abs(now_mean - factor * mean - offset) / (abs(factor) * deviation), abs(math.log(now_deviation / (abs(factor) * deviation))))
     misses = {name: miss(*conversion) for name, conversion in CONVERSIONS.items()}
-    nearest = min(misses, key=misses.get)
+    nearest = min(misses, key=misses.__getitem__)
     return nearest if misses[nearest] < NEAR < miss(1.0, 0.0) else ""
 
 def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -146,7 +145,7 @@ def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
 class Prepared(NamedTuple):
     "What can be said and kept of a declaration without its folds."
     run: dict[str, Any]                # columns of the run
-    details: dict[str, list[dict]]     # components of its key, flattened parameters, packages, what the checks found
+    details: dict[str, list[dict[str, Any]]]     # components of its key, flattened parameters, packages, what the checks found
     declaration: Artifact|Exception|None # its file, or why there is none; None where none is wanted
 
 def prepare(
@@ -180,7 +179,7 @@ def _spent(folds:list) -> dict[str, Any]:
 # %% ../nbs/api/298_recording.ipynb #f52e828f
 def finish(
     begun:Attempt,     # the run, as it was begun
-    folds:list,        # what came of each, in order
+    folds:list[Any],        # what came of each, in order
     prepared:Prepared, # its declaration, described
 ) -> Run:
     "Record a run that went well. If the workspace cannot be written now, the run is told all the same, and recorded later."
@@ -222,8 +221,8 @@ class _Row(dict):
 @dataclass(frozen=True, eq=False, repr=False)
 class UnrecordedRun(Run):
     "A run that could not be recorded yet. It has its scores and predictions, and gets its id when it is."
-    details: dict[str, list[dict]]     # table -> rows
-    folds: list[dict]                  # columns of the predictions of each
+    details: dict[str, list[dict[str, Any]]]     # table -> rows
+    folds: list[dict[str, Any]]                  # columns of the predictions of each
     declared: "Experiment"
     refused: list[Exception] = field(default_factory=list) # why it will never be recorded, if so
 
@@ -246,7 +245,7 @@ class UnrecordedRun(Run):
         return super()._annotate(kind, *texts)
 
 # %% ../nbs/api/298_recording.ipynb #398bdf81
-_unwritten:list[tuple[Workspace, Callable[[], None]]] = [] # what could not be recorded, in order
+_unwritten:list[tuple[Workspace, partial[None]]] = [] # what could not be recorded, in order
 _writer = Lock()
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_unwritten.clear) # its parent's to record
 
@@ -307,7 +306,7 @@ def _write_at_last() -> None:
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
 def remarks(
     begun:Attempt,     # the run, as it was begun
-    folds:list,        # what came of each, in order
+    folds:list[Any],        # what came of each, in order
     prepared:Prepared, # its declaration, described
 ) -> list[tuple[type, str]]: # category and message
     "What is to be said of a run that went well. Each warning of a step once, with the number of folds it came from."

@@ -37,7 +37,7 @@ def calibration_of(
     probabilities:pd.DataFrame,  # out of fold; columns "probability …", one a class
     labels:pd.Series,            # the true classes of the same rows
     bins:int=10,                 # of about as many rows each
-) -> dict[str, dict[str, list]]: # column -> for each bin: its rows, the mean probability, the share that was of the class
+) -> dict[str, dict[str, list[Any]]]: # column -> for each bin: its rows, the mean probability, the share that was of the class
     "Reliability of probabilities (Murphy and Winkler 1977). Raises `InvalidData` for unequal numbers of rows."
     if len(probabilities) != len(labels): raise InvalidData(f"there are {len(probabilities)} rows of probabilities and {len(labels)} labels: give those of the same rows")
     truth = labels.astype(str).to_numpy()
@@ -56,12 +56,14 @@ class Baseline:
     bins: Bins
     sketch: Sketch
 
-    def to_dict(self) -> dict: return {"bins": self.bins.to_dict(), "sketch": self.sketch.to_dict()}
+    def to_dict(self) -> dict[str, Any]: return {"bins": self.bins.to_dict(), "sketch": self.sketch.to_dict()}
 
     @classmethod
-    def from_dict(cls, written:dict) -> "Baseline":
+    def from_dict(cls, written:dict[str, Any]) -> "Baseline":
         bins = Bins.from_dict(written["bins"])
         return cls(bins, Sketch.from_dict(written["sketch"], bins))
+
+def _scores(inputs:Baseline, importance:Mapping[str, float]) -> Scores: return scores_of(inputs.bins, inputs.sketch, sorted(inputs.bins.names, key=lambda name: -importance.get(name, 0.0)))
 
 @dataclass(frozen=True, eq=False)
 class Window:
@@ -73,7 +75,7 @@ class Window:
     @property
     def rows(self) -> int: return self.inputs.rows
 
-    def to_dict(self) -> dict: return {"inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict()}
+    def to_dict(self) -> dict[str, Any]: return {"inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict()}
 
 @dataclass(frozen=True, eq=False)
 class ReferenceProfile:
@@ -82,10 +84,10 @@ class ReferenceProfile:
     answers: Baseline               # "prediction" (or one a target) and "probability …" of each class
     pairs: PairSums
     importance: Mapping[str, float] # column -> 0 or more; columns that are not there matter as little as the least
-    calibration: Mapping[str, Mapping[str, list]]
+    calibration: Mapping[str, Mapping[str, list[Any]]]
 
     @cached_property
-    def scores(self) -> Scores: return scores_of(self.inputs.bins, self.inputs.sketch, sorted(self.inputs.bins.names, key=lambda name: -self.importance.get(name, 0.0)))
+    def scores(self) -> Scores: return _scores(self.inputs, self.importance)
 
     def count(self, rows:pd.DataFrame, answers:pd.DataFrame) -> Window:
         "Count rows of production and what the model answered. Columns that the profile does not know are left alone."
@@ -97,22 +99,22 @@ class ReferenceProfile:
         windows = list(windows)
         return Window(merged([each.inputs for each in windows], self.inputs.bins), merged([each.answers for each in windows], self.answers.bins), pairs_merged([each.pairs for each in windows], self.scores))
 
-    def window(self, written:dict) -> Window:
+    def window(self, written:dict[str, Any]) -> Window:
         "A window that was written. Raises `DamagedFile`."
         try: return Window(Sketch.from_dict(written["inputs"], self.inputs.bins), Sketch.from_dict(written["answers"], self.answers.bins), PairSums.from_dict(written["pairs"], len(self.scores.columns)))
         except (KeyError, TypeError) as error: raise DamagedFile(f"a window cannot be read ({error!r}). Count its rows again") from error
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, "inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict(), "importance": dict(self.importance), "calibration": {name: dict(curve) for name, curve in self.calibration.items()}}
 
     @classmethod
-    def from_dict(cls, written:dict) -> "ReferenceProfile":
+    def from_dict(cls, written:dict[str, Any]) -> "ReferenceProfile":
         "Raises `DamagedFile`, also for a format that this version does not know."
         try:
             if written["format"] != FORMAT: raise DamagedFile(f"a reference profile of format {written['format']!r} cannot be read: this version of ml_pkg reads format {FORMAT}. Install the version that wrote it, or train again")
             importance = {str(name): float(value) for name, value in written["importance"].items()}
-            profile = cls(Baseline.from_dict(written["inputs"]), Baseline.from_dict(written["answers"]), None, importance, written["calibration"])
-            return replace(profile, pairs=PairSums.from_dict(written["pairs"], len(profile.scores.columns)))
+            inputs = Baseline.from_dict(written["inputs"])
+            return cls(inputs, Baseline.from_dict(written["answers"]), PairSums.from_dict(written["pairs"], len(_scores(inputs, importance).columns)), importance, written["calibration"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, DamagedFile): raise
             raise DamagedFile(f"a reference profile cannot be read ({error!r}). Take the file from its source again, or train again") from error
@@ -128,11 +130,11 @@ def reference_profile(
     rows:pd.DataFrame,       # inputs that the model was fitted on, shape (n_rows, n_columns)
     answers:pd.DataFrame,    # out-of-fold: "prediction", or one for each target, and "probability …" for each class; without columns if there are none
     importance:Mapping[str, float]={},  # column -> 0 or more, as of `held_out_importance`
-    calibration:Mapping[str, Mapping[str, list]]={}, # of `calibration_of`
+    calibration:Mapping[str, Mapping[str, list[Any]]]={}, # of `calibration_of`
 ) -> ReferenceProfile:
     "What a model will remember. Raises `InvalidData` for a table without rows, `UnknownName` for the importance of a column that is not there."
     for name in importance:
         if name not in rows.columns: raise UnknownName(f"importance of '{name}', which is no column of the training rows.{did_you_mean(name, rows.columns, 'columns')}")
     if wrong := [f"{name} ({value})" for name, value in importance.items() if not 0 <= value < float("inf")]: raise InvalidData(f"importance is 0 or more, and it is not for {wrong[0]}: take max(0, …) of a measured loss")
-    profile = ReferenceProfile(_baseline(rows), _baseline(answers), None, dict(importance), dict(calibration))
-    return replace(profile, pairs=pairs_of(rows, profile.scores, TRAINING_PAIRS))
+    inputs = _baseline(rows)
+    return ReferenceProfile(inputs, _baseline(answers), pairs_of(rows, _scores(inputs, importance), TRAINING_PAIRS), dict(importance), dict(calibration))

@@ -202,7 +202,7 @@ def version_of(
 ) -> Version:
     "The version that is meant. Raises `UnknownName`, or `NotFound` if an alias stands for one that the database has lost."
     known = aliases(connection, name)
-    number = int(which) if str(which).isdecimal() else known.get(which)
+    number = int(which) if str(which).isdecimal() else known.get(str(which))
     row = connection.execute("SELECT * FROM versions WHERE name = ? AND version = ?", [name, number]).fetchone()
     if row: return _version(connection, row)
     check_registered(connection, name)
@@ -461,7 +461,7 @@ def versions(
         check_registered(connection, name)
         return _versions(connection, name)
 
-def model_list() -> list[dict]:
+def model_list() -> list[dict[str, Any]]:
     "The registered models of the current workspace as plain dicts."
     if not Workspace.current().database.exists(): return []
     with _registry() as connection: return [_described(connection, name) for name, in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name").fetchall()]
@@ -492,7 +492,7 @@ def alias_text(
 # %% ../nbs/api/385_registry.ipynb #23224adf
 def move_list(
     name:str,      # of the model
-) -> list[dict]:   # the oldest first
+) -> list[dict[str, Any]]:   # the oldest first
     "Every move of an alias of a model, as plain dicts. Raises `UnknownName`."
     with _registry() as connection:
         check_registered(connection, name)
@@ -505,7 +505,7 @@ def _move(row:sqlite3.Row, runs:dict[int, str]) -> dict:
             "passed": sum(bool(gate.get("passed")) for gate in gates), "gates": gates, "difference": row["difference"], "commit": row["git_commit"]}
 
 def gate_text(
-    move:dict, # of the history
+    move:dict[str, Any], # of the history
 ) -> str:
     "How many gates let a move pass; nothing if none was asked."
     return f"{move['passed']} of {len(move['gates'])}" if move["gates"] else ""

@@ -33,7 +33,7 @@ class Training:
     y: "pd.Series|pd.DataFrame"
     predictions: pd.DataFrame  # row (its place in X), fold, prediction, "probability …"
     task: str                  # "classification" or "regression"
-    classes: Sequence          # of one target, sorted; a list for each of several; none for a regression
+    classes: Sequence[Any]          # of one target, sorted; a list for each of several; none for a regression
     targets: Sequence[str]
 
     @property

@@ -42,8 +42,8 @@ def fact_list(
 # %% ../nbs/api/286_report.ipynb #7fb48bd2
 def tabulated(
     name:str,                # what the table is of, for those who hear it
-    header:Iterable,         # names of the columns, beginning with what names the rows
-    rows:Iterable[Iterable], # the first value of each names the row
+    header:Iterable[Any],         # names of the columns, beginning with what names the rows
+    rows:Iterable[Iterable[Any]], # the first value of each names the row
 ) -> str:                    # empty without rows
     "A table, in which the numbers of a column of numbers stand below each other."
     texts = [[str(value) for value in row] for row in rows]
@@ -241,9 +241,9 @@ def outcome_section(
     else: text = f"Residuals of {len(said):,} predictions: half of them are off by less than {(actual - predicted).abs().median():.4g}"
     return section("Predictions", picture(lambda figure: _draw_outcome(figure.subplots(), actual, predicted, classification), 3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
 
-def _draw_outcome(ax:"Axes", *outcome:Any) -> None:
+def _draw_outcome(ax:"Axes", actual:Any, predicted:Any, classification:bool) -> None:
     from ml_pkg.plots import plot_outcome
-    plot_outcome(*outcome, ax)
+    plot_outcome(actual, predicted, classification, ax)
 
 # %% ../nbs/api/286_report.ipynb #d792629f
 _OUT_OF_PLACE = re.compile(r'<script.*?</script>|\son[a-z]+="[^"]*"|</?body>', re.DOTALL)

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,7 @@ def _share_reached(luck:np.ndarray, place:int, precision:np.ndarray, lead:float)
     def reached(batch:slice) -> int:
         found = luck[batch] - luck[batch, place, None]
         found *= precision
-        return np.count_nonzero(found.max(axis=1) >= lead)
+        return int(np.count_nonzero(found.max(axis=1) >= lead))
     return sum(map(reached, _batches(len(luck), _BLOCK // luck.shape[1]))) / len(luck)
 
 # %% ../nbs/api/283_resampling.ipynb #69132b15
@@ -175,7 +175,7 @@ def _winners(draws:np.ndarray, left_out:np.ndarray) -> np.ndarray:
 # %% ../nbs/api/283_resampling.ipynb #d00d4d0a
 def _summed(metric:Metric, rows:_Rows, frames:Iterable[tuple[int, pd.DataFrame]]) -> Iterator[tuple[int, np.ndarray]]:
     "What is summed, of each variant that has what the metric needs; a variant's predictions are let go before the next are read."
-    needed, expected = set(metric.needs(rows.labels)), np.flatnonzero(rows.unit >= 0)
+    needed, expected = set(metric.needs(rows.labels) or ()), np.flatnonzero(rows.unit >= 0)
     for place, frame in frames:
         if not needed <= set(frame.columns): continue
         _check_same_rows(expected, place, frame)
@@ -215,7 +215,7 @@ def resampled(
     predictions:Sequence[pd.DataFrame|None], # of each variant, out of fold: row, prediction, probabilities; None for a variant that has none; read once, one after the other
     scores:Sequence[float]|None=None,  # as they are shown, such as means over folds; by default those on all rows at once
     weights:Sequence[float]|None=None, # how much each row of the dataset counts
-    clusters:Sequence|None=None,       # which group each row of the dataset belongs to
+    clusters:Sequence[Any]|None=None,  # which group each row of the dataset belongs to
     draws:int=DRAWS,                   # how often rows are drawn
     seed:int=0,                        # of the draws
     widening:float=WIDENING,           # variance of a score over what rows drawn independently would give it
@@ -303,7 +303,7 @@ class _Predictions(Sequence):
     def __init__(self, runs:Sequence["Run"]): self.runs = runs
     def __len__(self) -> int: return len(self.runs)
 
-    def __getitem__(self, place:int) -> pd.DataFrame | None:
+    def __getitem__(self, place:Any) -> Any: # of a run, by its number; None without any
         try: return self.runs[place].predictions
         except MlPkgError: return None # deleted, or damaged: it counts no more
 

@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import xxhash
 
@@ -214,13 +214,13 @@ class _Candidate:
         return Logged(seen.ids, seen.taken, answers, current.name, current.version, seen.received, time.perf_counter() - began)
 
     def _first(self) -> Served:
-        if time.monotonic() - self._looked <= self.pause: raise self._why.with_traceback(None)
+        if time.monotonic() - self._looked <= self.pause: raise cast(Exception, self._why).with_traceback(None)
         try: self._look()
         except Exception as error:
             self._looked, self._why = time.monotonic(), error
             raise
         threading.Thread(target=self._follow, daemon=True, name=f"ml_pkg {self.address}").start()
-        return self.current
+        return cast(Served, self.current)
 
     def _look(self) -> None:
         there, current = located(self.address), self.current

@@ -89,9 +89,9 @@ def matched_rows(
     "The rows of both runs, held against each other; None if they are the same. Raises `NotFound` if they are not at hand, or have nothing in common."
     if are_same_rows(one, other): return None
     _check_finished(one, other)
-    rows = [dataset_at_hand(run).rows for run in (one, other)]
-    if not {*rows[0].columns} & {*rows[1].columns}: raise NotFound("the rows are not compared: they have no column in common")
-    try: return Matched(*rows, paired_rows(*rows))
+    mine, theirs = (dataset_at_hand(run).rows for run in (one, other))
+    if not {*mine.columns} & {*theirs.columns}: raise NotFound("the rows are not compared: they have no column in common")
+    try: return Matched(mine, theirs, paired_rows(mine, theirs))
     except (TypeError, ValueError) as error: raise NotFound(f"the rows are not compared: {error}") from error # values that pandas can neither hash nor set beside each other
 
 def _check_finished(*runs:"Run") -> None:
@@ -133,7 +133,7 @@ def _sentences(data:DataDifference) -> list[str]:
 def _some_rows(data:DataDifference) -> list[tuple[str, "pd.DataFrame"]]:
     "How many rows were added and removed, and the first of them."
     sides = ((data.rows_added, "added", data.first_added), (data.rows_removed, "removed", data.first_removed))
-    return [(f"{count:,} row{'s' * (count != 1)} {what}{', such as' if len(rows) < count else ''}:", rows) for count, what, rows in sides if count]
+    return [(f"{count:,} row{'s' * (count != 1)} {what}{', such as' if len(rows) < count else ''}:", rows) for count, what, rows in sides if count and rows is not None]
 
 # %% ../nbs/api/276_row_changes.ipynb #bc162209
 def as_json(
@@ -207,7 +207,7 @@ class PredictionDifference:
 
     def most(self) -> list[tuple[str, Any, Any, float|None]]:
         "Those that changed most: where, from what, to what, by how much."
-        if not self.count: return []
+        if self.changed is None or not self.count: return []
         some = self.changed.sort_values("change", ascending=False, kind="stable").head(SHOWN)
         return [(f"row {row['row']}" + (f", {row['target']}" if "target" in row else ""), row["from"], row["to"], as_json(row["change"])) for row in some.to_dict("records")]
 
@@ -277,7 +277,7 @@ def prediction_changes(
     "Predictions that changed. Raises `NotFound` or `DamagedFile` if they are not at hand, or it is not known which are of the same row."
     if have_equal_results(one, other): return PredictionDifference()
     _check_finished(one, other)
-    frames = [run.predictions for run in (one, other)]
-    if are_same_rows(one, other): return compared_predictions(*frames, None)
+    mine, theirs = one.predictions, other.predictions
+    if are_same_rows(one, other): return compared_predictions(mine, theirs, None)
     if matched is None: raise NotFound("the predictions are not compared: which are of the same row is not known")
-    return compared_predictions(*frames, matched.pairs.dropna().astype(int).set_index("one")["other"])
+    return compared_predictions(mine, theirs, matched.pairs.dropna().astype(int).set_index("one")["other"])

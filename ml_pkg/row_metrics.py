@@ -40,7 +40,7 @@ class Answers:
         "Shape (n_lines, n_classes); a class that a fold had not seen has no probability there."
         return np.nan_to_num(self.frame[[probability_name(label) for label in self.labels]].to_numpy(float))
 
-    def _one_column_each(self, values:Sequence) -> np.ndarray: return self.labels.get_indexer(pd.Index(values))[:, None] == np.arange(len(self.labels))
+    def _one_column_each(self, values:Sequence|np.ndarray) -> np.ndarray: return self.labels.get_indexer(pd.Index(values))[:, None] == np.arange(len(self.labels))
 
 # %% ../nbs/api/278_row_metrics.ipynb #a15e9ee9
 class Metric(NamedTuple):
@@ -81,7 +81,7 @@ def _brier(said:Answers) -> np.ndarray:
     "Squared distance from certainty about the true class (Brier 1950); for two classes half of that, as is usual."
     return ((said.probabilities - said.true) ** 2).sum(axis=1) / (2 if len(said.labels) < 3 else 1)
 
-def _right(said:Answers) -> np.ndarray: return (said.true & said.predicted).any(axis=1)
+def _right(said:Answers) -> np.ndarray: return np.asarray((said.true & said.predicted).any(axis=1))
 
 # %% ../nbs/api/278_row_metrics.ipynb #157c6d74
 LOSSES = {

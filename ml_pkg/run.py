@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from .artifacts import kept_declaration, kept_predictions
 from .deliveries import tell_more
@@ -57,9 +57,9 @@ class RunRecord:
     @property
     def packages(self) -> dict[str, str]: return {row["name"]: row["version"] for row in self._details("packages")}
     @property
-    def warnings(self) -> list[dict]: return self._details("warnings")
+    def warnings(self) -> list[dict[str, Any]]: return self._details("warnings")
     @property
-    def findings(self) -> list[dict]: return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")] # of the checks before it ran, with the reason where one was accepted
+    def findings(self) -> list[dict[str, Any]]: return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")] # of the checks before it ran, with the reason where one was accepted
 
     def _details(self, kind:str) -> list[dict]:
         "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."
@@ -271,7 +271,7 @@ def saved_model(
     name:str,  # whatever `load_run` takes; of an experiment, the last model saved for it as it is declared, not for its variations
 ) -> Path:
     "The file of a run's model. Raises what `run_with_model` raises."
-    return run_with_model(name).model_path
+    return cast(Path, run_with_model(name).model_path)
 
 def run_with_model(
     name:str,  # as above

@@ -80,8 +80,8 @@ def id_list(
 
 def with_errors(
     connection:sqlite3.Connection, # to the run store
-    runs:Sequence[dict],           # as `run_list` gives them
-) -> list[dict]:                   # the scores apart, and the error of what failed
+    runs:Sequence[dict[str, Any]],           # as `run_list` gives them
+) -> list[dict[str, Any]]:                   # the scores apart, and the error of what failed
     "Runs as the tables show them."
     failed = id_list(run["id"] for run in runs if run["status"] == "failed")
     errors = dict(connection.execute("SELECT id, error FROM runs WHERE id IN (SELECT value FROM json_each(?))", [failed]).fetchall())

@@ -45,7 +45,7 @@ class Column:
     dtype: str                             # pandas' own name of the dtype
     kind: str                              # integer, float, boolean, text, category, datetime or other
     nulls: bool                            # whether anything was missing
-    values: tuple | None = None            # all values of a category, or of text with few distinct ones, as JSON can hold them
+    values: tuple[Any, ...] | None = None            # all values of a category, or of text with few distinct ones, as JSON can hold them
     of: str | None = None                  # for a category, the dtype of its values
     ordered: bool = False                  # for a category
     low: float | str | None = None         # smallest and largest value, for numbers and times
@@ -116,10 +116,10 @@ class Schema:
     @property
     def names(self) -> list[str]: return [column.name for column in self.columns]
 
-    def to_dict(self) -> list[dict]: return [asdict(column) for column in self.columns]
+    def to_dict(self) -> list[dict[str, Any]]: return [asdict(column) for column in self.columns]
 
     @classmethod
-    def from_dict(cls, columns:list[dict]) -> "Schema":
+    def from_dict(cls, columns:list[dict[str, Any]]) -> "Schema":
         return cls(tuple(Column(**{**column, "values": None if column["values"] is None else tuple(column["values"])}) for column in columns))
 
     def _repr_html_(self) -> str: return pd.DataFrame(self.to_dict()).set_index("name").drop(columns=["values", "ordered"]).to_html(border=0)
@@ -333,7 +333,7 @@ def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
 
 def _unseen(series:pd.Series, column:Column) -> int:
     "How many values were not there at training. New categories stand after those that were."
-    if column.kind == "category": return int((series.cat.codes >= len(column.values)).sum())
+    if column.kind == "category": return int((series.cat.codes >= len(column.values or ())).sum())
     return int((~series.isin(column.values) & series.notna()).sum())
 
 def _check_names(frame:pd.DataFrame, schema:Schema) -> None:

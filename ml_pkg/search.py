@@ -32,7 +32,7 @@ class Random:
     count: int      # how many
     seed: int = 0
 
-    def __post_init__(self): _check("count", self.count, 1)
+    def __post_init__(self) -> None: _check("count", self.count, 1)
 
     def over(self, variants:Sweep|Space) -> Asking: return All(variants.sample(self.count, self.seed).variants)
 
@@ -105,7 +105,7 @@ class Halving:
     factor: int = 3              # one in so many goes on, with so many times as much
     resource: Resource = Rows()
 
-    def __post_init__(self): _check("factor", self.factor, 2)
+    def __post_init__(self) -> None: _check("factor", self.factor, 2)
 
     def over(self, variants:Sweep|Space) -> Asking:
         "Raises `InvalidDeclaration` for a space, of which some have to be drawn first."
@@ -152,7 +152,7 @@ class Optuna:
     at_once: int = 4     # variants that are asked for together: at least as many as there are workers. More is quicker, fewer learn more from each other
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check("count", self.count, 1)
         _check("at_once", self.at_once, 1)
 

@@ -8,10 +8,11 @@ __all__ = ['AHEAD', 'SEGMENT', 'TablesOf', 'column', 'table', 'common_schema', '
 
 # %% ../nbs/api/484_segments.ipynb #34a2c426
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -30,7 +31,7 @@ def _json_text(values:Iterable) -> pa.Array: return pa.array([None if value is N
 
 def column(
     name:str,    # of the column
-    values:list, # plain values; numpy's numbers are plain as well
+    values:Sequence[Any], # plain values; numpy's numbers are plain as well
 ) -> tuple[pa.Field, pa.Array]:
     "Values as Arrow has them. Raises ValueError or TypeError for what not even JSON can say."
     try: array = pa.array(values)
@@ -39,7 +40,7 @@ def column(
     return pa.field(name, pa.string(), metadata=_JSON), _json_text(values)
 
 def table(
-    columns:Mapping[str, list], # name -> values, all of one length
+    columns:Mapping[str, Sequence[Any]], # name -> values, all of one length
 ) -> pa.Table:
     "Columns of plain values as a table. Raises ValueError."
     fields, arrays = zip(*(column(name, values) for name, values in columns.items()), strict=True)

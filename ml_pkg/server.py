@@ -16,7 +16,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -129,7 +129,7 @@ class NoRival:
     "Nothing answers beside the model."
     def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served."
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone()
-    def followed(self, serving:Serving, beside:Alone, instruments:Instruments) -> list[Following]: return []
+    def followed(self, serving:Serving, beside:Any, instruments:Instruments) -> list[Following]: return []
 
 @dataclass(frozen=True)
 class SplitWith(NoRival):
@@ -171,7 +171,7 @@ async def _on_and_on(step:Callable[[], Awaitable[None]], pause:float) -> None:
             trouble = repr(error)
         await asyncio.sleep(pause)
 
-def _lifespan(background:Iterable[Callable[[], Awaitable[None]]], ended:Callable[[], None]) -> Callable[["FastAPI"], AbstractAsyncContextManager]:
+def _lifespan(background:Iterable[Callable[[], Coroutine[Any, Any, None]]], ended:Callable[[], None]) -> Callable[["FastAPI"], AbstractAsyncContextManager]:
     "What runs as long as the server does, and what is done at its end, when everything has been answered."
     @asynccontextmanager
     async def lifespan(app:"FastAPI") -> AsyncIterator[None]:
@@ -202,7 +202,7 @@ class _Running:
 
     def is_alone(self) -> bool:
         "Whether the request at hand is the only one."
-        return len(self._server.server_state.tasks) == 1
+        return self._server is not None and len(self._server.server_state.tasks) == 1
 
     def run(self, app:Callable, limits:Limits, bound:socket.socket) -> None:
         "Serve an application until it is told to end."
@@ -242,7 +242,7 @@ class _Accounts:
         if self._is_kept: self.responses.write(self.instruments.statuses)
 
 # %% ../nbs/api/780_server.ipynb #f36f1247
-def _background(serving:Serving, accounts:_Accounts, end:Callable[[], None]) -> list[Callable[[], Awaitable[None]]]:
+def _background(serving:Serving, accounts:_Accounts, end:Callable[[], None]) -> list[Callable[[], Coroutine[Any, Any, None]]]:
     "What is done again and again while it answers: it is counted how it fares, and looked where addresses lead."
     parent = os.getppid()
     async def look() -> None:

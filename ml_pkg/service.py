@@ -66,7 +66,7 @@ def _ids() -> Callable[[int], list[str]]:
 # %% ../nbs/api/493_service.ipynb #b6995c26
 def _probabilities(answers:Answers) -> Iterator[dict]:
     "By class, for each row; for several targets, by target first."
-    columns, targets = answers.probabilities, list(answers.predictions)
+    columns, targets = answers.probabilities or {}, list(answers.predictions)
     if len(targets) == 1:
         names = [str(label) for label in columns]
         return (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))

@@ -6,7 +6,7 @@
 __all__ = ['GROUPS', 'Shares', 'shares_of']
 
 # %% ../nbs/api/693_shares.ipynb #d3f7eca7
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Shares(NamedTuple):
     before: list[float]  # at training
     now: list[float]
 
-    def to_dict(self) -> dict[str, list]: return {"groups": self.groups, "before": [round(share, 4) for share in self.before], "now": [round(share, 4) for share in self.now]}
+    def to_dict(self) -> dict[str, list[Any]]: return {"groups": self.groups, "before": [round(share, 4) for share in self.before], "now": [round(share, 4) for share in self.now]}
 
 def shares_of(
     baseline:Baseline, # counted at training

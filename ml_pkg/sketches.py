@@ -6,8 +6,10 @@
 __all__ = ['REMEMBERED', 'Sketch', 'empty', 'counted', 'sketch_of', 'merged']
 
 # %% ../nbs/api/332_sketches.ipynb #8434d1b6
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,12 +31,12 @@ class Sketch:
     slots: np.ndarray         # int64, shape (size of the category bins,): rows by category
     missing: np.ndarray       # int64, shape (n_columns,)
     longest: np.ndarray       # int64, shape (n_columns,): most rows in a row with one value, within one sketch
-    examples: Mapping[str, list] # "column/fault" -> labels of the first rows; "column/values" -> unseen categories
+    examples: dict[str, list[Any]] # "column/fault" -> labels of the first rows; "column/values" -> unseen categories
 
-    def to_dict(self) -> dict: return {"rows": self.rows, "examples": {name: list(found) for name, found in self.examples.items()}, **{name: packed(getattr(self, name)) for name in _ARRAYS}}
+    def to_dict(self) -> dict[str, Any]: return {"rows": self.rows, "examples": {name: list(found) for name, found in self.examples.items()}, **{name: packed(getattr(self, name)) for name in _ARRAYS}}
 
     @classmethod
-    def from_dict(cls, written:dict, bins:Bins) -> "Sketch":
+    def from_dict(cls, written:dict[str, Any], bins:Bins) -> "Sketch":
         "Raises `DamagedFile` for what is no sketch, or is one of other bins."
         try: sketch = cls(rows=int(written["rows"]), examples={str(name): list(found)[:REMEMBERED] for name, found in written["examples"].items()}, **{name: unpacked(written[name]) for name in _ARRAYS})
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -104,7 +106,7 @@ class _Counting:
 def _moments(values:np.ndarray, centre:float, scale:float) -> tuple[int, float, float]:
     "How many values, and the sums of their standard scores and of the squares: what adds up without a loss of digits."
     scores = (values - centre) / scale
-    return len(values), scores.sum(), scores @ scores
+    return len(values), float(scores.sum()), float(scores @ scores)
 
 def counted(
     columns:Columns, # as they were read
@@ -133,7 +135,7 @@ def merged(
     parts = [empty(bins), *sketches]
     for name in _ARRAYS:
         if len(shapes := {getattr(part, name).shape for part in parts}) > 1: raise InvalidData(f"sketches of different bins cannot be added ({name} has the shapes {sorted(shapes)}): count all rows with the bins of one profile")
-    def summed(name:str) -> np.ndarray: return sum(getattr(part, name) for part in parts)
+    def summed(name:str) -> np.ndarray: return functools.reduce(np.add, (getattr(part, name) for part in parts))
     span = np.stack([np.fmin.reduce([part.span[:, 0] for part in parts]), np.fmax.reduce([part.span[:, 1] for part in parts])], axis=1)
     return Sketch(sum(part.rows for part in parts), span=span, longest=np.maximum.reduce([part.longest for part in parts]), examples=_first([part.examples for part in parts]),
                   **{name: summed(name) for name in ("counts", "moments", "outside", "slots", "missing")})

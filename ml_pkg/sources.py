@@ -44,8 +44,8 @@ def _candidates(path:Path, folder:Path, module:str) -> Iterator[Path]:
     root = project_root(folder)
     if root: yield root/path
     package = sys.modules.get(module.partition(".")[0])
-    if module != "__main__" and getattr(package, "__file__", None): yield Path(package.__file__).parent/path
-    elif root and project_package(root): yield project_package(root)/path
+    if module != "__main__" and (file := getattr(package, "__file__", None)): yield Path(file).parent/path
+    elif root and (exported := project_package(root)): yield exported/path
 
 # %% ../nbs/api/100_sources.ipynb #ab151b23
 def find_file(
@@ -99,7 +99,7 @@ def reading(
 # %% ../nbs/api/100_sources.ipynb #84e66ebc
 def csv_options(
     path:str|Path, # its ending tells what stands between two cells
-) -> dict:
+) -> dict[str, Any]:
     "How every CSV is read, whole or in parts: one parser, so a value is the same number everywhere."
     return {"sep": "\t" if _suffix(path) == ".tsv" else ",", "index_col": False, "encoding": "utf-8-sig", "low_memory": False}
 
@@ -174,15 +174,15 @@ class File:
 
     def read(self) -> "pd.DataFrame": return read_table(self.found())
 
-    def stamp(self) -> list | None:
+    def stamp(self) -> list[Any] | None:
         "What would be different if the file had changed; None for a remote one, of which nothing tells for sure."
         path = self.found()
         return None if isinstance(path, str) else _stamp(path)
 
-    def identity(self, rows:Callable, stamp:list|None) -> Identity:
+    def identity(self, rows:Callable, stamp:list[Any]|None) -> Identity:
         "What the rows are; `rows()` is called only if that is not known already. The stamp is of before they were read."
         path = self.found()
-        if stamp is None: return identify(rows())
+        if stamp is None or isinstance(path, str): return identify(rows())
         if known := _remembered(path, stamp): return known
         identity = identify(rows())
         _remember(path, stamp, identity)
@@ -240,8 +240,9 @@ def as_source(
 ) -> File|Frame|SQL:
     "What a user gave, as a source."
     if isinstance(source, (str, os.PathLike)):
-        table_format(source)
-        return File(str(source), *place)
+        path = os.fsdecode(source) # `str` of one that `os.scandir` gives is no path
+        table_format(path)
+        return File(path, *place)
     if hasattr(source, "read") and hasattr(source, "identity"): return source
     from ml_pkg.schema import as_frame
     frame = as_frame(source)

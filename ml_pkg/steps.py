@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -172,7 +172,7 @@ def _branch(step:str, part:tuple, upstream:str, store:Checkpoints|NoCheckpoints,
     try: meant, chosen = identify(transformer), identify(columns)
     except Unidentifiable: return transformer
     key = Identity("branch", parts=(("upstream", Identity("key", upstream)), ("estimator", meant), ("columns", chosen))).key
-    return _Branch(f"{step}__{name}", transformer, meant.key, key, store, beside)
+    return _Branch(f"{step}__{name}", transformer, meant.key, key, cast(Checkpoints, store), beside)
 
 def _plain(part:Any) -> Any: return part.transformer if isinstance(part, _Branch) else part
 
@@ -187,7 +187,7 @@ def remembered_branches(
     held, happened = _holder(step) if upstream and store != NONE else None, []
     parts = list(getattr(step, held)) if held else []
     beside = _Beside()
-    branches = [_branch(name, part, upstream, store, beside) for part in parts]
+    branches = [_branch(name, part, upstream or "", store, beside) for part in parts]
     if sum(isinstance(branch, _Branch) for branch in branches) < 2: held = None # one branch is the step itself
     if held: setattr(step, held, [(part[0], branch, *part[2:]) for part, branch in zip(parts, branches, strict=True)])
     yield happened

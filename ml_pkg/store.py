@@ -246,7 +246,7 @@ def encodable(
 def record(
     connection:sqlite3.Connection, # to the run store
     run:Mapping[str, Any],         # columns of the table runs, without number and id
-    **details,                     # table -> rows that belong to the run, as dicts without the column "run"
+    **details:Any,                     # table -> rows that belong to the run, as dicts without the column "run"
 ) -> str:                          # the id of the run
     "Record a run with all that belongs to it, in one transaction."
     while True:

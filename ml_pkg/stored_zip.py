@@ -24,7 +24,7 @@ from .errors import DamagedFile, NotFound, listed
 def opened(
     path:Path, # of the file
     what:str,  # it should be, for the message: "a model file"
-) -> Iterator[BinaryIO]:
+) -> Iterator[io.BufferedReader]:
     "An ordinary file, to read. Raises `NotFound`, or `DamagedFile` for what is something else."
     try:
         mode = path.stat().st_mode

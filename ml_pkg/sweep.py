@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, overload
 
 import numpy as np
 
@@ -85,12 +85,16 @@ class Variant(NamedTuple):
 
 # %% ../nbs/api/390_sweep.ipynb #0d2eeacc
 @dataclass(frozen=True)
-class Sweep(Sequence):
+class Sweep(Sequence["Experiment"]):
     "Variants of a declaration, in order."
     variants: tuple[Variant, ...]
 
     def __len__(self) -> int: return len(self.variants)
     def __iter__(self) -> Iterator["Experiment"]: return (variant.experiment for variant in self.variants)
+    @overload
+    def __getitem__(self, place:int) -> "Experiment": ...
+    @overload
+    def __getitem__(self, place:slice) -> "Sweep": ...
     def __getitem__(self, place:int|slice) -> "Experiment|Sweep": return Sweep(self.variants[place]) if isinstance(place, slice) else self.variants[place].experiment
 
     @property
@@ -99,7 +103,7 @@ class Sweep(Sequence):
     def __add__(self, other:"Sweep|Experiment") -> "Sweep":
         "These variants and others, without those that are there already."
         if not isinstance(other, Sweep) and not hasattr(other, "estimator"): raise InvalidDeclaration(f"a sweep takes experiments and sweeps beside its variants, and not {_in_short(other)}")
-        if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self[0], other) if len(self) else other.name, other),))
+        if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self.variants[0].experiment, other) if len(self) else other.name, other),))
         return _distinct([*self.variants, *other.variants])
 
     def __radd__(self, other:"Experiment") -> "Sweep": return Sweep((Variant(other.name, other),)) + self
@@ -113,11 +117,11 @@ class Sweep(Sequence):
         chosen = np.random.default_rng(seed).permutation(len(self))[:_count(count)]
         return Sweep(tuple(self.variants[place] for place in sorted(chosen)))
 
-    def vary(self, **axes) -> "Sweep":
+    def vary(self, **axes:Any) -> "Sweep":
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
-        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name)), other.experiment) for variant in self.variants for other in vary(variant.experiment, axes).variants])
+        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name)), other.experiment) for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
 
-    def replace(self, **changes) -> "Sweep": return self._each(lambda experiment: experiment.replace(**changes))
+    def replace(self, **changes:Any) -> "Sweep": return self._each(lambda experiment: experiment.replace(**changes))
     def drop(self, step:str) -> "Sweep": return self._each(lambda experiment: experiment.drop(step))
     def insert(self, name:str, step:Any, before:str="", after:str="") -> "Sweep": return self._each(lambda experiment: experiment.insert(name, step, before, after))
 
@@ -252,7 +256,7 @@ class Space:
         "Run the variants that a search asks for: `search(Optuna(50))`."
         return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
-    def run(self, *arguments, **named) -> Leaderboard:
+    def run(self, *arguments:Any, **named:Any) -> Leaderboard:
         "Raises `InvalidDeclaration`: there is no end to what could be run."
         raise self._to_be_drawn(".run(), or search it, vary(…).search(…)")
 
@@ -260,7 +264,7 @@ class Space:
     def __add__(self, other:Any) -> Sweep: raise self._to_be_drawn(" + …")
     __radd__ = __add__
     def __getitem__(self, place:Any) -> Sweep: raise self._to_be_drawn("[:5]")
-    def __iter__(self) -> Iterator: raise self._to_be_drawn("")
+    def __iter__(self) -> Iterator[Any]: raise self._to_be_drawn("")
 
     def _to_be_drawn(self, then:str) -> InvalidDeclaration:
         "The error for what only a finite number of variants can do."
@@ -296,6 +300,6 @@ def compare(
 ) -> Leaderboard:
     "Experiments beside each other; those that have not run are run. Raises `InvalidDeclaration` for what is no experiment."
     if odd := next((each for each in variants if not isinstance(each, Sweep) and not hasattr(each, "estimator")), None): raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd)}")
-    whole = sum(variants[1:], variants[0] + Sweep(())) if variants else Sweep(())
+    whole = sum(cast("tuple[Sweep, ...]", variants[1:]), variants[0] + Sweep(())) if variants else Sweep(())
     checked = _within(whole, math.inf)
     return _run(All(checked, checked[0].name), n_jobs, display, checkpoints, threads)

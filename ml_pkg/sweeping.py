@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, workers
+from .identity import Identity
 from .progress import Display, Standing
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run
@@ -94,6 +95,7 @@ def _results(
 def _alone(work:Work, n_jobs:int|None, texts:dict) -> Fold | Failure:
     "What comes of a fold that is at work with no other beside it."
     from sklearn.utils.parallel import Parallel, delayed
+    why:Exception|None = None
     for _ in range(PATIENCE):
         try: return Parallel(n_jobs=n_jobs)([delayed(tried)(work, texts)])[0]
         except Exception as error: why = error
@@ -138,7 +140,7 @@ def _failed(course:Course, why:Failure) -> list[tuple[type, str]]:
 # %% ../nbs/api/370_sweeping.ipynb #503a5908
 class Here:
     "Stands for a thread beside the fitting, where fitting is done in this process: Python's recorder of warnings is one for all threads."
-    def submit(self, function:Callable, *arguments) -> Future:
+    def submit(self, function:Callable, *arguments:Any) -> Future[Any]:
         done = Future()
         try: done.set_result(function(*arguments))
         except BaseException as error: done.set_exception(error)
@@ -198,7 +200,7 @@ class _Sweep:
             self._stop(courses, failure(error))
             raise
         finally: self.recording.wait(at_most=0)
-        for course in twice: self._repeat(course, once[course.begun.identity.key])
+        for course in twice: self._repeat(course, once[cast(Identity, course.begun.identity).key])
         return courses
 
     def _stop(self, courses:list[Course], why:Failure) -> None:
@@ -215,7 +217,7 @@ class _Sweep:
         "Find the folds of a variant that has not run. One that cannot be planned, or not be sent, has failed."
         if course.has_ended:
             self.standing.reused += 1
-            return self._note(course, course.run.fold_scores)
+            return self._note(course, cast(Run, course.run).fold_scores)
         declared = course.begun.experiment
         try: works = self.plans.of(declared.estimator, declared.dataset, declared.evaluation, declared.seed)
         except Exception as error: return self._fail(course, failure(error)) # a declaration that means nothing is a row of the leaderboard
@@ -293,8 +295,9 @@ def run_variants(
         try:
             while asked := asking.ask():
                 courses = sweep.run(asked, n_jobs)
-                results += [Result(name, experiment, course.run) for (name, experiment), course in zip(asked, courses, strict=True)]
-                asking.tell([course.run for course in courses])
+                runs = [cast(Run, course.run) for course in courses]
+                results += [Result(name, experiment, run) for (name, experiment), run in zip(asked, runs, strict=True)]
+                asking.tell(runs)
         except BaseException as error:
             kept = "" if isinstance(checkpoints, NoCheckpoints) else "; what is done is kept, and running it again goes on from there"
             display.close(sweep.standing, ("stopped" if isinstance(error, KeyboardInterrupt) else "ended by an error") + kept)

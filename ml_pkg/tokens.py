@@ -44,7 +44,7 @@ class Rate:
     per_second: float = 1000.0 # requests a second, for as long as one likes
     burst: float = 2000.0      # requests at once, after a pause
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value, least in (("per_second", self.per_second, 0), ("burst", self.burst, 1)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf or value == 0: raise InvalidDeclaration(f"a rate's {name} is a finite number above 0, and burst is 1 or more; found {value!r}")
 
@@ -73,7 +73,7 @@ class Token:
     rate: Rate = Rate()
     made: str = ""                  # when, in UTC, as ISO 8601 writes it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name): raise InvalidDeclaration(f"{self.name!r} is no name for a token: up to 64 letters, digits, dots, hyphens and underscores, of which the first is a letter or digit")
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256): raise InvalidDeclaration(f"the token '{self.name}' has no SHA-256 of 64 lower-case hexadecimal digits. Make one: ml_pkg token add {self.name}")
 
@@ -83,7 +83,7 @@ class Tokens:
     "Everybody who may ask. Raises `InvalidDeclaration` if two have one name or one secret."
     entries: tuple[Token, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for what in ("name", "sha256"):
             found = [getattr(token, what) for token in self.entries]
             twice = [token.name for token in self.entries if found.count(getattr(token, what)) > 1]

@@ -12,7 +12,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from .checkpoints_page import checkpoints_page
 from .dashboard import dashboard, thing_page, watched
@@ -73,7 +73,7 @@ def _pages() -> dict[str, Callable]:
     def compare(a:str="", b:str="", run:Annotated[list[str]|None, Query()]=None) -> Any:
         if a and b: return _shown("compare", "Two runs", **comparison(a, b))
         if len(run or []) != 2: return _problem(400, "Two runs are compared", f"{len(run or [])} were ticked. Go back, tick two, and compare them.")
-        one, other = older_first(run)
+        one, other = older_first(run or [])
         return RedirectResponse(address("compare", a=one, b=other), 303)
 
     return {
@@ -99,7 +99,7 @@ def _file(kind:str, content:str) -> Callable[[], Any]:
 # %% ../nbs/api/770_ui.ipynb #8e0004d3
 _STATUS = {UnknownName: (404, "Not there"), NotFound: (404, "Not there"), InvalidQuery: (400, "This cannot be asked"), WorkspaceUnusable: (503, "The workspace cannot be read")}
 
-def _said(request:Any, error:MlPkgError) -> Any:
+def _said(request:Any, error:Any) -> Any: # an MlPkgError: Starlette's own type of a handler takes any exception
     status, title = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), (500, "This cannot be shown"))
     if status >= 500: log.warning("page %s: %s", request.url.path, error)
     return _problem(status, title, str(error))
@@ -110,7 +110,7 @@ def _tell_errors(app:"FastAPI") -> None:
     from starlette.exceptions import HTTPException
     app.add_exception_handler(MlPkgError, _said)
     app.add_exception_handler(RequestValidationError, lambda request, error: _problem(400, "This cannot be asked", "A part of the address is not what it should be."))
-    app.add_exception_handler(HTTPException, lambda request, error: _problem(error.status_code, "Not there", "There is no such page."))
+    app.add_exception_handler(HTTPException, lambda request, error: _problem(cast(HTTPException, error).status_code, "Not there", "There is no such page."))
     app.add_exception_handler(Exception, lambda request, error: _problem(500, "This went wrong", "The terminal in which ml_pkg ui runs says what it was."))
 
 # %% ../nbs/api/770_ui.ipynb #47558a9c

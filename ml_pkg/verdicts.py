@@ -36,7 +36,7 @@ class Watch:
     level: float = 0.05       # probability of any alarm in any of the windows, without drift
     windows: int = 1          # watched one after the other
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = {"numbers": self.numbers, "categories": self.categories, "missing": self.missing, "dependence": self.dependence, **self.columns}
         for name, tolerance in given.items():
             if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how far something may move, such as {Watch.numbers}")
@@ -123,7 +123,7 @@ def _verdict(low:float, high:float, tolerance:float, alarm:bool) -> str: return 
 def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alarm:np.ndarray, alarms:int) -> list[Verdict]:
     effects = questions.effects
     low, high, needed = lower(bets, share, level, alarms), upper(effects), rows_needed(effects, questions.tolerance)
-    return [Verdict(name, questions.kind, _verdict(*map(float, limits), bool(alarm[place])), float(effects.value[place]), float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]), float(bets.log_gain[place]))
+    return [Verdict(name, questions.kind, _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])), float(effects.value[place]), float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]), float(bets.log_gain[place]))
         for place, name in enumerate(questions.names) for limits in [(low[place], high[place], questions.tolerance[place])]]
 
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:

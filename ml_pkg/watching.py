@@ -157,7 +157,7 @@ class Look:
         "Name of what is wrong -> since when."
         return self.document["open"]
     @property
-    def events(self) -> list[dict]:
+    def events(self) -> list[dict[str, Any]]:
         "Alarms that this look raised or cleared."
         return self.document["events"]
 
@@ -179,7 +179,7 @@ def _all_shares(counted:_Counted) -> dict[str, dict]:
     both = {SHIFT: (counted.profile.inputs, counted.window.inputs), ANSWER: (counted.profile.answers, counted.window.answers)}
     return {thing_name(name, kind): shares_of(baseline, sketch, name).to_dict() for kind, (baseline, sketch) in both.items() for name in baseline.bins.names}
 
-def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, float]|None:
+def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, float|str]|None:
     "How many rows of the window a candidate answered as well, and what share of them alike."
     try: both = paired_answers(workspace, name, since, until)
     except NotFound: return None
@@ -208,7 +208,7 @@ class Watching:
         persistence:Persistence=Persistence(raise_after=1),         # noqa: B008 - likewise: how many looks an alarm takes
         workspace:Workspace|None=None,          # by default the current one
         trusted:bool=False,                     # you know who wrote the model: load it even if that could run code
-        **options,                              # of a `LogMonitor`: watch, worse, metrics, comparison, maturity
+        **options:Any,                              # of a `LogMonitor`: watch, worse, metrics, comparison, maturity
     ):
         "Raises `InvalidDeclaration` for periods that are longer than a window."
         if every.length > policy.window: raise InvalidDeclaration(f"no period of {every.length} is within a window of {policy.window}: take shorter periods, or a longer window")
@@ -308,7 +308,7 @@ class Looks:
         return replace(Alarms.from_dict(self.state["alarms"]), persistence=persistence) if self.state else Alarms(persistence)
 
     @property
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         found = _read_whole(self.watched/"alarms.json")
         return found if found is not None and {"alarms", "looks", "last"} <= found.keys() else {}
 
@@ -328,7 +328,7 @@ class Looks:
         _write(self.watched/"alarms.json", {**state, "alarms": {**state["alarms"], "last": None}, "last": last})
         if self.told > last: self.note_told(last) # or nothing would be told until the time that the clock showed
 
-    def add(self, alarms:Alarms, document:dict, watch:str) -> Look:
+    def add(self, alarms:Alarms, document:dict[str, Any], watch:str) -> Look:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
         for path in set(self.folder.glob("[!.]*.json")) - set(self.paths()): path.unlink(missing_ok=True) # of a process that was killed before it was done
         _write(self.folder/f"{name}.json", document)

@@ -8,7 +8,7 @@ __all__ = ['Chosen', 'WindowPolicy', 'Recent', 'LastRows', 'LastHours', 'SameWee
 # %% ../nbs/api/685_windows.ipynb #4aa523b5
 import datetime
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,13 +23,17 @@ class Chosen(NamedTuple):
 
 class WindowPolicy(Protocol):
     "Which rows are held against which."
-    against: str               # what rows are held against, in words
-    window: datetime.timedelta # how long a window is
-    reach: datetime.timedelta  # how far back it looks
+    @property
+    def against(self) -> str: ...                # what rows are held against, in words
+    @property
+    def window(self) -> datetime.timedelta: ...  # how long a window is
+    @property
+    def reach(self) -> datetime.timedelta: ...   # how far back it looks
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         "By the times of rows, in any order and with a zone. Rows that are later than `now` are in neither."
+        ...
 
-def _check_above_zero(name:str, value:float|datetime.timedelta) -> None:
+def _check_above_zero(name:str, value:Any) -> None: # a number or a length of time
     if not value > type(value)(0): raise InvalidDeclaration(f"{name} is above zero, and not {value!r}")
 
 # %% ../nbs/api/685_windows.ipynb #bdd4e866
@@ -38,7 +42,7 @@ class Recent:
     "The last stretch of time, held against training."
     length: datetime.timedelta
     against = "training"
-    def __post_init__(self): _check_above_zero("the length of a window", self.length)
+    def __post_init__(self) -> None: _check_above_zero("the length of a window", self.length)
     @property
     def window(self) -> datetime.timedelta: return self.length
     @property
@@ -54,7 +58,7 @@ class LastRows:
     "The last rows, held against as many before them."
     rows: int
     against = "as many before them"
-    def __post_init__(self): _check_above_zero("the number of rows of a window", self.rows)
+    def __post_init__(self) -> None: _check_above_zero("the number of rows of a window", self.rows)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         past = np.flatnonzero((times <= now).to_numpy())
@@ -90,7 +94,7 @@ class SameWeekday:
     window = datetime.timedelta(days=1)
     @property
     def reach(self) -> datetime.timedelta: return datetime.timedelta(days=7 * self.weeks + 2)
-    def __post_init__(self): _check_above_zero("the number of weeks to look back", self.weeks)
+    def __post_init__(self) -> None: _check_above_zero("the number of weeks to look back", self.weeks)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         day = _days(times, self.zone)
@@ -108,7 +112,7 @@ class SameHour:
     window = datetime.timedelta(hours=1)
     @property
     def reach(self) -> datetime.timedelta: return datetime.timedelta(days=self.days + 1)
-    def __post_init__(self): _check_above_zero("the number of days to look back", self.days)
+    def __post_init__(self) -> None: _check_above_zero("the number of days to look back", self.days)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         start = now.floor("h") - pd.Timedelta(hours=1)

@@ -18,7 +18,7 @@ import xxhash
 # %% ../nbs/api/483_write_ahead.ipynb #2966a9a5
 _HEAD = struct.Struct("<QQ") # length of the record in bytes, and its checksum
 
-def _checksum(record:bytes) -> int: return xxhash.xxh3_64_intdigest(record, seed=len(record))
+def _checksum(record:bytes|memoryview) -> int: return xxhash.xxh3_64_intdigest(record, seed=len(record))
 
 def framed(
     records:Iterable[bytes], # or anything else that has bytes in one piece

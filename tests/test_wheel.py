@@ -33,7 +33,7 @@ def built(tmp_path_factory:pytest.TempPathFactory) -> tuple[Path, set[str]]:
 
 def test_everything_is_in_the_wheel(built:tuple[Path, set[str]]):
     installed, expected = built
-    assert {"templates/layout.html", "templates/style.css", "templates/page.js", "data/iris.csv"} <= expected
+    assert {"templates/layout.html", "templates/style.css", "templates/page.js", "data/iris.csv", "py.typed"} <= expected
     assert {path.relative_to(installed / "ml_pkg").as_posix() for path in (installed / "ml_pkg").rglob("*") if path.is_file() and path.suffix != ".py"} == expected
 
 
