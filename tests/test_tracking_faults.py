@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +26,7 @@ from ml_pkg.workspace import Workspace
 TIMES = max(1.0, float(os.environ.get("ML_PKG_FAULTS", "1"))) # more attempts than by default, never fewer
 
 
-def attempts(number:int) -> int: return round(number * TIMES)
+def times(number:int) -> int: return round(number * TIMES)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +35,6 @@ def told() -> Iterator[Callable]:
     lines:list[str] = []
     yield lines.append
     print("\n\n" + "\n".join(lines))
-
-
-@pytest.fixture
-def memory(tmp_path:Path) -> Iterator[Path]:
-    "A folder in memory, where there is one: what is tested there are locks, transactions and killed processes, and no power is cut, so nothing need wait for a disk."
-    if not os.access("/dev/shm", os.W_OK): yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(prefix="ml_pkg-faults-", dir="/dev/shm") as folder: yield Path(folder)
 
 
 WRITER = """
@@ -117,11 +108,11 @@ def filled(folder:Path, runs:int) -> Workspace:
 @pytest.mark.parametrize(("mode", "processes", "runs"), [("DELETE", 8, 1000), ("WAL", 8, 250)])
 def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory:Path, told:Callable):
     "Every run is there once, and nobody was told of a lock."
-    writers = [started(MANY, mode, memory, attempts(runs)) for _ in range(processes)]
+    writers = [started(MANY, mode, memory, times(runs)) for _ in range(processes)]
     acknowledged = [line for writer in writers for line in finished(writer)]
     there = run_ids(memory / "runs.sqlite")
-    told(f"{processes} processes recording {attempts(runs):,} runs each ({mode}): {processes * attempts(runs):,} records, {len(set(acknowledged) - set(there))} lost, 0 lock errors")
-    assert len(set(acknowledged)) == processes * attempts(runs) and sorted(acknowledged) == sorted(there)
+    told(f"{processes} processes recording {times(runs):,} runs each ({mode}): {processes * times(runs):,} records, {len(set(acknowledged) - set(there))} lost, 0 lock errors")
+    assert len(set(acknowledged)) == processes * times(runs) and sorted(acknowledged) == sorted(there)
     assert_sound(memory / "runs.sqlite")
     with closing(sqlite3.connect(memory / "runs.sqlite")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0].upper() == mode
@@ -132,7 +123,7 @@ def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory
 def test_kill_while_recording(mode:str, memory:Path, told:Callable):
     "Whoever was told an id finds the run, with all that belongs to it."
     finished(started(MANY, mode, memory, 1))
-    count, killers = attempts(500), 4
+    count, killers = times(500), 4
     acknowledged = [line for killer in [started(KILLER, mode, memory, count * part // killers, count * (part + 1) // killers) for part in range(killers)] for line in finished(killer) if line != "done"]
     there = run_ids(memory / "runs.sqlite")
     lost = set(acknowledged) - set(there)
@@ -219,7 +210,7 @@ def test_damage_anywhere(memory:Path, told:Callable):
     "Whatever page is lost: no made-up row, and no run that counts as complete and is not."
     whole = filled(memory / "whole", 30)
     with closing(sqlite3.connect(whole.database)) as connection: scores = set(connection.execute("SELECT run, metric, fold, value FROM scores"))
-    content, count, rescued = whole.database.read_bytes(), attempts(60), 0
+    content, count, rescued = whole.database.read_bytes(), times(60), 0
     for seed in range(count):
         damaged = Workspace(memory / f"damaged{seed}")
         damaged.made()
@@ -254,7 +245,7 @@ def test_journal_of_a_killed_process(memory:Path, told:Callable):
     before = run_ids(whole.database)
     assert started(INTERRUPTED, "DELETE", whole.folder).wait() == -signal.SIGKILL
     database, journal = whole.database.read_bytes(), whole.database.with_name("runs.sqlite-journal").read_bytes()
-    lengths = [len(journal), *(random.Random(1).randrange(len(journal)) for _ in range(attempts(25))), 0]
+    lengths = [len(journal), *(random.Random(1).randrange(len(journal)) for _ in range(times(25))), 0]
     sound = rescued = 0
     for place, length in enumerate(lengths):
         cut = Workspace(memory / f"cut{place}")
