@@ -12,7 +12,7 @@ import site
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,11 +115,12 @@ def _operations(visits:Visits) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("label", ["POST /predict", "POST /feedback"])
-def test_answers_are_as_described(visits:Visits, label:str, mode:str):
+def test_answers_are_as_described(visits:Visits, label:str, mode:str, attempts:Callable):
     "To requests that fit the description, and to such that do not."
     seen = _try(_operations(visits)[label], mode, CASES // 4)
     print(f"{label}, {mode}: {seen.total():,} requests, by status: {dict(seen)}")
     assert seen.total() >= CASES // 4 and (seen[200] if mode == "positive" else seen[400] + seen[422]) > 0
+    attempts(seen.total())
 
 
 def test_everything_is_described(visits:Visits):
@@ -395,7 +396,7 @@ def _triton_inputs(rows:Any, binary:bool) -> list:
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["bytes", "JSON"])
-def test_another_client_gets_what_the_model_predicts(visits:Visits, binary:bool):
+def test_another_client_gets_what_the_model_predicts(visits:Visits, binary:bool, attempts:Callable):
     "To the last bit."
     triton = pytest.importorskip("tritonclient.http")
     import numpy as np
@@ -415,6 +416,7 @@ def test_another_client_gets_what_the_model_predicts(visits:Visits, binary:bool)
     assert texts == visits.model.predict(rows).tolist() and set(texts) == {"no", "yes"}
     for label, expected in visits.model.predict_proba(rows).items(): assert answer.as_numpy(f"probability {label}").tolist() == expected.tolist()
     assert answer.get_response()["id"] == "one" and len(set(answer.as_numpy("id").tolist())) == count
+    attempts(count)
 
 
 def test_another_client_is_told_what_is_wrong(visits:Visits):

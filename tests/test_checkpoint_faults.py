@@ -171,7 +171,7 @@ def test_a_read_only_store_is_read(tmp_path, python, monkeypatch):
     assert files() == before
 
 
-def test_killed_at_50_random_moments_of_writing_leaves_whole_entries(tmp_path):
+def test_killed_at_50_random_moments_of_writing_leaves_whole_entries(tmp_path, attempts):
     random_moment, store = random.Random(1), Checkpoints(tmp_path)
     for _ in range(50):
         writer = started(WRITING, tmp_path)
@@ -181,6 +181,7 @@ def test_killed_at_50_random_moments_of_writing_leaves_whole_entries(tmp_path):
         for number in range(7):
             place = store.place(f"{number:032x}")
             if place.exists(): assert (read_entry(place).value == number).all()
+        attempts(1)
     assert store.usage().entries > 0 and not (tmp_path / "damaged").exists()
 
 

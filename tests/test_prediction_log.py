@@ -57,12 +57,13 @@ def killed(folder:Path, name:str, kind:str, seconds:float) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["durable", "bounded"])
-def test_killed_servers_lose_nothing_beyond_the_bound(tmp_path:Path, kind:str):
+def test_killed_servers_lose_nothing_beyond_the_bound(tmp_path:Path, kind:str, attempts:Callable):
     chance, folder, needed = random.Random(0), tmp_path / "churn", []
     for number in range(KILLS):
         needed += killed(folder, str(number), kind, chance.uniform(0.05, 1.0) + (BOUND if kind == "bounded" else 0))
         log = Counter(read_log("churn", logs=tmp_path)["id"])
         assert set(log.values()) == {1} and not [id for id in needed if id not in log]
+        attempts(1)
     assert len(needed) > 20 * KILLS
     PredictionLog(folder).close(patience=600) # the next one makes segments of all that is left
     assert not [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".parquet"]

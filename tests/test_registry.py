@@ -85,7 +85,7 @@ def assert_consistent(workspace:Workspace) -> None:
     assert [symptom for symptom in doctor(workspace).symptoms if "left by processes" not in symptom.what] == []
 
 
-def test_of_two_who_promote_at_once_one_wins(here:Workspace, project:Path, runs:list[str]):
+def test_of_two_who_promote_at_once_one_wins(here:Workspace, project:Path, runs:list[str], attempts:Callable):
     "The other is told who that was, and nothing of what it did remains but a file that no row knows."
     with connected(here) as connection:
         first = register(connection, here, "flowers", load_run(runs[0]), load_run(runs[0]).model_path)
@@ -106,6 +106,7 @@ def test_of_two_who_promote_at_once_one_wins(here:Workspace, project:Path, runs:
         with connected(here) as connection: known = aliases(connection, "flowers")
         assert known == {"production": int(next(each for each in said if each.startswith("won")).split()[1]), "previous": before}
         assert_consistent(here)
+        attempts(1)
 
 
 def test_what_is_expected_is_compared_while_nobody_else_can_write(here:Workspace, runs:list[str]):
@@ -120,7 +121,7 @@ def test_what_is_expected_is_compared_while_nobody_else_can_write(here:Workspace
         with pytest.raises(Overtaken, match="promoted by Ada"), transaction(other): check_expected(other, "flowers", "production", None)
 
 
-def test_killed_while_it_registers(here:Workspace, workspace:Path, project:Path, runs:list[str]):
+def test_killed_while_it_registers(here:Workspace, workspace:Path, project:Path, runs:list[str], attempts:Callable):
     "Twenty times, at any moment: whatever is registered is whole, the next registration works, and what is left can be cleaned away."
     for turn in range(20):
         process = started(REGISTER, project, *runs)
@@ -133,6 +134,7 @@ def test_killed_while_it_registers(here:Workspace, workspace:Path, project:Path,
         with connected(here) as connection: version = register(connection, here, f"after{turn}", run, run.model_path)
         assert version.model.card["run"] == run.id
         with connected(here) as connection: assert connection.execute("SELECT max(number) FROM versions").fetchone()[0] > last
+        attempts(1)
     assert len(models()) > 20
     known = {version.path for name in models().index for version in versions(name)}
     plan(here, settled=0).delete()

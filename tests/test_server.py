@@ -66,7 +66,7 @@ def test_answers_and_ends_when_told(here:Workspace, project:Path, versions:dict[
     assert rows["id"].tolist() == [each["id"] for each in answer["predictions"]] and rows["label"].dropna().tolist() == ["virginica"]
 
 
-def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:dict[str, Model]):
+def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
     "Told to end while hundreds of requests are underway: each connection has a whole answer or none, and every answer is in the log."
     told:list[str] = []
     async def asking(server:Server) -> None:
@@ -87,10 +87,11 @@ def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:di
         asyncio.run(all_of_them(server))
         assert server.process.wait(60) == 0
     assert len(told) > 50 and sorted(read_log("flowers", logs=here)["id"]) == sorted(told)
+    attempts(len(told))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[str, Model], workers:int):
+def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[str, Model], workers:int, attempts:Callable):
     "No request fails, each answer is what the version that it names predicts, and within a second of a promotion that version answers."
     expected = {version: model.predict_proba([FLOWER]).iloc[0].to_dict() for version, model in versions.items()}
     seen:dict[str, int] = dict.fromkeys(expected, 0)
@@ -130,6 +131,7 @@ def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[
         assert all(f"flowers@{version} answers now, after flowers@" in said for version in seen), said
     print(f"{sum(seen.values()):,} requests, {PROMOTIONS} promotions, answered by each version: {seen}; the slowest was picked up after {max(delays):.2f} s")
     assert len(read_log("flowers", logs=here)) == sum(seen.values()) and min(seen.values()) > 0
+    attempts(sum(seen.values()))
 
 
 def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Model]):
@@ -166,7 +168,7 @@ def children_of(process:int) -> list[int]: return [int(child) for child in Path(
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Model], durable:bool):
+def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Model], durable:bool, attempts:Callable):
     "No answer that is older than the bound is lost, none at all when the log is durable; nothing is there twice, and the log can be read."
     told:list[tuple[str, float]] = []
     kills = []
@@ -194,6 +196,7 @@ def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Mode
         missing = [moment for id, moment in told if id not in written]
         assert all(kills[-1] - moment < (0.0 if durable else BOUND) for moment in missing), (len(missing), kills[-1] - min(missing))
         lost += len(missing)
+        attempts(1)
     print(f"{KILLS} kills, {len(ids):,} rows in the log, {lost} answers lost{'' if durable else f' that were younger than {BOUND:g} s'}")
 
 

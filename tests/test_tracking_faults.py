@@ -106,7 +106,7 @@ def filled(folder:Path, runs:int) -> Workspace:
 # --- many processes, and processes that are killed
 
 @pytest.mark.parametrize(("mode", "processes", "runs"), [("DELETE", 8, 1000), ("WAL", 8, 250)])
-def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory:Path, told:Callable):
+def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory:Path, told:Callable, attempts:Callable):
     "Every run is there once, and nobody was told of a lock."
     writers = [started(MANY, mode, memory, times(runs)) for _ in range(processes)]
     acknowledged = [line for writer in writers for line in finished(writer)]
@@ -117,10 +117,11 @@ def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory
     with closing(sqlite3.connect(memory / "runs.sqlite")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0].upper() == mode
         assert connection.execute("SELECT count(*) FROM (SELECT run FROM scores GROUP BY run HAVING count(*) = 10)").fetchone()[0] == len(there)
+    attempts(processes * times(runs))
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
-def test_kill_while_recording(mode:str, memory:Path, told:Callable):
+def test_kill_while_recording(mode:str, memory:Path, told:Callable, attempts:Callable):
     "Whoever was told an id finds the run, with all that belongs to it."
     finished(started(MANY, mode, memory, 1))
     count, killers = times(500), 4
@@ -133,6 +134,7 @@ def test_kill_while_recording(mode:str, memory:Path, told:Callable):
     with closing(sqlite3.connect(memory / "runs.sqlite")) as connection:
         for table, rows in {"scores": 10, "components": 40, "timings": 30, "files": 2}.items():
             assert connection.execute(f"SELECT count(*) FROM (SELECT run FROM {table} GROUP BY run HAVING count(*) = ?)", [rows]).fetchone()[0] == len(there)
+    attempts(count)
 
 
 # --- a database that is damaged
@@ -305,7 +307,7 @@ def lost_seeds(workspace:Path, seeds:range) -> int:
     return len(set(seeds) - set(there))
 
 
-def test_full_disk(small_disk:Path, python:Callable, told:Callable):
+def test_full_disk(small_disk:Path, python:Callable, told:Callable, attempts:Callable):
     "The result is there, the failure is loud, and the run is recorded once there is room, in order: with the next run, or when the process ends."
     filler = small_disk / "filler"
     def filled_up(free:int) -> str: return f"head -c 2000000 /dev/zero > {filler} 2> /dev/null || truncate -s -{free} {filler}"
@@ -314,15 +316,17 @@ def test_full_disk(small_disk:Path, python:Callable, told:Callable):
     lost = lost_seeds(small_disk / "next", range(2 * len(faults) + 1)) + lost_seeds(small_disk / "end", range(2))
     told(f"disk full: {len(faults) + 1} attempts, {sum(refused)} times not recorded at once, {lost} runs lost")
     assert refused[0] >= 3 and refused[1] == 1 and lost == 0
+    attempts(len(faults) + 1)
 
 
-def test_read_only_disk(small_disk:Path, python:Callable, told:Callable):
+def test_read_only_disk(small_disk:Path, python:Callable, told:Callable, attempts:Callable):
     "As a full disk."
     fault, mending = f"mount --bind {small_disk} {small_disk} && mount -o remount,bind,ro {small_disk}", f"umount -l {small_disk}"
     refused = sum(python(NO_ROOM, small_disk / moment, json.dumps([fault] * count), mending, moment).count("refused") for moment, count in (("next", 3), ("end", 1)))
     lost = lost_seeds(small_disk / "next", range(7)) + lost_seeds(small_disk / "end", range(2))
     told(f"disk read-only: 4 attempts, {refused} times not recorded at once, {lost} runs lost")
     assert refused == 4 and lost == 0
+    attempts(4)
 
 
 # --- the clock, versions, names
@@ -350,9 +354,10 @@ print(len(made))
 """
 
 
-def test_clock_set_back(python:Callable, told:Callable):
+def test_clock_set_back(python:Callable, told:Callable, attempts:Callable):
     "Order is the order of recording, whatever the clock says."
-    told(f"clock set back and forth: {python(CLOCK)} runs, 0 out of order")
+    told(f"clock set back and forth: {(runs := python(CLOCK))} runs, 0 out of order")
+    attempts(int(runs))
 
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
