@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from sklearn.dummy import DummyRegressor
 
 from ml_pkg.errors import DamagedFile, MlPkgError, Unwritable
 from ml_pkg.model import Model
+from ml_pkg.persistence import read_archive, write_archive
 from ml_pkg.schema import learn_schema
 
 EVERY_BIT = bool(os.environ.get("ML_PKG_EVERY_BIT")) # of a file, and not only each byte
@@ -28,6 +30,7 @@ import os, sys, time
 from pathlib import Path
 from sklearn.dummy import DummyRegressor
 from ml_pkg.model import Model
+from ml_pkg.persistence import read_archive, write_archive
 from ml_pkg.schema import learn_schema
 import pandas as pd
 from ml_pkg.logged import Logged
@@ -285,3 +288,17 @@ def test_members_that_are_gone_or_more(small:Path, attempts:Callable):
     for name in ("more", "estimator.bak", "card.json.1", "schema", "MANIFEST.JSON", "a" * 200):
         with pytest.raises(DamagedFile): load({**members, name: b"1"})
         attempts(1)
+
+
+def test_another_scikit_learn(small:Path, attempts:Callable):
+    "A model that another version has fitted loads, with a warning that names both; what is no version is refused."
+    manifest, members, *_ = read_archive(small)
+    here = manifest["versions"]["scikit-learn"]
+    def load(version:object) -> Model:
+        write_archive(small.with_name("other.mlpkg"), members, {**{name: value for name, value in manifest.items() if name not in ("format", "members")}, "versions": {**manifest["versions"], "scikit-learn": version}})
+        return Model.load(small.with_name("other.mlpkg"))
+    for version in ("0.24.2", "1.0", "1.7.2", f"{here}.dev0", "99.0"):
+        with pytest.warns(UserWarning, match=re.escape(f"was fitted with scikit-learn {version}, and this is {here}")): assert load(version).predict(ROWS).tolist() == [1.5, 1.5]
+        attempts(1)
+    with warnings.catch_warnings(action="error"): load(here)
+    attempts(1)
