@@ -207,7 +207,7 @@ def test_clock_that_moves(tmp_path:Path, what:str, monkeypatch:pytest.MonkeyPatc
     seconds = [offset + step for offset in (0, -3600, 3600, 7200, -7200) for step in (-1, 0, 1, 600)]
     log = PredictionLog(tmp_path / "churn", Bound(seconds=0.02))
     for number, second in enumerate(seconds):
-        log.add(asked(f"{number:02}")._replace(time=moment.timestamp() + second))
+        log.add(asked(f"{number:02}")._replace(received=moment.timestamp() + second))
         log.feedback(f"{number:02}", "no", moment.timestamp() + second)
     log.close()
     monkeypatch.undo()
