@@ -54,7 +54,7 @@ def run_tests(names:list[str], environment:dict[str, str]) -> list[Told]:
     if not names: return []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_logging=no", f"--junitxml={report}", *names], cwd=ROOT, env=environment)
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", "-o", "junit_logging=no", f"--junitxml={report}", *names], cwd=ROOT, env=environment)
         if done.returncode > 1 or not report.exists(): sys.exit(f"pytest could not run these tests (exit code {done.returncode}): what it says is above")
         return [told(each) for each in ElementTree.parse(report).iter("testcase")]
 
@@ -151,7 +151,7 @@ def main(words:list[str]) -> int:
 
 def wanted(table:dict[str, Any], only:list[str]) -> list[dict]:
     found = [*table["case"], *({"number": "", "group": "Independent checks", **each} for each in table.get("independent", []))]
-    known = {str(case["number"]) or "independent" for case in found}
+    known = dict.fromkeys(str(case["number"]) or "independent" for case in found)
     if unknown := [each for each in only if each not in known]: sys.exit(f"there is no case {', '.join(unknown)}. Cases: {', '.join(known)}")
     return [case for case in found if not only or (str(case["number"]) or "independent") in only]
 
