@@ -58,7 +58,9 @@ class Tested(NamedTuple):
     channel: str  # without what is secret of its address
     trouble: str  # empty if it was
 
-def tested(channels:Iterable[Channel]) -> list[Tested]:
+def tested(
+    channels:Iterable[Channel], # as the setting `alarms` names them
+) -> list[Tested]:
     "Tell each channel that this is a test."
     message = Message(message_id("test", secrets.token_hex(8)), "This is a test of alarms", "Nothing is wrong. Somebody tried whether alarms would reach you: they do.", {"test": True})
     return [Tested(str(channel), _trouble(channel, message)) for channel in channels]

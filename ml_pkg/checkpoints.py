@@ -191,7 +191,8 @@ def _fetched(store:Checkpoints, key:str) -> bool:
         warn_once(f"the shared checkpoints {store.behind} cannot be read ({type(error).__name__}: {error}); this machine goes on alone")
         return False
     finally:
-        if part: part.unlink(missing_ok=True)
+        with suppress(OSError): # a folder that can only be read now
+            if part: part.unlink(missing_ok=True)
 
 # %% ../nbs/api/190_checkpoints.ipynb #fc5c5924
 def _part(path:Path) -> Path:
@@ -209,7 +210,8 @@ def _save(store:Checkpoints, key:str, content:Packed, about:dict) -> bool:
         warn_once(f"checkpoints in {store.path} cannot be written ({getattr(error, 'strerror', None) or error}): results are right, and will be computed again")
         return False
     finally:
-        if part: part.unlink(missing_ok=True)
+        with suppress(OSError): # a folder that can only be read now
+            if part: part.unlink(missing_ok=True)
     _writing.learn(content.size, time.perf_counter() - began)
     if not isinstance(store.behind, NoTier): _send(store, key, path)
     _keep_within_budget(store, content.size)

@@ -111,8 +111,8 @@ _json, _read = _fastest()
 
 # %% ../nbs/api/485_logged.ipynb #54ae4edd
 def request_of(
-    logged:Logged,
-    private:Private,
+    logged:Logged,   # what was asked and answered
+    private:Private, # what is not to be read in the log
 ) -> tuple:
     "What a line says of a request. Raises ValueError or TypeError for what makes no rows."
     ids, columns, answers, model, version, received, seconds = logged
@@ -168,7 +168,7 @@ def label_of(
     label:Any,      # what really was
     at:float,       # when that was known, in seconds since the epoch
     recorded:int,   # as `Order` gives it
-    private:Private,
+    private:Private, # what is not to be read in the log
 ) -> tuple:
     "What a line says of a late label."
     return ids, private.columns({LABEL: [label]}), at, recorded

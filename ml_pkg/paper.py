@@ -49,7 +49,7 @@ def ink(
 
 def grid(
     ax:"Axes", # to be given them
-    axis:Literal["x", "y"],
+    axis:Literal["x", "y"], # whose ticks they stand at
 ) -> None:
     "Lines across a picture, lighter than what is drawn on them."
     ax.grid(axis=axis, color=GRID if ink(ax) == INK else REST, linewidth=0.6)

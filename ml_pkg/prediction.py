@@ -6,6 +6,8 @@
 __all__ = ['ROWS', 'parts_of', 'predict_file']
 
 # %% ../nbs/api/440_prediction.ipynb #d6b59e82
+import csv
+import re
 import sys
 import warnings
 from collections import Counter
@@ -77,13 +79,28 @@ def parts_of(
     if not path.is_file(): raise NotFound(f"there is no file {path}")
     with reading(path): yield from _READERS[table_format(path)](path, schema, keep, rows)
 
+# %% ../nbs/api/440_prediction.ipynb #902174ac
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!$|\d*\.?\d*(?:[eE][+-]?\d+)?$)")
+
+def _no_formula(cell:Any) -> Any: return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+def _may_be_text(column:pd.Series) -> bool: return not (pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_datetime64_any_dtype(column.dtype))
+
+def _without_formulas(column:pd.Series) -> pd.Series: return column.astype(object).map(_no_formula) if _may_be_text(column) else column
+
+def _quoting(frame:pd.DataFrame) -> int:
+    "Python quotes a carriage return within a text from 3.13 on; without quotes a spreadsheet begins a row there, and maybe a formula."
+    has_returns = any(isinstance(cell, str) and "\r" in cell for _, column in frame.items() if _may_be_text(column) for cell in column)
+    return csv.QUOTE_NONNUMERIC if has_returns else csv.QUOTE_MINIMAL
+
 # %% ../nbs/api/440_prediction.ipynb #df3c80bf
 @contextmanager
 def _csv_writer(part:Any, separator:str) -> Iterator[Callable]:
     with (nullcontext(part) if hasattr(part, "write") else part.open("w", encoding="utf-8", newline="")) as file:
         first = [True]
         def write(frame:pd.DataFrame) -> None:
-            frame.to_csv(file, index=False, header=first.pop() if first else False, sep=separator, lineterminator="\n")
+            told = frame.apply(_without_formulas).rename(columns=_no_formula)
+            told.to_csv(file, index=False, header=first.pop() if first else False, sep=separator, lineterminator="\n", quoting=_quoting(told))
         yield write
 
 @contextmanager

@@ -244,7 +244,10 @@ class Counts:
 
 LABELS = "labels" # folder within that of the predictions
 
-def log_folder(workspace:Workspace, name:str) -> Path:
+def log_folder(
+    workspace:Workspace, # of the server
+    name:str,            # of the model
+) -> Path:
     "Where the answers of a model are kept."
     return workspace.folder/"predictions"/name
 
@@ -455,6 +458,9 @@ class NoLog:
     def feedback(self, id:str, label:Any, at:float) -> Receipt: return NOT_LOGGED
     def close(self, patience:float=PATIENCE) -> None: "There is nothing to close."
 
-def no_log(folder:Path, private:Private=_PRIVATE) -> NoLog:
+def no_log(
+    folder:Path,              # in which nothing is written
+    private:Private=_PRIVATE, # of which nothing is kept
+) -> NoLog:
     "For a server that keeps nothing, in the place of `PredictionLog`."
     return NoLog()

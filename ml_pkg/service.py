@@ -40,18 +40,18 @@ class Served:
     def __str__(self) -> str: return f"{self.name}@{self.version}" if self.version.isdecimal() else f"{self.name} ({self.version})"
 
 def served(
-    model:Model,
-    name:str,
-    version:str,
-    engine:Callable[[Model], Engine]=DirectEngine,
+    model:Model, # that is to answer
+    name:str,    # it is served under
+    version:str, # "7" of the registry, "run:1a2b3c4d", or "sha256:…" of a file
+    engine:Callable[[Model], Engine]=DirectEngine, # what computes the answers
 ) -> Served:
     "A model made ready to answer. Raises `EngineRefused`, if the engine does not give the model's answers."
     made = engine(model)
     return Served(name, version, model, RowReader(model.schema), made, Batcher(made), time.time())
 
 def serve_located(
-    there:Located,
-    engine:Callable[[Model], Engine]=DirectEngine,
+    there:Located, # as `located` gives it
+    engine:Callable[[Model], Engine]=DirectEngine, # what computes the answers
     trusted:bool=False, # you know who wrote it: load it even if that could run code
 ) -> Served:
     "What an address leads to, made ready to answer. Raises what `Located.load` and `served` raise."
@@ -78,8 +78,8 @@ def _predictions(answers:Answers) -> Iterator[Any]:
     return (dict(zip(answers.predictions, values, strict=True)) for values in zip(*answers.predictions.values(), strict=True))
 
 def answer_document(
-    ready:Served,
-    answers:Answers,
+    ready:Served,    # which version answered
+    answers:Answers, # what it said
     ids:list[str],   # one a row
 ) -> dict:
     "What is answered, as JSON can hold it."
@@ -88,7 +88,9 @@ def answer_document(
     return {"model": ready.name, "version": ready.version, "predictions": found}
 
 # %% ../nbs/api/493_service.ipynb #c7a829d1
-def logged_answers(answers:Answers) -> dict[str, list]:
+def logged_answers(
+    answers:Answers, # of an engine
+) -> dict[str, list]:
     "Answers by the name of their column in the log."
     single = len(answers.predictions) == 1
     predictions = {"prediction" if single else target: values for target, values in answers.predictions.items()}
@@ -180,12 +182,16 @@ class Service:
 
 _DISK = 10.0 # seconds that a disk has to say whether it took something
 
-async def outcomes_of(receipts:Iterable[Receipt]) -> set[Outcome]:
+async def outcomes_of(
+    receipts:Iterable[Receipt], # of a log, each for what was put into it
+) -> set[Outcome]:
     "What became of what was to be logged. What the disk has said nothing of in time counts as dropped, although it may be written later."
     try:
         async with asyncio.timeout(_DISK): return {await receipt for receipt in receipts}
     except TimeoutError: return {Outcome.DROPPED}
 
-def refused(error:InvalidRequest) -> Refused:
+def refused(
+    error:InvalidRequest, # as reading rows raised it
+) -> Refused:
     "What is said of a request that does not fit."
     return Refused(error.status, str(error), error.field or None)

@@ -76,6 +76,16 @@ def table_format(
     raise InvalidDeclaration(f"{path} has no suffix that tells its format. Known ones: {listed(FORMATS)} (and compressed CSV, such as .csv.gz)")
 
 # %% ../nbs/api/100_sources.ipynb #3c1f0840
+def _line_of(path:str|Path) -> str:
+    "Where a file is not UTF-8, for a message; nothing for what is compressed or somewhere else."
+    if "://" in str(path) or Path(path).suffix.lower() not in (".csv", ".tsv"): return ""
+    with open(path, "rb") as file: return next((f" in line {number}" for number, line in enumerate(file, 1) if not _is_utf8(line)), "")
+
+def _is_utf8(line:bytes) -> bool:
+    try: line.decode("utf-8")
+    except UnicodeDecodeError: return False
+    return True
+
 @contextmanager
 def reading(
     path:str|Path, # what is read, for the message
@@ -87,7 +97,7 @@ def reading(
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield
     except pd.errors.EmptyDataError as error: raise InvalidData(f"{path} is empty: a table needs a header and rows") from error
-    except UnicodeDecodeError as error: raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x} at {error.start}). Save it as UTF-8, or read it yourself and give the frame") from error
+    except UnicodeDecodeError as error: raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x}{_line_of(path)}). Save it as UTF-8, or read it yourself and give the frame") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error: raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}") from error
     except OSError as error:
         if isinstance(error, MlPkgError): raise

@@ -103,7 +103,7 @@ def written_whole(
         part.chmod(mode & ~_umask())
         os.replace(part, path)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError): part.unlink(missing_ok=True) # whatever is wrong with the disk is told by the first error
         if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise _unwritable(path, error) from error
         raise
 

@@ -11,8 +11,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -75,6 +77,24 @@ def plain_environment(monkeypatch:pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): monkeypatch.setenv(name, "1") # several processes share the cores
     for name in ("FORCE_COLOR", "PY_COLORS", "PYTHONHASHSEED"): monkeypatch.delenv(name, raising=False)
+
+
+COUNTED:Counter = Counter() # what the test that runs has tried so far, by what it was
+
+
+@pytest.fixture(autouse=True)
+def told_attempts(record_property:Callable) -> Iterator[None]:
+    "The report says how often a test tried something, where it counts that."
+    COUNTED.clear()
+    yield
+    for what, count in COUNTED.items(): record_property(f"attempts {what}".strip(), count)
+
+
+@pytest.fixture
+def attempts() -> Callable:
+    "Counts attempts that went as they should: attempts(20), or attempts(20, 'of one kind'), which counts as well. `python tools/scoreboard.py` adds them up."
+    def count(number:int, kind:str="") -> None: COUNTED.update({"": number} | ({kind: number} if kind else {}))
+    return count
 
 
 def make_project(folder:Path) -> Path:
@@ -264,6 +284,7 @@ def assert_sound(database:Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    COUNTED["database"] += 1
 
 
 NOBODY = 65534
@@ -281,6 +302,14 @@ def can_run_python(options:dict) -> bool:
     "Whether another user may use this interpreter at all; some are installed below a private home."
     try: return subprocess.run([sys.executable, "-c", "import sklearn, ml_pkg"], capture_output=True, cwd="/", **options).returncode == 0
     except PermissionError: return False
+
+
+@pytest.fixture
+def memory(tmp_path:Path) -> Iterator[Path]:
+    "A folder in memory, where there is one: what is tested there are locks, transactions and killed processes, and no power is cut, so nothing need wait for a disk."
+    if not os.access("/dev/shm", os.W_OK): yield tmp_path
+    else:
+        with tempfile.TemporaryDirectory(prefix="ml_pkg-faults-", dir="/dev/shm") as folder: yield Path(folder)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import site
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,11 +115,12 @@ def _operations(visits:Visits) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("label", ["POST /predict", "POST /feedback"])
-def test_answers_are_as_described(visits:Visits, label:str, mode:str):
+def test_answers_are_as_described(visits:Visits, label:str, mode:str, attempts:Callable):
     "To requests that fit the description, and to such that do not."
     seen = _try(_operations(visits)[label], mode, CASES // 4)
     print(f"{label}, {mode}: {seen.total():,} requests, by status: {dict(seen)}")
     assert seen.total() >= CASES // 4 and (seen[200] if mode == "positive" else seen[400] + seen[422]) > 0
+    attempts(seen.total())
 
 
 def test_everything_is_described(visits:Visits):
@@ -326,6 +327,59 @@ def test_hostile_feedback_is_refused(visits:Visits, what:str):
     assert_refused(visits, visits.ask("POST", "/feedback", body), status, field)
 
 
+# tables that are not as they were
+
+def test_what_is_unusual_is_answered_and_counted(visits:Visits, attempts:Callable):
+    def counted() -> dict[str, float]: return {name: float(value) for name, value in re.findall(r'^ml_pkg_unusual_values_total\{column="(\w+)".*\} (\S+)$', visits.ask("GET", "/metrics").content.decode(), re.MULTILINE)}
+    for name, written in {"city": '"Nowhere"', "device": '"\\u0000"', "seconds": "null", "pages": "null", "returning": "null"}.items():
+        before = counted().get(name, 0.0)
+        answer = visits.ask("POST", "/predict", rows(row(**{name: written}), row()))
+        assert answer.status == 200 and all(0 <= each <= 1 for found in json.loads(answer.content)["predictions"] for each in found["probabilities"].values()), answer
+        assert counted()[name] == before + 1
+        attempts(1)
+
+
+RELOAD = "import sys; import pandas as pd; from ml_pkg.model import Model; Model.load(sys.argv[1]).predict_proba(pd.read_parquet(sys.argv[2])).to_parquet(sys.argv[3])"
+
+
+def test_the_same_bits_in_every_way(visits:Visits, tmp_path:Path, attempts:Callable):
+    "As a batch, row by row, backwards, of a fresh process, over the wire, and in files."
+    import pandas as pd
+
+    from ml_pkg.prediction import predict_file
+    count = 300
+    frame = _many(count)
+    expected = visits.model.predict_proba(frame)
+    def same(found:pd.DataFrame) -> None:
+        assert found[["no", "yes"]].to_numpy().tobytes() == expected[["no", "yes"]].to_numpy().tobytes()
+        attempts(count)
+    def served(part:pd.DataFrame) -> list[dict]:
+        answer = visits.ask("POST", "/predict", json.dumps({"rows": [{**each, "at": str(each["at"])} for each in part.to_dict("records")]}).encode())
+        assert answer.status == 200, answer
+        return [each["probabilities"] for each in json.loads(answer.content)["predictions"]]
+    same(pd.concat([visits.model.predict_proba(frame[place:place + 1]) for place in range(count)]))
+    same(visits.model.predict_proba(frame[::-1])[::-1])
+    visits.model.save(tmp_path / "visits.mlpkg")
+    frame.to_parquet(tmp_path / "rows.parquet")
+    subprocess.run([sys.executable, "-c", RELOAD, *(tmp_path / name for name in ("visits.mlpkg", "rows.parquet", "found.parquet"))], check=True, cwd=tmp_path)
+    same(pd.read_parquet(tmp_path / "found.parquet"))
+    same(pd.DataFrame(served(frame)))
+    same(pd.DataFrame([served(frame[place:place + 1])[0] for place in range(count)]))
+    for name in ("out.parquet", "out.csv"):
+        predict_file(visits.model, tmp_path / "rows.parquet", tmp_path / name, probabilities=True, rows=77)
+        found = pd.read_parquet(tmp_path / name) if name.endswith("parquet") else pd.read_csv(tmp_path / name, float_precision="round_trip")
+        same(found.rename(columns=lambda column: column.removeprefix("probability ")))
+
+
+def _many(count:int) -> Any:
+    "Rows such as the model knows, and some cities that it does not."
+    import numpy as np
+    import pandas as pd
+    drawn = np.random.default_rng(1)
+    return pd.DataFrame({"pages": drawn.integers(1, 40, count), "seconds": drawn.gamma(2.0, 60.0, count), "returning": drawn.random(count) < 0.5,
+        "city": drawn.choice(["Bern", "Genève", "東京"], count), "device": drawn.choice(["desktop", "phone"], count), "at": pd.Timestamp("2026-01-01") + pd.to_timedelta(drawn.integers(0, 10**6, count), unit="s")})
+
+
 # the Open Inference Protocol
 
 INPUTS = {"pages": ("INT64", [15]), "seconds": ("FP64", [110.06]), "returning": ("BOOL", [True]), "city": ("BYTES", ["Bern"]), "device": ("BYTES", ["phone"]), "at": ("BYTES", ["2026-01-09 14:31:56"])}
@@ -395,14 +449,11 @@ def _triton_inputs(rows:Any, binary:bool) -> list:
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["bytes", "JSON"])
-def test_another_client_gets_what_the_model_predicts(visits:Visits, binary:bool):
+def test_another_client_gets_what_the_model_predicts(visits:Visits, binary:bool, attempts:Callable):
     "To the last bit."
     triton = pytest.importorskip("tritonclient.http")
-    import numpy as np
-    import pandas as pd
-    drawn, count = np.random.default_rng(1), 1_000
-    rows = pd.DataFrame({"pages": drawn.integers(1, 40, count), "seconds": drawn.gamma(2.0, 60.0, count), "returning": drawn.random(count) < 0.5,
-        "city": drawn.choice(["Bern", "Genève", "東京"], count), "device": drawn.choice(["desktop", "phone"], count), "at": pd.Timestamp("2026-01-01") + pd.to_timedelta(drawn.integers(0, 10**6, count), unit="s")})
+    count = 1_000
+    rows = _many(count)
     client = triton.InferenceServerClient(f"127.0.0.1:{visits.port}")
     try:
         assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("visits") and not client.is_model_ready("visitors")
@@ -415,6 +466,7 @@ def test_another_client_gets_what_the_model_predicts(visits:Visits, binary:bool)
     assert texts == visits.model.predict(rows).tolist() and set(texts) == {"no", "yes"}
     for label, expected in visits.model.predict_proba(rows).items(): assert answer.as_numpy(f"probability {label}").tolist() == expected.tolist()
     assert answer.get_response()["id"] == "one" and len(set(answer.as_numpy("id").tolist())) == count
+    attempts(count)
 
 
 def test_another_client_is_told_what_is_wrong(visits:Visits):

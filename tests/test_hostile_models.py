@@ -479,7 +479,7 @@ def corpus(request:pytest.FixtureRequest, tmp_path:Path, monkeypatch:pytest.Monk
     shutil.rmtree(made.folder, ignore_errors=True)
 
 
-def attempts(corpus:Corpus, files:list[Path], folder:Path, *more:str) -> list[dict]:
+def tried(corpus:Corpus, files:list[Path], folder:Path, *more:str) -> list[dict]:
     "What came of loading each of the files in each way, in a process of its own."
     rows, expected, listing = folder / "rows.json", folder / "expected.json", folder / "files.jsonl"
     corpus.rows.reset_index(drop=True).to_json(rows)
@@ -494,10 +494,10 @@ def attempts(corpus:Corpus, files:list[Path], folder:Path, *more:str) -> list[di
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("corpus", MAKERS, ids=lambda maker: maker.__name__, indirect=True)
-def test_no_payload_runs_and_each_is_refused(corpus:Corpus, tmp_path:Path):
+def test_no_payload_runs_and_each_is_refused(corpus:Corpus, tmp_path:Path, attempts:Callable):
     "Every file, through `Model.load` and `find_model`, and as an archive to import."
     for kind, files in corpus.files.items():
-        found = attempts(corpus, files, tmp_path)
+        found = tried(corpus, files, tmp_path)
         assert len(found) == 3 * len(files)
         counts, by = Counter(each["what"] for each in found), Counter(each["kind"] for each in found if each["kind"])
         print(f"{kind}: {len(found)} attempts, {dict(counts)}, by {dict(by)}; at most {max(each['memory'] for each in found) / 1e6:.0f} MB and {max(each['seconds'] for each in found):.2f} s")
@@ -505,6 +505,7 @@ def test_no_payload_runs_and_each_is_refused(corpus:Corpus, tmp_path:Path):
         assert not bad, f"{len(bad)}: " + "\n".join(map(str, bad[:100]))
         assert not corpus.marker.exists(), kind
         assert kind != "arrays" or by["TooLarge"], "what needs too much memory is told from what is damaged"
+        attempts(len(found), kind)
 
 
 def is_as_it_should_be(attempt:dict, kind:str) -> bool:
@@ -518,7 +519,7 @@ def is_as_it_should_be(attempt:dict, kind:str) -> bool:
 def test_payloads_are_real(corpus:Corpus, tmp_path:Path):
     "Guards the tests above: who vouches for such a file runs it, and that is seen."
     files = [path for path in corpus.files["pickles"] if path.stem.split("-")[-1] in ("pickle", "joblib")]
-    seen = attempts(corpus, files, tmp_path, "trusted")
+    seen = tried(corpus, files, tmp_path, "trusted")
     assert sum(bool(each["ran"]) for each in seen) > 0.9 * len(seen)
     assert corpus.marker.exists()
 
@@ -540,18 +541,19 @@ def mine(monkeypatch:pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("corpus", [samples], indirect=True)
-def test_command_line(corpus:Corpus, command:Callable, project:Path, mine:None):
+def test_command_line(corpus:Corpus, command:Callable, project:Path, mine:None, attempts:Callable):
     "One line, exit code 2, and nothing is written."
     corpus.rows.to_csv(project / "rows.csv", index=False)
     for path in (each for files in corpus.files.values() for each in files[:3]):
         done = command("predict", str(path), "rows.csv", "-o", "out.csv")
         assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (2, 1, False), (path, done.stderr)
         assert not (project / "out.csv").exists() and not corpus.marker.exists()
+        attempts(1)
     assert command("predict", str(corpus.good), "rows.csv").returncode == 0
 
 
 @pytest.mark.parametrize("corpus", [samples], indirect=True)
-def test_registered_file_that_was_replaced(corpus:Corpus, here:Workspace, mine:None):
+def test_registered_file_that_was_replaced(corpus:Corpus, here:Workspace, mine:None, attempts:Callable):
     "Known by its digest, even to who trusts it; and refused as any stranger's where the record was changed as well."
     run = iris.run()
     assert run.model is not None
@@ -571,10 +573,11 @@ def test_registered_file_that_was_replaced(corpus:Corpus, here:Workspace, mine:N
         with connected(here) as connection, transaction(connection): connection.execute("UPDATE versions SET sha256 = ?", [version.sha256])
     print(f"{sum(counts.values())} attempts, refused: {dict(counts)}")
     assert not corpus.marker.exists()
+    attempts(sum(counts.values()))
 
 
 @pytest.mark.parametrize("corpus", [pickles], indirect=True)
-def test_archive_with_a_hostile_model(corpus:Corpus, tmp_path:Path, here:Workspace, monkeypatch:pytest.MonkeyPatch):
+def test_archive_with_a_hostile_model(corpus:Corpus, tmp_path:Path, here:Workspace, monkeypatch:pytest.MonkeyPatch, attempts:Callable):
     "Somebody else's workspace comes in, and its models stay a stranger's."
     files = [path for path in corpus.files["pickles"] if path.stem.endswith("pickle")]
     theirs = Workspace(tmp_path / "theirs")
@@ -593,3 +596,4 @@ def test_archive_with_a_hostile_model(corpus:Corpus, tmp_path:Path, here:Workspa
         with pytest.raises(UntrustedFile, match="could run code"): find_model(f"run:{run.id}")
     print(f"{len(files)} attempts, refused: UntrustedFile")
     assert not corpus.marker.exists()
+    attempts(len(files))

@@ -149,7 +149,7 @@ HEADERS, HEADER = b"POST /predict HTTP/1.1\r\nhost: ", b"1"
 BODY, DROP = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: 100000\r\n\r\n", b"x"
 
 
-def test_five_hundred_slow_clients(serve):
+def test_five_hundred_slow_clients(serve, attempts:Callable):
     "Half of them drip headers, half bodies: they hold no place, and are closed when their time is over."
     served = serve(header_seconds=3, read_seconds=3, working=4)
     async def attack() -> tuple[list[int], Counter]:
@@ -164,9 +164,10 @@ def test_five_hundred_slow_clients(serve):
     assert meanwhile == [200] * 20
     assert ended["408"] >= 450 and ended["held on"] == 0
     assert max(latencies) < PATIENCE and grown < GROWTH and settled < RECOVERY
+    attempts(ended.total())
 
 
-def test_more_slow_clients_than_files(serve):
+def test_more_slow_clients_than_files(serve, attempts:Callable):
     "The oldest make room, so that somebody new is heard."
     served = serve(files=256, header_seconds=30)
     async def later(number:int) -> str:
@@ -178,9 +179,10 @@ def test_more_slow_clients_than_files(serve):
     print(f"slow clients ended {dict(Counter(ended))}; health at worst {max(latencies):.3f} s of {len(latencies)}; grown {grown / 1e6:.1f} MB; settled in {settled:.3f} s")
     assert max(latencies) < PATIENCE and settled < RECOVERY
     assert Counter(ended)["held on"] <= 256
+    attempts(len(ended))
 
 
-def test_ten_times_capacity(serve):
+def test_ten_times_capacity(serve, attempts:Callable):
     "A hundred requests a second can be answered, and ten times as many come: as many are answered, the others are told at once to come again."
     served = serve(seconds=0.01, working=8)
     request = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: 5\r\n\r\n12345" % served.port
@@ -204,6 +206,7 @@ def test_ten_times_capacity(serve):
     assert set(counts) == {(200, False), (503, True)}
     assert counts[200, False] > 200 and counts[503, True] > 4 * counts[200, False] # 400 could be answered, if nobody else were on this machine
     assert max(latencies) < PATIENCE and grown < GROWTH and settled < RECOVERY
+    attempts(len(answers))
 
 
 async def pour(port:int, head:bytes, part:bytes, count:int) -> tuple[int, int]:
@@ -225,7 +228,7 @@ async def pour(port:int, head:bytes, part:bytes, count:int) -> tuple[int, int]:
 CHUNKED = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-def test_bodies_without_end(serve):
+def test_bodies_without_end(serve, attempts:Callable):
     "A gigabyte each, in chunks, or announced: the answer comes through, then the connection is closed, and memory does not grow."
     served = serve()
     async def attack() -> list:
@@ -236,6 +239,7 @@ def test_bodies_without_end(serve):
     settled = served.settles(held=0, waiting=1)
     print(f"{dict(Counter(status for status, _ in answers))}; {sum(sent for _, sent in answers) / 10:,.0f} MB taken and forgotten; health at worst {max(latencies):.3f} s; grown {grown / 1e6:.1f} MB; settled in {settled:.3f} s")
     assert [status for status, _ in answers] == [413] * 40
+    attempts(40)
     assert all(sent < 10_000 for _, sent in answers)
     assert max(latencies) < PATIENCE and grown < GROWTH and settled < RECOVERY
 
@@ -280,7 +284,7 @@ HOSTILE = {
 }
 
 
-def test_no_answer_gives_anything_away(serve):
+def test_no_answer_gives_anything_away(serve, attempts:Callable):
     "Every refusal has the one form, and neither a traceback, nor a path, nor what the server is made of."
     served = serve(header_seconds=0.5, read_seconds=0.5, keep_seconds=0.3)
     statuses = {}
@@ -297,6 +301,7 @@ def test_no_answer_gives_anything_away(serve):
     print(statuses)
     expected = {"not HTTP": 400, "another host": 421, "no host": 421, "two hosts": 421, "another origin": 403, "an error inside": 500, "two lengths": 400, "length and chunks": 400, "a negative length": 400, "a bad chunk": 400, "too long": 413, "a long header": 431, "many headers": 431, "half a body": 408, "half a header": 408}
     assert {name: statuses[name] for name in expected} == expected
+    attempts(len(HOSTILE))
     assert "/somewhere/secret" in served.log.read_text()
 
 

@@ -8,14 +8,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import waited
 
 from ml_pkg.logged import Logged
 from ml_pkg.logged_predictions import read_feedback, read_log
+from ml_pkg.periods import Every
 from ml_pkg.prediction_log import Bound, Outcome, PredictionLog, Rotation
+from ml_pkg.windows import LastHours, LastRows, Recent, SameHour, SameWeekday
 
 KILLS = int(os.environ.get("ML_PKG_KILLS", "4")) # servers that are killed, of each kind
 BOUND = 1.0 # seconds
@@ -24,6 +28,7 @@ SERVER = '''
 import asyncio, os, sys, time
 from pathlib import Path
 from ml_pkg.logged import Logged
+from ml_pkg.periods import Every
 from ml_pkg.prediction_log import Bound, Outcome, PredictionLog, Rotation
 
 async def client(log, name, taken):
@@ -57,12 +62,13 @@ def killed(folder:Path, name:str, kind:str, seconds:float) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["durable", "bounded"])
-def test_killed_servers_lose_nothing_beyond_the_bound(tmp_path:Path, kind:str):
+def test_killed_servers_lose_nothing_beyond_the_bound(tmp_path:Path, kind:str, attempts:Callable):
     chance, folder, needed = random.Random(0), tmp_path / "churn", []
     for number in range(KILLS):
         needed += killed(folder, str(number), kind, chance.uniform(0.05, 1.0) + (BOUND if kind == "bounded" else 0))
         log = Counter(read_log("churn", logs=tmp_path)["id"])
         assert set(log.values()) == {1} and not [id for id in needed if id not in log]
+        attempts(1)
     assert len(needed) > 20 * KILLS
     PredictionLog(folder).close(patience=600) # the next one makes segments of all that is left
     assert not [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".parquet"]
@@ -82,6 +88,7 @@ def test_processes_write_at_once(tmp_path:Path):
 import sys, time
 from pathlib import Path
 from ml_pkg.logged import Logged
+from ml_pkg.periods import Every
 from ml_pkg.prediction_log import Bound, PredictionLog, Rotation
 log = PredictionLog(Path(sys.argv[1]), Bound(seconds=0.02, rows=50), rotation=Rotation(rows=200))
 for number in range(int(sys.argv[3])):
@@ -115,6 +122,7 @@ def test_forks_have_logs_of_their_own(python:Callable, tmp_path:Path):
 import os, sys, time
 from pathlib import Path
 from ml_pkg.logged import Logged
+from ml_pkg.periods import Every
 from ml_pkg.prediction_log import Bound, PredictionLog
 def asked(id): return Logged([id], {"age": [31]}, {"prediction": ["no"]}, "churn", "1", time.time(), 0.001)
 log = PredictionLog(Path(sys.argv[1]), Bound(seconds=0.05))
@@ -137,6 +145,7 @@ def test_a_process_that_ends_closes_its_logs(python:Callable, tmp_path:Path):
 import sys, time
 from pathlib import Path
 from ml_pkg.logged import Logged
+from ml_pkg.periods import Every
 from ml_pkg.prediction_log import Bound, PredictionLog
 log = PredictionLog(Path(sys.argv[1]), Bound(seconds=1000))
 log.add(Logged(["a"], {"age": [31]}, {"prediction": ["no"]}, "churn", "1", time.time(), 0.001))
@@ -184,3 +193,33 @@ def test_read_only_disk(small_disk:Path):
     waited(lambda: log.counts.written == 1, "row on the disk")
     log.close()
     assert ids(small_disk) == ["before", "refused"]
+
+
+MOMENTS = {"the clock goes on": "2026-03-29T01:00:00Z", "the clock goes back": "2026-10-25T01:00:00Z", "the year 2038": "2038-01-19T03:14:07Z"}
+
+
+@pytest.mark.parametrize("what", MOMENTS)
+def test_clock_that_moves(tmp_path:Path, what:str, monkeypatch:pytest.MonkeyPatch, attempts:Callable):
+    "By an hour, where daylight saving begins or ends, or beyond 32 bits: rows come in the order of their times, each in one window, and no window is negative."
+    monkeypatch.setenv("TZ", "Europe/Vienna")
+    time.tzset()
+    moment = pd.Timestamp(MOMENTS[what])
+    seconds = [offset + step for offset in (0, -3600, 3600, 7200, -7200) for step in (-1, 0, 1, 600)]
+    log = PredictionLog(tmp_path / "churn", Bound(seconds=0.02))
+    for number, second in enumerate(seconds):
+        log.add(asked(f"{number:02}")._replace(received=moment.timestamp() + second))
+        log.feedback(f"{number:02}", "no", moment.timestamp() + second)
+    log.close()
+    monkeypatch.undo()
+    time.tzset()
+    rows = read_log("churn", logs=tmp_path)
+    assert rows["time"].tolist() == sorted(moment + pd.Timedelta(seconds=second) for second in seconds) and (rows["labelled"] == rows["time"]).all()
+    every, now = Every(timedelta(hours=1)), rows["time"].max() + pd.Timedelta(hours=2)
+    starts = every.over(rows["time"].min(), now, 1000)
+    windows = [read_log("churn", start, start + every.length, logs=tmp_path)["id"].tolist() for start in starts]
+    assert starts == sorted(set(starts)) and sorted(sum(windows, [])) == sorted(rows["id"])
+    for policy in (Recent(timedelta(hours=3)), LastHours(timedelta(hours=2)), LastRows(5), SameHour(1, "Europe/Vienna"), SameWeekday(1, "Europe/Vienna")):
+        for at in rows["time"]:
+            chosen = policy.choose(rows["time"], at)
+            assert (rows["time"][chosen.window] <= at).all() and (chosen.reference is None or not (chosen.window & chosen.reference).any())
+            attempts(1)

@@ -63,6 +63,29 @@ for number in range(100_000):
 """
 
 
+REGISTRATIONS = int(os.environ.get("ML_PKG_REGISTRATIONS", "25")) # of each of eight processes
+
+REGISTER_MANY = """
+import sys
+from pathlib import Path
+from ml_pkg.model import Model, write_model
+from ml_pkg.persistence import Skops
+from ml_pkg.registry import register
+from ml_pkg.run import load_run
+from ml_pkg.store import connected
+from ml_pkg.workspace import Workspace
+
+who, count, run, workspace = sys.argv[1], int(sys.argv[2]), load_run(sys.argv[3]), Workspace.current()
+model, file = Model.load(run.model_path), Path(f"{who}.mlpkg")
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(count):
+    write_model(Model(model.estimator, model.schema, model.card, {"note": f"{who} {number}".encode()}), file, Skops()) # another file of the same run
+    with connected(workspace) as connection: version = register(connection, workspace, "flowers", run, file)
+    print(version.version, version.sha256, flush=True)
+"""
+
+
 @pytest.fixture
 def runs(project:Path, python:Callable) -> list[str]:
     "The ids of three runs with their models."
@@ -85,7 +108,7 @@ def assert_consistent(workspace:Workspace) -> None:
     assert [symptom for symptom in doctor(workspace).symptoms if "left by processes" not in symptom.what] == []
 
 
-def test_of_two_who_promote_at_once_one_wins(here:Workspace, project:Path, runs:list[str]):
+def test_of_two_who_promote_at_once_one_wins(here:Workspace, project:Path, runs:list[str], attempts:Callable):
     "The other is told who that was, and nothing of what it did remains but a file that no row knows."
     with connected(here) as connection:
         first = register(connection, here, "flowers", load_run(runs[0]), load_run(runs[0]).model_path)
@@ -106,6 +129,7 @@ def test_of_two_who_promote_at_once_one_wins(here:Workspace, project:Path, runs:
         with connected(here) as connection: known = aliases(connection, "flowers")
         assert known == {"production": int(next(each for each in said if each.startswith("won")).split()[1]), "previous": before}
         assert_consistent(here)
+        attempts(1)
 
 
 def test_what_is_expected_is_compared_while_nobody_else_can_write(here:Workspace, runs:list[str]):
@@ -120,7 +144,7 @@ def test_what_is_expected_is_compared_while_nobody_else_can_write(here:Workspace
         with pytest.raises(Overtaken, match="promoted by Ada"), transaction(other): check_expected(other, "flowers", "production", None)
 
 
-def test_killed_while_it_registers(here:Workspace, workspace:Path, project:Path, runs:list[str]):
+def test_killed_while_it_registers(here:Workspace, workspace:Path, project:Path, runs:list[str], attempts:Callable):
     "Twenty times, at any moment: whatever is registered is whole, the next registration works, and what is left can be cleaned away."
     for turn in range(20):
         process = started(REGISTER, project, *runs)
@@ -133,8 +157,21 @@ def test_killed_while_it_registers(here:Workspace, workspace:Path, project:Path,
         with connected(here) as connection: version = register(connection, here, f"after{turn}", run, run.model_path)
         assert version.model.card["run"] == run.id
         with connected(here) as connection: assert connection.execute("SELECT max(number) FROM versions").fetchone()[0] > last
+        attempts(1)
     assert len(models()) > 20
     known = {version.path for name in models().index for version in versions(name)}
     plan(here, settled=0).delete()
     assert {path for path in (workspace / "registry").rglob("*") if path.is_file()} == {workspace / path.relative_to(workspace.resolve()) for path in known}
     assert_consistent(here)
+
+
+def test_many_processes_register_at_once(here:Workspace, project:Path, runs:list[str], attempts:Callable):
+    "Each registration is a version of its own, with the file that was given, and the numbers have no gap."
+    both = [started(REGISTER_MANY, project, f"p{number}", REGISTRATIONS, runs[0]) for number in range(8)]
+    for process in both: process.stdin.write("go\n"), process.stdin.flush()
+    said = [line.split() for process in both for line in process.communicate(timeout=3000)[0].splitlines()]
+    assert [process.returncode for process in both] == [0] * 8
+    assert sorted(int(version) for version, _ in said) == list(range(1, 8 * REGISTRATIONS + 1))
+    assert {(each.version, each.sha256) for each in versions("flowers")} == {(int(version), digest) for version, digest in said} and len({digest for _, digest in said}) == len(said)
+    assert_consistent(here)
+    attempts(len(said))

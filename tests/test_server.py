@@ -1,6 +1,6 @@
 """`ml_pkg serve` as processes: answers under load while versions change, workers that are killed, a server that is told to end, one that is killed, and candidates beside it.
 
-ML_PKG_PROMOTIONS, ML_PKG_REQUESTS and ML_PKG_KILLS ask for more than the few that are tried each time.
+ML_PKG_PROMOTIONS, ML_PKG_REQUESTS, ML_PKG_KILLS, ML_PKG_LOCKED and ML_PKG_SOAK ask for more than the few that are tried each time.
 """
 
 import asyncio
@@ -9,8 +9,10 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +31,8 @@ pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "o
 PROMOTIONS = int(os.environ.get("ML_PKG_PROMOTIONS", 4))
 REQUESTS = int(os.environ.get("ML_PKG_REQUESTS", 1_200))
 KILLS = int(os.environ.get("ML_PKG_KILLS", 4))
+LOCKED = float(os.environ.get("ML_PKG_LOCKED", 5)) # seconds for which somebody else has the database
+SOAK = float(os.environ.get("ML_PKG_SOAK", 12)) # seconds under load in which nothing may grow
 BOUND = float(os.environ.get("ML_PKG_BOUND", 1.0)) # seconds within which an answer is on the disk: what is promised
 THREE = "import json, flowers; runs = [flowers.flowers.replace(logisticregression__C=C).run() for C in (1.0, 0.1, 10.0)]; assert all(run.model for run in runs); print(json.dumps([run.id for run in runs]))"
 
@@ -66,7 +70,7 @@ def test_answers_and_ends_when_told(here:Workspace, project:Path, versions:dict[
     assert rows["id"].tolist() == [each["id"] for each in answer["predictions"]] and rows["label"].dropna().tolist() == ["virginica"]
 
 
-def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:dict[str, Model]):
+def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
     "Told to end while hundreds of requests are underway: each connection has a whole answer or none, and every answer is in the log."
     told:list[str] = []
     async def asking(server:Server) -> None:
@@ -87,10 +91,11 @@ def test_what_is_in_flight_is_finished(here:Workspace, project:Path, versions:di
         asyncio.run(all_of_them(server))
         assert server.process.wait(60) == 0
     assert len(told) > 50 and sorted(read_log("flowers", logs=here)["id"]) == sorted(told)
+    attempts(len(told))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[str, Model], workers:int):
+def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[str, Model], workers:int, attempts:Callable):
     "No request fails, each answer is what the version that it names predicts, and within a second of a promotion that version answers."
     expected = {version: model.predict_proba([FLOWER]).iloc[0].to_dict() for version, model in versions.items()}
     seen:dict[str, int] = dict.fromkeys(expected, 0)
@@ -130,6 +135,7 @@ def test_versions_change_under_load(here:Workspace, project:Path, versions:dict[
         assert all(f"flowers@{version} answers now, after flowers@" in said for version in seen), said
     print(f"{sum(seen.values()):,} requests, {PROMOTIONS} promotions, answered by each version: {seen}; the slowest was picked up after {max(delays):.2f} s")
     assert len(read_log("flowers", logs=here)) == sum(seen.values()) and min(seen.values()) > 0
+    attempts(sum(seen.values()))
 
 
 def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Model]):
@@ -144,6 +150,101 @@ def test_a_worker_is_killed(here:Workspace, project:Path, versions:dict[str, Mod
         assert (before, counted(server, "rows_total")) == (20.0, 40.0)
         assert server.ends() == 0
     assert f"worker {children[0]} ended (signal 9)" in (project / "stderr.txt").read_text()
+
+
+async def asking_on(server:Server, done:asyncio.Event, told:list[str], failed:list[str]) -> None:
+    "One client after another on a connection that stays; where that breaks one request has failed, and the client connects again."
+    while not done.is_set():
+        try:
+            streams = await asyncio.open_connection("127.0.0.1", server.port)
+            while not done.is_set():
+                status, body = await exchanged(streams, "POST", "/predict", {"rows": [FLOWER]})
+                assert status == 200, body
+                told.append(json.loads(body)["predictions"][0]["id"])
+            streams[1].close()
+        except (asyncio.IncompleteReadError, ConnectionError) as error: failed.append(repr(error))
+
+
+async def under_load(server:Server, clients:int, meanwhile:Callable) -> tuple[list[str], list[str]]:
+    "Ids that were answered, and requests that failed, while something else happens."
+    told, failed, done = [], [], asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients): group.create_task(asking_on(server, done, told, failed))
+        await asyncio.to_thread(meanwhile)
+        done.set()
+    return told, failed
+
+
+def test_a_worker_is_killed_under_load(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
+    "At most the request that each of its connections waited for fails, and the counters never fall, nor count an answer twice."
+    counts:list[float] = []
+    with serving(project, "flowers", "--workers", 2) as server:
+        def meanwhile() -> None:
+            for _ in range(2):
+                time.sleep(1)
+                children = children_of(server.process.pid)
+                os.kill(children[0], signal.SIGKILL)
+                for _ in range(10): counts.append(counted(server, "rows_total"))
+                waited(lambda children=children: len(set(children_of(server.process.pid)) - {children[0]}) == 2, "worker in its place")
+                time.sleep(0.5)
+        told, failed = asyncio.run(under_load(server, 8, meanwhile))
+        counts.append(counted(server, "rows_total"))
+        assert server.ends() == 0
+    print(f"{len(told):,} answers, {len(failed)} requests failed of 8 connections in 2 kills; counted {counts[-1]:,.0f}")
+    assert len(failed) <= 2 * 8 and counts == sorted(counts) and len(told) <= counts[-1] <= len(told) + len(failed)
+    ids = read_log("flowers", logs=here)["id"]
+    assert ids.is_unique and len(ids) > 50
+    attempts(len(told))
+
+
+def test_the_database_is_locked(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
+    "By somebody who does not let go: answers go on, and all of them are in the log."
+    with serving(project, "flowers") as server:
+        with closing(sqlite3.connect(here.database, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            told, failed = asyncio.run(under_load(server, 4, lambda: time.sleep(LOCKED)))
+            other.execute("ROLLBACK")
+        assert predicted(server, [FLOWER])["version"] == "1" and server.ends() == 0
+    assert not failed and len(told) > 50 * LOCKED
+    assert set(told) <= set(ids := read_log("flowers", logs=here)["id"]) and len(ids) == len(told) + 1
+    attempts(len(told))
+
+
+def test_the_same_again(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
+    "A label that is sent again is one label, also by several at once; a request that is sent again has the same answer."
+    with serving(project, "flowers") as server:
+        found = predicted(server, [FLOWER] * 20)["predictions"]
+        document = {"feedback": [{"id": each["id"], "label": "virginica"} for each in found]}
+        async def again() -> list: return await asyncio.gather(*(asked(server, "POST", "/feedback", document) for _ in range(10)))
+        for _ in range(2): assert {status for status, _ in asyncio.run(again())} == {200}
+        tensors = {"id": "one", "inputs": [{"name": name, "datatype": "FP64", "shape": [1], "data": [value]} for name, value in FLOWER.items()]}
+        answers = [json.loads(asyncio.run(asked(server, "POST", "/v2/models/flowers/infer", tensors))[1]) for _ in range(10)]
+        assert all([each for each in answer["outputs"] if each["name"] != "id"] == [each for each in answers[0]["outputs"] if each["name"] != "id"] and answer["id"] == "one" for answer in answers)
+        assert server.ends() == 0
+    rows = read_log("flowers", logs=here).set_index("id").loc[[each["id"] for each in found]]
+    assert len(rows) == 20 and (rows["label"] == "virginica").all() and (rows["corrections"] == 0).all()
+    attempts(2 * 10 * 20 + 10)
+
+
+def test_nothing_grows(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
+    "Under load for a while: memory, open files and threads are as after the beginning, and the log has its few bytes a row."
+    def seen(process:int) -> tuple[int, int, int]:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        return int(status["VmRSS"].split()[0]) * 1024, len(os.listdir(f"/proc/{process}/fd")), int(status["Threads"])
+    samples = []
+    with serving(project, "flowers") as server:
+        def meanwhile() -> None:
+            for _ in range(12):
+                time.sleep(SOAK / 12)
+                samples.append(seen(server.process.pid))
+        told, failed = asyncio.run(under_load(server, 8, meanwhile))
+        assert server.ends() == 0
+    memory, files, threads = zip(*samples[3:], strict=True)
+    kept = sum(path.stat().st_size for path in (here.folder / "predictions").rglob("*") if path.is_file())
+    print(f"{len(told):,} requests in {SOAK:g} s; memory {memory[0] / 1e6:.0f} to {max(memory) / 1e6:.0f} MB, at most {max(files)} files and {max(threads)} threads; {kept / len(told):.0f} bytes a row")
+    assert not failed and max(memory) - memory[0] < 40e6 and max(files) <= files[0] + 8 and max(threads) <= threads[0] + 2
+    assert kept < 100_000 + 300 * len(told)
+    attempts(len(told))
 
 
 def test_a_model_with_threads_of_its_own_answers_from_every_worker(project:Path, python:Callable, monkeypatch:pytest.MonkeyPatch):
@@ -166,7 +267,7 @@ def children_of(process:int) -> list[int]: return [int(child) for child in Path(
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Model], durable:bool):
+def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Model], durable:bool, attempts:Callable):
     "No answer that is older than the bound is lost, none at all when the log is durable; nothing is there twice, and the log can be read."
     told:list[tuple[str, float]] = []
     kills = []
@@ -194,6 +295,7 @@ def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Mode
         missing = [moment for id, moment in told if id not in written]
         assert all(kills[-1] - moment < (0.0 if durable else BOUND) for moment in missing), (len(missing), kills[-1] - min(missing))
         lost += len(missing)
+        attempts(1)
     print(f"{KILLS} kills, {len(ids):,} rows in the log, {lost} answers lost{'' if durable else f' that were younger than {BOUND:g} s'}")
 
 

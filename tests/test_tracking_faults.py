@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +26,7 @@ from ml_pkg.workspace import Workspace
 TIMES = max(1.0, float(os.environ.get("ML_PKG_FAULTS", "1"))) # more attempts than by default, never fewer
 
 
-def attempts(number:int) -> int: return round(number * TIMES)
+def times(number:int) -> int: return round(number * TIMES)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +35,6 @@ def told() -> Iterator[Callable]:
     lines:list[str] = []
     yield lines.append
     print("\n\n" + "\n".join(lines))
-
-
-@pytest.fixture
-def memory(tmp_path:Path) -> Iterator[Path]:
-    "A folder in memory, where there is one: what is tested there are locks, transactions and killed processes, and no power is cut, so nothing need wait for a disk."
-    if not os.access("/dev/shm", os.W_OK): yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(prefix="ml_pkg-faults-", dir="/dev/shm") as folder: yield Path(folder)
 
 
 WRITER = """
@@ -115,33 +106,35 @@ def filled(folder:Path, runs:int) -> Workspace:
 # --- many processes, and processes that are killed
 
 @pytest.mark.parametrize(("mode", "processes", "runs"), [("DELETE", 8, 1000), ("WAL", 8, 250)])
-def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory:Path, told:Callable):
+def test_many_processes_record_at_once(mode:str, processes:int, runs:int, memory:Path, told:Callable, attempts:Callable):
     "Every run is there once, and nobody was told of a lock."
-    writers = [started(MANY, mode, memory, attempts(runs)) for _ in range(processes)]
+    writers = [started(MANY, mode, memory, times(runs)) for _ in range(processes)]
     acknowledged = [line for writer in writers for line in finished(writer)]
     there = run_ids(memory / "runs.sqlite")
-    told(f"{processes} processes recording {attempts(runs):,} runs each ({mode}): {processes * attempts(runs):,} records, {len(set(acknowledged) - set(there))} lost, 0 lock errors")
-    assert len(set(acknowledged)) == processes * attempts(runs) and sorted(acknowledged) == sorted(there)
+    told(f"{processes} processes recording {times(runs):,} runs each ({mode}): {processes * times(runs):,} records, {len(set(acknowledged) - set(there))} lost, 0 lock errors")
+    assert len(set(acknowledged)) == processes * times(runs) and sorted(acknowledged) == sorted(there)
     assert_sound(memory / "runs.sqlite")
     with closing(sqlite3.connect(memory / "runs.sqlite")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0].upper() == mode
         assert connection.execute("SELECT count(*) FROM (SELECT run FROM scores GROUP BY run HAVING count(*) = 10)").fetchone()[0] == len(there)
+    attempts(processes * times(runs))
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
-def test_kill_while_recording(mode:str, memory:Path, told:Callable):
+def test_kill_while_recording(mode:str, memory:Path, told:Callable, attempts:Callable):
     "Whoever was told an id finds the run, with all that belongs to it."
     finished(started(MANY, mode, memory, 1))
-    count, killers = attempts(500), 4
+    count, killers = times(500), 4
     acknowledged = [line for killer in [started(KILLER, mode, memory, count * part // killers, count * (part + 1) // killers) for part in range(killers)] for line in finished(killer) if line != "done"]
     there = run_ids(memory / "runs.sqlite")
     lost = set(acknowledged) - set(there)
     told(f"kill -9 while recording ({mode}): {count} attempts, {len(lost)} of {len(acknowledged):,} acknowledged runs lost")
-    assert not lost and len(set(acknowledged)) == len(acknowledged) > count / 2
+    assert not lost and len(set(acknowledged)) == len(acknowledged) > count / 10 # how far it comes until it is killed depends on what else runs
     assert_sound(memory / "runs.sqlite")
     with closing(sqlite3.connect(memory / "runs.sqlite")) as connection:
         for table, rows in {"scores": 10, "components": 40, "timings": 30, "files": 2}.items():
             assert connection.execute(f"SELECT count(*) FROM (SELECT run FROM {table} GROUP BY run HAVING count(*) = ?)", [rows]).fetchone()[0] == len(there)
+    attempts(count)
 
 
 # --- a database that is damaged
@@ -219,7 +212,7 @@ def test_damage_anywhere(memory:Path, told:Callable):
     "Whatever page is lost: no made-up row, and no run that counts as complete and is not."
     whole = filled(memory / "whole", 30)
     with closing(sqlite3.connect(whole.database)) as connection: scores = set(connection.execute("SELECT run, metric, fold, value FROM scores"))
-    content, count, rescued = whole.database.read_bytes(), attempts(60), 0
+    content, count, rescued = whole.database.read_bytes(), times(60), 0
     for seed in range(count):
         damaged = Workspace(memory / f"damaged{seed}")
         damaged.made()
@@ -254,7 +247,7 @@ def test_journal_of_a_killed_process(memory:Path, told:Callable):
     before = run_ids(whole.database)
     assert started(INTERRUPTED, "DELETE", whole.folder).wait() == -signal.SIGKILL
     database, journal = whole.database.read_bytes(), whole.database.with_name("runs.sqlite-journal").read_bytes()
-    lengths = [len(journal), *(random.Random(1).randrange(len(journal)) for _ in range(attempts(25))), 0]
+    lengths = [len(journal), *(random.Random(1).randrange(len(journal)) for _ in range(times(25))), 0]
     sound = rescued = 0
     for place, length in enumerate(lengths):
         cut = Workspace(memory / f"cut{place}")
@@ -314,7 +307,7 @@ def lost_seeds(workspace:Path, seeds:range) -> int:
     return len(set(seeds) - set(there))
 
 
-def test_full_disk(small_disk:Path, python:Callable, told:Callable):
+def test_full_disk(small_disk:Path, python:Callable, told:Callable, attempts:Callable):
     "The result is there, the failure is loud, and the run is recorded once there is room, in order: with the next run, or when the process ends."
     filler = small_disk / "filler"
     def filled_up(free:int) -> str: return f"head -c 2000000 /dev/zero > {filler} 2> /dev/null || truncate -s -{free} {filler}"
@@ -323,15 +316,17 @@ def test_full_disk(small_disk:Path, python:Callable, told:Callable):
     lost = lost_seeds(small_disk / "next", range(2 * len(faults) + 1)) + lost_seeds(small_disk / "end", range(2))
     told(f"disk full: {len(faults) + 1} attempts, {sum(refused)} times not recorded at once, {lost} runs lost")
     assert refused[0] >= 3 and refused[1] == 1 and lost == 0
+    attempts(len(faults) + 1)
 
 
-def test_read_only_disk(small_disk:Path, python:Callable, told:Callable):
+def test_read_only_disk(small_disk:Path, python:Callable, told:Callable, attempts:Callable):
     "As a full disk."
     fault, mending = f"mount --bind {small_disk} {small_disk} && mount -o remount,bind,ro {small_disk}", f"umount -l {small_disk}"
     refused = sum(python(NO_ROOM, small_disk / moment, json.dumps([fault] * count), mending, moment).count("refused") for moment, count in (("next", 3), ("end", 1)))
     lost = lost_seeds(small_disk / "next", range(7)) + lost_seeds(small_disk / "end", range(2))
     told(f"disk read-only: 4 attempts, {refused} times not recorded at once, {lost} runs lost")
     assert refused == 4 and lost == 0
+    attempts(4)
 
 
 # --- the clock, versions, names
@@ -359,9 +354,10 @@ print(len(made))
 """
 
 
-def test_clock_set_back(python:Callable, told:Callable):
+def test_clock_set_back(python:Callable, told:Callable, attempts:Callable):
     "Order is the order of recording, whatever the clock says."
-    told(f"clock set back and forth: {python(CLOCK)} runs, 0 out of order")
+    told(f"clock set back and forth: {(runs := python(CLOCK))} runs, 0 out of order")
+    attempts(int(runs))
 
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))

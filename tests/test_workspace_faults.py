@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,11 @@ def test_no_room_for_a_model(command:Callable, project:Path, workspace:Path):
     assert not list((workspace / "models").glob(".*.part"))
     assert command("predict", "flowers", "iris.csv").stdout.count("\n") == 151
     assert command("train", "more:flowers").returncode == 0
+
+
+def test_the_shell_of_sqlite_finds_the_record_sound(command:Callable, workspace:Path):
+    "The program that comes with SQLite, which knows nothing of this package."
+    if not shutil.which("sqlite3"): pytest.skip("sqlite3 is not installed: apt-get install sqlite3")
+    for _ in range(2): assert command("train", "flowers:flowers").returncode == 0
+    done = subprocess.run(["sqlite3", "-readonly", workspace / "runs.sqlite", "PRAGMA integrity_check; PRAGMA foreign_key_check; SELECT count(*), sum(status = 'finished') FROM runs;"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n2|2\n", "")
