@@ -31,6 +31,7 @@ def _moment(when:Moment) -> pd.Timestamp:
 
 def _wanted(since:Moment|None, until:Moment|None, version:str|None) -> pc.Expression:
     wanted = pc.scalar(True)
+    if since is not None and until is not None and _moment(since) > _moment(until): raise InvalidQuery(f"no moment is from {since} on and before {until}: 'since' cannot be after 'until'")
     if since is not None: wanted &= pc.field(TIME) >= _arrow(since)
     if until is not None: wanted &= pc.field(TIME) < _arrow(until)
     if version is not None: wanted &= pc.field(VERSION) == str(version)
