@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from ml_pkg.persistence import Joblib as Joblib
     from ml_pkg.persistence import Pickle as Pickle
     from ml_pkg.persistence import Skops as Skops
+    from ml_pkg.promotion import rollback as rollback
     from ml_pkg.registry import Version as Version
     from ml_pkg.registry import alias as alias
     from ml_pkg.registry import models as models
     from ml_pkg.registry import registry_history as registry_history
     from ml_pkg.registry import retire as retire
-    from ml_pkg.registry import rollback as rollback
     from ml_pkg.registry import versions as versions
     from ml_pkg.remote import Remote as Remote
     from ml_pkg.run import Run as Run
@@ -62,7 +62,7 @@ _PUBLIC = {
     "Run": "run", "runs": "history", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
-    "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "rollback": "registry", "retire": "registry", "find_model": "addresses",
+    "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "retire": "registry", "rollback": "promotion", "find_model": "addresses",
     **dict.fromkeys(("NotWorse", "Better", "Holdout"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
     "Monitor": "monitor", "Worse": "monitor", "Watch": "verdicts",
     "read_log": "logged_predictions", "read_feedback": "logged_predictions", "create_app": "api",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'Place', 'declared_place', 'Rewritten', 'rewritten', 'Refusal', 'PromotionRefused', 'only_one', 'settle',
-           'Promotion', 'preview', 'promote', 'preview_rollback', 'roll_back', 'NotVerified', 'verify']
+           'Promotion', 'preview', 'promote', 'preview_rollback', 'rollback', 'NotVerified', 'verify']
 
 # %% ../nbs/api/399_promotion.ipynb #9692989f
 import ast
@@ -416,14 +416,14 @@ def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version
 def preview_rollback(
     name:str,     # of an experiment
 ) -> Promotion:
-    "What `roll_back` would move and change. Nothing is written. Raises what it raises, but for what a fresh process says."
+    "What `rollback` would move and change. Nothing is written. Raises what it raises, but for what a fresh process says."
     workspace = Workspace.current()
     before, chosen, place = _way_back(workspace, name)
     version = _in_production(workspace, name)
     planned = _planned_back(workspace, chosen, place, version)
     return Promotion(name, before.version, place.address, planned.difference, replaces=version and version.version, is_done=False, remarks=planned.remarks)
 
-def roll_back(
+def rollback(
     name:str,   # of an experiment
     why:str="", # kept in the registry's history
 ) -> Promotion:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRODUCTION', 'PREVIOUS', 'CANDIDATE', 'ANYTHING', 'Version', 'whole_file', 'registered_versions', 'Copy', 'kept_copy',
            'add_version', 'register', 'who', 'aliases', 'version_of', 'check_registered', 'check_expected', 'point',
-           'alias', 'rollback', 'rollback_target', 'version_before', 'retire', 'tell_of_aliases', 'Standing',
+           'alias', 'point_back', 'rollback_target', 'version_before', 'retire', 'tell_of_aliases', 'Standing',
            'standing_of', 'kept_file', 'addressed_version', 'in_production', 'run_of', 'versions', 'model_list',
            'models', 'alias_text', 'move_list', 'gate_text', 'registry_history']
 
@@ -319,7 +319,7 @@ def alias(
     tell_of_aliases(Workspace.current(), name)
 
 # %% ../nbs/api/385_registry.ipynb #0d4106b6
-def rollback(
+def point_back(
     name:str,                   # of the model
     why:str="",                 # kept in the history
     expected:int|None=ANYTHING, # the version that should be in production; by default the one that is as this begins
@@ -340,7 +340,7 @@ def _seen(connection:sqlite3.Connection, name:str, expected:Any) -> int | None: 
 def rollback_target(
     name:str, # of the model
 ) -> Version:
-    "What `rollback` would bring back. Raises `UnknownName` if there is nothing, `NotFound`, `DamagedFile`."
+    "What `point_back` would bring back. Raises `UnknownName` if there is nothing, `NotFound`, `DamagedFile`."
     with _registry() as connection:
         check_registered(connection, name)
         return version_before(connection, name)

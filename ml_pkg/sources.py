@@ -79,7 +79,9 @@ def table_format(
 def _line_of(path:str|Path) -> str:
     "Where a file is not UTF-8, for a message; nothing for what is compressed or somewhere else."
     if "://" in str(path) or Path(path).suffix.lower() not in (".csv", ".tsv"): return ""
-    with open(path, "rb") as file: return next((f" in line {number}" for number, line in enumerate(file, 1) if not _is_utf8(line)), "")
+    try:
+        with open(path, "rb") as file: return next((f" in line {number}" for number, line in enumerate(file, 1) if not _is_utf8(line)), "")
+    except OSError: return "" # it is gone meanwhile
 
 def _is_utf8(line:bytes) -> bool:
     try: line.decode("utf-8")

@@ -79,9 +79,9 @@ def unusable(
 # %% ../nbs/api/060_workspace.ipynb #712aa6fd
 @contextmanager
 def temporary_workspace() -> Iterator[Workspace]:
-    "A workspace that is current inside the `with` block and is deleted after it."
+    "A workspace that is current inside the `with` block and is deleted after it, but for what somebody else is just writing there."
     before = os.environ.get("ML_PKG_WORKSPACE")
-    with tempfile.TemporaryDirectory(prefix="ml_pkg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ml_pkg-", ignore_cleanup_errors=True) as folder:
         os.environ["ML_PKG_WORKSPACE"] = folder
         try: yield Workspace(Path(folder))
         finally:
