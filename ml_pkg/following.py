@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .addresses import Located, located, pause_between_looks, traces
+from .running_code import check_code, code_keys, project_modules
 from .service import Served
 
 log = logging.getLogger("ml_pkg.server")
@@ -41,6 +42,7 @@ class Following:
         self.every = pause_between_looks(address) # seconds
         self._traces, self._next = None, 0.0  # what was seen when it was last asked, and until when that says enough
         self._failed, self._again = None, 0.0 # what could not be made ready, and when it is tried again
+        code_keys(project_modules(service.current.model.estimator)) # so that what runs now is known when its files are others
 
     async def run(self) -> None:
         "Until it is cancelled."
@@ -65,6 +67,7 @@ class Following:
     async def _swap(self, there:Located) -> None:
         self._failed, self._again = there, time.monotonic() + _AT_LEAST # unless it succeeds, it is not tried again at once
         before, ready = self.service.current, await asyncio.to_thread(self.ready, there)
+        await asyncio.to_thread(check_code, ready.model.estimator)
         self._failed = None
         self.service.swap(ready)
         log.info("%s answers now, after %s", ready, before)
