@@ -10,7 +10,9 @@ import datetime
 import json
 import logging
 import math
+import os
 import re
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +41,7 @@ from .shares import shares_of
 from .traffic import agreement, paired_answers
 from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
 from .windows import Recent, WindowPolicy
-from .workspace import Workspace, written_whole
+from .workspace import Workspace, is_alive, written_whole
 
 log = logging.getLogger("ml_pkg.watch")
 
@@ -315,8 +317,8 @@ class Looks:
     def check(self, watch:str) -> None:
         "Raise `InvalidDeclaration` if another watch looks at the model."
         state, now = self.state, time.time()
-        if state.get("watch", watch) == watch or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60: return
-        raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first; a moment later this one goes on from its alarms")
+        if state.get("watch", watch) == watch or _is_gone(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60: return
+        raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
 
     def forget_after(self, end:pd.Timestamp) -> None:
         "Set aside looks at what is not over yet: the clock was wrong when they were made."
@@ -332,11 +334,17 @@ class Looks:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
         for path in set(self.folder.glob("[!.]*.json")) - set(self.paths()): path.unlink(missing_ok=True) # of a process that was killed before it was done
         _write(self.folder/f"{name}.json", document)
-        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"]})
+        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"], "machine": socket.gethostname(), "process": os.getpid()})
         for path in self.paths()[:-_LOOKS]: path.unlink(missing_ok=True)
         return Look(document)
 
 # %% ../nbs/api/697_watching.ipynb #a67689c8
+def _is_gone(state:Mapping[str, Any]) -> bool:
+    "Whether the process that looked last has ended, as far as this machine can tell."
+    return state.get("machine") == socket.gethostname() and isinstance(state.get("process"), int) and not is_alive(state["process"])
+
+def _by(state:Mapping[str, Any]) -> str: return f" (process {state['process']} on {state['machine']})" if {"process", "machine"} <= state.keys() else ""
+
 def _look_of(path:Path) -> Look|None:
     found = _read_whole(path)
     return None if found is None else Look(found)
