@@ -205,7 +205,7 @@ def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
     run(garden, "nbdev_export")
     before = sources(garden)
     assert b"max_iter=LIMIT)" in before[0] and b"        SCALED," in before[1]
-    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import rollback\nfor C in (1.0, 5.0, 50.0): flowers.replace(logisticregression__C=C).promote(force='a test')\nroll_back('flowers')")
+    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import rollback\nfor C in (1.0, 5.0, 50.0): flowers.replace(logisticregression__C=C).promote(force='a test')\nrollback('flowers')")
     assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
     run(garden, "nbdev_export")
     assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
