@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import Any
 
 from .code import is_library
-from .errors import MlPkgError, Unidentifiable, listed
+from .errors import MlPkgError, listed
 from .identity import identify
 from .requirements import modules_of
 
@@ -24,7 +24,7 @@ def project_modules(
     estimator:Any, # fitted or not
 ) -> list[str]:    # full names, sorted
     "The project's modules that an estimator's classes and functions come from, as this process has imported them."
-    return sorted(name for name in modules_of(estimator) if name in sys.modules and name != "__main__" and not is_library(sys.modules[name]))
+    return sorted(name for name in modules_of(estimator) if name != "__main__" and getattr(sys.modules.get(name), "__file__", None) and not is_library(sys.modules[name])) # what has no file, such as what Cython makes up, does not change
 
 # %% ../nbs/api/477_running_code.ipynb #9b454d72
 def code_keys(
@@ -36,7 +36,7 @@ def code_keys(
 
 def _key(value:Any) -> str:
     try: return identify(value).key
-    except Unidentifiable: return ""
+    except Exception: return "" # whatever a module holds, nobody has to go without a server for it
 
 # %% ../nbs/api/477_running_code.ipynb #0b85f944
 class StaleCode(MlPkgError, RuntimeError):
