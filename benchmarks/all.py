@@ -1,6 +1,6 @@
 """All benchmarks, one after another, as one page: date, machine and versions, which bars held, and all that was printed.
 
-    python benchmarks/all.py                               # hours, on a machine that does nothing else
+    python benchmarks/all.py                               # all, as each is by itself: on a machine that does nothing else
     python benchmarks/all.py --quick                       # a look: fewer rows and repeats
     python benchmarks/all.py --only serving sweep
     python benchmarks/all.py --page nbs/figures.md         # where the page goes (default: figures.md)

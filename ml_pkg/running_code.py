@@ -53,7 +53,7 @@ def _keys_now(modules:list[str]) -> dict[str, str]:
 def check_code(
     estimator:Any, # that is going to answer
 ) -> None:
-    "Raise `StaleCode` if the project's code that an estimator needs is another one in its files than in this process. Takes seconds where there is such code, and nothing where there is none."
+    "Raise `StaleCode` if the project's code that an estimator needs is another one in its files than in this process. Where there is such code a process is started; where there is none nothing is done."
     if not (modules := project_modules(estimator)): return
     here, now = code_keys(modules), _keys_now(modules)
     changed = [name for name, key in here.items() if now.get(name) != key]
