@@ -151,7 +151,13 @@ async def _feedback(service:Service, body:bytes) -> dict:
     outcomes = await outcomes_of(receipts)
     if Outcome.DROPPED in outcomes: raise Refused(503, "Some of it could not be written. Send all of it again; nothing will be counted twice.", headers=RETRY_SOON)
     if Outcome.NOT_LOGGED in outcomes: raise Refused(503, "This server keeps no log, so there is nothing that a label could be added to.")
-    return {"accepted": len(labels)}
+    return {"accepted": len(labels), **_unknown(service.current.model, labels)}
+
+def _unknown(model:Model, labels:list[tuple[str, Any]]) -> dict[str, list]:
+    "Classes that the model does not know. They are kept, and told of: one may be new, and one may be misspelt."
+    if len(model.card.get("target", ["prediction"])) > 1 or not model.card.get("classes"): return {}
+    unknown = list(dict.fromkeys(label for _, label in labels if label not in model.card["classes"]))
+    return {"unknown_classes": unknown} if unknown else {}
 
 # %% ../nbs/api/495_api.ipynb #abb2b693
 def model_document(
@@ -234,7 +240,10 @@ def _about_predictions(service:Service) -> dict[str, Any]:
     model = service.current.model
     example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
     request = {"type": "object", "title": "Rows", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row_schema(model.schema)}}}
-    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)), "openapi_extra": _sent(request, example)}
+    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)), "openapi_extra": {**_sent(request, example), "parameters": [_REPEATED]}}
+
+_REPEATED = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}, "example": "order-7",
+             "description": "A text of your own for a request that may be sent again, after a broken connection for example. The same request with the same key has the same ids, and is found once in the log."}
 
 def _sent(schema:dict, example:dict) -> dict: return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
@@ -251,7 +260,7 @@ def _add_feedback(app:"FastAPI", service:Service) -> None:
 
 def _about_feedback(service:Service) -> dict[str, Any]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
-    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
+    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}, "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
     return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
 def _first_label(model:Model) -> list:

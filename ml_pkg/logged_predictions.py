@@ -96,7 +96,11 @@ def read_predictions(
     "What was asked and answered, for whoever reads labels once for many such tables. Raises what `read_log` raises."
     frame = frame_of(concatenated(kept_tables(_folder(logs, name), request_tables, _wanted(since, until, version))))
     if frame.empty: frame = frame.reindex(columns=[*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])]).astype({TIME: "datetime64[us, UTC]"})
-    return frame.astype({ID: "str"}).sort_values(TIME, kind="stable", ignore_index=True)
+    return _each_once(frame.astype({ID: "str"}).sort_values(TIME, kind="stable", ignore_index=True))
+
+def _each_once(frame:pd.DataFrame) -> pd.DataFrame:
+    "Without what was asked again under the same ids: what was answered first counts."
+    return frame if frame[ID].is_unique else frame.drop_duplicates(ID, ignore_index=True)
 
 def with_labels(
     predictions:pd.DataFrame, # of `read_predictions`
@@ -116,4 +120,5 @@ def read_times(
     "When something was asked, and when its label came. Raises what `read_log` raises."
     folder = _folder(logs, name)
     frame = frame_of(concatenated(kept_tables(folder, request_tables, _wanted(since, until, version), [ID, TIME]))).reindex(columns=[ID, TIME])
-    return frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).merge(_labels(folder).astype({ID: "str"}), on=ID, how="left")
+    frame = _each_once(frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True))
+    return frame.merge(_labels(folder).astype({ID: "str"}), on=ID, how="left")

@@ -211,7 +211,7 @@ def test_the_database_is_locked(here:Workspace, project:Path, versions:dict[str,
 
 
 def test_the_same_again(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
-    "A label that is sent again is one label, also by several at once; a request that is sent again has the same answer."
+    "A label that is sent again is one label, also by several at once; a request that is sent again has the same answer, and with a key of its client the same ids: the log has it once."
     with serving(project, "flowers") as server:
         found = predicted(server, [FLOWER] * 20)["predictions"]
         document = {"feedback": [{"id": each["id"], "label": "virginica"} for each in found]}
@@ -220,10 +220,17 @@ def test_the_same_again(here:Workspace, project:Path, versions:dict[str, Model],
         tensors = {"id": "one", "inputs": [{"name": name, "datatype": "FP64", "shape": [1], "data": [value]} for name, value in FLOWER.items()]}
         answers = [json.loads(asyncio.run(asked(server, "POST", "/v2/models/flowers/infer", tensors))[1]) for _ in range(10)]
         assert all([each for each in answer["outputs"] if each["name"] != "id"] == [each for each in answers[0]["outputs"] if each["name"] != "id"] and answer["id"] == "one" for answer in answers)
+        order = {"rows": [FLOWER, FLOWER | {"petal_length": 5.9}]}
+        async def ordered(key:str) -> list: return await asyncio.gather(*(asked(server, "POST", "/predict", order, f"Idempotency-Key: {key}\r\n") for _ in range(10)))
+        told = {key: {body for _ in range(2) for status, body in asyncio.run(ordered(key)) if status == 200} for key in ("one", "two")}
+        assert [len(bodies) for bodies in told.values()] == [1, 1]
+        orders = [each["id"] for bodies in told.values() for each in json.loads(next(iter(bodies)))["predictions"]]
         assert server.ends() == 0
-    rows = read_log("flowers", logs=here).set_index("id").loc[[each["id"] for each in found]]
+    log = read_log("flowers", logs=here)
+    assert len(set(orders)) == 4 and sorted(log["id"][log["id"].isin(orders)]) == sorted(orders)
+    rows = log.set_index("id").loc[[each["id"] for each in found]]
     assert len(rows) == 20 and (rows["label"] == "virginica").all() and (rows["corrections"] == 0).all()
-    attempts(2 * 10 * 20 + 10)
+    attempts(2 * 10 * 20 + 10 + 2 * 2 * 10)
 
 
 def test_nothing_grows(here:Workspace, project:Path, versions:dict[str, Model], attempts:Callable):
