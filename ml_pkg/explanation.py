@@ -125,21 +125,30 @@ def explained(
 ) -> Explanation:
     "Each step but those that only ask and score, with the reason if it was computed."
     names = step_names(timings)
-    return Explanation(title, [_report(name, _until(names, name), timings, components, earlier) for name in names])
+    computed = [name for name in names if any(row["step"] == name and row["outcome"] == "computed" for row in timings)]
+    why = _code_once({name: _why(_until(names, name), components, earlier) for name in computed})
+    return Explanation(title, [_report(name, timings, why.get(name, "")) for name in names])
 
-def _report(name:str, until:list[str], timings:list[dict], components:dict[str, str], earlier:list[Earlier]) -> StepReport:
-    rows = [row for row in timings if row["step"] == name]
-    def of(outcome:str) -> list[float]: return [row["seconds"] for row in rows if row["outcome"] == outcome]
-    why = _why(until, components, earlier) if of("computed") else ""
+def _report(name:str, timings:list[dict], why:str) -> StepReport:
+    def of(outcome:str) -> list[float]: return [row["seconds"] for row in timings if row["step"] == name and row["outcome"] == outcome]
     return StepReport(name, len(of("computed")), len(of("reused")), sum(of("computed")), sum(of("reused")), why)
 
+def _code_once(
+    why:dict[str, list[str]], # step, in order -> its reasons
+) -> dict[str, str]:          # likewise, as one text
+    "Code that differs is shown with the first step that it concerns; the others say where."
+    first = {reason: step for step in reversed(why) for reason in why[step]}
+    def told(step:str, reason:str) -> str: return reason if first[reason] == step or "\n" not in reason else f"{reason.partition(':')[0]}: as shown for {first[reason]}"
+    return {step: "\n".join(told(step, reason) for reason in reasons) for step, reasons in why.items()}
+
 # %% ../nbs/api/270_explanation.ipynb #829b6b94
-def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> str:
-    if not components: return "the run has no key, so nothing could be looked up"
+def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> list[str]:
+    "Reasons, one for each component that differs."
+    if not components: return ["the run has no key, so nothing could be looked up"]
     had = [upstream(other.components, _until(other.steps, until[-1])) for other in earlier if until[-1] in other.steps]
     found = nearest_difference(upstream(components, until), had)
-    if found is None: return FIRST
-    return "\n".join(described(path, *pair) for path, pair in _told_once(found).items()) or UNKEPT
+    if found is None: return [FIRST]
+    return [described(path, *pair) for path, pair in _told_once(found).items()] or [UNKEPT]
 
 def _told_once(found:dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     "Without what only says again that a step before is there, or is not."
@@ -226,6 +235,6 @@ def explained_failure(
 def _report_of_failed(name:str, steps:list[str], place:int, components:dict[str, str], earlier:list[Earlier]) -> StepReport:
     "What became of a step, and what is new in it; nothing is said of what was not reached."
     if steps.index(name) > place >= 0: return StepReport(name, 0, 0, 0.0, 0.0, "", "not reached")
-    why = _why(_until(steps, name), components, earlier)
+    why = "\n".join(_why(_until(steps, name), components, earlier))
     outcome = "failed" if steps.index(name) == place else "not known" if place < 0 else AGAIN if why == UNKEPT else "went well"
     return StepReport(name, 0, 0, 0.0, 0.0, "nothing differs from an earlier run" * (outcome == "failed") if why == UNKEPT else why, outcome)

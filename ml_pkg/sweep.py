@@ -104,7 +104,7 @@ class Sweep(Sequence["Experiment"]):
         "These variants and others, without those that are there already."
         if not isinstance(other, Sweep) and not hasattr(other, "estimator"): raise InvalidDeclaration(f"a sweep takes experiments and sweeps beside its variants, and not {_in_short(other)}")
         if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self.variants[0].experiment, other) if len(self) else other.name, other),))
-        return _distinct([*self.variants, *other.variants])
+        return _distinct([*self.variants, *(_among(self.variants, each) for each in other.variants)])
 
     def __radd__(self, other:"Experiment") -> "Sweep": return Sweep((Variant(other.name, other),)) + self
 
@@ -178,6 +178,11 @@ def _count(count:Any) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1: raise InvalidDeclaration(f"how many variants is a whole number from 1 on, and not {count!r}")
     return count
 
+def _among(variants:Sequence[Variant], other:Variant) -> Variant:
+    "A variant under a name that says which declaration it goes back to, if that is another one than that of the variants."
+    own = other.experiment.name
+    return other if not variants or variants[0].experiment.name == own or other.name.startswith(own) else Variant(_joined(own, other.name), other.experiment)
+
 def _joined(*names:str) -> str: return ", ".join(name for name in names if name != AS_DECLARED) or AS_DECLARED
 
 # %% ../nbs/api/390_sweep.ipynb #c4c4a170
@@ -229,7 +234,8 @@ def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment"
 # %% ../nbs/api/390_sweep.ipynb #663d8d47
 def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[str, Sequence]) -> Variant:
     labels = [_label(name, value, axes[name]) for name, value in changes.items() if not _is(value, _current(experiment, name))]
-    return Variant(_joined(*labels), _changed(experiment, changes))
+    changed = _changed(experiment, changes)
+    return Variant(_joined(*labels) if experiment.varied_from is None else _name_of(changed, _joined(*labels)), changed) # what a variation has is not what was declared
 
 # %% ../nbs/api/390_sweep.ipynb #4fafbf4c
 @dataclass(frozen=True)
