@@ -27,6 +27,7 @@ from .code import is_library_file
 from .declared_changes import in_a_line
 from .display import definition
 from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
+from .explanation import described
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
 from .gates import Verdicts, verdict_table
@@ -403,9 +404,16 @@ def _parity(place:Place, chosen:"Experiment", file:Path, given:list[str]) -> Ver
 def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Place]:
     "The version before, what it declared, and where that goes."
     before = rollback_target(name)
-    chosen = load_run(before.run).experiment.named(name)
-    if chosen.key != before.key: raise NotTheSame(f"what {before} was declared as means something else by now (its data, its code or the libraries under it have changed), so it cannot be brought back as it was. The registry alone: ml_pkg rollback {name} --registry-only")
+    run = load_run(before.run)
+    chosen = run.experiment.named(name)
+    if chosen.key != before.key: raise NotTheSame(_otherwise_by_now(before, differences(run.components, components(chosen.identity))))
     return before, chosen, declared_place(chosen, workspace)
+
+def _otherwise_by_now(before:Version, found:dict[str, tuple[str, str]]) -> str:
+    "Why a version cannot be brought back as it was, with what has changed since, then and now."
+    whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    changed = "; ".join(described(path, *found[path]) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
+    return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {changed}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
 
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
     "What changes in files. Raises `NotRewritable` if something is declared that was never promoted."

@@ -182,6 +182,12 @@ def test_what_would_not_be_installed_is_not_promoted(garden:Path):
 def test_what_nobody_promoted_is_not_lost_in_going_back(garden:Path):
     promote(garden, 1.0)
     promote(garden, 10.0)
+    table = garden / "flowers/data/iris.csv"
+    rows = table.read_text()
+    table.write_text(rows + rows.splitlines()[-1] + "\n")
+    said = run(garden, "ml_pkg", "rollback", "flowers", code=2)
+    assert "What has changed since: dataset.rows: DataFrame 150 rows, 5 columns → DataFrame 151 rows, 5 columns. Bring that back first" in said, said
+    table.write_text(rows)
     notebook = garden / "nbs/experiments/flowers.ipynb"
     notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
     run(garden, "nbdev_export")
