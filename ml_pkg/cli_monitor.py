@@ -79,7 +79,9 @@ def watch(
     watching = watching_of(name, every, over, against, labels_after, trusted)
     attending = Attending(watching, telling_of(watching.workspace), lambda look: print_json(look.document) if as_json else print(look, flush=True))
     if not once: return attending.run(lambda: True)
-    if attending.look().open: raise typer.Exit(1)
+    look = attending.look()
+    if not as_json: print(f"  what is asked after {look.end:%Y-%m-%d %H:%M:%S} UTC is looked at from {look.end + watching.every.length + watching.every.grace:%Y-%m-%d %H:%M:%S} on")
+    if look.open: raise typer.Exit(1)
 
 # %% ../nbs/api/809_cli_monitor.ipynb #d9bf40a6
 @app.command()

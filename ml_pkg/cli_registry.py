@@ -7,6 +7,7 @@ __all__ = ['WIDTH', 'Why', 'models', 'history', 'alias', 'rollback', 'retire']
 
 # %% ../nbs/api/808_cli_registry.ipynb #5c1a4e8c
 import dataclasses
+import textwrap
 from typing import Annotated
 
 import typer
@@ -24,6 +25,12 @@ def _fitting(lines:list[list[str]], place:int) -> list[list[str]]:
     "Lines of a table with one column cut, so that they fit; never to less than 12 characters."
     others = sum(2 + max(len(line[other]) for line in lines) for other in range(len(lines[0])) if other != place)
     return [[_cut(text, max(12, WIDTH - others)) if at == place else text for at, text in enumerate(line)] for line in lines]
+
+def _wrapped(lines:list[list[str]]) -> list[list[str]]:
+    "Lines of a table whose last column goes on below where it is too long, to at least 24 characters."
+    others = sum(2 + max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1])
+    parts = [(line[:-1], textwrap.wrap(line[-1], max(24, WIDTH - others)) or [""]) for line in lines]
+    return [[*(before if part == 0 else [""] * len(before)), text] for before, texts in parts for part, text in enumerate(texts)]
 
 @app.command()
 @reported
@@ -53,7 +60,7 @@ def history(
     if not found: return print(f"no alias of {name} was ever moved")
     lines = [["when", "what", "alias", "run", "gates", "who", "why"]]
     for each in found: lines.append([_when(each["when"]), each["kind"], f"{each['alias']} {each['version'] or 'none'}", each["run"] or "", gate_text(each), _name(each["who"]), _reason(each)])
-    print_columns(_fitting(lines, place=6))
+    print_columns(_wrapped(lines))
 
 def _reason(move:dict) -> str: return " ".join(((f"forced: {move['forced']}; " if move["forced"] else "") + move["why"]).split()).removesuffix(";")
 
