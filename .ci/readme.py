@@ -1,6 +1,7 @@
 "Render nbs/index.ipynb as README.md; with --check, compare instead of writing."
 
 import difflib
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ README = ROOT / "README.md"
 HEAD = "<!-- made from nbs/index.ipynb by .ci/readme.py; edit the notebook -->"
 
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*)$")
+LINK = re.compile(r"\]\((?P<path>(?![a-z]+:|#)[^)\s]+)\)")
 FENCED_OUTPUTS = """
 {%- extends 'markdown/index.md.j2' -%}
 {%- macro fenced(text) %}
@@ -64,13 +66,19 @@ def render(notebook):
     exporter.preprocessors = []
     exporter.config.NbConvertBase.display_data_priority = ["text/markdown", "text/plain"]
     body, _ = exporter.from_notebook_node(notebook)
-    return f"{HEAD}\n\n{one_blank_line(body)}\n"
+    return f"{HEAD}\n\n{outside_fences(as_in_readme, body).strip()}\n"
 
 
-def one_blank_line(text):
-    "Runs of blank lines made one, except inside fenced blocks."
+def outside_fences(change, text):
+    "A text of which all is changed but what is in fenced blocks."
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if part.startswith("```") else re.sub(r"\n{3,}", "\n\n", part) for part in parts).strip()
+    return "".join(part if part.startswith("```") else change(part) for part in parts)
+
+
+def as_in_readme(text):
+    "Runs of blank lines made one; links and pictures as they are found from README.md, and not from the notebook's folder."
+    folder = NOTEBOOK.parent.relative_to(ROOT).as_posix()
+    return LINK.sub(lambda link: f"]({posixpath.normpath(posixpath.join(folder, link['path']))})", re.sub(r"\n{3,}", "\n\n", text))
 
 
 def difference(found, expected):

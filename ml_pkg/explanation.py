@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
-from .display import table
+from .display import difference, table
 from .identity import ABSENT, differences
 
 # %% ../nbs/api/270_explanation.ipynb #d90c9f0b
@@ -104,7 +104,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         rows = [[each.step, each.what, *(("", "") if each.outcome else (f"{each.spent:.3f}", f"{each.saved:.3f}"))] for each in self.steps]
-        why = "".join(f"<pre>{escape(f'{each.step}: {each.why}')}</pre>" for each in self.steps if each.why)
+        why = "".join(difference(f"{each.step}: {each.why}") for each in self.steps if each.why)
         return f"<b>{escape(self.title)}</b>{table(['step', 'folds', 'seconds spent', 'seconds saved'], rows)}{why}"
 
 # %% ../nbs/api/270_explanation.ipynb #0bfaeb52

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
 from .declared_changes import in_a_line
-from .display import definition
+from .display import definition, difference
 from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
 from .explanation import described
 from .exported import exported_again, refuse_out_of_step
@@ -260,7 +260,7 @@ class Promotion:
     def _repr_html_(self) -> str:
         from html import escape
         facts = {"declared in": self.address, **({} if self.is_done else {"preview": "nothing has changed"}), **{verdict.gate: verdict.found for verdict in self.verdicts}}
-        return definition(self.title, facts) + f"<pre>{escape(self.difference or 'no file changes')}</pre>" + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
+        return definition(self.title, facts) + difference(self.difference or "no file changes") + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
 _declared_since:dict[tuple[Path|None, str], str] = {} # what this process has written; the module that it imported does not know of it
