@@ -17,9 +17,10 @@ from .addresses import Located
 from .code import is_library_file
 from .errors import InvalidDeclaration, NotFound, UntrustedFile, Unwritable, listed
 from .model import Model
+from .parts import modules_of
 from .persistence import Joblib, Pickle, Skops, read_archive, sha256
 from .project import filled
-from .requirements import carded, distributions_of, installed_below, modules_of, needed_by, python_of
+from .requirements import carded, distributions_of, installed_below, needed_by, python_of
 from .server import CLOSING, GRACE
 from .workspace import project_root, written_whole
 

@@ -24,6 +24,7 @@ from .code import library_version
 from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, listed
 from .estimators import has_given_rows
+from .parts import changed_code, own_code
 from .persistence import Joblib, Persister, Pickle, Skops, read_archive, with_attached, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
@@ -165,7 +166,7 @@ def write_model(
 ) -> str:                # sha256 of the file
     "Write one file of which no workspace knows. Raises `InvalidDeclaration` if the persister cannot write the estimator, or what is attached has a name of the model's own, and `Unwritable`."
     own = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode()}
-    return write_archive(path, with_attached(own, model.attached), {"persister": persister.name, "key": model.card.get("key"), "versions": _versions()})
+    return write_archive(path, with_attached(own, model.attached), {"persister": persister.name, "key": model.card.get("key"), "versions": _versions(), "code": own_code(model.estimator)})
 
 def save_model(
     model:Model,         # fitted
@@ -203,6 +204,7 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     with _readable(path, "its estimator"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Trying to unpickle estimator") # said once, above, for the whole file
         estimator = persisters[name].load(members["estimator"], vouched)
+    with _readable(path, "what its code was"): _compare_code(path, manifest.get("code") or {}, estimator)
     model = Model(estimator, schema, card, {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")})
     if not vouched: _try_out(path, model)
     return model
@@ -227,6 +229,11 @@ def _compare_versions(path:Path, written:dict[str, str]) -> None:
     here = _versions()["scikit-learn"]
     if written.get("scikit-learn") not in (None, here):
         warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}", UserWarning, stacklevel=4)
+
+def _compare_code(path:Path, written:dict[str, dict[str, str]], estimator:Any) -> None:
+    "Warn of a model whose own classes and functions were edited since."
+    if written and (changed := changed_code(written, own_code(estimator))):
+        warnings.warn(f"{path} was fitted with other code: {listed(changed)} has changed since. Predictions may differ from those that it gave then. Train it again, or bring that code back", UserWarning, stacklevel=4)
 
 # %% ../nbs/api/220_model.ipynb #a2b05b3b
 def check_key(

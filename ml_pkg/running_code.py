@@ -17,7 +17,7 @@ from typing import Any
 from .code import is_library
 from .errors import MlPkgError, listed
 from .identity import identify
-from .requirements import modules_of
+from .parts import modules_of
 
 # %% ../nbs/api/477_running_code.ipynb #992f5707
 def project_modules(
