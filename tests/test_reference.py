@@ -76,11 +76,22 @@ def test_section_without_words_is_seen():
     assert without_words("names.md", ["Experiment", "Experimnt"]) == ["Experimnt"]
 
 
+@cache
+def anchors(page:str) -> list[str]: return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE)]
+
+
 @pytest.mark.parametrize("page", ["names.md", "commands.md", "errors.md", "settings.md"])
 def test_headings_can_be_linked_to(page:str):
     "No two of them have the same anchor."
-    found = [re.sub(r"[^\w -]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE)]
-    assert sorted(set(found)) == sorted(found)
+    assert sorted(set(anchors(page))) == sorted(anchors(page))
+
+
+@pytest.mark.parametrize("page", ["names.md", "commands.md", "errors.md", "settings.md"])
+def test_links_lead_somewhere(page:str):
+    found = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", (PAGES / page).read_text(encoding="utf-8"))
+    assert len(found) >= 5
+    assert [path for path, _ in found if not (PAGES / path).exists()] == []
+    assert [f"{path}#{anchor}" for path, anchor in found if anchor and anchor not in anchors(path or page)] == []
 
 
 # --- public names
@@ -177,7 +188,7 @@ def test_every_error_of_the_module_for_errors_says_where_it_is_raised():
 # --- settings
 
 SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "_modidx.py"]
-READ = re.compile(r"""environ(?:ment)?(?:\.(?:get|pop)\(\s*|\[)["'](\w+)["']|["'](\w+)["']\s+(?:not\s+)?in\s+(?:os\.|self\.)?environ|\b(ML_PKG_[A-Z_]*[A-Z])\b""")
+READ = re.compile(r"""(?:environ(?:ment)?(?:\.(?:get|pop|setdefault)\(|\[)|\bgetenv\()\s*["'](\w+)["']|["'](\w+)["']\s+(?:not\s+)?in\s+(?:os\.|self\.)?environ|\b(ML_PKG_[A-Z_]*[A-Z])\b""")
 
 
 def variables(text:str) -> set[str]:
@@ -187,7 +198,7 @@ def variables(text:str) -> set[str]:
 
 def test_lookups_are_seen():
     "Guards the test below."
-    assert variables('os.environ.get("A"), os.environ["B"], environment.get("C", ""), "D" in os.environ, E = "ML_PKG_F", "G"') == {"A", "B", "C", "D", "ML_PKG_F"}
+    assert variables('os.environ.get("A"), os.environ["B"], environment.get("C", ""), "D" in os.environ, E = "ML_PKG_F", "G", os.getenv("H")') == {"A", "B", "C", "D", "ML_PKG_F", "H"}
 
 
 def test_every_variable_that_is_read_is_documented():

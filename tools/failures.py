@@ -55,7 +55,9 @@ def linked(text:str) -> str:
     return re.sub(r"`(\w+)`", lambda found: f"[{found[0]}](errors.md#{anchor(keys[found[1]][0])})" if len(keys.get(found[1], [])) == 1 else found[0], text)
 
 
-def is_named(failure:Failure, text:str) -> bool: return f"`{failure.name}`" in text and f"(errors.md#{anchor(failure.key)})" in linked(text)
+def is_named(failure:Failure, text:str) -> bool:
+    "Whether a docstring leads to an error."
+    return f"`{failure.name}`" in text and f"(errors.md#{anchor(failure.key)})" in linked(text)
 
 
 def anchor(heading:str) -> str:

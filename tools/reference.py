@@ -70,6 +70,7 @@ class Entry:
 
 
 def entry(name:str, module:Module, function:Function) -> Entry:
+    "Of a function, method or property."
     is_property = any(each in ("property", "cached_property") for each in decorators(function))
     back = answer(module, function)
     return Entry(name, module, function, f"{name}: {back.text}" if is_property else signature(name, arguments(module, function), back))
@@ -83,6 +84,7 @@ def entries() -> dict[str, list[Entry]]:
 
 
 def entries_of(name:str, value:Any) -> Iterator[Entry]:
+    "Of a function, or of a class and its members."
     module = sources()[value.__module__.removeprefix("ml_pkg.")]
     node = definition(module, name)
     if isinstance(node, Function): yield entry(name, module, node)
@@ -92,6 +94,7 @@ def entries_of(name:str, value:Any) -> Iterator[Entry]:
 
 
 def names_page() -> Iterator[str]:
+    "All public names, by what a reader wants to do."
     groups = told()["groups"]
     require_same(entries(), [name for group in groups for name in group["names"]], "the public name")
     yield "# Public names\n\nAll are imported from `ml_pkg`: `from ml_pkg import Experiment`. Methods and properties stand below their class."
@@ -102,17 +105,21 @@ def names_page() -> Iterator[str]:
 
 
 def texts_of(found:list[Entry]) -> Iterator[str]:
+    "A name and its members, each under a heading."
     first, *parts = found
     yield f"### `{first.name}`\n\n{paragraphs(first)}\n\nDefined in {notebook(first.module, first.node)}."
     for each in parts: yield f"#### `{each.name}`\n\n{paragraphs(each)}" + ("" if each.module == first.module else f"\n\nDefined in {notebook(each.module, each.node)}.")
 
 
-def paragraphs(found:Entry) -> str: return f"```python\n{found.shown}\n```\n\n{linked(found.words)}".rstrip()
+def paragraphs(found:Entry) -> str:
+    "Signature and docstring."
+    return f"```python\n{found.shown}\n```\n\n{linked(found.words)}".rstrip()
 
 
 # --- errors
 
 def errors_page() -> Iterator[str]:
+    "All errors and warnings."
     require_same(failures(), told()["remedies"], "the error")
     require_same([key for key in told()["handled"] if key in failures()], told()["handled"], "the error")
     yield ("# Errors\n\nWhat a user can cause and mend is a `MlPkgError`, and the builtin error that fits as well. A message says what failed, what was found, what is there, and what to do.\n\n"
@@ -123,6 +130,7 @@ def errors_page() -> Iterator[str]:
 
 
 def facts(failure:Failure) -> Iterator[str]:
+    "What is known of an error, a line each."
     yield f"- What to do: {told()['remedies'][failure.key]}"
     yield f"- Is a: {', '.join(f'`{base}`' for base in failure.bases)}"
     yield f"- {ending(failure)}"
@@ -139,7 +147,9 @@ def ending(failure:Failure) -> str:
     return f"On the command line: {'a line that begins with `warning:`' if failure.is_warning else 'exit code 2'}"
 
 
-def listed(names:list[str]) -> str: return ", ".join(f"`{name}`" for name in names)
+def listed(names:list[str]) -> str:
+    "Names as code, in one line."
+    return ", ".join(f"`{name}`" for name in names)
 
 
 # --- commands
@@ -156,10 +166,13 @@ def declared(command:Any, parameter:Any) -> tuple[Any, Any]:
     return (typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else annotation), info
 
 
-def is_argument(parameter:Any) -> bool: return not parameter.opts[0].startswith("-")
+def is_argument(parameter:Any) -> bool:
+    "Whether a parameter is known by its place, and not by its name."
+    return not parameter.opts[0].startswith("-")
 
 
 def placeholder(parameter:Any) -> str:
+    "An argument as a usage line shows it: in brackets, if it may be left out."
     name = parameter.metavar or parameter.name.upper()
     name = f"{name}…" if parameter.nargs == -1 else name
     return name if parameter.required else f"[{name}]"
@@ -173,6 +186,7 @@ def usage(name:str, command:Any) -> str:
 
 
 def parameter_text(command:Any, parameter:Any) -> str:
+    "A line for an argument or an option."
     kind, info = declared(command, parameter)
     if is_argument(parameter): return f"- `{placeholder(parameter)}`: {parameter.help}{default_of(parameter)}"
     value = parameter.metavar or NEEDED[kind]
@@ -181,6 +195,7 @@ def parameter_text(command:Any, parameter:Any) -> str:
 
 
 def bounds(info:Any) -> str:
+    "The least and the most of a number, if there are any."
     low, high = getattr(info, "min", None), getattr(info, "max", None)
     if low is None and high is None: return ""
     return f" From {low} to {high}." if low is not None and high is not None else f" {low} or more." if high is None else f" {high} or less."
@@ -195,6 +210,7 @@ def default_of(parameter:Any) -> str:
 
 @functools.cache
 def all_commands() -> dict[str, Any]:
+    "Every command and group, by its full name."
     import typer
 
     from ml_pkg.commands import app
@@ -202,6 +218,7 @@ def all_commands() -> dict[str, Any]:
 
 
 def commands_page() -> Iterator[str]:
+    "All commands."
     found = all_commands()
     yield ("# Commands\n\nEvery command has `--help`. Options of `ml_pkg` itself stand before the command: `ml_pkg --debug train …`.\n\n"
            "The exit code is 0 if all went well, 2 for an error that you can mend or a word that is not understood, 130 if it was interrupted, and 1 for anything else, and where the text of a command says so.")
@@ -210,6 +227,7 @@ def commands_page() -> Iterator[str]:
 
 
 def parameters_of(command:Any) -> Iterator[str]:
+    "What a command takes."
     for title, some in (("Arguments", [each for each in command.params if is_argument(each)]), ("Options", [each for each in command.params if not is_argument(each) and not each.hidden])):
         if some: yield f"\n\n{title}:\n\n" + "\n".join(parameter_text(command, each) for each in some)
 
@@ -230,6 +248,7 @@ def variables() -> dict[str, list[str]]:
 
 
 def settings_page() -> Iterator[str]:
+    "Entries of settings.ini, and variables."
     require_same(settings(), told()["settings"], "the setting")
     require_same(variables(), told()["variables"], "the variable")
     yield "# Settings\n\nWhat is set outside of the code: in the section `[ml_pkg]` of the project's `settings.ini`, and in the environment, which has the last word. An empty variable switches an entry off. A word that is not a setting is refused."
@@ -249,6 +268,7 @@ def pages() -> dict[str, str]:
 
 
 def difference(name:str, found:str, expected:str) -> str:
+    "From a page as it is to what it should be."
     return "".join(difflib.unified_diff(found.splitlines(keepends=True), expected.splitlines(keepends=True), f"nbs/reference/{name}", "the package"))
 
 

@@ -25,7 +25,9 @@ sys.path.insert(0, str(ROOT)) # a default may be a constant, whose value is show
 # --- definitions
 
 @functools.cache
-def sources() -> dict[str, Module]: return {module.name: module for module in modules()}
+def sources() -> dict[str, Module]:
+    "The modules of the package, by name."
+    return {module.name: module for module in modules()}
 
 
 @functools.cache
@@ -41,16 +43,24 @@ def notebook(module:Module, node:Definition) -> str:
     return f"[{Path(path).stem}](../{path})"
 
 
-def definition(module:Module, name:str) -> Definition: return next(node for node in module.tree.body if isinstance(node, Definition) and node.name == name)
+def definition(module:Module, name:str) -> Definition:
+    "A function or class of a module."
+    return next(node for node in module.tree.body if isinstance(node, Definition) and node.name == name)
 
 
-def words(node:Definition) -> str: return inspect.cleandoc(ast.get_docstring(node) or "")
+def words(node:Definition) -> str:
+    "A docstring without its indentation."
+    return inspect.cleandoc(ast.get_docstring(node) or "")
 
 
-def written(module:Module, node:ast.expr) -> str: return " ".join((ast.get_source_segment(module.text, node) or "").split())
+def written(module:Module, node:ast.expr) -> str:
+    "An expression in one line."
+    return " ".join((ast.get_source_segment(module.text, node) or "").split())
 
 
-def type_text(module:Module, node:ast.expr|None) -> str: return written(module, node).replace('"', "") if node else ""
+def type_text(module:Module, node:ast.expr|None) -> str:
+    "An annotation, without the quotes that only Python needs."
+    return written(module, node).replace('"', "") if node else ""
 
 
 def default_text(module:Module, node:ast.expr) -> str:
@@ -67,6 +77,7 @@ class Argument:
 
 
 def argument(module:Module, name:str, annotation:ast.expr|None, default:ast.expr|None, comment:str) -> Argument:
+    "With type and default."
     typed = f"{name}: {type_text(module, annotation)}" if annotation else name
     return Argument(f"{typed} = {default_text(module, default)}" if default else typed, comment)
 
@@ -108,6 +119,7 @@ def signature(name:str, given:list[Argument], back:Argument) -> str:
 
 
 def with_comments(lines:list[Argument]) -> str:
+    "Lines with their comments below each other."
     width = max((len(each.text) for each in lines if each.comment and len(each.text) < 60), default=0)
     return "\n".join(f"{each.text:{width}}  # {each.comment}" if each.comment else each.text for each in lines)
 
@@ -128,7 +140,9 @@ def is_shown(function:Function) -> bool:
     return function.name.startswith("__") and bool(words(function)) and function.name not in ("__init__", "__post_init__")
 
 
-def decorators(function:Function) -> list[str]: return [ast.unparse(each).rpartition(".")[2] for each in function.decorator_list]
+def decorators(function:Function) -> list[str]:
+    "Their last names."
+    return [ast.unparse(each).rpartition(".")[2] for each in function.decorator_list]
 
 
 def members(kind:type) -> dict[str, tuple[Module, Function]]:
@@ -172,7 +186,8 @@ def field_options(node:ast.AnnAssign) -> dict[str, ast.expr]:
 def looked_up(node:ast.AST) -> str | None:
     "The variable that an expression looks up in the environment."
     match node:
-        case ast.Call(func=ast.Attribute(value=place, attr="get"), args=[ast.Constant(value=str(name)), *_]): pass
+        case ast.Call(func=ast.Name(id="getenv") | ast.Attribute(attr="getenv"), args=[ast.Constant(value=str(name)), *_]): return name
+        case ast.Call(func=ast.Attribute(value=place, attr="get" | "setdefault" | "pop"), args=[ast.Constant(value=str(name)), *_]): pass
         case ast.Subscript(value=place, slice=ast.Constant(value=str(name))): pass
         case ast.Compare(left=ast.Constant(value=str(name)), ops=[ast.In() | ast.NotIn()], comparators=[place]): pass
         case _: return None
