@@ -8,6 +8,7 @@ the pages comes from the package:
 - what cannot be read there (the order of names, what to do about an error, what a variable is for) from tools/reference.toml.
 """
 
+import ast
 import difflib
 import functools
 import inspect
@@ -66,7 +67,10 @@ class Entry:
     shown:str     # its signature
 
     @property
-    def words(self) -> str: return words(self.node)
+    def words(self) -> str:
+        "Its docstring, and that of its initialiser."
+        initialisers = [node for node in self.node.body if isinstance(node, Function) and node.name == "__init__"] if isinstance(self.node, ast.ClassDef) else []
+        return "\n\n".join(filter(None, map(words, [self.node, *initialisers])))
 
 
 def entry(name:str, module:Module, function:Function) -> Entry:

@@ -32,9 +32,8 @@ def sources() -> dict[str, Module]:
 
 @functools.cache
 def comments(module:Module) -> dict[int, str]:
-    "The comment of each line that has one, but for orders to a linter."
-    with tokenize.open(module.path) as file: found = {token.start[0]: token.string.lstrip("# ") for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT}
-    return {line: comment for line, comment in found.items() if not comment.startswith(("noqa", "type:", "pyright:"))}
+    "The comment of each line that has one, for readers: of `noqa: B008 - a value: how many` the end."
+    with tokenize.open(module.path) as file: return {token.start[0]: re.sub(r"^noqa\b[^-]*(- [^:]*)?(: |$)", "", token.string.lstrip("# ")) for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT}
 
 
 def notebook(module:Module, node:Definition) -> str:
