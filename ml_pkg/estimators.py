@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import xxhash
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 
 from .errors import InvalidDeclaration, InvalidInput, UnknownName, did_you_mean
 from .identity import Identity, identify
@@ -122,17 +122,23 @@ def insert(
     return changed
 
 # %% ../nbs/api/160_estimators.ipynb #a1a4eb9b
-class GivenRows(BaseEstimator):
+class GivenRows(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
     "Stands for the steps up to one of them, and gives what they are said to have returned."
     def __init__(self, rows:Any, labels:Any): self.rows, self.labels = rows, labels # `labels` is the index of the dataset's rows that they belong to
 
     def __sklearn_clone__(self) -> "GivenRows": return self # nothing is learnt, and the rows need no copy
     def __repr__(self) -> str: return f"GivenRows({self.rows.shape[0]} rows, {self.rows.shape[1]} columns)"
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.no_validation, tags.requires_fit, tags.input_tags.sparse = True, False, True # it looks at the labels of rows, and at nothing in them
+        return tags
+
     def fit(self, X:Any, y:Any=None) -> "GivenRows": return self
 
     def transform(self, X:Any) -> Any:
         "The rows given for those of X, in their order. Raises `InvalidInput` for rows that nothing was given for."
+        if not hasattr(X, "iloc"): raise InvalidInput(f"rows are found by the labels of a frame, and {type(X).__name__} has none: give the rows of the dataset")
         places = self.labels.get_indexer(X.index)
         if (places < 0).any(): raise InvalidInput(f"nothing was given for row {X.index[places.argmin()]!r}: with_output gives what a step returned for the rows of the dataset, and cannot make it for others")
         return self.rows.iloc[places] if hasattr(self.rows, "iloc") else self.rows[places]
