@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier', 'warn_once', 'Checkpoints', 'NoCheckpoints',
-           'pack', 'Kept', 'Usage', 'kept_entries', 'worth', 'Made', 'made', 'is_reproducible']
+           'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'Made', 'made', 'is_reproducible']
 
 # %% ../nbs/api/190_checkpoints.ipynb #b3919fe1
 import logging
@@ -59,12 +59,14 @@ def _stamp(path:Path) -> tuple:
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
+# %% ../nbs/api/190_checkpoints.ipynb #d8c4cdb8
 _verified:dict[Path, tuple] = {}   # entries whose content this process has checked, and when
 SETTLED = 2e9 # nanoseconds after which a change of a file is sure to show in its times
 
 def _note_verified(path:Path, stamp:tuple) -> None:
     if time.time_ns() - stamp[3] > SETTLED: _verified[path] = stamp
 
+# %% ../nbs/api/190_checkpoints.ipynb #08ed0f3d
 _warned:set[str] = set()
 
 def warn_once(
@@ -148,7 +150,24 @@ class NoCheckpoints:
 
 IN_WORKSPACE, NONE = Checkpoints(), NoCheckpoints() # what is used where nobody says otherwise
 
+# %% ../nbs/api/190_checkpoints.ipynb #c5fa9d9c
+def _note_used(path:Path) -> None:
+    "Keep the time of use, to the hour, in the file's own time of change."
+    with suppress(OSError):
+        if time.time() - path.stat().st_mtime < 3600: return
+        known = _verified.get(path) == _stamp(path)
+        os.utime(path)
+        if known: _verified[path] = _stamp(path)
+
 # %% ../nbs/api/190_checkpoints.ipynb #036fac93
+def _set_aside(store:Checkpoints, path:Path, error:Exception) -> None:
+    "Move a damaged entry out of the way, where it can be looked at."
+    _replaced.add(path.stem)
+    with suppress(OSError):
+        (store.path/"damaged").mkdir(exist_ok=True)
+        os.replace(path, store.path/"damaged"/path.name)
+    warn_once(f"a checkpoint was damaged and is computed again: {error}")
+
 def _load(store:Checkpoints, key:str, read_only:bool) -> Entry | None:
     path = store.place(key)
     try:
@@ -161,22 +180,6 @@ def _load(store:Checkpoints, key:str, read_only:bool) -> Entry | None:
     _note_verified(path, stamp)
     _note_used(path)
     return entry
-
-def _note_used(path:Path) -> None:
-    "Keep the time of use, to the hour, in the file's own time of change."
-    with suppress(OSError):
-        if time.time() - path.stat().st_mtime < 3600: return
-        known = _verified.get(path) == _stamp(path)
-        os.utime(path)
-        if known: _verified[path] = _stamp(path)
-
-def _set_aside(store:Checkpoints, path:Path, error:Exception) -> None:
-    "Move a damaged entry out of the way, where it can be looked at."
-    _replaced.add(path.stem)
-    with suppress(OSError):
-        (store.path/"damaged").mkdir(exist_ok=True)
-        os.replace(path, store.path/"damaged"/path.name)
-    warn_once(f"a checkpoint was damaged and is computed again: {error}")
 
 def _fetched(store:Checkpoints, key:str) -> bool:
     "Whether the tier behind had the entry; it is here then."
@@ -194,35 +197,13 @@ def _fetched(store:Checkpoints, key:str) -> bool:
         with suppress(OSError): # a folder that can only be read now
             if part: part.unlink(missing_ok=True)
 
-# %% ../nbs/api/190_checkpoints.ipynb #fc5c5924
+# %% ../nbs/api/190_checkpoints.ipynb #8e32899d
 def _part(path:Path) -> Path:
     "A name beside the place, for this process alone."
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}.part")
 
-def _save(store:Checkpoints, key:str, content:Packed, about:dict) -> bool:
-    path, part, began = store.place(key), None, time.perf_counter()
-    try:
-        part = _part(path)
-        write_entry(part, content, about)
-        os.replace(part, path)
-    except (OSError, MlPkgError) as error:
-        warn_once(f"checkpoints in {store.path} cannot be written ({getattr(error, 'strerror', None) or error}): results are right, and will be computed again")
-        return False
-    finally:
-        with suppress(OSError): # a folder that can only be read now
-            if part: part.unlink(missing_ok=True)
-    _writing.learn(content.size, time.perf_counter() - began)
-    if not isinstance(store.behind, NoTier): _send(store, key, path)
-    _keep_within_budget(store, content.size)
-    return True
-
-_replaced:set[str] = set() # keys of damaged entries: what is made in their place replaces them behind as well
-
-def _send(store:Checkpoints, key:str, path:Path) -> None:
-    try: store.behind.send(key, path, key in _replaced)
-    except Exception as error: warn_once(f"the shared checkpoints {store.behind} cannot be written ({type(error).__name__}: {error}); this machine goes on alone")
-
+# %% ../nbs/api/190_checkpoints.ipynb #b65b3e5a
 def pack(
     value:Any, # the result of a step, or of a fold
     what:str,  # for the warning
@@ -233,22 +214,19 @@ def pack(
     except Exception as error: # whatever an object of the user's raises on the way
         return warn_once(f"{what} cannot be kept ({type(error).__name__}: {error}), so it will be computed each time. Define its classes and functions where they can be imported")
 
-# %% ../nbs/api/190_checkpoints.ipynb #dec7fd64
+# %% ../nbs/api/190_checkpoints.ipynb #b515fe93
+_replaced:set[str] = set() # keys of damaged entries: what is made in their place replaces them behind as well
+
+def _send(store:Checkpoints, key:str, path:Path) -> None:
+    try: store.behind.send(key, path, key in _replaced)
+    except Exception as error: warn_once(f"the shared checkpoints {store.behind} cannot be written ({type(error).__name__}: {error}); this machine goes on alone")
+
+# %% ../nbs/api/190_checkpoints.ipynb #e8346ffd
 class Kept(NamedTuple):
     "An entry as its file says."
     path: Path
     size: int
     used: float  # seconds since the epoch
-
-@dataclass(frozen=True)
-class Usage:
-    "How much a store holds."
-    entries: int
-    bytes: int
-    budget: int
-    folder: Path
-
-    def __str__(self) -> str: return f"{self.entries:,} entries, {self.bytes / 2**20:,.1f} MiB of {self.budget / 2**20:,.0f} MiB, in {self.folder}"
 
 def kept_entries(
     store:Checkpoints, # on this machine
@@ -259,11 +237,24 @@ def kept_entries(
             status = path.stat()
             yield Kept(path, status.st_size, status.st_mtime)
 
+# %% ../nbs/api/190_checkpoints.ipynb #f018112b
+@dataclass(frozen=True)
+class Usage:
+    "How much a store holds."
+    entries: int
+    bytes: int
+    budget: int
+    folder: Path
+
+    def __str__(self) -> str: return f"{self.entries:,} entries, {self.bytes / 2**20:,.1f} MiB of {self.budget / 2**20:,.0f} MiB, in {self.folder}"
+
+# %% ../nbs/api/190_checkpoints.ipynb #5c8e1bff
 def _remove(path:Path) -> bool:
     try: path.unlink()
     except OSError: return False
     return True
 
+# %% ../nbs/api/190_checkpoints.ipynb #dec7fd64
 def worth(
     kept:Kept, # an entry
     now:float, # seconds since 1970
@@ -273,6 +264,14 @@ def worth(
     except (OSError, DamagedFile, KeyError): return 0.0
     return seconds / max(kept.size, 1) / (1 + max(now - kept.used, 0) / 3600)
 
+# %% ../nbs/api/190_checkpoints.ipynb #8a7e4fd7
+def _remove_leftovers(store:Checkpoints) -> None:
+    "Remove what killed processes began to write; a live one touches its file more often than once an hour."
+    for part in store.path.glob("??/*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600: part.unlink()
+
+# %% ../nbs/api/190_checkpoints.ipynb #f9caa2da
 _written:dict[Path, int] = {} # bytes written by this process since it last looked at the whole store
 
 def _keep_within_budget(store:Checkpoints, size:int) -> None:
@@ -289,17 +288,30 @@ def _keep_within_budget(store:Checkpoints, size:int) -> None:
         if room <= 0.9 * store.budget: return
         room -= each.size * _remove(each.path)
 
-def _remove_leftovers(store:Checkpoints) -> None:
-    "Remove what killed processes began to write; a live one touches its file more often than once an hour."
-    for part in store.path.glob("??/*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > 3600: part.unlink()
-
+# %% ../nbs/api/190_checkpoints.ipynb #39a877a0
 def _is_sound(store:Checkpoints, path:Path) -> bool:
     try: read_entry(path)
     except NotForUs: return True
     except DamagedFile as error: return _set_aside(store, path, error) is not None
     except OSError: return True # removed meanwhile
+    return True
+
+# %% ../nbs/api/190_checkpoints.ipynb #fc5c5924
+def _save(store:Checkpoints, key:str, content:Packed, about:dict) -> bool:
+    path, part, began = store.place(key), None, time.perf_counter()
+    try:
+        part = _part(path)
+        write_entry(part, content, about)
+        os.replace(part, path)
+    except (OSError, MlPkgError) as error:
+        warn_once(f"checkpoints in {store.path} cannot be written ({getattr(error, 'strerror', None) or error}): results are right, and will be computed again")
+        return False
+    finally:
+        with suppress(OSError): # a folder that can only be read now
+            if part: part.unlink(missing_ok=True)
+    _writing.learn(content.size, time.perf_counter() - began)
+    if not isinstance(store.behind, NoTier): _send(store, key, path)
+    _keep_within_budget(store, content.size)
     return True
 
 # %% ../nbs/api/190_checkpoints.ipynb #5090cfc2

@@ -67,12 +67,13 @@ def is_library_file(
     if filename.startswith("<"): return False
     return os.path.realpath(filename).startswith(_library_folders()) and not _is_project(package)
 
-# %% ../nbs/api/020_code.ipynb #12ff6015
+# %% ../nbs/api/020_code.ipynb #cd8ce7c0
 def _file_of(function:FunctionType) -> str:
     "The file that a function comes from: that of its code, or, if that was made up (by exec, or by cloudpickle), of its module."
     made_up = function.__code__.co_filename.startswith("<") and not function.__code__.co_filename.startswith("<frozen")
     return function.__globals__.get("__file__") or function.__code__.co_filename if made_up else function.__code__.co_filename
 
+# %% ../nbs/api/020_code.ipynb #12ff6015
 def is_library(
     value:Any, # a module, class or function
 ) -> bool:
@@ -124,6 +125,18 @@ def _span(code:CodeType) -> tuple[int, tuple, tuple]:
     places = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
     return code.co_firstlineno, min(((p[0], p[2]) for p in places), default=(0, 0)), max(((p[1], p[3]) for p in places), default=(0, 0))
 
+# %% ../nbs/api/020_code.ipynb #0e75167e
+def _extent(node:ast.stmt|ast.expr) -> tuple[int, int]: return _end(node)[0] - node.lineno, _end(node)[1] - node.col_offset
+def _end(node:ast.stmt|ast.expr) -> tuple[int, int]: return cast("tuple[int, int]", (node.end_lineno, node.end_col_offset)) # a parsed tree has both
+
+# %% ../nbs/api/020_code.ipynb #e233051b
+def _holds(node:ast.FunctionDef|ast.AsyncFunctionDef|ast.Lambda, code:CodeType) -> bool:
+    "Whether what a code object computes lies within the body of a function in the tree."
+    first, last = (node.body, node.body) if isinstance(node, ast.Lambda) else (node.body[0], node.body[-1])
+    line, start, end = _span(code)
+    opens = min([node.lineno, *(part.lineno for part in getattr(node, "decorator_list", ()))])
+    return opens == line and (first.lineno, first.col_offset) <= start and end <= _end(last)
+
 # %% ../nbs/api/020_code.ipynb #8edd5537
 def _node(code:CodeType) -> ast.AST | None:
     "The syntax tree of a function that runs, or None where its source is gone, or is no longer what runs."
@@ -134,16 +147,6 @@ def _node(code:CodeType) -> ast.AST | None:
     kinds = ast.Lambda if code.co_name == "<lambda>" else (ast.FunctionDef, ast.AsyncFunctionDef)
     holding = [node for node in ast.walk(tree) if isinstance(node, kinds) and _holds(node, code)]
     return min(holding, key=_extent, default=None) # the innermost one
-
-def _holds(node:ast.FunctionDef|ast.AsyncFunctionDef|ast.Lambda, code:CodeType) -> bool:
-    "Whether what a code object computes lies within the body of a function in the tree."
-    first, last = (node.body, node.body) if isinstance(node, ast.Lambda) else (node.body[0], node.body[-1])
-    line, start, end = _span(code)
-    opens = min([node.lineno, *(part.lineno for part in getattr(node, "decorator_list", ()))])
-    return opens == line and (first.lineno, first.col_offset) <= start and end <= _end(last)
-
-def _extent(node:ast.stmt|ast.expr) -> tuple[int, int]: return _end(node)[0] - node.lineno, _end(node)[1] - node.col_offset
-def _end(node:ast.stmt|ast.expr) -> tuple[int, int]: return cast("tuple[int, int]", (node.end_lineno, node.end_col_offset)) # a parsed tree has both
 
 # %% ../nbs/api/020_code.ipynb #5ca0efa8
 def _kept_per_code(find:Callable[[CodeType], Any]) -> Callable[[CodeType], Any]:
@@ -174,6 +177,7 @@ def _source_text(code:CodeType) -> str | None:
     node = _node(code)
     return None if node is None else ast.unparse(_WithoutDocstrings().visit(ast.parse(ast.unparse(node))))
 
+# %% ../nbs/api/020_code.ipynb #ba94dcf2
 def function_text(
     function:FunctionType, # a Python function, method or lambda of the project
 ) -> str:                  # its normalised source, or its bytecode where the source is not at hand
@@ -208,11 +212,26 @@ def texts_within(
     except Exception: return texts # whoever pickles it in earnest will say why it cannot be
     return texts
 
+# %% ../nbs/api/020_code.ipynb #f5f03453
 def remember_texts(
     texts:dict[tuple[Any, ...], str], # by instructions, as `source_texts` gives them
 ) -> None:
     "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
     _told.update(texts)
+
+# %% ../nbs/api/020_code.ipynb #1925c08e
+_GENERATORS, _ENTROPY = {"default_rng", "RandomState", "Random", "SeedSequence"}, {"SystemRandom", "urandom", "uuid1", "uuid4"}
+
+def _seedless(code:CodeType) -> set[str]:
+    "Names of generators that are called without a seed, and of what draws from the machine itself."
+    found = set()
+    for part in _nested(code):
+        called = None
+        for step in dis.get_instructions(part):
+            if step.opname in ("CACHE", "PRECALL", "PUSH_NULL"): continue
+            if called in _GENERATORS and step.opname == "CALL" and step.arg == 0 or called in _ENTROPY: found.add(called)
+            called = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "LOAD_DEREF") else None
+    return found
 
 # %% ../nbs/api/020_code.ipynb #8b878e8e
 class _Names(NamedTuple):
@@ -247,19 +266,6 @@ def _names(code:CodeType) -> _Names:
             constants = [*constants[-1:], step.argval] if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") else []
     return _Names(tuple(sorted(chains)), tuple(sorted(imports)), tuple(sorted(_seedless(code))))
 
-_GENERATORS, _ENTROPY = {"default_rng", "RandomState", "Random", "SeedSequence"}, {"SystemRandom", "urandom", "uuid1", "uuid4"}
-
-def _seedless(code:CodeType) -> set[str]:
-    "Names of generators that are called without a seed, and of what draws from the machine itself."
-    found = set()
-    for part in _nested(code):
-        called = None
-        for step in dis.get_instructions(part):
-            if step.opname in ("CACHE", "PRECALL", "PUSH_NULL"): continue
-            if called in _GENERATORS and step.opname == "CALL" and step.arg == 0 or called in _ENTROPY: found.add(called)
-            called = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "LOAD_DEREF") else None
-    return found
-
 # %% ../nbs/api/020_code.ipynb #eddb6893
 def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] | None:
     "Follow attributes for as long as they lead through project modules."
@@ -268,6 +274,23 @@ def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] 
         if not hasattr(value, attribute): return None
         value, used = getattr(value, attribute), f"{used}.{attribute}"
     return used, value
+
+# %% ../nbs/api/020_code.ipynb #6956c544
+def _draws_globally(value:Any) -> bool:
+    numpy_random, python_random = sys.modules.get("numpy.random"), sys.modules.get("random")
+    owner = getattr(value, "__self__", None) if callable(value) and not isinstance(value, type) else None
+    if owner is not None and python_random and owner is python_random._inst: return True
+    if not numpy_random: return False
+    shared = numpy_random.mtrand._rand
+    return value is shared or owner is shared or any(value is getattr(numpy_random, name, shared) for name in ("seed", "ranf", "sample"))
+
+# %% ../nbs/api/020_code.ipynb #e6a43044
+def _refuse_global_generator(value:Any, chain:tuple[str, ...]) -> None:
+    "Raise `Unidentifiable` if a chain of attributes leads to a method of numpy's or Python's global random generator."
+    for place, attribute in enumerate((*chain[1:], ""), 1):
+        if _draws_globally(value): raise Unidentifiable(f"{'.'.join(chain[:place])} draws from the global random generator; take a random_state and use it")
+        if not isinstance(value, ModuleType) or not attribute: return
+        value = getattr(value, attribute, None)
 
 # %% ../nbs/api/020_code.ipynb #83ac963b
 def _resolve(chain:tuple[str, ...], namespace:dict) -> tuple[str, Any] | None:
@@ -301,22 +324,6 @@ def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -
         try: importlib.import_module(f"{name}.{attributes[0]}") # from package import module
         except ImportError: return f"import {name}.{attributes[0]}", "(cannot be imported)"
     return _follow(loaded, f"import {name}", attributes) or (f"import {name}", loaded)
-
-# %% ../nbs/api/020_code.ipynb #e6a43044
-def _refuse_global_generator(value:Any, chain:tuple[str, ...]) -> None:
-    "Raise `Unidentifiable` if a chain of attributes leads to a method of numpy's or Python's global random generator."
-    for place, attribute in enumerate((*chain[1:], ""), 1):
-        if _draws_globally(value): raise Unidentifiable(f"{'.'.join(chain[:place])} draws from the global random generator; take a random_state and use it")
-        if not isinstance(value, ModuleType) or not attribute: return
-        value = getattr(value, attribute, None)
-
-def _draws_globally(value:Any) -> bool:
-    numpy_random, python_random = sys.modules.get("numpy.random"), sys.modules.get("random")
-    owner = getattr(value, "__self__", None) if callable(value) and not isinstance(value, type) else None
-    if owner is not None and python_random and owner is python_random._inst: return True
-    if not numpy_random: return False
-    shared = numpy_random.mtrand._rand
-    return value is shared or owner is shared or any(value is getattr(numpy_random, name, shared) for name in ("seed", "ranf", "sample"))
 
 # %% ../nbs/api/020_code.ipynb #079dba62
 def references(

@@ -53,6 +53,25 @@ def errors_avoided(
     if classification: return 1 - (predicted != y).sum() * _one_error(y, True)
     return 1 - ((predicted - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-300)
 
+# %% ../nbs/api/148_column_checks.ipynb #f7942198
+def _ranks(y:np.ndarray) -> np.ndarray: return np.unique(y, return_inverse=True)[1].astype(float)
+
+def _in_words(score:float, y:np.ndarray, classification:bool) -> str:
+    "The score of one column, as it is usually given."
+    if not classification: return f"R² {score:.4f}"
+    commonest = np.bincount(y).max() / len(y)
+    return f"{1 - (1 - score) * (1 - commonest):.2%} right, where the commonest class is {commonest:.2%}"
+
+# %% ../nbs/api/148_column_checks.ipynb #379f1f61
+def _leaking_to(view:View, target:str, codes:np.ndarray) -> list[str]:
+    "For each column that predicts one target, how well it does, in words."
+    y = coded(view.sample[target]) if view.classification else view.sample[target].to_numpy(dtype=float)
+    if np.ptp(y) == 0: return []
+    enough = ALL_BUT_PERFECT - _one_error(y, view.classification)
+    scores = {column: errors_avoided(codes[column], y, view.classification) for column in suspects(codes, _ranks(y), view.classification)}
+    missing = {column: errors_avoided(codes[column] < 0, y, view.classification) >= enough for column, score in scores.items() if score >= enough}
+    return [f"{'whether ' if is_missing else ''}'{view.features[column]}'{' is missing' if is_missing else ''} alone predicts '{target}' all but perfectly ({_in_words(scores[column], y, view.classification)})" for column, is_missing in missing.items()]
+
 # %% ../nbs/api/148_column_checks.ipynb #30048b0a
 def leaking_columns(
     view:View, # of the rows and the declaration
@@ -64,23 +83,6 @@ def leaking_columns(
     remedy = "Ask whether it is known when a prediction is made: if it is filled in later, or made from the target, leave it out with drop="
     return [CheckFinding("leakage", f"{'; '.join(found)}, on {len(view.sampled):,} sampled rows", remedy)] if found else []
 
-def _leaking_to(view:View, target:str, codes:np.ndarray) -> list[str]:
-    "For each column that predicts one target, how well it does, in words."
-    y = coded(view.sample[target]) if view.classification else view.sample[target].to_numpy(dtype=float)
-    if np.ptp(y) == 0: return []
-    enough = ALL_BUT_PERFECT - _one_error(y, view.classification)
-    scores = {column: errors_avoided(codes[column], y, view.classification) for column in suspects(codes, _ranks(y), view.classification)}
-    missing = {column: errors_avoided(codes[column] < 0, y, view.classification) >= enough for column, score in scores.items() if score >= enough}
-    return [f"{'whether ' if is_missing else ''}'{view.features[column]}'{' is missing' if is_missing else ''} alone predicts '{target}' all but perfectly ({_in_words(scores[column], y, view.classification)})" for column, is_missing in missing.items()]
-
-def _ranks(y:np.ndarray) -> np.ndarray: return np.unique(y, return_inverse=True)[1].astype(float)
-
-def _in_words(score:float, y:np.ndarray, classification:bool) -> str:
-    "The score of one column, as it is usually given."
-    if not classification: return f"R² {score:.4f}"
-    commonest = np.bincount(y).max() / len(y)
-    return f"{1 - (1 - score) * (1 - commonest):.2%} right, where the commonest class is {commonest:.2%}"
-
 # %% ../nbs/api/148_column_checks.ipynb #ab263864
 def constant_columns(
     view:View, # of the rows and the declaration
@@ -90,6 +92,15 @@ def constant_columns(
     if not one_value or len(view.open_rows) == 1: return []
     values = [f"'{name}' is {'missing' if view.sample_codes[name][0] < 0 else shortly(view.sample[name].iloc[0])}" for name in one_value]
     return [CheckFinding("constant", f"{listed(values, 10)} in every row", f"It cannot help a prediction; leave it out: drop={one_value[:10]}")]
+
+# %% ../nbs/api/148_column_checks.ipynb #b6511ac6
+def _numbers_rows(view:View, name:str) -> bool:
+    "Whether a column, all different in the sample, is a number or name of the row."
+    some = view.sample[name]
+    if is_integer(some):
+        values = view.column(name)
+        return bool((is_key_name(name) or int(values.max()) - int(values.min()) < view.n_rows) and values.is_unique)
+    return is_text(some) and not is_time(some) and bool(some.astype(str).str.count(r"\s+").mean() <= 4) and view.larger_sample(name).is_unique
 
 # %% ../nbs/api/148_column_checks.ipynb #b5570055
 def identifying_columns(
@@ -101,13 +112,11 @@ def identifying_columns(
     examples = [f"'{name}' ({', '.join(shortly(value) for value in view.column(name).iloc[:3])}, …)" for name in found]
     return [CheckFinding("identifier", f"{listed(examples, 10)} {'has' if len(found) == 1 else 'have'} another value in every row, as the number or the name of the row would", f"Leave it out: drop={found[:10]}")]
 
-def _numbers_rows(view:View, name:str) -> bool:
-    "Whether a column, all different in the sample, is a number or name of the row."
-    some = view.sample[name]
-    if is_integer(some):
-        values = view.column(name)
-        return bool((is_key_name(name) or int(values.max()) - int(values.min()) < view.n_rows) and values.is_unique)
-    return is_text(some) and not is_time(some) and bool(some.astype(str).str.count(r"\s+").mean() <= 4) and view.larger_sample(name).is_unique
+# %% ../nbs/api/148_column_checks.ipynb #dff07fc6
+def _mean(values:np.ndarray) -> float:
+    "The mean of what is not missing, as it is found fastest."
+    mean = values.mean()
+    return float(np.nanmean(values) if np.isnan(mean) else mean)
 
 # %% ../nbs/api/148_column_checks.ipynb #f2cfd011
 def is_standardised(
@@ -119,10 +128,28 @@ def is_standardised(
     deviation, count = np.nanstd(values), np.count_nonzero(~np.isnan(values))
     return bool(min(abs(deviation - 1), abs(deviation * np.sqrt(count / max(count - 1, 1)) - 1)) <= tolerance)
 
-def _mean(values:np.ndarray) -> float:
-    "The mean of what is not missing, as it is found fastest."
-    mean = values.mean()
-    return float(np.nanmean(values) if np.isnan(mean) else mean)
+# %% ../nbs/api/148_column_checks.ipynb #5ec9543d
+def _is_number(values:"pd.Series") -> bool:
+    import pandas as pd
+    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype) and not isinstance(values.dtype, pd.SparseDtype)
+
+def _as_floats(values:"pd.Series") -> np.ndarray: return values.to_numpy(dtype=np.float64, na_value=np.nan)
+
+def _ends(values:np.ndarray) -> tuple[float, float]: return float(np.nanmin(values)), float(np.nanmax(values))
+
+# %% ../nbs/api/148_column_checks.ipynb #5dd8fb16
+def _standardised(view:View, numbers:Mapping[str, np.ndarray]) -> list[CheckFinding]:
+    scaled = [name for name, sampled in numbers.items() if abs(_mean(sampled)) < 0.5 and is_standardised(_as_floats(view.column(name)), 1e-6)]
+    if not scaled: return []
+    message = f"{listed([repr(name) for name in scaled], 10)} {'has' if len(scaled) == 1 else 'have'} mean 0 and standard deviation 1 over all {len(view.open_rows):,} rows: scaled before the split"
+    return [CheckFinding("fitted_outside", message, "Start from the rows as they were measured, and put StandardScaler() into the pipeline")]
+
+# %% ../nbs/api/148_column_checks.ipynb #6324ef68
+def _in_one_range(view:View, numbers:Mapping[str, np.ndarray]) -> list[CheckFinding]:
+    in_range = [name for name, sampled in numbers.items() if np.nanmin(sampled) >= 0 and np.nanmax(sampled) <= 1]
+    if not len(in_range) == len(numbers) >= 3 or not all(_ends(_as_floats(view.column(name))) == (0, 1) for name in in_range): return []
+    message = f"all {len(in_range)} numeric columns begin at exactly 0 and end at exactly 1 ({listed([repr(name) for name in in_range], 10)}): scaled before the split"
+    return [CheckFinding("fitted_outside", message, "Start from the rows as they were measured, and put MinMaxScaler() into the pipeline")]
 
 # %% ../nbs/api/148_column_checks.ipynb #139d0646
 def scaled_columns(
@@ -132,25 +159,18 @@ def scaled_columns(
     numbers = {name: _as_floats(view.sample[name]) for name in view.features if view.distinct[name] >= 10 and _is_number(view.sample[name])}
     return [*_standardised(view, numbers), *_in_one_range(view, numbers)]
 
-def _standardised(view:View, numbers:Mapping[str, np.ndarray]) -> list[CheckFinding]:
-    scaled = [name for name, sampled in numbers.items() if abs(_mean(sampled)) < 0.5 and is_standardised(_as_floats(view.column(name)), 1e-6)]
-    if not scaled: return []
-    message = f"{listed([repr(name) for name in scaled], 10)} {'has' if len(scaled) == 1 else 'have'} mean 0 and standard deviation 1 over all {len(view.open_rows):,} rows: scaled before the split"
-    return [CheckFinding("fitted_outside", message, "Start from the rows as they were measured, and put StandardScaler() into the pipeline")]
+# %% ../nbs/api/148_column_checks.ipynb #a824768d
+def _inside(name:str, parts:Mapping[str, Any]) -> bool:
+    "Whether a part is within a frozen one."
+    from sklearn.frozen import FrozenEstimator
+    return any(isinstance(part, FrozenEstimator) and other != name and name.startswith(f"{other}__" if other else "") for other, part in parts.items())
 
-def _in_one_range(view:View, numbers:Mapping[str, np.ndarray]) -> list[CheckFinding]:
-    in_range = [name for name, sampled in numbers.items() if np.nanmin(sampled) >= 0 and np.nanmax(sampled) <= 1]
-    if not len(in_range) == len(numbers) >= 3 or not all(_ends(_as_floats(view.column(name))) == (0, 1) for name in in_range): return []
-    message = f"all {len(in_range)} numeric columns begin at exactly 0 and end at exactly 1 ({listed([repr(name) for name in in_range], 10)}): scaled before the split"
-    return [CheckFinding("fitted_outside", message, "Start from the rows as they were measured, and put MinMaxScaler() into the pipeline")]
+# %% ../nbs/api/148_column_checks.ipynb #8d4d1433
+def _written(names:Sequence[str]) -> str: return listed([f"'{name}'" if name else "the estimator" for name in names], 10)
 
-def _is_number(values:"pd.Series") -> bool:
-    import pandas as pd
-    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype) and not isinstance(values.dtype, pd.SparseDtype)
-
-def _as_floats(values:"pd.Series") -> np.ndarray: return values.to_numpy(dtype=np.float64, na_value=np.nan)
-
-def _ends(values:np.ndarray) -> tuple[float, float]: return float(np.nanmin(values)), float(np.nanmax(values))
+def _was_fitted(part:Any) -> bool:
+    "Whether an estimator holds what fitting leaves behind, by scikit-learn's naming."
+    return any(name.endswith("_") and not name.startswith("_") for name in getattr(part, "__dict__", {}))
 
 # %% ../nbs/api/148_column_checks.ipynb #5ab1f042
 def fitted_parts(
@@ -166,14 +186,3 @@ def fitted_parts(
     if frozen: found.append(CheckFinding("fitted_outside", f"{_written(frozen)} is frozen: it was fitted on rows that cannot be told from here, and those may be among the rows scored", "Make sure that it was fitted on other data, or let it be fitted in each fold, without FrozenEstimator"))
     if fitted: found.append(CheckFinding("fitted_outside", f"{_written(fitted)} has been fitted already, on rows that cannot be told from here", "It is fitted again in each fold and forgets what it learnt: give it unfitted, sklearn.base.clone(…), or in a FrozenEstimator if it is to be kept"))
     return found
-
-def _inside(name:str, parts:Mapping[str, Any]) -> bool:
-    "Whether a part is within a frozen one."
-    from sklearn.frozen import FrozenEstimator
-    return any(isinstance(part, FrozenEstimator) and other != name and name.startswith(f"{other}__" if other else "") for other, part in parts.items())
-
-def _written(names:Sequence[str]) -> str: return listed([f"'{name}'" if name else "the estimator" for name in names], 10)
-
-def _was_fitted(part:Any) -> bool:
-    "Whether an estimator holds what fitting leaves behind, by scikit-learn's naming."
-    return any(name.endswith("_") and not name.startswith("_") for name in getattr(part, "__dict__", {}))

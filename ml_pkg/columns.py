@@ -23,7 +23,7 @@ def is_plain(
     "Whether a column holds numbers or truth values as NumPy has them."
     return isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufb"
 
-# %% ../nbs/api/142_columns.ipynb #3a020d62
+# %% ../nbs/api/142_columns.ipynb #c9ede3b4
 def is_integer(
     values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:
@@ -31,6 +31,7 @@ def is_integer(
     import pandas as pd
     return pd.api.types.is_integer_dtype(values.dtype) and not isinstance(values.dtype, pd.SparseDtype)
 
+# %% ../nbs/api/142_columns.ipynb #3a020d62
 def is_text(
     values:"pd.Series", # a column, shape (n_rows,)
 ) -> bool:

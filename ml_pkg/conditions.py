@@ -128,14 +128,7 @@ def _turned(how:ast.cmpop) -> ast.cmpop:
     "The comparison with its sides exchanged."
     return {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}.get(type(how), type(how))()
 
-# %% ../nbs/api/015_conditions.ipynb #c379d9a9
-def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
-    "A name among constants, a constant among the tags, or a piece of a text."
-    if isinstance(right, (ast.List, ast.Tuple, ast.Set)): return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])
-    term, constant = _term(right, named), _constant(left)
-    if term.is_set: return term.among(lambda sql: Asked(f"{sql} = ?", [constant])) if term.among else Asked(f"? IN ({term.sql})", [constant, *term.values])
-    return Asked(f"instr({term.sql}, ?) > 0", [*term.values, str(constant)])
-
+# %% ../nbs/api/015_conditions.ipynb #1f54a912
 @functools.lru_cache(maxsize=4096)
 def number(
     text:str|None, # as `repr` writes a value
@@ -152,6 +145,7 @@ def _term(node:ast.expr, named:Callable) -> Term:
         return named(f"{node.value.id}.{node.slice.value}")
     raise _refused(node)
 
+# %% ../nbs/api/015_conditions.ipynb #333e68ba
 def _is_constant(node:ast.expr) -> bool: return isinstance(node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node, ast.Constant)
 
 def _constant(node:ast.expr) -> Any:
@@ -161,3 +155,11 @@ def _constant(node:ast.expr) -> Any:
     except ValueError as error: raise _refused(node) from error # such as -'a'
     if not isinstance(value, (str, int, float, type(None))) or isinstance(value, int) and abs(value) >= 2**63: raise _refused(node)
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value # as the store writes it
+
+# %% ../nbs/api/015_conditions.ipynb #c379d9a9
+def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
+    "A name among constants, a constant among the tags, or a piece of a text."
+    if isinstance(right, (ast.List, ast.Tuple, ast.Set)): return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])
+    term, constant = _term(right, named), _constant(left)
+    if term.is_set: return term.among(lambda sql: Asked(f"{sql} = ?", [constant])) if term.among else Asked(f"? IN ({term.sql})", [constant, *term.values])
+    return Asked(f"instr({term.sql}, ?) > 0", [*term.values, str(constant)])

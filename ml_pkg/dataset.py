@@ -103,11 +103,8 @@ class Dataset:
 
 Dataset.__init__ = _named_roles(Dataset.__init__)
 
-# %% ../nbs/api/120_dataset.ipynb #29057da1
-def _roles(dataset:Dataset) -> dict[str, Any]:
-    "The roles that were declared, without those that were not."
-    declared = {name: getattr(dataset, name) for name in ("target", "features", "drop", "group", "time", "weight")}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in declared.items() if value}
+# %% ../nbs/api/120_dataset.ipynb #3f59831d
+def _twice(names:Iterable[str]) -> str | None: return next((name for name, count in Counter(names).items() if count > 1), None)
 
 def _check_roles(dataset:Dataset) -> None:
     "Raise for roles that contradict each other."
@@ -120,11 +117,15 @@ def _check_roles(dataset:Dataset) -> None:
     both = sorted(set(dataset.target) & set(dataset.features))
     if both: raise InvalidDeclaration(f"'{both[0]}' is a target and a feature: it would predict itself")
 
-def _twice(names:Iterable[str]) -> str | None: return next((name for name, count in Counter(names).items() if count > 1), None)
-
+# %% ../nbs/api/120_dataset.ipynb #29057da1
 def _declared_names(dataset:Dataset) -> list[str]:
     "Every column that a role mentions."
     return [*dataset.target, *dataset.features, *dataset.drop, *(name for name in (dataset.group, dataset.time, dataset.weight) if name)]
+
+def _roles(dataset:Dataset) -> dict[str, Any]:
+    "The roles that were declared, without those that were not."
+    declared = {name: getattr(dataset, name) for name in ("target", "features", "drop", "group", "time", "weight")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in declared.items() if value}
 
 # %% ../nbs/api/120_dataset.ipynb #f8e6eb36
 def feature_names(
@@ -135,23 +136,12 @@ def feature_names(
     taken = set(_declared_names(dataset))
     return [name for name in dataset.rows.columns if name not in taken]
 
-# %% ../nbs/api/120_dataset.ipynb #658db864
+# %% ../nbs/api/120_dataset.ipynb #46a71f9a
 def _read_unchanged(dataset:Dataset) -> "pd.DataFrame":
     "The rows as they came. Raises `InvalidData` if the file has changed since the dataset was identified."
     stamp = dataset.source.stamp()
     if vars(dataset).setdefault("_stamp", stamp) != stamp: raise InvalidData(f"{dataset.source} has changed since this dataset was identified: declare it again, to start from the new rows")
     return dataset.source.read()
-
-def _identity_of(dataset:Dataset) -> Identity:
-    "Content and roles; for a file that is known already, without reading it."
-    stamp = vars(dataset).setdefault("_stamp", dataset.source.stamp())
-    rows = dataset.source.identity(lambda: (dataset._rows, dataset._read)[1], stamp) # checked first: an error about the rows is better than a key
-    return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(dataset)))))
-
-def _schema_of(dataset:Dataset) -> "Schema":
-    "What a model remembers of the features."
-    from ml_pkg.schema import learn_schema
-    return learn_schema(dataset.X)
 
 # %% ../nbs/api/120_dataset.ipynb #c25ae0bb
 def _checked(rows:"pd.DataFrame", dataset:Dataset) -> "pd.DataFrame":
@@ -184,6 +174,18 @@ def _in_order(rows:"pd.DataFrame", dataset:Dataset) -> "pd.DataFrame":
         if parsed.isna().any(): raise InvalidData(f"'{dataset.time}', row {int(parsed.isna().argmax())}: {times[parsed.isna()].iloc[0]!r} is neither a number nor a time in ISO 8601, so rows cannot be ordered by it")
         times = parsed
     return rows.iloc[times.argsort(kind="stable").to_numpy()].reset_index(drop=True)
+
+# %% ../nbs/api/120_dataset.ipynb #658db864
+def _identity_of(dataset:Dataset) -> Identity:
+    "Content and roles; for a file that is known already, without reading it."
+    stamp = vars(dataset).setdefault("_stamp", dataset.source.stamp())
+    rows = dataset.source.identity(lambda: (dataset._rows, dataset._read)[1], stamp) # checked first: an error about the rows is better than a key
+    return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(dataset)))))
+
+def _schema_of(dataset:Dataset) -> "Schema":
+    "What a model remembers of the features."
+    from ml_pkg.schema import learn_schema
+    return learn_schema(dataset.X)
 
 # %% ../nbs/api/120_dataset.ipynb #8dea6bc8
 def _page(dataset:Dataset) -> str:

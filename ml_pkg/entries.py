@@ -22,17 +22,18 @@ from .errors import DamagedFile
 from .identity import digest, remember_region
 from .signing import is_ours, key_name, signature
 
-# %% ../nbs/api/170_entries.ipynb #0d0f7c74
+# %% ../nbs/api/170_entries.ipynb #109ce28e
 MAGIC = b"ml_pkg entry 1\n"   # the number is that of the format
 ALIGNMENT = 64                # bytes; what vector instructions like
 
+def _aligned(position:int) -> int: return -(-position // ALIGNMENT) * ALIGNMENT
+
+# %% ../nbs/api/170_entries.ipynb #0d0f7c74
 class Section(NamedTuple):
     "A part of the file."
     offset: int
     length: int
     digest: str
-
-def _aligned(position:int) -> int: return -(-position // ALIGNMENT) * ALIGNMENT
 
 def _laid_out(start:int, parts:Iterable[tuple[int, str]]) -> list[Section]:
     "Places for parts of given lengths and digests, from `start` on."
@@ -42,7 +43,7 @@ def _laid_out(start:int, parts:Iterable[tuple[int, str]]) -> list[Section]:
         start = sections[-1].offset + length
     return sections
 
-# %% ../nbs/api/170_entries.ipynb #a86fb039
+# %% ../nbs/api/170_entries.ipynb #07db7fe8
 class Packed(NamedTuple):
     "A value on its way to a file."
     stream: bytes
@@ -51,6 +52,7 @@ class Packed(NamedTuple):
     @property
     def size(self) -> int: return len(self.stream) + sum(buffer.nbytes for buffer in self.buffers)
 
+# %% ../nbs/api/170_entries.ipynb #a86fb039
 def packed(
     value:Any,                   # any value that pickle can write
     dumps:Callable=pickle.dumps, # or cloudpickle's
@@ -79,7 +81,7 @@ def write_entry(
             file.write(bytes(_aligned(len(preamble)) + section.offset - file.tell()))
             file.write(part)
 
-# %% ../nbs/api/170_entries.ipynb #e2c8817a
+# %% ../nbs/api/170_entries.ipynb #c56d2b00
 class NotForUs(DamagedFile):
     "A sound entry that cannot be used here: a newer version of ml_pkg wrote it, or its classes are not there."
 
@@ -87,6 +89,13 @@ def _is_newer(content:Any) -> bool:
     name, _, number = bytes(content[:len(MAGIC)]).partition(b" entry ")
     return name == b"ml_pkg" and number[:1].isdigit()
 
+# %% ../nbs/api/170_entries.ipynb #c918dce8
+def _check_signature(header:bytes, signed:bytes, stated:Any, path:Path) -> None:
+    if is_ours("entry", MAGIC + header, signed): return
+    if isinstance(stated, dict) and stated.get("key") not in (None, key_name()): raise NotForUs(f"{path} was written with another key than yours. A team that shares checkpoints sets the same ML_PKG_KEY")
+    raise DamagedFile(f"{path} is damaged: its signature does not fit")
+
+# %% ../nbs/api/170_entries.ipynb #e2c8817a
 class _Header(NamedTuple):
     about: dict
     sections: list[Section]
@@ -105,11 +114,6 @@ def _header(content:Any, path:Path) -> _Header:
     sections, begins = [Section(*section) for section in stated["sections"]], _aligned(start + length + 32)
     return _Header(stated["about"], sections, begins, begins + sections[-1].offset + sections[-1].length)
 
-def _check_signature(header:bytes, signed:bytes, stated:Any, path:Path) -> None:
-    if is_ours("entry", MAGIC + header, signed): return
-    if isinstance(stated, dict) and stated.get("key") not in (None, key_name()): raise NotForUs(f"{path} was written with another key than yours. A team that shares checkpoints sets the same ML_PKG_KEY")
-    raise DamagedFile(f"{path} is damaged: its signature does not fit")
-
 # %% ../nbs/api/170_entries.ipynb #caeced5e
 SMALL = 2**20 # bytes: below this, reading is as fast as mapping
 
@@ -119,17 +123,18 @@ def _opened(path:Path) -> Any:
         size = os.fstat(file.fileno()).st_size
         return bytearray(file.read()) if size < SMALL else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
-# %% ../nbs/api/170_entries.ipynb #eda5cdbf
-class Entry(NamedTuple):
-    "A value that was read, and what was said of it."
-    value: Any
-    about: dict[str, Any]
-
+# %% ../nbs/api/170_entries.ipynb #6cf0282f
 def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Section]) -> None:
     "An array that cannot be changed is known by what the header says of it."
     if not isinstance(content, mmap.mmap): return
     for buffer, section in zip(buffers, sections, strict=True):
         if section.length: remember_region(np.frombuffer(buffer, np.uint8).ctypes.data, section.length, section.digest, content)
+
+# %% ../nbs/api/170_entries.ipynb #eda5cdbf
+class Entry(NamedTuple):
+    "A value that was read, and what was said of it."
+    value: Any
+    about: dict[str, Any]
 
 def read_entry(
     path:Path,               # of the entry

@@ -17,6 +17,13 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from .errors import InvalidDeclaration, InvalidInput, UnknownName, did_you_mean
 from .identity import Identity, identify
 
+# %% ../nbs/api/160_estimators.ipynb #4e92057a
+def _last(estimator:Any) -> Any: return _last(estimator.steps[-1][1]) if getattr(estimator, "steps", None) else estimator
+
+def _predicts(estimator:Any) -> bool:
+    "Whether it predicts, by its class: some meta-estimators only show `predict` once they are fitted."
+    return hasattr(_last(estimator), "predict") or hasattr(type(_last(estimator)), "predict")
+
 # %% ../nbs/api/160_estimators.ipynb #dc99597a
 def check_estimator(
     estimator:Any, # what a user declared
@@ -27,11 +34,28 @@ def check_estimator(
     if missing: raise InvalidDeclaration(f"a {type(estimator).__name__} is no scikit-learn estimator: it has no {' and no '.join(missing)}")
     if not _predicts(estimator): raise InvalidDeclaration(f"{type(_last(estimator)).__name__} has no predict, so there is nothing to score. The last step has to be a classifier or a regressor")
 
-def _last(estimator:Any) -> Any: return _last(estimator.steps[-1][1]) if getattr(estimator, "steps", None) else estimator
+# %% ../nbs/api/160_estimators.ipynb #e96d4a0c
+def _children_name(estimator:Any) -> str | None:
+    "The parameter that holds the named parts of a Pipeline, ColumnTransformer, FeatureUnion or ensemble."
+    held = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    return next((name for name in ("steps", "transformers", "transformer_list", "estimators") if isinstance(held.get(name), (list, tuple))), None)
 
-def _predicts(estimator:Any) -> bool:
-    "Whether it predicts, by its class: some meta-estimators only show `predict` once they are fitted."
-    return hasattr(_last(estimator), "predict") or hasattr(type(_last(estimator)), "predict")
+def _children(estimator:Any) -> Iterator[tuple[str, Any]]:
+    "Names and parts."
+    name = _children_name(estimator)
+    for part in getattr(estimator, name) if name else (): yield part[0], part[1]
+
+# %% ../nbs/api/160_estimators.ipynb #292da7b4
+def _check_parameter(estimator:Any, name:str) -> None:
+    "Raise if a parameter is not there, naming the step that should have it."
+    owner, path = estimator, name.split("__")
+    for depth, part in enumerate(path):
+        parameters = owner.get_params(deep=False) | (dict(_children(owner)) if _children_name(owner) else {}) if hasattr(owner, "get_params") else {}
+        if part not in parameters:
+            where = "__".join(path[:depth]) or type(estimator).__name__
+            kind = "steps and parameters" if _children_name(owner) else "parameters"
+            raise UnknownName(f"'{part}' is not among the {kind} of {where} ({type(owner).__name__}).{did_you_mean(part, parameters, kind)}")
+        owner = parameters[part]
 
 # %% ../nbs/api/160_estimators.ipynb #80326ebb
 def replace(
@@ -46,28 +70,6 @@ def replace(
         changed.set_params(**{name: changes[name]})
     return changed
 
-def _check_parameter(estimator:Any, name:str) -> None:
-    "Raise if a parameter is not there, naming the step that should have it."
-    owner, path = estimator, name.split("__")
-    for depth, part in enumerate(path):
-        parameters = owner.get_params(deep=False) | (dict(_children(owner)) if _children_name(owner) else {}) if hasattr(owner, "get_params") else {}
-        if part not in parameters:
-            where = "__".join(path[:depth]) or type(estimator).__name__
-            kind = "steps and parameters" if _children_name(owner) else "parameters"
-            raise UnknownName(f"'{part}' is not among the {kind} of {where} ({type(owner).__name__}).{did_you_mean(part, parameters, kind)}")
-        owner = parameters[part]
-
-# %% ../nbs/api/160_estimators.ipynb #e96d4a0c
-def _children_name(estimator:Any) -> str | None:
-    "The parameter that holds the named parts of a Pipeline, ColumnTransformer, FeatureUnion or ensemble."
-    held = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
-    return next((name for name in ("steps", "transformers", "transformer_list", "estimators") if isinstance(held.get(name), (list, tuple))), None)
-
-def _children(estimator:Any) -> Iterator[tuple[str, Any]]:
-    "Names and parts."
-    name = _children_name(estimator)
-    for part in getattr(estimator, name) if name else (): yield part[0], part[1]
-
 # %% ../nbs/api/160_estimators.ipynb #3382ab84
 def _within(estimator:Any, path:list[str]) -> Any:
     "The part of an estimator that holds the step at the end of a path."
@@ -77,6 +79,7 @@ def _within(estimator:Any, path:list[str]) -> Any:
         estimator = parts[name]
     return estimator
 
+# %% ../nbs/api/160_estimators.ipynb #1c27ec53
 def _place(holder:Any, name:str) -> int:
     "Where a step stands in what holds it. Raises `UnknownName`."
     names = [child for child, _ in _children(holder)]
@@ -187,6 +190,16 @@ def open_random_states(
     states, splitters = _open_places(estimator)
     return sorted([*states, *(f"{name}__random_state" for name in splitters)])
 
+# %% ../nbs/api/160_estimators.ipynb #1bb7777f
+def _number(seed:int, place:str) -> int: return xxhash.xxh32_intdigest(f"{seed}/{place}".encode())
+
+# %% ../nbs/api/160_estimators.ipynb #30224847
+def _with_random_state(splitter:Any, number:int) -> Any:
+    "A copy of a splitter that draws from a seed."
+    filled = copy.copy(splitter)
+    filled.random_state = number
+    return filled
+
 # %% ../nbs/api/160_estimators.ipynb #28694705
 def seeded(
     estimator:Any, # stays as it is
@@ -199,14 +212,6 @@ def seeded(
     changes = {name: _number(seed, name) for name in states}
     changes |= {name: _with_random_state(filled.get_params()[name], _number(seed, f"{name}__random_state")) for name in splitters}
     return filled.set_params(**changes) if changes else filled
-
-def _number(seed:int, place:str) -> int: return xxhash.xxh32_intdigest(f"{seed}/{place}".encode())
-
-def _with_random_state(splitter:Any, number:int) -> Any:
-    "A copy of a splitter that draws from a seed."
-    filled = copy.copy(splitter)
-    filled.random_state = number
-    return filled
 
 # %% ../nbs/api/160_estimators.ipynb #aedcf878
 def settings_identity() -> Identity:

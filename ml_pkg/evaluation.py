@@ -18,6 +18,24 @@ from .dataset import Dataset
 from .errors import InvalidData, InvalidDeclaration, Unidentifiable, UnknownName, did_you_mean
 from .identity import Identity, identify
 
+# %% ../nbs/api/140_evaluation.ipynb #c4fc993b
+def _metric_name(metric:Any) -> str:
+    if isinstance(metric, str): return metric
+    named = getattr(metric, "_score_func", metric) # what make_scorer wraps
+    return getattr(named, "__name__", type(metric).__name__)
+
+# %% ../nbs/api/140_evaluation.ipynb #4d616b7a
+def _check_known(metric:str) -> None:
+    from sklearn.metrics import get_scorer_names
+    if metric not in get_scorer_names(): raise UnknownName(f"'{metric}' is not a metric of scikit-learn.{did_you_mean(metric, get_scorer_names(), 'metrics')}")
+
+def _check_scorer(name:str, metric:Any) -> None:
+    "Raise for a name that scikit-learn does not have, and for a metric of labels where a scorer of an estimator is needed."
+    if isinstance(metric, str): return _check_known(metric)
+    if not callable(metric): raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
+    takes = list(inspect.signature(metric).parameters)[:2]
+    if takes and takes[0] in ("y_true", "y"): raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
+
 # %% ../nbs/api/140_evaluation.ipynb #0d61220b
 def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     "Metrics as (name, scorer's name or callable) pairs, whatever form they came in."
@@ -28,22 +46,6 @@ def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     if twice: raise InvalidDeclaration(f"the metric '{twice}' stands twice: give a dict, name -> metric, to tell them apart")
     for name, metric in pairs: _check_scorer(name, metric)
     return tuple(pairs)
-
-def _check_scorer(name:str, metric:Any) -> None:
-    "Raise for a name that scikit-learn does not have, and for a metric of labels where a scorer of an estimator is needed."
-    if isinstance(metric, str): return _check_known(metric)
-    if not callable(metric): raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
-    takes = list(inspect.signature(metric).parameters)[:2]
-    if takes and takes[0] in ("y_true", "y"): raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
-
-def _check_known(metric:str) -> None:
-    from sklearn.metrics import get_scorer_names
-    if metric not in get_scorer_names(): raise UnknownName(f"'{metric}' is not a metric of scikit-learn.{did_you_mean(metric, get_scorer_names(), 'metrics')}")
-
-def _metric_name(metric:Any) -> str:
-    if isinstance(metric, str): return metric
-    named = getattr(metric, "_score_func", metric) # what make_scorer wraps
-    return getattr(named, "__name__", type(metric).__name__)
 
 # %% ../nbs/api/140_evaluation.ipynb #54949faa
 def holdout_identity(
@@ -100,7 +102,7 @@ def scorers(
     metrics = evaluation.metrics or _named_metrics("accuracy" if classification else "r2")
     return {name: get_scorer(metric) if isinstance(metric, str) else metric for name, metric in metrics}
 
-# %% ../nbs/api/140_evaluation.ipynb #924f2b23
+# %% ../nbs/api/140_evaluation.ipynb #957bdd84
 def _uniform(values:np.ndarray) -> np.ndarray:
     "Hashes as numbers between 0 and 1 (the finaliser of splitmix64: Steele, Lea, Flood 2014)."
     with np.errstate(over="ignore"):
@@ -109,6 +111,7 @@ def _uniform(values:np.ndarray) -> np.ndarray:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
 
+# %% ../nbs/api/140_evaluation.ipynb #924f2b23
 def locked_away(
     dataset:Dataset, # with the rows, and groups or times if there are any
     share:float,     # of the rows, approximately; exactly with a time role
@@ -173,6 +176,7 @@ def _some(train:np.ndarray, share:float, dataset:Dataset, classification:bool, s
     taken = classes.cumcount().to_numpy() < np.maximum(1, np.round(share * classes.transform("size").to_numpy()))
     return np.sort(drawn[taken])
 
+# %% ../nbs/api/140_evaluation.ipynb #07c541b7
 def _of_rows(chosen:Any, dataset:Dataset, open_rows:np.ndarray) -> Any:
     "A splitter for some of the rows. One that carries an entry for each row, as they came, is given theirs."
     from sklearn.model_selection import PredefinedSplit

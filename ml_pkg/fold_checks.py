@@ -133,6 +133,12 @@ def names_something(
     if not text and not is_integer(values): return False
     return is_key_name(name) or text and bool(values.dropna().astype(str).str.fullmatch(r"(?=.*[A-Za-z])(?=.*\d)[A-Za-z0-9_-]{4,}").mean() > 0.95)
 
+# %% ../nbs/api/147_fold_checks.ipynb #7fdbb110
+def _may_be_group(view:View, name:str) -> bool:
+    if view.distinct[name] < 10 or not names_something(view, name): return False
+    others = view.others_like_it(name)
+    return others >= 0.1 and (others <= 20 or is_key_name(name))
+
 # %% ../nbs/api/147_fold_checks.ipynb #8e625988
 def split_groups(
     view:View, # of the rows and the folds
@@ -146,10 +152,17 @@ def split_groups(
     first = next(iter(found))
     return [CheckFinding("groups", message, f"If what '{first}' names will be new when the model is used, declare it: group='{first}'")]
 
-def _may_be_group(view:View, name:str) -> bool:
-    if view.distinct[name] < 10 or not names_something(view, name): return False
-    others = view.others_like_it(name)
-    return others >= 0.1 and (others <= 20 or is_key_name(name))
+# %% ../nbs/api/147_fold_checks.ipynb #d7b4054c
+def _lacking(view:View, target:str, codes:np.ndarray) -> list[str]:
+    "For each class that some fold lacks, how many rows it has and where it is absent."
+    size = codes.max() + 1
+    counts = np.bincount(codes[view.open_rows], minlength=size)
+    absent = {"fitted on": np.zeros(size, dtype=int), "scored": np.zeros(size, dtype=int)}
+    for _, *parts in view.folds:
+        for part, rows in zip(absent, parts, strict=True):
+            if len(rows) >= 2 * size: absent[part] += np.bincount(codes[rows], minlength=size) == 0
+    def where(each): return " and ".join(f"the rows {part} in {count[each]} of {len(view.folds)} folds" for part, count in absent.items() if count[each])
+    return [f"class {shortly(view.columns[target].iloc[np.argmax(codes == each)])} of '{target}' has {counts[each]:,} of {len(view.open_rows):,} rows and is absent from {where(each)}" for each in np.flatnonzero(sum(absent.values()))]
 
 # %% ../nbs/api/147_fold_checks.ipynb #fa605eb6
 def absent_classes(
@@ -161,16 +174,17 @@ def absent_classes(
     more = f"; and {len(lacking) - 5} more" if len(lacking) > 5 else ""
     return [CheckFinding("classes", "; ".join(lacking[:5]) + more, "Use fewer folds, or StratifiedKFold; put rare classes together, or gather more rows of them")]
 
-def _lacking(view:View, target:str, codes:np.ndarray) -> list[str]:
-    "For each class that some fold lacks, how many rows it has and where it is absent."
-    size = codes.max() + 1
-    counts = np.bincount(codes[view.open_rows], minlength=size)
-    absent = {"fitted on": np.zeros(size, dtype=int), "scored": np.zeros(size, dtype=int)}
-    for _, *parts in view.folds:
-        for part, rows in zip(absent, parts, strict=True):
-            if len(rows) >= 2 * size: absent[part] += np.bincount(codes[rows], minlength=size) == 0
-    def where(each): return " and ".join(f"the rows {part} in {count[each]} of {len(view.folds)} folds" for part, count in absent.items() if count[each])
-    return [f"class {shortly(view.columns[target].iloc[np.argmax(codes == each)])} of '{target}' has {counts[each]:,} of {len(view.open_rows):,} rows and is absent from {where(each)}" for each in np.flatnonzero(sum(absent.values()))]
+# %% ../nbs/api/147_fold_checks.ipynb #0ff1bd0c
+def _out_of_order(view:View, name:str) -> int:
+    "In how many folds a sampled row that is fitted on is later than one that is scored."
+    import pandas as pd
+    times = pd.to_datetime(view.sample[name].astype(object), errors="coerce", utc=True, format="ISO8601") if not pd.api.types.is_datetime64_any_dtype(view.sample[name].dtype) else view.sample[name]
+    known, order = times.notna().to_numpy(), times.rank(method="dense").to_numpy()
+    def of(rows):
+        inside = np.zeros(view.n_rows, dtype=bool)
+        inside[rows] = True
+        return order[known & inside[view.sampled]]
+    return sum(len(fitted_on := of(train)) > 0 and len(scored := of(test)) > 0 and fitted_on.max() > scored.min() for _, train, test in view.folds)
 
 # %% ../nbs/api/147_fold_checks.ipynb #ac0fe149
 def mixed_times(
@@ -183,14 +197,3 @@ def mixed_times(
     first = next(iter(found))
     message = "; ".join(f"'{name}' is a time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score" for name, count in found.items())
     return [CheckFinding("time", message, f"If the model will predict what comes after, declare it: time='{first}'")]
-
-def _out_of_order(view:View, name:str) -> int:
-    "In how many folds a sampled row that is fitted on is later than one that is scored."
-    import pandas as pd
-    times = pd.to_datetime(view.sample[name].astype(object), errors="coerce", utc=True, format="ISO8601") if not pd.api.types.is_datetime64_any_dtype(view.sample[name].dtype) else view.sample[name]
-    known, order = times.notna().to_numpy(), times.rank(method="dense").to_numpy()
-    def of(rows):
-        inside = np.zeros(view.n_rows, dtype=bool)
-        inside[rows] = True
-        return order[known & inside[view.sampled]]
-    return sum(len(fitted_on := of(train)) > 0 and len(scored := of(test)) > 0 and fitted_on.max() > scored.min() for _, train, test in view.folds)

@@ -92,6 +92,7 @@ def remember_region(
         if place in _regions and _regions[place][1] is reference: del _regions[place] # another region may be there by now
     _regions[place] = digest, weakref.ref(owner, forget)
 
+# %% ../nbs/api/040_identity.ipynb #496b6845
 def known_digest(
     array:np.ndarray, # any array
 ) -> str|None:        # the digest of its content, where that is known without reading it
@@ -108,6 +109,7 @@ def _content(array:np.ndarray) -> tuple[str, str]:
     flat = array.reshape(-1, order="F" if by_columns else "C")
     return known_digest(array) or digest(flat.view(np.uint8) if flat.size else b""), " order F" if by_columns else ""
 
+# %% ../nbs/api/040_identity.ipynb #3219be82
 def _array(array:np.ndarray, visit:Callable) -> Identity:
     "Content, dtype, shape and order of an array."
     described = f"{array.dtype.str if array.dtype.names is None else array.dtype.descr} {array.shape}"
@@ -143,6 +145,16 @@ def _arrow_digest(values:Any) -> str:
         return digest(nulls, stored.reshape(-1))
     return digest(nulls, "\n".join(map(repr, array.to_pylist())).encode("utf-8", "surrogatepass"))
 
+# %% ../nbs/api/040_identity.ipynb #84c53cdc
+def _objects(values:np.ndarray, visit:Callable) -> Identity:
+    "A column of Python objects: text goes through Arrow in one go, anything else value by value."
+    import pandas as pd
+    if len(values) and pd.api.types.infer_dtype(values, skipna=False) == "string":
+        import pyarrow as pa
+        with suppress(UnicodeEncodeError): return Identity("column", f"object {_arrow_digest(pa.array(values, pa.large_string()))}") # Arrow holds no lone surrogates
+    keys = "\n".join(visit(value, f"[{row}]").key for row, value in enumerate(values))
+    return Identity("column", f"object {digest(keys.encode())}")
+
 # %% ../nbs/api/040_identity.ipynb #6246b41d
 def _column(column:Any, visit:Callable) -> Identity:
     "Dtype and values of a Series or an Index."
@@ -163,28 +175,7 @@ def _column(column:Any, visit:Callable) -> Identity:
     except pa.ArrowException: return Identity("column", repr(dtype), (("values", _objects(column.to_numpy(dtype=object), visit)),)) # sparse ones, among others
     return Identity("column", f"{dtype!r} {array.type} {_arrow_digest(array)}") # repr tells a str dtype backed by Arrow from one by Python
 
-def _objects(values:np.ndarray, visit:Callable) -> Identity:
-    "A column of Python objects: text goes through Arrow in one go, anything else value by value."
-    import pandas as pd
-    if len(values) and pd.api.types.infer_dtype(values, skipna=False) == "string":
-        import pyarrow as pa
-        with suppress(UnicodeEncodeError): return Identity("column", f"object {_arrow_digest(pa.array(values, pa.large_string()))}") # Arrow holds no lone surrogates
-    keys = "\n".join(visit(value, f"[{row}]").key for row, value in enumerate(values))
-    return Identity("column", f"object {digest(keys.encode())}")
-
-# %% ../nbs/api/040_identity.ipynb #3a5c2243
-def _frame(frame:Any, visit:Callable) -> Identity:
-    "Column names, order, dtypes and values, and the index. Columns are told apart, so a difference names the column."
-    parts = [("index", _index(frame.index, visit)), ("columns", _index(frame.columns, visit))]
-    parts += [(f"column {place} {name!r}", _column(frame.iloc[:, place], visit)) for place, name in enumerate(frame.columns)]
-    if frame.attrs: parts.append(("attrs", visit(frame.attrs, ".attrs")))
-    parts += [(name, visit(getattr(frame, name, None), f".{name}")) for name in frame._metadata] # of a subclass, which pandas hands on
-    return Identity(type(frame).__name__, f"{frame.shape[0]} rows, {frame.shape[1]} columns", tuple(parts))
-
-def _series(series:Any, visit:Callable) -> Identity:
-    attrs = (("attrs", visit(series.attrs, ".attrs")),) if series.attrs else ()
-    return Identity("Series", parts=(("name", visit(series.name, ".name")), ("index", _index(series.index, visit)), ("values", _column(series, visit)), *attrs))
-
+# %% ../nbs/api/040_identity.ipynb #a924844d
 def _index(index:Any, visit:Callable) -> Identity:
     "Names and labels. The usual 0, 1, 2, … is written in short, however it is kept."
     import pandas as pd
@@ -195,6 +186,20 @@ def _index(index:Any, visit:Callable) -> Identity:
         return Identity("MultiIndex", parts=(names, *levels))
     plain = index.dtype == np.int64 and (isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 or np.array_equal(index, np.arange(len(index))))
     return Identity("Index", f"0..{len(index)}", (names,)) if plain else Identity("Index", parts=(names, ("labels", _column(index, visit))))
+
+# %% ../nbs/api/040_identity.ipynb #0ca90eb1
+def _series(series:Any, visit:Callable) -> Identity:
+    attrs = (("attrs", visit(series.attrs, ".attrs")),) if series.attrs else ()
+    return Identity("Series", parts=(("name", visit(series.name, ".name")), ("index", _index(series.index, visit)), ("values", _column(series, visit)), *attrs))
+
+# %% ../nbs/api/040_identity.ipynb #3a5c2243
+def _frame(frame:Any, visit:Callable) -> Identity:
+    "Column names, order, dtypes and values, and the index. Columns are told apart, so a difference names the column."
+    parts = [("index", _index(frame.index, visit)), ("columns", _index(frame.columns, visit))]
+    parts += [(f"column {place} {name!r}", _column(frame.iloc[:, place], visit)) for place, name in enumerate(frame.columns)]
+    if frame.attrs: parts.append(("attrs", visit(frame.attrs, ".attrs")))
+    parts += [(name, visit(getattr(frame, name, None), f".{name}")) for name in frame._metadata] # of a subclass, which pandas hands on
+    return Identity(type(frame).__name__, f"{frame.shape[0]} rows, {frame.shape[1]} columns", tuple(parts))
 
 # %% ../nbs/api/040_identity.ipynb #7a7e0f14
 def _stack() -> Identity:
@@ -207,6 +212,12 @@ def _text_only(kind:str, text:str) -> Identity:
     "An identity without parts, whose key is then computed once."
     return Identity(kind, text)
 
+# %% ../nbs/api/040_identity.ipynb #93545ab0
+def _loaded(module:str, *names:str) -> tuple[type, ...]:
+    "Types of a module, if it was imported."
+    return tuple(getattr(sys.modules[module], name) for name in names) if module in sys.modules else ()
+
+# %% ../nbs/api/040_identity.ipynb #300ca02d
 def _parameters(estimator:Any) -> list[tuple[str, Any]]:
     "Names and values. scikit-learn's own `memory` only says where results are kept, and never changes one; a project's may mean anything."
     held = sorted(estimator.get_params(deep=False).items())
@@ -216,18 +227,15 @@ def _is_memory(estimator:Any, value:Any) -> bool:
     takes_it = type(estimator).__module__.startswith("sklearn.") or isinstance(estimator, _loaded("sklearn.pipeline", "Pipeline"))
     return takes_it and (value is None or isinstance(value, str) or hasattr(value, "cache"))
 
-def _estimator(estimator:Any, visit:Callable) -> Identity:
-    "Class, parameters (recursively) and configuration."
-    parts = [(name, _steps(value, visit) or visit(value, f".{name}")) for name, value in _parameters(estimator)]
-    parts += [(name, visit(vars(estimator)[name], f".{name}")) for name in ("_sklearn_output_config", "_metadata_request") if vars(estimator).get(name)]
-    return Identity("estimator", type(estimator).__qualname__, (("class", _code(type(estimator), visit)), ("under it", _stack()), *parts))
-
 # %% ../nbs/api/040_identity.ipynb #73126212
 def _keeps_state(estimator:Any) -> bool:
     "Whether `clone` gives the estimator as it is: its class has a clone of its own."
     own = getattr(type(estimator), "__sklearn_clone__", None)
     base = _loaded("sklearn.base", "BaseEstimator")
     return own is not None and not any(own is getattr(each, "__sklearn_clone__", None) for each in base)
+
+# %% ../nbs/api/040_identity.ipynb #78f9dda0
+_inside = threading.local() # what is being identified right now, in this thread
 
 @contextmanager
 def _with_state() -> Iterator[None]:
@@ -246,6 +254,11 @@ def _steps(value:Any, visit:Callable) -> Identity | None:
         return Identity("branch", parts=(("estimator", inside), ("columns", visit(columns[0], f".{name} columns")))) if columns else inside
     return Identity("steps", parts=tuple((each[0], step(*each)) for each in value))
 
+# %% ../nbs/api/040_identity.ipynb #deeda2b1
+def _in_a_circle(identity:Identity) -> bool:
+    "Whether an identity points back to what it stands in, so that it holds at that place only."
+    return identity.kind == "itself" or any(_in_a_circle(part) for _, part in identity.parts)
+
 # %% ../nbs/api/040_identity.ipynb #02af68de
 def _code(value:Any, visit:Callable) -> Identity:
     "A class or function: every piece of project code it uses, and the values those read; a library's version for one of a library."
@@ -259,9 +272,12 @@ def _code(value:Any, visit:Callable) -> Identity:
     if met is not None and not _in_a_circle(identity): met[id(value)] = value, identity
     return identity
 
-def _in_a_circle(identity:Identity) -> bool:
-    "Whether an identity points back to what it stands in, so that it holds at that place only."
-    return identity.kind == "itself" or any(_in_a_circle(part) for _, part in identity.parts)
+# %% ../nbs/api/040_identity.ipynb #80ec3168
+def _estimator(estimator:Any, visit:Callable) -> Identity:
+    "Class, parameters (recursively) and configuration."
+    parts = [(name, _steps(value, visit) or visit(value, f".{name}")) for name, value in _parameters(estimator)]
+    parts += [(name, visit(vars(estimator)[name], f".{name}")) for name in ("_sklearn_output_config", "_metadata_request") if vars(estimator).get(name)]
+    return Identity("estimator", type(estimator).__qualname__, (("class", _code(type(estimator), visit)), ("under it", _stack()), *parts))
 
 # %% ../nbs/api/040_identity.ipynb #34e21359
 def _reduced(value:Any, visit:Callable) -> Identity:
@@ -275,7 +291,7 @@ def _reduced(value:Any, visit:Callable) -> Identity:
     with _with_state(): parts += [(name, visit(part, "")) for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
     return Identity("object", type(value).__qualname__, tuple(parts))
 
-# %% ../nbs/api/040_identity.ipynb #dfd985eb
+# %% ../nbs/api/040_identity.ipynb #112370a1
 def _partial(value:functools.partial, visit:Callable) -> Identity:
     with _with_state(): return Identity("partial", parts=(("function", visit(value.func, ".func")), ("arguments", visit(value.args, ".args")), ("keywords", visit(value.keywords, ".keywords"))))
 
@@ -286,6 +302,7 @@ def _bound(value:Any, visit:Callable) -> Identity:
     "A method of a compiled type, such as `table.get`, with the object it belongs to."
     with _with_state(): return Identity("method", value.__name__, (("self", visit(value.__self__, ".__self__")),))
 
+# %% ../nbs/api/040_identity.ipynb #dfd985eb
 def _ufunc(value:np.ufunc, visit:Callable) -> Identity:
     "One that numpy or scipy itself has under its name; one made from a Python function does not say what it does."
     for package, home in (("numpy", np), ("scipy", sys.modules.get("scipy.special"))):
@@ -318,9 +335,9 @@ _LEAVES: dict[type, Callable[[Any], str]] = {
     range: repr, datetime.date: repr, datetime.datetime: repr, datetime.timedelta: repr, datetime.time: repr,
 }
 
-def _loaded(module:str, *names:str) -> tuple[type, ...]:
-    "Types of a module, if it was imported."
-    return tuple(getattr(sys.modules[module], name) for name in names) if module in sys.modules else ()
+# %% ../nbs/api/040_identity.ipynb #6a6a6a19
+def _random_state(value:Any) -> Any:
+    return value.get_state(legacy=False) if isinstance(value, np.random.RandomState) else value.bit_generator.state
 
 # %% ../nbs/api/040_identity.ipynb #1ea5388b
 def _rules() -> list[tuple[tuple, Callable]]:
@@ -344,9 +361,7 @@ def _rule(kind:type) -> Callable | None:
     if kind not in _rule_of: _rule_of[kind] = next((rule for types, rule in _rules() if issubclass(kind, types)), None)
     return _rule_of[kind]
 
-def _random_state(value:Any) -> Any:
-    return value.get_state(legacy=False) if isinstance(value, np.random.RandomState) else value.bit_generator.state
-
+# %% ../nbs/api/040_identity.ipynb #866815f0
 def _is_estimator(value:Any) -> bool: return callable(getattr(type(value), "get_params", None)) # by the class: some objects have an attribute for any name
 
 def _identify_by_type(value:Any, visit:Callable) -> Identity:
@@ -361,8 +376,6 @@ def _identify_by_type(value:Any, visit:Callable) -> Identity:
     return _reduced(value, visit)
 
 # %% ../nbs/api/040_identity.ipynb #e08737b7
-_inside = threading.local() # what is being identified right now, in this thread
-
 def identify(
     value:Any,     # parameters, estimators, arrays, frames, functions, classes, plain objects
     path:str="",   # where the value stands, for the error

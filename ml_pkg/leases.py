@@ -50,6 +50,13 @@ def _anew() -> None:
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
 
+# %% ../nbs/api/050_leases.ipynb #1acfbd58
+def _made_anew(path:Path) -> int:
+    "A file that was not there, open for writing. Its folder seldom has to be made."
+    try: return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileNotFoundError: path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
 # %% ../nbs/api/050_leases.ipynb #357292d8
 def _take(lease:Path) -> bytes:
     "What now stands in the lease; nothing if it was not free."
@@ -63,17 +70,13 @@ def _take(lease:Path) -> bytes:
     finally: os.close(handle)
     return holder
 
+# %% ../nbs/api/050_leases.ipynb #dcda8765
 def _give_back(lease:Path, holder:bytes) -> None:
     "Remove a lease that is ours; after a long silence it may be another's by now."
     with suppress(OSError):
         if lease.read_bytes() == holder: lease.unlink()
 
-def _made_anew(path:Path) -> int:
-    "A file that was not there, open for writing. Its folder seldom has to be made."
-    try: return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    except FileNotFoundError: path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-
+# %% ../nbs/api/050_leases.ipynb #cf7a6bcf
 def _is_gone(lease:Path) -> bool:
     "Whether the holder is known to be dead."
     try: holder = json.loads(lease.read_text())
@@ -85,6 +88,7 @@ def _is_gone(lease:Path) -> bool:
     except OSError: return False
     return False
 
+# %% ../nbs/api/050_leases.ipynb #c053c9b7
 def _touched(lease:Path) -> int | None:
     try: return lease.stat().st_mtime_ns
     except OSError: return None
@@ -103,6 +107,7 @@ def alone_in(
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
+# %% ../nbs/api/050_leases.ipynb #d2ffb31c
 def _clear(lease:Path, touched:int) -> None:
     "Remove a lease that was last touched at that time, by a process that is dead."
     with alone_in(lease.parent), suppress(OSError):

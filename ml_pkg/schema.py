@@ -150,15 +150,7 @@ def _values(series:pd.Series) -> pd.Series:
     dtype = series.cat.categories.dtype
     return series.astype(object if series.hasnans and _kind(dtype) in ("integer", "boolean") else dtype) # numpy's have no missing value
 
-# %% ../nbs/api/080_schema.ipynb #77bc177c
-def _whole(value:Any) -> Any:
-    "A value as a number, and text that spells a whole one as exactly that; None for other text."
-    if not isinstance(value, str): return _number(value)
-    try: exact = Decimal(value.strip()) if "_" not in value else None
-    except InvalidOperation: return None
-    if exact is None or not exact.is_finite() or exact.adjusted() > sys.float_info.max_10_exp: return None
-    return int(exact) if exact == exact.to_integral_value() else None
-
+# %% ../nbs/api/080_schema.ipynb #25e44cea
 def _number(value:Any) -> Any:
     "A value as a finite number, None if it is not one. Text that spells a number is one; 'NaN' and 'inf' are text."
     if isinstance(value, (bool, float, np.number, np.bool_)): return value
@@ -170,6 +162,15 @@ def _number(value:Any) -> Any:
         return number if abs(number) <= sys.float_info.max else None
     return None
 
+# %% ../nbs/api/080_schema.ipynb #77bc177c
+def _whole(value:Any) -> Any:
+    "A value as a number, and text that spells a whole one as exactly that; None for other text."
+    if not isinstance(value, str): return _number(value)
+    try: exact = Decimal(value.strip()) if "_" not in value else None
+    except InvalidOperation: return None
+    if exact is None or not exact.is_finite() or exact.adjusted() > sys.float_info.max_10_exp: return None
+    return int(exact) if exact == exact.to_integral_value() else None
+
 # %% ../nbs/api/080_schema.ipynb #e7f3868c
 def _numbers(series:pd.Series, column:Column, first_row:int, number_in:Callable=_number) -> pd.Series:
     "A column as numbers (missing ones stay missing), or an error for the first value that is none. Objects stay objects, so that no large integer is rounded before it is checked."
@@ -180,6 +181,15 @@ def _numbers(series:pd.Series, column:Column, first_row:int, number_in:Callable=
     numbers = [None if absent else number_in(value) for value, absent in zip(series, missing, strict=True)]
     _refuse(series, [number is None and not absent for number, absent in zip(numbers, missing, strict=True)], column, first_row)
     return pd.Series([np.nan if number is None else number for number in numbers], index=series.index, dtype=object)
+
+# %% ../nbs/api/080_schema.ipynb #eb7582aa
+def _inexact(numbers:pd.Series) -> np.ndarray:
+    "Where an integer is not any double: beyond 2**53 only every second one is, and so on."
+    wrong = np.zeros(len(numbers), dtype=bool)
+    present = numbers.dropna()
+    if len(present) and (numbers.dtype == object or (numbers.dtype.kind in "iu" and present.abs().max() >= 2**53)):
+        wrong[np.flatnonzero(numbers.notna())] = [float(value) != value for value in present.tolist()]
+    return wrong
 
 # %% ../nbs/api/080_schema.ipynb #5199f75d
 def _whole_numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
@@ -194,14 +204,6 @@ def _whole_numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
         return numbers.astype("float64")
     if numbers.dtype != object: return numbers.astype(column.dtype)
     return pd.Series(pd.array([None if absent else int(value) for value, absent in zip(numbers, missing, strict=True)], dtype=column.dtype), index=series.index)
-
-def _inexact(numbers:pd.Series) -> np.ndarray:
-    "Where an integer is not any double: beyond 2**53 only every second one is, and so on."
-    wrong = np.zeros(len(numbers), dtype=bool)
-    present = numbers.dropna()
-    if len(present) and (numbers.dtype == object or (numbers.dtype.kind in "iu" and present.abs().max() >= 2**53)):
-        wrong[np.flatnonzero(numbers.notna())] = [float(value) != value for value in present.tolist()]
-    return wrong
 
 # %% ../nbs/api/080_schema.ipynb #e7a5d7ac
 def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
@@ -241,6 +243,12 @@ _ZONE = re.compile(r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$", re.IGNORECASE) # the end o
 
 def _has_zone(value:Any) -> bool: return bool(_ZONE.search(value.strip())) if isinstance(value, str) else getattr(value, "tzinfo", None) is not None
 
+# %% ../nbs/api/080_schema.ipynb #263fa82f
+def _expected_zone(column:Column) -> str:
+    "What a time with the wrong idea of zones is not, and what to do about it."
+    zone = column.dtype.partition(", ")[2].rstrip("]")
+    return f"a time with a zone (end the text with its offset, as in +01:00, or Z; in a frame, say which zone is meant: .dt.tz_localize('{zone}'))" if zone else "a time without a zone"
+
 # %% ../nbs/api/080_schema.ipynb #97f58e80
 def _parsed_times(series:pd.Series, column:Column, first_row:int, aware:bool) -> pd.Series:
     "ISO 8601 text and Python's own times as times, each with a zone or each without one, as the column has it."
@@ -252,10 +260,12 @@ def _parsed_times(series:pd.Series, column:Column, first_row:int, aware:bool) ->
     _refuse(series, (values.map(_has_zone).astype(bool) != aware) & ~missing, column, first_row, expected=_expected_zone(column))
     return times if aware else times.dt.tz_localize(None)
 
-def _expected_zone(column:Column) -> str:
-    "What a time with the wrong idea of zones is not, and what to do about it."
-    zone = column.dtype.partition(", ")[2].rstrip("]")
-    return f"a time with a zone (end the text with its offset, as in +01:00, or Z; in a frame, say which zone is meant: .dt.tz_localize('{zone}'))" if zone else "a time without a zone"
+# %% ../nbs/api/080_schema.ipynb #3e348086
+def _as_dtype(times:pd.Series, dtype:str) -> pd.Series | None:
+    "Times in another dtype; None if one of them is out of its range or too fine for it."
+    try: converted = times.astype(dtype)
+    except pd.errors.OutOfBoundsDatetime: return None
+    return converted if (converted.dropna() == times.dropna()).all() else None
 
 # %% ../nbs/api/080_schema.ipynb #3983b605
 def _times(series:pd.Series, column:Column, first_row:int) -> pd.Series:
@@ -268,27 +278,14 @@ def _times(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     if converted is None: _refuse(series, [pd.notna(time) and _as_dtype(pd.Series([time]), column.dtype) is None for time in times], column, first_row, expected=f"a time that {column.dtype} can hold to the last digit")
     return converted
 
-def _as_dtype(times:pd.Series, dtype:str) -> pd.Series | None:
-    "Times in another dtype; None if one of them is out of its range or too fine for it."
-    try: converted = times.astype(dtype)
-    except pd.errors.OutOfBoundsDatetime: return None
-    return converted if (converted.dropna() == times.dropna()).all() else None
-
+# %% ../nbs/api/080_schema.ipynb #153e8767
 def _unchanged(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     if str(series.dtype) != column.dtype and column.dtype != "object": _refuse(series, np.ones(len(series)), column, first_row, expected=f"of dtype {column.dtype}")
     return series
 
-# %% ../nbs/api/080_schema.ipynb #6a71f332
+# %% ../nbs/api/080_schema.ipynb #69b52eb7
 _CONVERTERS: dict[str, Callable[[pd.Series, Column, int], pd.Series]] = {
     "integer": _whole_numbers, "float": _floats, "boolean": _booleans, "text": _texts, "datetime": _times, "other": _unchanged}
-
-def _categories(series:pd.Series, column:Column, first_row:int) -> pd.Series:
-    "Categories in the training data's order. Unseen ones go to the end: they are kept, not turned into missing."
-    categories = _categories_of(column)
-    values = _category_values(series, column, categories, first_row)
-    unseen = sorted(set(values.dropna()) - set(categories), key=str)
-    index = categories if not unseen else pd.Index([*categories, *unseen])
-    return pd.Series(pd.Categorical(values, categories=index, ordered=column.ordered), index=series.index, name=series.name)
 
 def _category_values(series:pd.Series, column:Column, categories:pd.Index, first_row:int) -> pd.Series:
     "A column as objects of the categories' own type."
@@ -303,6 +300,15 @@ def _category_values(series:pd.Series, column:Column, categories:pd.Index, first
     _refuse(series, ~values.map(lambda value: type(value) in types).astype(bool) & ~series.isna(), column, first_row, expected=f"a category of dtype {column.of}")
     return values
 
+# %% ../nbs/api/080_schema.ipynb #6a71f332
+def _categories(series:pd.Series, column:Column, first_row:int) -> pd.Series:
+    "Categories in the training data's order. Unseen ones go to the end: they are kept, not turned into missing."
+    categories = _categories_of(column)
+    values = _category_values(series, column, categories, first_row)
+    unseen = sorted(set(values.dropna()) - set(categories), key=str)
+    index = categories if not unseen else pd.Index([*categories, *unseen])
+    return pd.Series(pd.Categorical(values, categories=index, ordered=column.ordered), index=series.index, name=series.name)
+
 _CONVERTERS["category"] = _categories
 
 # %% ../nbs/api/080_schema.ipynb #84dedee7
@@ -311,6 +317,27 @@ class Conformed(NamedTuple):
     frame: pd.DataFrame        # the schema's columns, order and dtypes
     nulls: dict[str, int]      # column -> values missing, for columns in which nothing was
     unseen: dict[str, int]     # column -> values that were not there at training, for categories and text with few values
+
+# %% ../nbs/api/080_schema.ipynb #88a08d34
+def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
+    "Raise for columns that are missing or there twice."
+    missing = [name for name in schema.names if name not in frame.columns]
+    if len(missing) == 1: raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], frame.columns, 'columns given', meant=set(frame.columns) - set(schema.names))}")
+    if missing: raise InvalidInput(f"{len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(frame.columns)}.")
+    times = Counter(frame.columns)
+    twice = next((name for name in schema.names if times[name] > 1), None)
+    if twice is not None: raise InvalidInput(f"column '{twice}' is there {times[twice]} times: which one is meant cannot be told")
+
+# %% ../nbs/api/080_schema.ipynb #57c0399b
+def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
+    "A column that has the dtype already is taken as it is, if the dtype says all: one of objects or categories does not."
+    if str(series.dtype) == column.dtype and column.dtype != "object" and column.kind not in ("category", "other"): return series
+    return _CONVERTERS[column.kind](_values(series), column, first_row)
+
+def _unseen(series:pd.Series, column:Column) -> int:
+    "How many values were not there at training. New categories stand after those that were."
+    if column.kind == "category": return int((series.cat.codes >= len(column.values or ())).sum())
+    return int((~series.isin(column.values) & series.notna()).sum())
 
 # %% ../nbs/api/080_schema.ipynb #5b95bf20
 def conform(
@@ -325,22 +352,3 @@ def conform(
     nulls = {column.name: int(fitting[column.name].isna().sum()) for column in schema.columns if not column.nulls}
     unseen = {column.name: _unseen(fitting[column.name], column) for column in schema.columns if column.values is not None}
     return Conformed(fitting, {name: count for name, count in nulls.items() if count}, {name: count for name, count in unseen.items() if count})
-
-def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
-    "A column that has the dtype already is taken as it is, if the dtype says all: one of objects or categories does not."
-    if str(series.dtype) == column.dtype and column.dtype != "object" and column.kind not in ("category", "other"): return series
-    return _CONVERTERS[column.kind](_values(series), column, first_row)
-
-def _unseen(series:pd.Series, column:Column) -> int:
-    "How many values were not there at training. New categories stand after those that were."
-    if column.kind == "category": return int((series.cat.codes >= len(column.values or ())).sum())
-    return int((~series.isin(column.values) & series.notna()).sum())
-
-def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
-    "Raise for columns that are missing or there twice."
-    missing = [name for name in schema.names if name not in frame.columns]
-    if len(missing) == 1: raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], frame.columns, 'columns given', meant=set(frame.columns) - set(schema.names))}")
-    if missing: raise InvalidInput(f"{len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(frame.columns)}.")
-    times = Counter(frame.columns)
-    twice = next((name for name in schema.names if times[name] > 1), None)
-    if twice is not None: raise InvalidInput(f"column '{twice}' is there {times[twice]} times: which one is meant cannot be told")

@@ -17,8 +17,6 @@ from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .workspace import project_root
 
 # %% ../nbs/api/066_settings.ipynb #0d26987a
-LOGS = ("json",) # ways in which events are written, besides not at all
-
 @dataclass(frozen=True)
 class Settings:
     "What is set for a project, outside of its code."
@@ -27,6 +25,9 @@ class Settings:
     mlflow_uri: str = ""        # of the MLflow server; by default what MLFLOW_TRACKING_URI says
     alarms: tuple[str, ...] = field(default=(), repr=False) # who hears of alarms, as `channel_of` reads it; may be secret
     alarm_template: str = ""    # file with the text of an alarm, from the root of the project; by default our own
+
+# %% ../nbs/api/066_settings.ipynb #bbbda8d3
+LOGS = ("json",) # ways in which events are written, besides not at all
 
 def _names(text:str) -> tuple[str, ...]: return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
@@ -39,6 +40,16 @@ def _log(text:str) -> str:
 _READERS: dict[str, Callable[[str], Any]] = {"sinks": _names, "log": _log, "mlflow_uri": str.strip, "alarms": _lines, "alarm_template": str.strip}
 
 # %% ../nbs/api/066_settings.ipynb #4c4f279d
+def _parsed(file:Path) -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try: parser.read(file, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error: raise InvalidDeclaration(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    found = dict(parser["ml_pkg"]) if parser.has_section("ml_pkg") else {}
+    for name in found:
+        if name not in _READERS: raise UnknownName(f"{file}: '{name}' in [ml_pkg] is not a setting.{did_you_mean(name, _READERS, 'settings')} A line that goes on with the entry above it begins with a space")
+    return found
+
+# %% ../nbs/api/066_settings.ipynb #c721ae47
 _read:dict[Path, tuple[tuple, dict[str, str]]] = {} # file -> what it was when it was read, and its entries
 
 def _entries(file:Path) -> dict[str, str]:
@@ -48,15 +59,6 @@ def _entries(file:Path) -> dict[str, str]:
     known = state.st_mtime_ns, state.st_size, state.st_ino
     if file not in _read or _read[file][0] != known: _read[file] = known, _parsed(file)
     return _read[file][1]
-
-def _parsed(file:Path) -> dict[str, str]:
-    parser = configparser.ConfigParser(interpolation=None, default_section="")
-    try: parser.read(file, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error: raise InvalidDeclaration(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    found = dict(parser["ml_pkg"]) if parser.has_section("ml_pkg") else {}
-    for name in found:
-        if name not in _READERS: raise UnknownName(f"{file}: '{name}' in [ml_pkg] is not a setting.{did_you_mean(name, _READERS, 'settings')} A line that goes on with the entry above it begins with a space")
-    return found
 
 # %% ../nbs/api/066_settings.ipynb #bf7154e5
 def settings_of(
@@ -69,6 +71,7 @@ def settings_of(
     if "mlflow_uri" not in found: found["mlflow_uri"] = environment.get("MLFLOW_TRACKING_URI", "").strip()
     return Settings(**found)
 
+# %% ../nbs/api/066_settings.ipynb #99401848
 def settings() -> Settings:
     "What is set for the project around the working directory. Raises `UnknownName`, `InvalidDeclaration`."
     try: here = Path.cwd()

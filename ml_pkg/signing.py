@@ -17,12 +17,13 @@ from typing import Any
 
 from .errors import DamagedFile, Unwritable
 
-# %% ../nbs/api/070_signing.ipynb #2f7d3d18
+# %% ../nbs/api/070_signing.ipynb #f1a71731
 def key_file() -> Path:
     "Where the user's key is kept: beside their other settings, never in a project."
     settings = os.environ.get("XDG_CONFIG_HOME") or Path.home()/".config"
     return Path(settings)/"ml_pkg"/"key"
 
+# %% ../nbs/api/070_signing.ipynb #2f7d3d18
 @functools.cache
 def _kept_key(path:Path) -> bytes:
     "The key in a file, made if it is not there. Of two processes that make it at once, one wins, and both use that."
@@ -37,16 +38,18 @@ def _kept_key(path:Path) -> bytes:
         return path.read_bytes()
     except OSError as error: raise Unwritable(f"the key that vouches for your files cannot be kept in {path} ({error.strerror or error}). Make the folder writable, or set ML_PKG_KEY to a secret of your own") from error
 
+# %% ../nbs/api/070_signing.ipynb #eb68a63d
 def secret() -> bytes:
     "What signatures are made with: `ML_PKG_KEY`, or the user's own key. Raises `Unwritable`."
     named = os.environ.get("ML_PKG_KEY")
     return hashlib.sha256(named.encode()).digest() if named else _kept_key(key_file())
 
-# %% ../nbs/api/070_signing.ipynb #5dfeafb5
+# %% ../nbs/api/070_signing.ipynb #82f12f45
 def key_name() -> str:
     "What the key is called in files that it signed, which gives nothing of it away: 16 hexadecimal digits."
     return hmac.digest(secret(), b"name", "sha256").hex()[:16]
 
+# %% ../nbs/api/070_signing.ipynb #5dfeafb5
 def signature(
     purpose:str,   # what the content is for, such as "checkpoint"
     content:bytes, # to be vouched for
@@ -54,6 +57,7 @@ def signature(
     "Proof that the owner of the key wrote this. Raises `Unwritable` if there is no place for a key."
     return hmac.digest(secret(), purpose.encode() + b"\0" + content, "sha256")
 
+# %% ../nbs/api/070_signing.ipynb #37ee662a
 def is_ours(
     purpose:str,   # that it was signed for
     content:bytes, # that is vouched for
@@ -70,6 +74,7 @@ def sealed(
     "Content that carries its own proof. Raises `Unwritable`."
     return signature(purpose, content) + content
 
+# %% ../nbs/api/070_signing.ipynb #c9d94cf0
 def unsealed(
     purpose:str,   # that it was signed for
     content:bytes, # as `sealed` gave it

@@ -38,6 +38,7 @@ def declaring_place(
     file = frame.f_globals.get("__file__")
     return Path(file).absolute().parent if file else Path.cwd(), frame.f_globals.get("__name__", "__main__")
 
+# %% ../nbs/api/100_sources.ipynb #b5279266
 def _candidates(path:Path, folder:Path, module:str) -> Iterator[Path]:
     "Where a relative path is looked up, in order."
     yield folder/path
@@ -75,7 +76,12 @@ def table_format(
     if found := FORMATS.get(_suffix(path)): return found
     raise InvalidDeclaration(f"{path} has no suffix that tells its format. Known ones: {listed(FORMATS)} (and compressed CSV, such as .csv.gz)")
 
-# %% ../nbs/api/100_sources.ipynb #3c1f0840
+# %% ../nbs/api/100_sources.ipynb #88a00b54
+def _is_utf8(line:bytes) -> bool:
+    try: line.decode("utf-8")
+    except UnicodeDecodeError: return False
+    return True
+
 def _line_of(path:str|Path) -> str:
     "Where a file is not UTF-8, for a message; nothing for what is compressed or somewhere else."
     if "://" in str(path) or Path(path).suffix.lower() not in (".csv", ".tsv"): return ""
@@ -83,11 +89,7 @@ def _line_of(path:str|Path) -> str:
         with open(path, "rb") as file: return next((f" in line {number}" for number, line in enumerate(file, 1) if not _is_utf8(line)), "")
     except OSError: return "" # it is gone meanwhile
 
-def _is_utf8(line:bytes) -> bool:
-    try: line.decode("utf-8")
-    except UnicodeDecodeError: return False
-    return True
-
+# %% ../nbs/api/100_sources.ipynb #3c1f0840
 @contextmanager
 def reading(
     path:str|Path, # what is read, for the message
@@ -108,13 +110,14 @@ def reading(
         if isinstance(error, InvalidData) or "arrow" not in type(error).__module__: raise
         raise InvalidData(f"{path} cannot be read: {error}") from error
 
-# %% ../nbs/api/100_sources.ipynb #84e66ebc
+# %% ../nbs/api/100_sources.ipynb #2a3ab928
 def csv_options(
     path:str|Path, # its ending tells what stands between two cells
 ) -> dict[str, Any]:
     "How every CSV is read, whole or in parts: one parser, so a value is the same number everywhere."
     return {"sep": "\t" if _suffix(path) == ".tsv" else ",", "index_col": False, "encoding": "utf-8-sig", "low_memory": False}
 
+# %% ../nbs/api/100_sources.ipynb #84e66ebc
 def check_header(
     path:str|Path, # of the file
     sep:str=",",   # between two cells

@@ -55,8 +55,12 @@ def _check_list(file:BinaryIO, size:int, most:int) -> None:
     if end[-42:-38] == b"PK\6\7" and end[:4] == b"PK\6\6": length = max(length if length < 2**32 - 1 else 0, int.from_bytes(end[40:48], "little"))
     if length > most: raise NoZipOfOurs(f"its list of members has {length:,} bytes")
 
+# %% ../nbs/api/195_stored_zip.ipynb #e927d7dc
+def _shortened(name:str) -> str: return repr(name if len(name) < 80 else name[:79] + "…")
+
 def _alike(name:str) -> str: return unicodedata.normalize("NFKC", name).casefold() # equal for names that some file system takes for one
 
+# %% ../nbs/api/195_stored_zip.ipynb #39715cf3
 def _check_members(archive:zipfile.ZipFile, size:int, name:re.Pattern) -> None:
     entries = archive.infolist()
     odd = [entry.orig_filename for entry in entries if entry.orig_filename != entry.filename or not name.fullmatch(entry.filename) or len(entry.filename.encode("utf-8", "replace")) >= 240
@@ -65,8 +69,6 @@ def _check_members(archive:zipfile.ZipFile, size:int, name:re.Pattern) -> None:
     if len({_alike(entry.filename) for entry in entries}) < len(entries): raise NoZipOfOurs("it has members of the same name")
     if sum(entry.file_size for entry in entries) > size: raise NoZipOfOurs("its members are larger than the file")
     if entries and min(entry.header_offset for entry in entries): raise NoZipOfOurs("it does not begin as one")
-
-def _shortened(name:str) -> str: return repr(name if len(name) < 80 else name[:79] + "…")
 
 # %% ../nbs/api/195_stored_zip.ipynb #f311c70d
 @contextmanager
