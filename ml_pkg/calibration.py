@@ -24,6 +24,7 @@ def _bent(points:np.ndarray) -> np.ndarray:
     "Coordinates and their squares, shape (n_rows, 2 * n_coordinates)."
     return np.concatenate([points, (points ** 2 - 1) / math.sqrt(2)], axis=1)
 
+# %% ../nbs/api/346_calibration.ipynb #2a9b3c63
 class Inputs(NamedTuple):
     "What the correction of some rows is computed from."
     by_class: np.ndarray  # counts for each class apart: one, and where a row lies; shape (n_rows, n_own)
@@ -67,6 +68,7 @@ def _prior(classes:int, own:int, shared:int, tendency:float, sharpness:float) ->
     mean[classes * own] = 1.0
     return _Prior(mean, np.concatenate([np.tile(np.r_[1.0, np.full(own - 1, tendency)], classes), [1.5, 1.0, 1.0, 1.0], np.full(shared - 4, sharpness)]))
 
+# %% ../nbs/api/346_calibration.ipynb #11d6ec0b
 def _scores(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
     "Log probabilities up to a constant a row, shape (n_rows, n_classes)."
     classes, own = inputs.shared.shape[1], inputs.by_class.shape[1]
@@ -77,6 +79,7 @@ def _chances(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
+# %% ../nbs/api/346_calibration.ipynb #31eedf03
 def _targets(y:np.ndarray, classes:int) -> np.ndarray:
     "Labels of which, in all rows together, one is not known, shape (n_rows, n_classes). So no answer is ever certain, not even if all were right (as in Platt 1999)."
     unknown = 1 / (len(y) + 2)
@@ -184,6 +187,14 @@ class Calibration:
         return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"])), mode, factor)
 
 # %% ../nbs/api/346_calibration.ipynb #6125f927
+def _check_rows(rows:int, y:np.ndarray, probabilities:np.ndarray, fold:np.ndarray) -> None:
+    "Raise `InvalidData`."
+    if not rows == len(y) == len(probabilities) == len(fold): raise InvalidData(f"{rows} rows, {len(y)} classes, {len(probabilities)} rows of probabilities and {len(fold)} numbers of folds do not belong together: give all of them for the same rows")
+    if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
+    if not np.isfinite(probabilities).all() or (np.abs(probabilities.sum(axis=1) - 1) > 1e-3).any(): raise InvalidData("probabilities of all classes add up to 1 in every row, and these do not: leave out rows that no fold predicted")
+    if y.dtype.kind not in "iu" or not (y.min() >= 0 and y.max() < probabilities.shape[1]): raise InvalidData(f"y is the number of a class, from 0 to {probabilities.shape[1] - 1}: the column of `probabilities` that belongs to it")
+
+# %% ../nbs/api/346_calibration.ipynb #b27f8b43
 _MOST_ROWS = 20_000 # more make it no better that matters, and slower
 
 def learn_calibration(
@@ -203,10 +214,3 @@ def learn_calibration(
     sharpness = inputs.shared.shape[1] * inputs.by_class.shape[1]
     covariance[sharpness, sharpness] += _variance_between_fits(inputs, y[some], fold[some], posterior.mode)
     return Calibration(view, np.float32(posterior.mode).astype(float), np.float32(np.linalg.cholesky((covariance + covariance.T) / 2)).astype(float))
-
-def _check_rows(rows:int, y:np.ndarray, probabilities:np.ndarray, fold:np.ndarray) -> None:
-    "Raise `InvalidData`."
-    if not rows == len(y) == len(probabilities) == len(fold): raise InvalidData(f"{rows} rows, {len(y)} classes, {len(probabilities)} rows of probabilities and {len(fold)} numbers of folds do not belong together: give all of them for the same rows")
-    if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
-    if not np.isfinite(probabilities).all() or (np.abs(probabilities.sum(axis=1) - 1) > 1e-3).any(): raise InvalidData("probabilities of all classes add up to 1 in every row, and these do not: leave out rows that no fold predicted")
-    if y.dtype.kind not in "iu" or not (y.min() >= 0 and y.max() < probabilities.shape[1]): raise InvalidData(f"y is the number of a class, from 0 to {probabilities.shape[1] - 1}: the column of `probabilities` that belongs to it")

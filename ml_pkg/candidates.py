@@ -89,6 +89,7 @@ def check_amounts(
         amount = getattr(gate, name)
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not amount >= 0: raise InvalidDeclaration(f"{name} of {type(gate).__name__} is a number, zero or above, and not {amount!r}")
 
+# %% ../nbs/api/389_candidates.ipynb #ad784775
 def metric_of(
     run:Run,    # with the metrics that were declared
     metric:str, # its name; empty for the first declared
@@ -132,6 +133,7 @@ def _run_here(candidate:Candidate) -> Run|None:
     with connected(candidate.workspace) as connection: row = finished_run(connection, key, candidate.run.row["threads"])
     return Run(candidate.workspace, dict(row)) if row else None
 
+# %% ../nbs/api/389_candidates.ipynb #b29f625b
 def _on_same_folds(candidate:Candidate, metric:str) -> _Pair:
     "Raises `InvalidData` if no run of what is in production can be compared."
     for find in (lambda: _production(candidate).run, lambda: _run_here(candidate)):
@@ -151,6 +153,7 @@ def _not_comparable(candidate:Candidate, metric:str) -> str:
     again = f"load_run('{run.id}').experiment.with_dataset({dataset}).with_evaluation({name}.evaluation).with_seed({name}.seed).run()"
     return f"what is in production (run {run.id}) ran {why}, so the two cannot be compared. Run it as {name} runs, and ask again: {again}"
 
+# %% ../nbs/api/389_candidates.ipynb #260a5334
 def _against(gate:Gate, candidate:Candidate, required:str, metric:str, is_enough:Callable[[_Pair], bool]) -> Verdict:
     "The verdict on a difference to what is in production."
     if candidate.incumbent is None: return Verdict(gate.name, required, "nothing is in production yet", True)
@@ -194,6 +197,7 @@ def holdout_key(
     parts, dataset = dict(experiment.dataset.identity.parts), experiment.dataset
     return Identity("locked rows", parts=(("rows", parts["rows"]), ("group", identify(dataset.group)), ("time", identify(dataset.time)), ("holdout", holdout_identity(experiment.evaluation)))).key
 
+# %% ../nbs/api/389_candidates.ipynb #ff6d301b
 @dataclass(frozen=True)
 class Look:
     "A run scored on locked rows."
@@ -223,6 +227,7 @@ def dataset_of(
     if dataset.fingerprint == candidate.run.row["dataset_key"]: return dataset
     raise InvalidData(f"{dataset.source} has other rows than run {candidate.run.id} had. Run {candidate.experiment.name} again, and promote that run")
 
+# %% ../nbs/api/389_candidates.ipynb #384ee2fb
 class _Locked(NamedTuple):
     "The rows that are locked away."
     rows: pd.DataFrame
@@ -230,16 +235,17 @@ class _Locked(NamedTuple):
     weights: Any           # None if all count the same
     units: Any             # what is drawn together
 
+def _blocks(count:int) -> np.ndarray:
+    "Blocks of rows that follow each other in time, for the block bootstrap (Carlstein 1986), about as long as the cube root of their number (Hall, Horowitz and Jing 1995)."
+    return np.arange(count) // max(1, round(count ** (1 / 3)))
+
 def _locked_rows(candidate:Candidate) -> _Locked:
     dataset = dataset_of(candidate)
     held = np.flatnonzero(locked_away(dataset, candidate.experiment.evaluation.holdout))
     def part(values:Any) -> Any: return None if values is None else values.iloc[held].reset_index(drop=True)
     return _Locked(part(dataset.rows), part(dataset.y), part(dataset.weights), part(dataset.groups) if dataset.time is None else _blocks(len(held)))
 
-def _blocks(count:int) -> np.ndarray:
-    "Blocks of rows that follow each other in time, for the block bootstrap (Carlstein 1986), about as long as the cube root of their number (Hall, Horowitz and Jing 1995)."
-    return np.arange(count) // max(1, round(count ** (1 / 3)))
-
+# %% ../nbs/api/389_candidates.ipynb #e2251771
 def _scored(candidate:Candidate, model:Model, locked:_Locked) -> dict[str, float]:
     "Every declared metric of a model on locked rows."
     X = conform(locked.rows, model.schema).frame

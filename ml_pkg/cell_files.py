@@ -58,6 +58,7 @@ def _as_string(written:str, new:str, is_ascii:bool) -> str:
     middle = json.dumps(new[head:len(new) - tail], ensure_ascii=is_ascii)[1:-1]
     return f'"{"".join(pieces[:head])}{middle}{"".join(pieces[len(pieces) - tail:])}"'
 
+# %% ../nbs/api/393_cell_files.ipynb #aae61326
 def _as_lines(written:str, new:str, is_ascii:bool) -> str:
     "A JSON list of lines for another text, laid out as it was."
     places = list(_elements(written, 0))
@@ -97,6 +98,14 @@ class ModuleFile:
         "The bytes of the file with another text."
         return sources.get(0, self.cells[0].source).encode(self.encoding)
 
+# %% ../nbs/api/393_cell_files.ipynb #146e8cfd
+def _contents(text:str, sources:Mapping[int, str]) -> str:
+    "What a notebook holds, however it is written, with other sources of some cells."
+    contents = json.loads(text)
+    for place, cell in enumerate(contents["cells"]): cell["source"] = sources.get(place, "".join(cell["source"]))
+    return json.dumps(contents, sort_keys=True)
+
+# %% ../nbs/api/393_cell_files.ipynb #3962a18a
 class NotebookFile:
     "A notebook, as it is written."
     def __init__(self, content:bytes):
@@ -118,12 +127,6 @@ class NotebookFile:
         text = "".join([*parts, self.text[position:]])
         if _contents(text, {}) != _contents(self.text, sources): raise NotRewritable("the notebook would not be the same apart from what was to be changed")
         return text.encode(self.encoding)
-
-def _contents(text:str, sources:Mapping[int, str]) -> str:
-    "What a notebook holds, however it is written, with other sources of some cells."
-    contents = json.loads(text)
-    for place, cell in enumerate(contents["cells"]): cell["source"] = sources.get(place, "".join(cell["source"]))
-    return json.dumps(contents, sort_keys=True)
 
 # %% ../nbs/api/393_cell_files.ipynb #73b3a6ec
 def opened(

@@ -121,6 +121,7 @@ def learn_coordinates(
     plain = Coordinates(columns, mean, _single(np.where(spread > 1e-12 * (1 + np.abs(mean)), spread, 1.0)), np.eye(len(mean)))
     return plain if len(mean) <= most else Coordinates(columns, mean, plain.spread, _single(_principal(plain.standard(X), most)))
 
+# %% ../nbs/api/342_coordinates.ipynb #6d98609e
 def _principal(points:np.ndarray, most:int) -> np.ndarray:
     "Directions in which points vary most, scaled to a standard deviation of one; shape (n_codes, most)."
     variances, directions = np.linalg.eigh(np.cov(points, rowvar=False, ddof=0).reshape(points.shape[1], -1))

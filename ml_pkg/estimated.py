@@ -35,6 +35,7 @@ def known_metrics(
     if unknown is not None: raise UnknownName(f"'{unknown}' cannot be estimated for the classes {', '.join(map(str, classes))}.{did_you_mean(unknown, [name for name in known if known[name].needs(pd.Index(classes)) is not None], 'metrics')}")
     return {name: known[name] for name in names}
 
+# %% ../nbs/api/348_estimated.ipynb #198aa75e
 def _answers_frame(prediction:Sequence[Any]|np.ndarray, probabilities:np.ndarray, classes:Sequence) -> pd.DataFrame:
     return pd.DataFrame({"prediction": np.asarray(prediction), **{probability_name(label): probabilities[:, place] for place, label in enumerate(classes)}})
 
@@ -85,6 +86,7 @@ def _drawn_labels(chances:np.ndarray, random:np.random.Generator) -> np.ndarray:
     "Number of a class for each row."
     return np.minimum((np.cumsum(chances, axis=1) < random.random((len(chances), 1))).sum(axis=1), chances.shape[1] - 1)
 
+# %% ../nbs/api/348_estimated.ipynb #671f2ae1
 def _label_draws(calibration:Calibration, X:pd.DataFrame, probabilities:np.ndarray, best:np.ndarray, seed:int) -> np.ndarray:
     "Labels that there may be, shape (n_draws, n_rows)."
     def draws(): return calibration.draws(X, probabilities, _DRAWS, np.random.default_rng(seed))
@@ -93,6 +95,7 @@ def _label_draws(calibration:Calibration, X:pd.DataFrame, probabilities:np.ndarr
     for place, chances in enumerate(draws()): found[place] = _drawn_labels((shifted := chances * moved) / shifted.sum(axis=1, keepdims=True), random)
     return found
 
+# %% ../nbs/api/348_estimated.ipynb #5ee296b5
 def _estimate(metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarray, level:float) -> Estimate:
     "Of one metric, from what rows add under each label."
     rows = np.arange(terms.shape[0])
@@ -107,6 +110,7 @@ def _unseen(found:Estimate, name:str, rows:int, level:float) -> Estimate:
     if name != "accuracy" or found.interval.low < 1: return found
     return Estimate(found.interval._replace(low=((1 - level) / 2) ** (1 / rows)), found.spread)
 
+# %% ../nbs/api/348_estimated.ipynb #ade50e44
 @dataclass(frozen=True, eq=False)
 class ClassificationEstimator:
     "Tells how well a classifier does on rows without labels."
@@ -155,6 +159,7 @@ def abstains(
     if outside.mean > most_outside: return f"{outside.mean:.0%} of {rows} rows are unlike all rows that the model learnt from, and at most {most_outside:.0%} may be: wait for labels, or train on such rows"
     return ""
 
+# %% ../nbs/api/348_estimated.ipynb #e8e9fa79
 def _check_lengths(X:pd.DataFrame, prediction:Sequence[Any]|np.ndarray, probabilities:np.ndarray, classes:tuple) -> None:
     "Raise `InvalidData`."
     if len(X) != len(prediction) or np.shape(probabilities) != (len(X), len(classes)):

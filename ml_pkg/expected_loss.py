@@ -42,6 +42,7 @@ class LossView:
     def points(self, X:pd.DataFrame, prediction:np.ndarray) -> np.ndarray:
         return np.column_stack([self.coordinates(X), (np.asarray(prediction, dtype=float) - self.middle) / self.scale])
 
+# %% ../nbs/api/350_expected_loss.ipynb #2cb658c0
 def _learnt_view(X:pd.DataFrame, prediction:np.ndarray) -> LossView:
     "A view of rows like these."
     wide = LossView(learn_coordinates(X, _MOST_COORDINATES), np.array(-math.inf), np.array(math.inf), float(prediction.mean()), float(prediction.std()) or 1.0, np.zeros(0))
@@ -110,6 +111,13 @@ class LossModel:
         return cls(view, content["unit"], mode, factor, unpacked_single(content["ratios"]))
 
 # %% ../nbs/api/350_expected_loss.ipynb #82790534
+def _check_losses(rows:int, prediction:np.ndarray, loss:np.ndarray) -> None:
+    "Raise `InvalidData`."
+    if not rows == len(prediction) == len(loss): raise InvalidData(f"{rows} rows, {len(prediction)} predictions and {len(loss)} losses do not belong together: give all of them for the same rows")
+    if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
+    if not np.isfinite(prediction).all() or not np.isfinite(loss).all() or (loss < 0).any(): raise InvalidData("predictions and losses are finite numbers, and losses are not negative: leave out rows that no fold predicted")
+
+# %% ../nbs/api/350_expected_loss.ipynb #3d5d8ebb
 _MOST_ROWS = 20_000
 
 def learn_loss(
@@ -130,12 +138,6 @@ def learn_loss(
     ratios = np.quantile(relative / np.exp(inputs @ theta), (np.arange(_RATIOS) + 0.5) / _RATIOS)
     covariance = np.linalg.inv(hessian) * _DEPENDENCE
     return LossModel(view, unit, *(np.float32(array).astype(float) for array in (theta, np.linalg.cholesky((covariance + covariance.T) / 2), ratios / (ratios.mean() or 1.0))))
-
-def _check_losses(rows:int, prediction:np.ndarray, loss:np.ndarray) -> None:
-    "Raise `InvalidData`."
-    if not rows == len(prediction) == len(loss): raise InvalidData(f"{rows} rows, {len(prediction)} predictions and {len(loss)} losses do not belong together: give all of them for the same rows")
-    if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
-    if not np.isfinite(prediction).all() or not np.isfinite(loss).all() or (loss < 0).any(): raise InvalidData("predictions and losses are finite numbers, and losses are not negative: leave out rows that no fold predicted")
 
 # %% ../nbs/api/350_expected_loss.ipynb #e51b2228
 LOSS_OF:dict[str, Callable[[np.ndarray], np.ndarray]] = {"neg_mean_absolute_error": np.abs, "neg_mean_squared_error": np.square, "neg_root_mean_squared_error": np.square}

@@ -55,6 +55,7 @@ def _homes(value:Any, module:str) -> list[str]:
     above = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
     return [*(home for home in above if not any(part.startswith("_") for part in home.split("."))), module]
 
+# %% ../nbs/api/340_expressions.ipynb #623b824a
 def _there(module:str, name:str) -> Any:
     "What a module has under a dotted name; None if it has nothing, or is not there."
     with suppress(ImportError, AttributeError, ValueError), warnings.catch_warnings():
@@ -93,6 +94,7 @@ _WIDTH = 110
 def _leaf(*pieces:str|_Name) -> _Code: return _Code(pieces)
 def _bracket(opening:str, codes:Iterable[_Code], closing:str) -> _Code: return _Code((opening,), tuple(((), code) for code in codes), closing)
 
+# %% ../nbs/api/340_expressions.ipynb #5ac48537
 def _flat(code:_Code) -> Iterator[str|_Name]:
     "The pieces of code that stands in one line."
     if code.whole: return (yield code.whole)
@@ -116,6 +118,7 @@ def _line(before:tuple, part:_Code, local:Mapping[_Name, str], indent:int) -> st
 
 def _is_plain(code:_Code) -> bool: return len(code.parts) > 8 and not code.whole and not any(before or part.parts for before, part in code.parts)
 
+# %% ../nbs/api/340_expressions.ipynb #2772dd1a
 def _shared_lines(code:_Code, local:Mapping[_Name, str], indent:int) -> list[str]:
     "Parts that share lines."
     lines = [""]
@@ -142,6 +145,7 @@ def _text(value:str, path:str) -> _Code:
 
 def _bytes(value:bytes, path:str) -> _Code: return _leaf(repr(value) if b'"' in value else 'b"' + repr(b"'" + value)[3:])
 
+# %% ../nbs/api/340_expressions.ipynb #365e3f04
 def _float(value:float, path:str="") -> _Code:
     if math.isfinite(value): return _leaf(repr(value))
     return _leaf("-" if math.copysign(1, value) < 0 else "", _np, ".nan" if math.isnan(value) else ".inf")
@@ -165,6 +169,7 @@ def _frozenset(value:frozenset, path:str) -> _Code:
     opening, closing = (("({", "})") if value else ("(", ")"))
     return _bracket("", _unordered(value, path), closing)._replace(opening=(_builtin("frozenset"), opening))
 
+# %% ../nbs/api/340_expressions.ipynb #6fb3f9fc
 def _span(value:slice|range, path:str) -> _Code:
     "A slice or a range, without what it says anyway."
     usual = (None, None) if isinstance(value, slice) else (0, 1)
@@ -184,6 +189,7 @@ def _element(value:np.generic, path:str="") -> _Code:
     if kind in "USmM": return _leaf(_quoted(str(value))) if kind != "S" else _bytes(bytes(cast(bytes, value)), path)
     raise _refused(path, f"is a {type(value).__name__} of numpy", "give its values as a tuple")
 
+# %% ../nbs/api/340_expressions.ipynb #be0f6a8b
 def _scalar(value:np.generic, path:str) -> _Code:
     if value.dtype.kind == "b": return _leaf(_np, f".{bool(value)}_")
     if value.dtype.kind in "mM": return _moment(cast("np.datetime64|np.timedelta64", value))
@@ -211,6 +217,7 @@ def _nested(value:Any, path:str) -> _Code:
     if value.ndim: return _bracket("[", [_nested(value[place, ...], f"{path}[{place}]") for place in range(len(value))], "]")
     return _code(value.item(), path) if value.dtype.hasobject else _element(value[()], path)
 
+# %% ../nbs/api/340_expressions.ipynb #6a30de92
 def _is_implied(value:np.ndarray) -> bool: return value.dtype.kind in "bifcUS" and np.array(value.tolist()).dtype == value.dtype
 def _dtype_name(dtype:np.dtype) -> str: return dtype.name if dtype.isnative and _is_named(dtype) else dtype.str
 def _is_named(dtype:np.dtype) -> bool:
@@ -228,6 +235,7 @@ def _time(value:Any, path:str) -> _Code:
 
 _WRITERS |= dict.fromkeys((datetime.date, datetime.datetime, datetime.time, datetime.timedelta), _time)
 
+# %% ../nbs/api/340_expressions.ipynb #7e7fab2f
 def _pandas(value:Any, path:str) -> _Code:
     "A time of pandas, or one of its marks for what is missing."
     import pandas as pd
@@ -255,6 +263,7 @@ def _made_defaults(kind:type, found:Mapping[str, inspect.Parameter]) -> dict[str
     makers = {field.name: field.default_factory for field in fields(kind) if field.default_factory is not MISSING} if is_dataclass(kind) else {}
     return {name: found[name].replace(default=make()) for name, make in makers.items() if name in found}
 
+# %% ../nbs/api/340_expressions.ipynb #17e0bea0
 def _is_default(value:Any, parameter:inspect.Parameter|None) -> bool:
     if parameter is None or parameter.default is parameter.empty: return False
     try: return value is parameter.default or identify(value).key == identify(parameter.default).key
@@ -277,6 +286,7 @@ def _by_place(kept:Mapping[str, Any], parameters:Mapping[str, inspect.Parameter]
 
 def _does(value:Any) -> bool: return callable(value) or callable(getattr(value, "get_params", None))
 
+# %% ../nbs/api/340_expressions.ipynb #48c244cc
 def _named(value:Any, path:str) -> _Code:
     "A value; one that is a list of named parts has their names in its paths."
     return _bracket("[", [_step(step, path.rpartition(".")[0]) for step in value], "]") if _are_steps(value) else _code(value, path)
@@ -311,6 +321,7 @@ def _makers() -> dict[type, tuple[Callable, str, tuple[str, ...]]]:
     beside = ("remainder", "sparse_threshold", "verbose_feature_names_out")
     return {Pipeline: (make_pipeline, "steps", ()), FeatureUnion: (make_union, "transformer_list", ()), ColumnTransformer: (make_column_transformer, "transformers", beside)}
 
+# %% ../nbs/api/340_expressions.ipynb #a93868ee
 def _made(estimator:Any, held:Mapping[str, Any], parameters:Mapping[str, inspect.Parameter], path:str) -> _Code | None:
     "`make_pipeline(…)` and the like, if that makes the same."
     maker, holding, beside = _makers().get(type(estimator), (None, "", ()))
@@ -323,17 +334,15 @@ def _made(estimator:Any, held:Mapping[str, Any], parameters:Mapping[str, inspect
     return _Code((*_imported(maker, path), "("), (*steps, *(((f"{name}=",), _code(value, f"{path}.{name}")) for name, value in further.items())), ")")
 
 # %% ../nbs/api/340_expressions.ipynb #cac8523f
-def _estimator(value:Any, path:str) -> _Code:
-    "An estimator by its parameters; what it has learnt is no part of a declaration."
-    function = _imported(type(value), path, "is of the class")
-    try:
-        output, value = _output(value)
-        held, parameters = value.get_params(deep=False), _parameters(type(value))
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise _refused(path, f"is of the class {type(value).__qualname__}, whose parameters cannot be told ({error})", "name each in __init__, and keep it in an attribute of that name") from error
-    code = _made(value, held, parameters, path) or _call(function, held, parameters, path)
-    return code._replace(closing=code.closing + _requests(value) + (f".set_output(transform={_quoted(output)})" if output else ""))
+def _attributes(value:Any) -> dict[str, Any]: return vars(value) if hasattr(value, "__dict__") and not isinstance(value, type) else {}
 
+def _without_output(estimator:Any) -> Any:
+    from sklearn.base import clone
+    bare = clone(estimator)
+    for part in (bare, *bare.get_params(deep=True).values()): _attributes(part).pop("_sklearn_output_config", None)
+    return bare
+
+# %% ../nbs/api/340_expressions.ipynb #051ac1ae
 def _output(estimator:Any) -> tuple[str, Any]:
     "What `set_output` was told, of all its parts at once if that is so, and the estimator without it."
     parts = [estimator, *estimator.get_params(deep=True).values()]
@@ -345,14 +354,7 @@ def _output(estimator:Any) -> tuple[str, Any]:
     except Exception: same = False # one of the parts cannot be told all at once; then each is told by itself
     return (output, bare) if same else (own, estimator)
 
-def _without_output(estimator:Any) -> Any:
-    from sklearn.base import clone
-    bare = clone(estimator)
-    for part in (bare, *bare.get_params(deep=True).values()): _attributes(part).pop("_sklearn_output_config", None)
-    return bare
-
-def _attributes(value:Any) -> dict[str, Any]: return vars(value) if hasattr(value, "__dict__") and not isinstance(value, type) else {}
-
+# %% ../nbs/api/340_expressions.ipynb #9f1135c7
 def _requests(estimator:Any) -> str:
     "Calls that say which metadata its methods ask for."
     asked = vars(_attributes(estimator).get("_metadata_request", _NOTHING))
@@ -360,6 +362,18 @@ def _requests(estimator:Any) -> str:
     return "".join(f".set_{method}_request({', '.join(f'{name}={_quoted(wanted) if isinstance(wanted, str) else wanted}' for name, wanted in sorted(wants.items()))})" for method, wants in told.items() if wants)
 
 _NOTHING = SimpleNamespace()
+
+# %% ../nbs/api/340_expressions.ipynb #1d53e34c
+def _estimator(value:Any, path:str) -> _Code:
+    "An estimator by its parameters; what it has learnt is no part of a declaration."
+    function = _imported(type(value), path, "is of the class")
+    try:
+        output, value = _output(value)
+        held, parameters = value.get_params(deep=False), _parameters(type(value))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise _refused(path, f"is of the class {type(value).__qualname__}, whose parameters cannot be told ({error})", "name each in __init__, and keep it in an attribute of that name") from error
+    code = _made(value, held, parameters, path) or _call(function, held, parameters, path)
+    return code._replace(closing=code.closing + _requests(value) + (f".set_output(transform={_quoted(output)})" if output else ""))
 
 # %% ../nbs/api/340_expressions.ipynb #b47e5a7a
 def _scorer(value:Any, path:str) -> _Code:
@@ -383,11 +397,11 @@ def _member(value:enum.Enum, path:str) -> _Code: return _leaf(*_imported(type(va
 def _path(value:pathlib.PurePath, path:str) -> _Code: return _leaf(_Name("pathlib", "Path" if isinstance(value, pathlib.Path) else type(value).__name__), f"({_quoted(value.as_posix())})")
 
 # %% ../nbs/api/340_expressions.ipynb #139c4353
-def _dataset(value:Dataset, path:str) -> _Code:
-    lists = {name: list(getattr(value, name)) for name in ("features", "drop") if getattr(value, name)}
-    others = {name: getattr(value, name) for name in ("group", "time", "weight") if getattr(value, name) is not None}
-    roles = {"target": value.target[0] if len(value.target) == 1 else list(value.target), **lists, **others}
-    return _Code((*_imported(type(value), path, "is of the class"), "("), (((), _source(value.source, f"{path}.source")), *(((f"{name}=",), _code(role, f"{path}.{name}")) for name, role in roles.items())), ")")
+def _refuse_secret(url:Any, path:str) -> None:
+    "Raise `NotWritable` for an address that lets in whoever reads it."
+    found = urlsplit(str(url)) if "://" in str(url) else None
+    if found and (found.password or any(word in name.lower() for name, _ in parse_qsl(found.query) for word in ("password", "pwd", "secret", "token", "signature", "access_key", "apikey"))):
+        raise _refused(path, "is an address with a password or key in it", "leave that to the settings of the database or file system, outside of the source")
 
 def _source(value:Any, path:str) -> _Code:
     _refuse_secret(getattr(value, "url", getattr(value, "path", "")), path)
@@ -395,28 +409,30 @@ def _source(value:Any, path:str) -> _Code:
     if isinstance(value, Frame): raise _refused(path, f"is a frame of {len(value.frame)} rows in memory", "save it (frame.to_parquet('data.parquet')), and declare Dataset('data.parquet', …)")
     return _code(value, path)
 
-def _refuse_secret(url:Any, path:str) -> None:
-    "Raise `NotWritable` for an address that lets in whoever reads it."
-    found = urlsplit(str(url)) if "://" in str(url) else None
-    if found and (found.password or any(word in name.lower() for name, _ in parse_qsl(found.query) for word in ("password", "pwd", "secret", "token", "signature", "access_key", "apikey"))):
-        raise _refused(path, "is an address with a password or key in it", "leave that to the settings of the database or file system, outside of the source")
+# %% ../nbs/api/340_expressions.ipynb #4ccddf83
+def _dataset(value:Dataset, path:str) -> _Code:
+    lists = {name: list(getattr(value, name)) for name in ("features", "drop") if getattr(value, name)}
+    others = {name: getattr(value, name) for name in ("group", "time", "weight") if getattr(value, name) is not None}
+    roles = {"target": value.target[0] if len(value.target) == 1 else list(value.target), **lists, **others}
+    return _Code((*_imported(type(value), path, "is of the class"), "("), (((), _source(value.source, f"{path}.source")), *(((f"{name}=",), _code(role, f"{path}.{name}")) for name, role in roles.items())), ")")
 
 _WRITERS[Dataset] = _dataset
 
 # %% ../nbs/api/340_expressions.ipynb #8d6dbe15
-def _evaluation(value:Evaluation, path:str) -> _Code:
-    "The folds are always written: what is not said there, readers look for."
-    parameters = _parameters(Evaluation)
-    given = {"cv": value.cv, "metrics": _metrics(value), **{name: getattr(value, name) for name in ("holdout", "train_size")}}
-    kept = {name: item for name, item in given.items() if name == "cv" or not _is_default(item, parameters[name])}
-    return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
-
 def _metrics(value:Evaluation) -> Any:
     "A list, if each has the name that it has by itself, and otherwise a dict."
     metrics = [metric for _, metric in value.metrics]
     try: by_themselves = not metrics or [name for name, _ in Evaluation(metrics=metrics).metrics] == [name for name, _ in value.metrics]
     except ValueError: by_themselves = False # two have one name
     return (metrics or ()) if by_themselves else dict(value.metrics)
+
+# %% ../nbs/api/340_expressions.ipynb #185f64de
+def _evaluation(value:Evaluation, path:str) -> _Code:
+    "The folds are always written: what is not said there, readers look for."
+    parameters = _parameters(Evaluation)
+    given = {"cv": value.cv, "metrics": _metrics(value), **{name: getattr(value, name) for name in ("holdout", "train_size")}}
+    kept = {name: item for name, item in given.items() if name == "cv" or not _is_default(item, parameters[name])}
+    return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
 
 _WRITERS[Evaluation] = _evaluation
 
@@ -433,6 +449,14 @@ def _experiment(value:Any, path:str) -> _Code:
     return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
 
 # %% ../nbs/api/340_expressions.ipynb #b65105bc
+def _has_a_name(value:Any) -> bool:
+    return isinstance(value, (type, BuiltinFunctionType, np.ufunc)) or callable(value) and all(isinstance(getattr(value, name, None), str) for name in ("__name__", "__qualname__"))
+
+def _refuse_state(value:Any, path:str) -> _Code:
+    if isinstance(value, ModuleType): raise _refused(path, f"is the module {value.__name__}", "give the function or class of it that is meant")
+    raise _refused(path, f"is a {type(value).__name__}, whose state is in no source", "give a whole number as the seed")
+
+# %% ../nbs/api/340_expressions.ipynb #51250df2
 def _rules() -> list[tuple[Callable[[Any], bool], Callable[[Any, str], _Code]]]:
     "Whether a value is of a kind, and the writer of that kind; the first that fits counts."
     return [
@@ -451,13 +475,6 @@ def _rules() -> list[tuple[Callable[[Any], bool], Callable[[Any, str], _Code]]]:
     ]
 
 def _other(value:Any, path:str) -> _Code: return next((write for fits, write in _rules() if fits(value)), _object)(value, path)
-
-def _has_a_name(value:Any) -> bool:
-    return isinstance(value, (type, BuiltinFunctionType, np.ufunc)) or callable(value) and all(isinstance(getattr(value, name, None), str) for name in ("__name__", "__qualname__"))
-
-def _refuse_state(value:Any, path:str) -> _Code:
-    if isinstance(value, ModuleType): raise _refused(path, f"is the module {value.__name__}", "give the function or class of it that is meant")
-    raise _refused(path, f"is a {type(value).__name__}, whose state is in no source", "give a whole number as the seed")
 
 # %% ../nbs/api/340_expressions.ipynb #ff7a4cc9
 _RESERVED = frozenset(dir(builtins)) | frozenset(keyword.kwlist)
@@ -499,6 +516,7 @@ class Expression:
 
     def __str__(self) -> str: return "\n".join([*self.imports, *([""] if self.imports else []), self.text])
 
+# %% ../nbs/api/340_expressions.ipynb #07313a48
 def _expression(value:Any, path:str, taken:Iterable[str]=(), used:int=0) -> Expression:
     "Written and proved."
     try: code = _code(value, path)
@@ -519,6 +537,7 @@ def _content(value:Any, path:str) -> Identity:
     if _is_experiment(value): return Identity("experiment", parts=tuple((name, _content(dict(value.accepts) if name == "accepts" else getattr(value, name), name)) for name in _FIELDS))
     return identify(value)
 
+# %% ../nbs/api/340_expressions.ipynb #43449655
 def _run(expression:Expression, value:Any) -> Any:
     "What an expression gives, if it stands where the value was declared."
     file = getattr(getattr(value, "dataset", value), "source", None)
@@ -526,6 +545,7 @@ def _run(expression:Expression, value:Any) -> Any:
     exec("\n".join(expression.imports), place)
     return eval(compile(expression.text, "<declaration>", "eval"), place)
 
+# %% ../nbs/api/340_expressions.ipynb #dd76cf28
 def _prove(expression:Expression, value:Any, path:str) -> None:
     "Raise `NotWritable` if an expression does not make the value again, naming what differs."
     try: meant = _content(value, path)

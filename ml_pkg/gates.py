@@ -29,6 +29,14 @@ from .schema import Column, Schema, conform
 _all_ = ["Better", "Candidate", "Gate", "Holdout", "Incumbent", "NotWorse", "Verdict"] # what belongs to gates is found here as well
 
 # %% ../nbs/api/395_gates.ipynb #6ad8a0e7
+def _alone(values:list, column:Column) -> Any: return conform(pd.DataFrame({column.name: pd.Series(values, dtype=object)}), Schema((column,)))
+
+def _fits(values:list, column:Column) -> bool:
+    try: _alone(values, column)
+    except InvalidInput: return False
+    return True
+
+# %% ../nbs/api/395_gates.ipynb #dd26f9ba
 def _sent(column:Column) -> list:
     "Values that a column may hold in a client's row, as far as its schema remembers."
     ends = [] if column.low is None else [column.low, column.high]
@@ -38,13 +46,7 @@ def _sent(column:Column) -> list:
     found = [value for value in (column.example, *ends, *between, *beyond, *(column.values or ())) if value is not None]
     return [value for value in dict.fromkeys(found) if _fits([value], column)] + ([None] if column.nulls else [])
 
-def _alone(values:list, column:Column) -> Any: return conform(pd.DataFrame({column.name: pd.Series(values, dtype=object)}), Schema((column,)))
-
-def _fits(values:list, column:Column) -> bool:
-    try: _alone(values, column)
-    except InvalidInput: return False
-    return True
-
+# %% ../nbs/api/395_gates.ipynb #a5fd504b
 def _narrowed(before:Column, column:Column) -> str:
     "What a column no longer takes; nothing if it takes all."
     values = _sent(before)
@@ -100,6 +102,7 @@ def _milliseconds(model:Model, rows:pd.DataFrame) -> list[float]:
             if start > end: break
     return times
 
+# %% ../nbs/api/395_gates.ipynb #e5e451f5
 @dataclass(frozen=True)
 class Latency:
     "One row is predicted in time, measured on this machine."
@@ -132,6 +135,7 @@ class ModelSize:
         size = path.stat().st_size if path else len(candidate.experiment.persister.dump(candidate.model.estimator))
         return Verdict(self.name, f"{self.megabytes:g} MB at most", f"{size / MEGABYTE:.3f} MB", size <= self.megabytes * MEGABYTE)
 
+# %% ../nbs/api/395_gates.ipynb #144ab7bc
 @dataclass(frozen=True)
 class EnoughRows:
     "It has learnt from enough rows."
@@ -167,6 +171,7 @@ class _Group(NamedTuple):
 
     def __str__(self) -> str: return f"{self.name} {self.score:.4f} ({counted(self.rows, 'row')})"
 
+# %% ../nbs/api/395_gates.ipynb #71e21b28
 def _groups(candidate:Candidate, column:str, metric:str) -> list[_Group]:
     "Every group of a column, with its score; a group of few rows has none. Raises `UnknownName`, `InvalidDeclaration`."
     dataset, frame = dataset_of(candidate), candidate.run.predictions
@@ -243,6 +248,7 @@ def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:
 
 def _is_costly(gate:Gate) -> TypeGuard[CostlyGate]: return callable(getattr(gate, "unasked", None))
 
+# %% ../nbs/api/395_gates.ipynb #2228ab5f
 def _check_gate(gate:Any) -> None:
     "Raise `InvalidDeclaration` for what is no gate."
     if inspect.isclass(gate): raise InvalidDeclaration(f"a gate is given as an object, and {gate.__name__} is a class: {gate.__name__}(…)")
@@ -252,6 +258,7 @@ _GATES = (NotWorse, Better, Holdout, SameInputs, NoFindings, Latency, ModelSize,
 _USUAL = (NotWorse(), Holdout(), SameInputs(), NoFindings())
 WITNESS_MINUTES = 10.0 # that a fresh process may take to prove that production is what was explored
 
+# %% ../nbs/api/395_gates.ipynb #afa749de
 @dataclass(frozen=True, init=False, repr=False)
 class Gates:
     "What has to be passed, in this order; without arguments not worse than production, on the folds and on the locked rows, the same inputs, no findings."

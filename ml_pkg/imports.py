@@ -29,6 +29,7 @@ class Import(NamedTuple):
     def imported(self) -> str: return (self.name or self.module) + (f" as {self.alias}" if self.alias else "")
     def __str__(self) -> str: return f"from {self.module} import {self.imported}" if self.name else f"import {self.imported}"
 
+# %% ../nbs/api/391_imports.ipynb #448209f3
 def imports_of(
     node:ast.AST, # a statement
 ) -> list[Import]:
@@ -37,6 +38,7 @@ def imports_of(
     if isinstance(node, ast.ImportFrom): return [Import("." * node.level + (node.module or ""), alias.name, alias.asname or "") for alias in node.names]
     return []
 
+# %% ../nbs/api/391_imports.ipynb #c4f21636
 def imports_wanted(
     statement:str, # such as 'from sklearn.svm import SVC'
 ) -> list[Import]:
@@ -78,12 +80,14 @@ def _first_imports(tree:ast.Module) -> list[ast.stmt]:
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)): break
     return imports
 
+# %% ../nbs/api/391_imports.ipynb #a8c88065
 def _relisted(statement:str, names:Callable[[list[Entry]], list[Entry]], newline:str) -> str:
     "An import statement with other names."
     written = Written(statement, is_statement=True)
     opening, before, closing = entries_of(written, written.root)
     return opening + laid_out(before, names(before), style_of(before, "", newline, needs_comma=False)) + closing
 
+# %% ../nbs/api/391_imports.ipynb #5a6e3e36
 def _rank(names:Sequence[str], name:str) -> int:
     "Where a name goes: in its place if names are sorted, capitals first or not, and at the end if they are not."
     for key in (str, str.lower):
@@ -91,6 +95,7 @@ def _rank(names:Sequence[str], name:str) -> int:
         if keys == sorted(keys): return bisect(keys, key(name))
     return len(names)
 
+# %% ../nbs/api/391_imports.ipynb #cbddc4e3
 def _beside(source:str, tree:ast.Module, wanted:Import) -> Iterator[str]:
     "The source with a name added to the last line that takes names from its module."
     for node in reversed(_first_imports(tree)):
@@ -112,6 +117,7 @@ def _neighbours(imports:Sequence[ast.stmt], wanted:Import) -> list[ast.stmt]:
     package = [node for node in imports if module(node).split(".")[0] == wanted.module.split(".")[0]]
     return package or [node for node in imports if _section(module(node)) == _section(wanted.module)]
 
+# %% ../nbs/api/391_imports.ipynb #d9fd347c
 def _line_of(source:str, tree:ast.Module, node:ast.stmt) -> tuple[int, int]:
     "Where the lines of a statement begin and end, with all that stands in them, without the newline."
     first, last = node.lineno, node.end_lineno or node.lineno
@@ -123,6 +129,14 @@ def _line_of(source:str, tree:ast.Module, node:ast.stmt) -> tuple[int, int]:
     after = NEWLINE.search(source, starts[last - 1])
     return starts[first - 1], after.start() if after else len(source)
 
+# %% ../nbs/api/391_imports.ipynb #87caf3e3
+def _lines(text:str) -> Iterator[str]:
+    "The lines, with their ends, as Python counts them."
+    while text:
+        line, rest = first_line(text)
+        yield line or rest
+        text = rest if line else ""
+
 def _on_top(source:str, tree:ast.Module) -> int:
     "Where the first import goes: in front of the first statement that is no docstring and no magic, with the comments above it."
     body = [node for node in tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
@@ -132,14 +146,13 @@ def _on_top(source:str, tree:ast.Module) -> int:
     while lines and re.match(r"[ \t]*#(?!\s*\||!)|[ \t]*@", lines[-1]): lines.pop()
     return len("".join(lines))
 
-def _lines(text:str) -> Iterator[str]:
-    "The lines, with their ends, as Python counts them."
-    while text:
-        line, rest = first_line(text)
-        yield line or rest
-        text = rest if line else ""
-
 # %% ../nbs/api/391_imports.ipynb #11f690f6
+def _inserted(source:str, position:int, line:str, newline:str) -> str:
+    "The source with a line in front of the one that begins at a position."
+    if position < len(source) or source.endswith(("\n", "\r")) or not source: return source[:position] + line + (newline if source else "") + source[position:]
+    return source + newline + line
+
+# %% ../nbs/api/391_imports.ipynb #645bee3e
 def _on_a_line(source:str, tree:ast.Module, wanted:Import) -> str:
     "The source with an import on a line of its own."
     newline, imports = newline_of(source), _first_imports(tree)
@@ -154,11 +167,6 @@ def _on_a_line(source:str, tree:ast.Module, wanted:Import) -> str:
     end = _line_of(source, tree, earlier[-1])[1]
     return source[:end] + newline + gap + str(wanted) + source[end:]
 
-def _inserted(source:str, position:int, line:str, newline:str) -> str:
-    "The source with a line in front of the one that begins at a position."
-    if position < len(source) or source.endswith(("\n", "\r")) or not source: return source[:position] + line + (newline if source else "") + source[position:]
-    return source + newline + line
-
 # %% ../nbs/api/391_imports.ipynb #eccb196c
 def is_used(
     tree:ast.Module, # of a cell
@@ -167,6 +175,7 @@ def is_used(
     "Whether anything in a cell reads or assigns a name."
     return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
 
+# %% ../nbs/api/391_imports.ipynb #397ae8b8
 def _without_statement(source:str, tree:ast.Module, node:ast.stmt) -> str:
     "The source without a statement: without its lines, unless others share them."
     start, end = _line_of(source, tree, node)
@@ -179,6 +188,7 @@ def _without_statement(source:str, tree:ast.Module, node:ast.stmt) -> str:
     if place + 1 < len(mates): return source[:span_of(source, node)[0]] + source[span_of(source, mates[place + 1])[0]:]
     return source[:span_of(source, mates[place - 1])[1]] + source[span_of(source, node)[1]:]
 
+# %% ../nbs/api/391_imports.ipynb #d837469b
 def _without(source:str, name:str) -> str:
     "The source without the imports of a name that it does not use."
     tree = syntax_tree(source)
@@ -201,6 +211,7 @@ def _is_changed_to(changed:str, source:str, imports:set[Import]) -> bool:
     except NotRewritable: return False
     return _imported(tree) == imports and _others(changed, tree) == _others(source, syntax_tree(source))
 
+# %% ../nbs/api/391_imports.ipynb #e658877e
 def _with_import(source:str, wanted:Import, same:Callable[[str, str], bool]) -> str:
     tree = syntax_tree(source)
     if is_there(tree, wanted, same): return source
@@ -209,6 +220,7 @@ def _with_import(source:str, wanted:Import, same:Callable[[str, str], bool]) -> 
         if _is_changed_to(changed, source, _imported(tree) | {wanted}): return changed
     raise NotRewritable(f"'{wanted}' cannot be added without changing more of the source: add it by hand")
 
+# %% ../nbs/api/391_imports.ipynb #d7156285
 def with_imports(
     source:str,                # of a cell, or of a module
     imports:Sequence[str],     # what has to be there, a line each, such as 'from sklearn.svm import SVC'

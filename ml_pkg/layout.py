@@ -29,6 +29,7 @@ class Entry(NamedTuple):
 
 def _is_blank(text:str) -> bool: return not text.strip()
 
+# %% ../nbs/api/388_layout.ipynb #f2fda34a
 class Style(NamedTuple):
     "How a list is laid out."
     own_line: bool # one entry a line
@@ -67,6 +68,7 @@ def _ended(entry:Entry, style:Style, is_new_last:bool) -> Entry:
     rest = (entry.rest or style.newline) if style.closes else "" if _is_blank(entry.rest) else entry.rest
     return entry._replace(comma=style.comma, rest=rest)
 
+# %% ../nbs/api/388_layout.ipynb #c721e8bf
 def laid_out(
     before:Sequence[Entry], # as they were; at least one
     after:Sequence[Entry],  # as they will be; those of before, in their order, and others with place -1
@@ -128,6 +130,7 @@ def _brackets(written:Written, node:Any) -> _Brackets:
     if isinstance(node, libcst.Import) or isinstance(node, libcst.ImportFrom) and not isinstance(node.names, libcst.ImportStar): return _Brackets(node.names, "", "", "")
     raise TypeError(f"a {type(node).__name__} has no entries")
 
+# %% ../nbs/api/388_layout.ipynb #55ccfd07
 def _label(written:Written, child:Any) -> str:
     "What a child can be matched by."
     if getattr(child, "keyword", None): return "=" + child.keyword.value
@@ -146,6 +149,7 @@ def _entry(written:Written, place:int, child:Any, end_space:str) -> tuple[Entry,
     value = getattr(child, "value", child)
     return Entry(place, _label(written, child), text.removesuffix(written.text(value)), value, text=text, gap=gap, comma=comma, rest=rest), following
 
+# %% ../nbs/api/388_layout.ipynb #f573f5b9
 def entries_of(
     written:Written, # an expression or import
     node:Any,        # of its concrete syntax tree: a call, list, tuple, set, dictionary or import

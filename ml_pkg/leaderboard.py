@@ -163,6 +163,13 @@ def _frame(board:Leaderboard) -> pd.DataFrame:
     return found.iloc[order]
 
 # %% ../nbs/api/380_leaderboard.ipynb #8549cbdc
+def _alone(result:Result, metric:str) -> Interval:
+    "The score of a variant by itself, told from its folds."
+    run = result.run
+    if metric not in run.metrics: return Interval(math.nan, math.nan, math.nan)
+    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(dict(result.experiment.evaluation.metrics).get(metric, metric)))
+
+# %% ../nbs/api/380_leaderboard.ipynb #aeb141b2
 def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     "One variant."
     run, reference, board_judged = result.run, board._reference, board.judged
@@ -176,12 +183,6 @@ def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     return {"variant": result.name, "score": score.mean, "low": score.low, "high": score.high, "difference": difference.mean, "difference_low": difference.low, "difference_high": difference.high,
             "among_best": False, "comparable": beside, **others, "fit_seconds": run.fit_seconds, "predict_seconds_per_row": run.row["seconds_per_row"] or math.nan, "model_bytes": run.row["model_bytes"] or math.nan,
             "error": run.row["error"] or "", "run": run.id}
-
-def _alone(result:Result, metric:str) -> Interval:
-    "The score of a variant by itself, told from its folds."
-    run = result.run
-    if metric not in run.metrics: return Interval(math.nan, math.nan, math.nan)
-    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(dict(result.experiment.evaluation.metrics).get(metric, metric)))
 
 # %% ../nbs/api/380_leaderboard.ipynb #5bf9dceb
 def _among_best(board:Leaderboard) -> list[bool]:
@@ -215,6 +216,7 @@ def _seconds(value:float) -> str:
     factor, unit = next(((factor, unit) for factor, unit in ((1, "s"), (1e3, "ms")) if value * factor >= 1), (1e6, "µs"))
     return f"{value * factor:.3g} {unit}"
 
+# %% ../nbs/api/380_leaderboard.ipynb #3a81159d
 def _size(value:float) -> str:
     if not math.isfinite(value): return ""
     power = min(int(math.log(max(value, 1), 1024)), 3)

@@ -56,6 +56,11 @@ def _moved(text:str, old:str, new:str, newline:str) -> str:
     return newline.join(moved(number, line) for number, line in enumerate(NEWLINE.split(text), 1))
 
 # %% ../nbs/api/392_merging.ipynb #24622730
+def _is_expression(text:str) -> bool:
+    try: return bool(normal(text))
+    except (SyntaxError, ValueError, RecursionError): return False
+
+# %% ../nbs/api/392_merging.ipynb #5b80966b
 class _Merge:
     "An expression as it is written, on the way to another."
     def __init__(self, old:Written, new:Written, same:Callable[[str, str], bool], newline:str):
@@ -104,10 +109,6 @@ class _Merge:
                 indentation = style.margin if style.own_line else self.old.indentation(before[-1].value)
                 yield Entry(-1, new.label, new.prefix, new.value, text=new.prefix + _moved(self.new.text(new.value), self.new.indentation(new.value), indentation, self.newline))
 
-def _is_expression(text:str) -> bool:
-    try: return bool(normal(text))
-    except (SyntaxError, ValueError, RecursionError): return False
-
 # %% ../nbs/api/392_merging.ipynb #887b22bb
 def _pairs_agree(found:Sequence[ast.AST|None], wanted:Sequence[ast.AST|None], kept:set[tuple[str, str]]) -> bool:
     return len(found) == len(wanted) and all(one is other if one is None or other is None else _means(one, other, kept) for one, other in zip(found, wanted, strict=True))
@@ -135,6 +136,7 @@ def _not_experiment(value:ast.expr, is_experiment:Callable[[str], bool]) -> str:
     callee = ast.unparse(value.func)
     return "" if callee.rpartition(".")[2] == "Experiment" or is_experiment(callee) else f"a call of {_quoted(callee)}"
 
+# %% ../nbs/api/392_merging.ipynb #8557a426
 def _wanted(expression:str) -> tuple[str, ast.Call]:
     "The new expression without comments and brackets around it, and its syntax tree. Raises `NotRewritable` if it is no call of Experiment."
     try: tree = ast.parse(expression, mode="eval").body
@@ -155,6 +157,7 @@ def _candidates(source:str, start:int, end:int, expression:str, same:Callable[[s
     except (NotRewritable, TypeError, RecursionError): pass # such as syntax that libcst does not know: replaced as a whole
     yield _moved(expression, "", first, newline_of(source)), set()
 
+# %% ../nbs/api/392_merging.ipynb #0c4852a1
 def _is_rewritten(source:str, name:str, old:str, start:int, end:int, wanted:ast.Call, kept:set[tuple[str, str]]) -> bool:
     "Whether a source assigns what is wanted, and is the old one before and after it."
     try: value = declared_value(source, name)
@@ -162,6 +165,7 @@ def _is_rewritten(source:str, name:str, old:str, start:int, end:int, wanted:ast.
     found = span_of(source, value)
     return source[:found[0]] == old[:start] and source[found[1]:] == old[end:] and _means(normalised(value), wanted, kept)
 
+# %% ../nbs/api/392_merging.ipynb #6025c3dd
 def redeclared(
     source:str,     # of a cell or module
     name:str,       # of the experiment that it declares

@@ -48,6 +48,7 @@ def _odd_values(column:Column) -> list[Any]:
     if column.kind in ("text", "category"): return [None, "", "never seen", "Ünïcode \U0001f33c", *(column.values or ())[:1]]
     return [None]
 
+# %% ../nbs/api/396_parity.ipynb #f48b1b0d
 def disturbed(
     rows:pd.DataFrame,          # that a model was fitted on, shape (n_rows, n_columns)
     columns:tuple[Column, ...], # its schema's
@@ -69,14 +70,6 @@ class Answers(NamedTuple):
     probabilities: list[Any]   # one list a row; None where there are none
     refusals: list[str]        # why, one a row; empty where it answered
 
-def answers(
-    model:Model,       # that is asked
-    rows:pd.DataFrame, # shape (n_rows, n_columns)
-) -> Answers:
-    "Predictions and probabilities, or why there are none."
-    parts = list(_asked(model, rows))
-    return Answers(*([each for part in parts for each in part[place]] for place in range(3)))
-
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+") # of an object in memory, which no other process shares
 
 def _asked(model:Model, rows:pd.DataFrame) -> Iterator[Answers]:
@@ -91,6 +84,15 @@ def _asked(model:Model, rows:pd.DataFrame) -> Iterator[Answers]:
         else:
             for number in range(len(rows)): yield from _asked(model, rows.iloc[number:number + 1].reset_index(drop=True))
     else: yield Answers(list(predictions), list(probabilities), [""] * len(rows))
+
+# %% ../nbs/api/396_parity.ipynb #9ecc1604
+def answers(
+    model:Model,       # that is asked
+    rows:pd.DataFrame, # shape (n_rows, n_columns)
+) -> Answers:
+    "Predictions and probabilities, or why there are none."
+    parts = list(_asked(model, rows))
+    return Answers(*([each for part in parts for each in part[place]] for place in range(3)))
 
 # %% ../nbs/api/396_parity.ipynb #4573aba6
 def _bits(value:Any) -> str:

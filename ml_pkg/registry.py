@@ -59,6 +59,9 @@ class Version:
 
     def __str__(self) -> str: return f"{self.name}@{self.version}"
 
+# %% ../nbs/api/385_registry.ipynb #2e24025a
+def _back(version:Version) -> str: return f"Put it back from a copy, or move the alias to a version that is there: ml_pkg history {version.name}"
+
 def whole_file(
     version:Version, # as it was registered
 ) -> Path:
@@ -69,8 +72,6 @@ def whole_file(
     if digest != version.sha256: raise DamagedFile(f"{version.path} is not what was registered as {version}: it was changed, or is damaged. {_back(version)}")
     return version.path
 
-def _back(version:Version) -> str: return f"Put it back from a copy, or move the alias to a version that is there: ml_pkg history {version.name}"
-
 # %% ../nbs/api/385_registry.ipynb #b2bf4ad4
 def _folder(connection:sqlite3.Connection) -> Path: return Path(connection.execute("PRAGMA database_list").fetchone()[2]).parent
 
@@ -80,6 +81,7 @@ def _version(connection:sqlite3.Connection, row:sqlite3.Row) -> Version:
 def _versions(connection:sqlite3.Connection, name:str) -> list[Version]:
     return [_version(connection, row) for row in connection.execute("SELECT * FROM versions WHERE name = ? ORDER BY version", [name])]
 
+# %% ../nbs/api/385_registry.ipynb #b5161599
 def registered_versions(
     connection:sqlite3.Connection, # also one whose rows have no names, to a copy of the database
     folder:Path,                   # of the workspace
@@ -99,6 +101,28 @@ class Copy:
     part: Path      # where it is for now
     sha256: str
 
+# %% ../nbs/api/385_registry.ipynb #ddf5c850
+def _check_fits(run:Run, file:Path, archive:Any) -> None:
+    "Raise `DamagedFile` for the model of another declaration."
+    if archive.manifest.get("key") == run.key: return
+    raise DamagedFile(f"{file} is not the model of run {run.id} of {run.name} (its key is {archive.manifest.get('key')}, and that of the run is {run.key}). Delete it, and fit again: run.model")
+
+# %% ../nbs/api/385_registry.ipynb #92cf35c7
+def _copied(file:Path, folder:Path, digest:str) -> Path:
+    "A copy that is on the disk, and is the file that was looked at."
+    part = None
+    try:
+        shutil.copyfile(file, part := begun(folder/"version.mlpkg"))
+        with part.open("rb+") as written: os.fsync(written.fileno())
+        if digest_of(part) != digest: raise DamagedFile(f"{file} was replaced while it was read: try again")
+        part.chmod(file.stat().st_mode & 0o666 | 0o400)
+        return part
+    except BaseException as error:
+        if part: part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise Unwritable(f"{folder} cannot be written ({error.strerror or error}). Make it writable, or free some space; nothing was registered") from error
+        raise
+
+# %% ../nbs/api/385_registry.ipynb #ceef5bb6
 @contextmanager
 def kept_copy(
     workspace:Workspace, # that the copy is kept in
@@ -114,44 +138,13 @@ def kept_copy(
     try: yield Copy(workspace, name, run.row["reuses"] or run.id, run.key, part, archive.sha256)
     finally: part.unlink(missing_ok=True)
 
-def _check_fits(run:Run, file:Path, archive:Any) -> None:
-    "Raise `DamagedFile` for the model of another declaration."
-    if archive.manifest.get("key") == run.key: return
-    raise DamagedFile(f"{file} is not the model of run {run.id} of {run.name} (its key is {archive.manifest.get('key')}, and that of the run is {run.key}). Delete it, and fit again: run.model")
-
-def _copied(file:Path, folder:Path, digest:str) -> Path:
-    "A copy that is on the disk, and is the file that was looked at."
-    part = None
-    try:
-        shutil.copyfile(file, part := begun(folder/"version.mlpkg"))
-        with part.open("rb+") as written: os.fsync(written.fileno())
-        if digest_of(part) != digest: raise DamagedFile(f"{file} was replaced while it was read: try again")
-        part.chmod(file.stat().st_mode & 0o666 | 0o400)
-        return part
-    except BaseException as error:
-        if part: part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise Unwritable(f"{folder} cannot be written ({error.strerror or error}). Make it writable, or free some space; nothing was registered") from error
-        raise
-
 # %% ../nbs/api/385_registry.ipynb #a6890a6c
-def add_version(
-    connection:sqlite3.Connection, # inside of a transaction
-    copy:Copy,                     # of the file, as `kept_copy` gives it
-) -> Version:
-    "Make a version of a copy; or the one that is there, if that run's model was registered already. One whose file was gone or damaged is whole again."
-    found = connection.execute("SELECT * FROM versions WHERE name = ? AND run = ? AND sha256 = ? ORDER BY number DESC", [copy.name, copy.run, copy.sha256]).fetchone()
-    if found: return _mended(_version(connection, found), copy)
-    number, folder = _next(connection, copy), copy.part.parent
-    os.replace(copy.part, folder/f"{number}.mlpkg")
-    _sync(folder)
-    row = connection.execute("INSERT INTO versions (name, version, run, key, sha256, path, made) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *", [copy.name, number, copy.run, copy.key, copy.sha256, f"registry/{copy.name}/{number}.mlpkg", now()]).fetchone()
-    return _version(connection, row)
-
 def _mended(version:Version, copy:Copy) -> Version:
     try: whole_file(version)
     except (NotFound, DamagedFile): os.replace(copy.part, version.path)
     return version
 
+# %% ../nbs/api/385_registry.ipynb #16473bde
 def _next(connection:sqlite3.Connection, copy:Copy) -> int:
     "A number that no row has, no alias ever stood for, and no file bears."
     number = 1 + connection.execute("SELECT max(coalesce((SELECT max(version) FROM versions WHERE name = :name), 0), coalesce((SELECT max(version) FROM promotions WHERE name = :name), 0))", {"name": copy.name}).fetchone()[0]
@@ -165,6 +158,21 @@ def _sync(folder:Path) -> None:
         try: os.fsync(handle)
         finally: os.close(handle)
 
+# %% ../nbs/api/385_registry.ipynb #aec25cb5
+def add_version(
+    connection:sqlite3.Connection, # inside of a transaction
+    copy:Copy,                     # of the file, as `kept_copy` gives it
+) -> Version:
+    "Make a version of a copy; or the one that is there, if that run's model was registered already. One whose file was gone or damaged is whole again."
+    found = connection.execute("SELECT * FROM versions WHERE name = ? AND run = ? AND sha256 = ? ORDER BY number DESC", [copy.name, copy.run, copy.sha256]).fetchone()
+    if found: return _mended(_version(connection, found), copy)
+    number, folder = _next(connection, copy), copy.part.parent
+    os.replace(copy.part, folder/f"{number}.mlpkg")
+    _sync(folder)
+    row = connection.execute("INSERT INTO versions (name, version, run, key, sha256, path, made) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *", [copy.name, number, copy.run, copy.key, copy.sha256, f"registry/{copy.name}/{number}.mlpkg", now()]).fetchone()
+    return _version(connection, row)
+
+# %% ../nbs/api/385_registry.ipynb #1f33c1e8
 def register(
     connection:sqlite3.Connection, # to the run store
     workspace:Workspace,           # that the copy is kept in
@@ -195,6 +203,7 @@ def aliases(
     found = {row["alias"]: row["version"] for row in connection.execute(_LATEST, [name]) if row["version"] is not None}
     return dict(sorted(found.items(), key=lambda item: (item[0] != PRODUCTION, item[0] != PREVIOUS, item[0])))
 
+# %% ../nbs/api/385_registry.ipynb #38999b26
 def version_of(
     connection:sqlite3.Connection, # to the run store
     name:str,                      # of the model
@@ -240,6 +249,9 @@ class _Anything:
 
 ANYTHING:Any = _Anything() # for whoever expects nothing in particular
 
+# %% ../nbs/api/385_registry.ipynb #bd6d900e
+def _stands(version:int|None) -> str: return f"stands for {'nothing' if version is None else f'version {version}'}"
+
 def check_expected(
     connection:sqlite3.Connection, # inside of a transaction
     name:str,                      # of the model
@@ -252,14 +264,7 @@ def check_expected(
     row = _last(connection, name, alias)
     raise Overtaken(f"{name}@{alias} {_stands(there)} by now{row and ', ' + _moved(row) or ''}; when you began, it {_stands(expected).replace('stands', 'stood')}, so nothing was changed. Look at what is there (ml_pkg history {name}), and decide anew")
 
-def _stands(version:int|None) -> str: return f"stands for {'nothing' if version is None else f'version {version}'}"
-
-def _steps(connection:sqlite3.Connection, name:str) -> list[int]:
-    "The versions that went into production, one step after another, the last one at the end. Steps that were rolled back are not among them."
-    steps:list[int] = []
-    for row in connection.execute("SELECT version, kind FROM promotions WHERE name = ? AND alias = ? ORDER BY number", [name, PRODUCTION]): steps = _with_step(steps, row["version"], row["kind"])
-    return steps
-
+# %% ../nbs/api/385_registry.ipynb #e7184633
 def _with_step(steps:list[int], version:int|None, kind:str) -> list[int]:
     if version is None or steps[-1:] == [version]: return steps # retired, or nothing moved
     if kind == "rollback" and version in steps: return steps[:len(steps) - steps[::-1].index(version)]
@@ -267,6 +272,21 @@ def _with_step(steps:list[int], version:int|None, kind:str) -> list[int]:
 
 def _step_back(steps:list[int], production:int|None) -> int | None: return next(iter(steps[-1:] if production is None else steps[-2:-1]), None) # what a rollback brings back
 
+def _steps(connection:sqlite3.Connection, name:str) -> list[int]:
+    "The versions that went into production, one step after another, the last one at the end. Steps that were rolled back are not among them."
+    steps:list[int] = []
+    for row in connection.execute("SELECT version, kind FROM promotions WHERE name = ? AND alias = ? ORDER BY number", [name, PRODUCTION]): steps = _with_step(steps, row["version"], row["kind"])
+    return steps
+
+# %% ../nbs/api/385_registry.ipynb #0756900a
+def _check_alias(alias:str) -> None:
+    if not re.fullmatch(r"[^\W\d][\w.-]*", alias): raise InvalidDeclaration(f"an alias begins with a letter, and goes on with letters, digits, '.', '_' and '-': it is not {alias!r}")
+
+def _append(connection:sqlite3.Connection, name:str, alias:str, version:int|None, kind:str, who:str, why:str, forced:str="", gates:str="[]", difference:str="", commit:str|None=None) -> None:
+    values = [name, alias, version, kind, now(), who, why, forced, gates, difference, commit]
+    connection.execute(f"INSERT INTO promotions (name, alias, version, kind, made, who, why, forced, gates, difference, git_commit) VALUES ({', '.join('?' * len(values))})", [encodable(value) for value in values])
+
+# %% ../nbs/api/385_registry.ipynb #0b660b28
 def point(
     connection:sqlite3.Connection, # inside of a transaction
     name:str,                      # of the model
@@ -289,13 +309,6 @@ def point(
     if alias == PRODUCTION and aliases(connection, name).get(PREVIOUS) != back: _append(connection, name, PREVIOUS, back, kind, who, why)
     _append(connection, name, alias, version, kind, who, why, forced, gates, difference, commit)
 
-def _append(connection:sqlite3.Connection, name:str, alias:str, version:int|None, kind:str, who:str, why:str, forced:str="", gates:str="[]", difference:str="", commit:str|None=None) -> None:
-    values = [name, alias, version, kind, now(), who, why, forced, gates, difference, commit]
-    connection.execute(f"INSERT INTO promotions (name, alias, version, kind, made, who, why, forced, gates, difference, git_commit) VALUES ({', '.join('?' * len(values))})", [encodable(value) for value in values])
-
-def _check_alias(alias:str) -> None:
-    if not re.fullmatch(r"[^\W\d][\w.-]*", alias): raise InvalidDeclaration(f"an alias begins with a letter, and goes on with letters, digits, '.', '_' and '-': it is not {alias!r}")
-
 # %% ../nbs/api/385_registry.ipynb #96678082
 @contextmanager
 def _registry() -> Iterator[sqlite3.Connection]:
@@ -305,6 +318,7 @@ def _registry() -> Iterator[sqlite3.Connection]:
 
 _MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback", PREVIOUS: "is what rollback brings back, and moves with what is in production"}
 
+# %% ../nbs/api/385_registry.ipynb #97eb09b1
 def alias(
     name:str,         # of the model
     alias:str,        # "candidate", or one of your own

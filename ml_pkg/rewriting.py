@@ -20,6 +20,11 @@ from .imports import imports_of, imports_wanted, is_there, is_used, refuse_clash
 from .merging import redeclared
 
 # %% ../nbs/api/394_rewriting.ipynb #a726a00d
+def _refusal(reason:Exception, name:str, expression:str, imports:Sequence[str]=()) -> NotRewritable:
+    "The reason, and what to paste instead."
+    return NotRewritable("\n".join([str(reason), "Nothing was changed. To change it by hand, paste:", "", *imports, *([""] if imports else []), f"{name} = {expression}"]))
+
+# %% ../nbs/api/394_rewriting.ipynb #d4b75364
 def rewritten_cell(
     source:str,     # of a cell or a module
     name:str,       # of the experiment that it declares
@@ -30,10 +35,6 @@ def rewritten_cell(
     expression = expression.strip()
     try: return redeclared(source, name, expression, same)
     except NotRewritable as error: raise _refusal(error, name, expression) from error
-
-def _refusal(reason:Exception, name:str, expression:str, imports:Sequence[str]=()) -> NotRewritable:
-    "The reason, and what to paste instead."
-    return NotRewritable("\n".join([str(reason), "Nothing was changed. To change it by hand, paste:", "", *imports, *([""] if imports else []), f"{name} = {expression}"]))
 
 # %% ../nbs/api/394_rewriting.ipynb #a1b57b6e
 @dataclass(frozen=True)
@@ -61,6 +62,16 @@ def _is_imports(cell:Cell) -> bool:
     body = [node for node in _tree_of(cell).body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
     return bool(body) and all(imports_of(node) for node in body)
 
+# %% ../nbs/api/394_rewriting.ipynb #97a7398b
+def _not_found(path:Path, file:ModuleFile|NotebookFile, exported:Sequence[Cell], name:str) -> str:
+    elsewhere = [cell for cell in file.cells if _binds(cell, name)]
+    if elsewhere: return f"'{name}' is assigned in {elsewhere[0].title} of {path}, which is not exported: put '#| export' on top of it"
+    broken = [cell for cell in exported if re.search(rf"\b{re.escape(name)}\b", cell.source) and not _tree_of(cell).body]
+    if broken: return f"{broken[0].title} of {path} speaks of '{name}' and is not Python that can be read"
+    assigned = dict.fromkeys(binding.name for cell in exported for binding in bindings(_tree_of(cell)) if not binding.how)
+    return f"'{name}' is not assigned in {path if isinstance(file, ModuleFile) else f'the {len(exported)} exported cells of {path}'}.{did_you_mean(name, assigned, 'names assigned there')}"
+
+# %% ../nbs/api/394_rewriting.ipynb #3e8ab48a
 def _found(path:Path, file:ModuleFile|NotebookFile, name:str) -> Declared:
     "Where a file declares an experiment."
     exported = [cell for cell in file.cells if cell.is_exported]
@@ -71,14 +82,7 @@ def _found(path:Path, file:ModuleFile|NotebookFile, name:str) -> Declared:
     imports = next((other for other in exported if other.place < cell.place and _is_imports(other)), cell)
     return Declared(path, name, cell.id, cell.place, cell.source, imports.place, imports.source)
 
-def _not_found(path:Path, file:ModuleFile|NotebookFile, exported:Sequence[Cell], name:str) -> str:
-    elsewhere = [cell for cell in file.cells if _binds(cell, name)]
-    if elsewhere: return f"'{name}' is assigned in {elsewhere[0].title} of {path}, which is not exported: put '#| export' on top of it"
-    broken = [cell for cell in exported if re.search(rf"\b{re.escape(name)}\b", cell.source) and not _tree_of(cell).body]
-    if broken: return f"{broken[0].title} of {path} speaks of '{name}' and is not Python that can be read"
-    assigned = dict.fromkeys(binding.name for cell in exported for binding in bindings(_tree_of(cell)) if not binding.how)
-    return f"'{name}' is not assigned in {path if isinstance(file, ModuleFile) else f'the {len(exported)} exported cells of {path}'}.{did_you_mean(name, assigned, 'names assigned there')}"
-
+# %% ../nbs/api/394_rewriting.ipynb #2483e965
 def find_declared(
     path:Path, # of a notebook or of a module
     name:str,  # of the experiment
@@ -111,6 +115,7 @@ class Rewriting:
     idle: tuple[str, ...] = () # names that were used, and whose import nothing uses any more
     def __str__(self) -> str: return self.diff
 
+# %% ../nbs/api/394_rewriting.ipynb #9f355051
 def _difference(old:str, new:str, old_name:str, new_name:str) -> str:
     "A unified diff, to read."
     return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), old_name, new_name, lineterm=""))
@@ -122,6 +127,7 @@ def _refuse_unsaved(path:Path, content:bytes) -> None:
     except OSError: return # there is none
     if is_newer: raise NotRewritable(f"{copy} is newer than {path} and differs from it, so there may be edits that {path.name} does not hold. Open it in JupyterLab and save it, or delete that copy, and try again")
 
+# %% ../nbs/api/394_rewriting.ipynb #72fb06c2
 def _refuse_changed(declared:Declared, current:Declared) -> None:
     "Raises `NotRewritable` with a diff if a cell is no longer the one that was found."
     if (declared.source, declared.import_source) == (current.source, current.import_source): return
@@ -147,6 +153,7 @@ def _above(cell:Cell, declared:Declared) -> ast.Module:
     value = declared_value(cell.source, declared.name)
     return ast.Module([node for node in _tree_of(cell).body if (node.lineno, node.col_offset) < (value.lineno, value.col_offset)], [])
 
+# %% ../nbs/api/394_rewriting.ipynb #da300c36
 def _missing(cells:Sequence[Cell], declared:Declared, imports:Sequence[str], same:Callable[[str, str], bool]) -> list[str]:
     "The imports that nothing above the declaration brings. Raises `NotRewritable` if a name is something else in a cell, or comes too late."
     wanted = [each for statement in imports for each in imports_wanted(statement)]
@@ -156,6 +163,7 @@ def _missing(cells:Sequence[Cell], declared:Declared, imports:Sequence[str], sam
         elif cell.place == declared.import_place: raise NotRewritable(f"'{each}' stands below the declaration of '{declared.name}', which needs it: move it above")
     return [str(each) for each in missing]
 
+# %% ../nbs/api/394_rewriting.ipynb #e085fd15
 def _changed_sources(file:ModuleFile|NotebookFile, declared:Declared, expression:str, imports:Sequence[str], unused:Sequence[str], same:Callable[[str, str], bool], same_import:Callable[[str, str], bool]) -> dict[int, str]:
     "The cells that change, by place."
     missing = _missing([cell for cell in file.cells if cell.is_exported], declared, imports, same_import)

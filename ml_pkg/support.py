@@ -38,6 +38,7 @@ class KnownValues:
         values = column.to_numpy(dtype=float, na_value=np.nan)
         return np.where(missing, not self.has_missing, (values < self.low) | (values > self.high))
 
+# %% ../nbs/api/344_support.ipynb #6f4822c2
 def _known_values(column:pd.Series) -> KnownValues:
     has_missing, found = bool(column.isna().any()), column.dropna()
     if pd.api.types.is_bool_dtype(column.dtype) or not len(found): return KnownValues(has_missing)
@@ -76,6 +77,7 @@ def _whitening(points:np.ndarray) -> np.ndarray:
     variances, directions = np.linalg.eigh(LedoitWolf().fit(points).covariance_)
     return directions / np.sqrt(np.maximum(variances, 1e-6))
 
+# %% ../nbs/api/344_support.ipynb #bba147d6
 def _clusters(points:np.ndarray, seed:int) -> tuple[np.ndarray, np.ndarray]:
     "Centres of the clusters that are large enough, and the centre of each point's cluster."
     from sklearn.cluster import KMeans
@@ -84,6 +86,7 @@ def _clusters(points:np.ndarray, seed:int) -> tuple[np.ndarray, np.ndarray]:
     large = np.bincount(fitted.labels_, minlength=count) >= _ROWS_OF_PROTOTYPE
     return fitted.cluster_centers_[large] if large.any() else points.mean(axis=0)[None], fitted.cluster_centers_[fitted.labels_]
 
+# %% ../nbs/api/344_support.ipynb #96d9533e
 def _neighbourhood(coordinates:Coordinates, X:pd.DataFrame, seed:int) -> Neighbourhood:
     "Prototypes of rows, as yet without a limit. Directions are scaled by how rows vary within clusters, so that a gap between two of them is wide."
     points = coordinates(X)
@@ -92,6 +95,7 @@ def _neighbourhood(coordinates:Coordinates, X:pd.DataFrame, seed:int) -> Neighbo
     scaling = overall @ _whitening(points @ overall - _clusters(points @ overall, seed)[1])
     return Neighbourhood(coordinates, scaling, _clusters(points @ scaling, seed)[0])
 
+# %% ../nbs/api/344_support.ipynb #f6ba1902
 def _limited(coordinates:Coordinates, X:pd.DataFrame, seed:int) -> Neighbourhood:
     "A neighbourhood with a limit that 1% of fresh rows pass: each half is judged by the prototypes of the other."
     half = np.random.default_rng(seed).permutation(len(X)) % 2 == 0

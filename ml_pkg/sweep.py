@@ -40,6 +40,7 @@ def _in_short(value:Any) -> str:
     text = " ".join(repr(value).split())
     return _cut(f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
 
+# %% ../nbs/api/390_sweep.ipynb #b910c011
 def _label(name:str, value:Any, among:Sequence) -> str:
     "What to call a value of an axis, told from the others."
     if isinstance(value, str) and value in ("passthrough", "drop"): return f"no {name}"
@@ -186,6 +187,10 @@ def _among(variants:Sequence[Variant], other:Variant) -> Variant:
 def _joined(*names:str) -> str: return ", ".join(name for name in names if name != AS_DECLARED) or AS_DECLARED
 
 # %% ../nbs/api/390_sweep.ipynb #c4c4a170
+def _key_of(experiment:"Experiment") -> Any:
+    try: return experiment.key
+    except Unidentifiable: return id(experiment)
+
 def _distinct(variants:Iterable[Variant]) -> Sweep:
     "Each declaration once, under the first name it had; equal names are numbered."
     once = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
@@ -195,10 +200,6 @@ def _distinct(variants:Iterable[Variant]) -> Sweep:
         taken.add(free)
         return free
     return Sweep(tuple(Variant(apart(variant.name), variant.experiment) for variant in once))
-
-def _key_of(experiment:"Experiment") -> Any:
-    try: return experiment.key
-    except Unidentifiable: return id(experiment)
 
 # %% ../nbs/api/390_sweep.ipynb #3f75198c
 _FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there, and one with another value
