@@ -22,6 +22,13 @@ from .identity import ABSENT, differences
 WHOLE = "fit" # what the only step of an estimator is called that is no plain pipeline
 BEFORE = "steps before it"
 
+def _is_within(path:str, step:str) -> bool:
+    "Whether a component belongs to a step, or, for a name such as `step__branch`, to that branch of it."
+    name, _, branch = step.partition("__")
+    places = [f"{held}.{branch}." for held in ("transformers", "transformer_list")] if branch else [""]
+    return any(f"{path}.".startswith(f"estimator.steps.{name}.{place}") for place in places)
+
+# %% ../nbs/api/270_explanation.ipynb #7ae2b737
 def upstream(
     components:dict[str, str], # of a run's key
     steps:list[str],           # names of the steps up to the one in question, in order
@@ -31,12 +38,6 @@ def upstream(
         if path.startswith("evaluation.metrics"): return False
         return steps == [WHOLE] or not path.startswith("estimator.steps.") or any(_is_within(path, name) for name in steps)
     return {path: content for path, content in components.items() if counts(path)} | {BEFORE: ", ".join(steps[:-1]) or "(none)"}
-
-def _is_within(path:str, step:str) -> bool:
-    "Whether a component belongs to a step, or, for a name such as `step__branch`, to that branch of it."
-    name, _, branch = step.partition("__")
-    places = [f"{held}.{branch}." for held in ("transformers", "transformer_list")] if branch else [""]
-    return any(f"{path}.".startswith(f"estimator.steps.{name}.{place}") for place in places)
 
 # %% ../nbs/api/270_explanation.ipynb #adf578a6
 def nearest_difference(
@@ -116,6 +117,36 @@ class Earlier(NamedTuple):
     components: dict[str, str]   # of its key
     steps: list[str]             # their names, in order
 
+# %% ../nbs/api/270_explanation.ipynb #1f27fd39
+def _told_once(found:dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    "Without what only says again that a step before is there, or is not."
+    if BEFORE not in found: return found
+    then, now = (set(side.split(", ")) for side in found[BEFORE])
+    return {path: pair for path, pair in found.items() if not any(_is_within(path, name) for name in then ^ now)}
+
+# %% ../nbs/api/270_explanation.ipynb #829b6b94
+def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> list[str]:
+    "Reasons, one for each component that differs."
+    if not components: return ["the run has no key, so nothing could be looked up"]
+    had = [upstream(other.components, _until(other.steps, until[-1])) for other in earlier if until[-1] in other.steps]
+    found = nearest_difference(upstream(components, until), had)
+    if found is None: return [FIRST]
+    return [described(path, *pair) for path, pair in _told_once(found).items()] or [UNKEPT]
+
+# %% ../nbs/api/270_explanation.ipynb #e09eb23f
+def _code_once(
+    why:dict[str, list[str]], # step, in order -> its reasons
+) -> dict[str, str]:          # likewise, as one text
+    "Code that differs is shown with the first step that it concerns; the others say where."
+    first = {reason: step for step in reversed(why) for reason in why[step]}
+    def told(step:str, reason:str) -> str: return reason if first[reason] == step or "\n" not in reason else f"{reason.partition(':')[0]}: as shown for {first[reason]}"
+    return {step: "\n".join(told(step, reason) for reason in reasons) for step, reasons in why.items()}
+
+# %% ../nbs/api/270_explanation.ipynb #0bf4ce25
+def _report(name:str, timings:list[dict], why:str) -> StepReport:
+    def of(outcome:str) -> list[float]: return [row["seconds"] for row in timings if row["step"] == name and row["outcome"] == outcome]
+    return StepReport(name, len(of("computed")), len(of("reused")), sum(of("computed")), sum(of("reused")), why)
+
 # %% ../nbs/api/270_explanation.ipynb #6e252dfa
 def explained(
     title:str,                 # of the run
@@ -128,33 +159,6 @@ def explained(
     computed = [name for name in names if any(row["step"] == name and row["outcome"] == "computed" for row in timings)]
     why = _code_once({name: _why(_until(names, name), components, earlier) for name in computed})
     return Explanation(title, [_report(name, timings, why.get(name, "")) for name in names])
-
-def _report(name:str, timings:list[dict], why:str) -> StepReport:
-    def of(outcome:str) -> list[float]: return [row["seconds"] for row in timings if row["step"] == name and row["outcome"] == outcome]
-    return StepReport(name, len(of("computed")), len(of("reused")), sum(of("computed")), sum(of("reused")), why)
-
-def _code_once(
-    why:dict[str, list[str]], # step, in order -> its reasons
-) -> dict[str, str]:          # likewise, as one text
-    "Code that differs is shown with the first step that it concerns; the others say where."
-    first = {reason: step for step in reversed(why) for reason in why[step]}
-    def told(step:str, reason:str) -> str: return reason if first[reason] == step or "\n" not in reason else f"{reason.partition(':')[0]}: as shown for {first[reason]}"
-    return {step: "\n".join(told(step, reason) for reason in reasons) for step, reasons in why.items()}
-
-# %% ../nbs/api/270_explanation.ipynb #829b6b94
-def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> list[str]:
-    "Reasons, one for each component that differs."
-    if not components: return ["the run has no key, so nothing could be looked up"]
-    had = [upstream(other.components, _until(other.steps, until[-1])) for other in earlier if until[-1] in other.steps]
-    found = nearest_difference(upstream(components, until), had)
-    if found is None: return [FIRST]
-    return [described(path, *pair) for path, pair in _told_once(found).items()] or [UNKEPT]
-
-def _told_once(found:dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    "Without what only says again that a step before is there, or is not."
-    if BEFORE not in found: return found
-    then, now = (set(side.split(", ")) for side in found[BEFORE])
-    return {path: pair for path, pair in found.items() if not any(_is_within(path, name) for name in then ^ now)}
 
 # %% ../nbs/api/270_explanation.ipynb #f1bc124a
 NOWHERE = ""              # no step was begun, or it cannot be told which
@@ -170,6 +174,36 @@ def declared_steps(
 ) -> list[str]:                # names in order, without those that do nothing
     "The steps of a pipeline; any other estimator is one step."
     return [ast.literal_eval(name) for name, idle in _STEP.findall(parameters.get("steps", "")) if not idle] or [WHOLE]
+
+# %% ../nbs/api/270_explanation.ipynb #fa1f4e7c
+def _named_first(steps:list[str], error:str) -> str:
+    "The step that the message begins with."
+    return next((name for name in steps if re.match(rf"\w+: {re.escape(name)}(:| cannot take )", error)), NOWHERE)
+
+# %% ../nbs/api/270_explanation.ipynb #5338465f
+def _holds(code:str, line:str) -> bool:
+    "Whether a line may stand in code that is written as a component is: the code of a notebook may be kept as bytecode, and of a long statement only the first line is known."
+    try: written = ast.unparse(ast.parse(line))
+    except SyntaxError: return True
+    held = {each.strip() for each in code.removeprefix("code ").splitlines()}
+    return code.startswith("code bytecode") or all(each.strip() in held for each in written.splitlines())
+
+# %% ../nbs/api/270_explanation.ipynb #9ff32cb5
+def _has_code(step:str, components:dict[str, str], file:str, function:str, line:str) -> bool:
+    "Whether a frame is in the code of a step: in its module of a library, or in a method of its own."
+    module = file.replace("\\", "/").removesuffix(".py").replace("/", ".")
+    for path, content in components.items():
+        if not path.startswith(f"estimator.steps.{step}.class"): continue
+        name = re.fullmatch(r"code [^\n]+: ([\w.]+)\.\w+", content)
+        if module.endswith(f".{name[1]}") if name else "site-packages" not in file and path.endswith(f".{function}") and _holds(content, line): return True
+    return False
+
+# %% ../nbs/api/270_explanation.ipynb #951cb220
+def _passed_through(steps:list[str], components:dict[str, str], frames:list[tuple[str, str, str]]) -> str:
+    "The step whose code the frames go through, if it is only one."
+    for frame in frames:
+        if len(found := [name for name in steps if _has_code(name, components, *frame)]) == 1: return found[0]
+    return NOWHERE
 
 # %% ../nbs/api/270_explanation.ipynb #055a02c0
 def failing_step(
@@ -187,38 +221,17 @@ def failing_step(
     if inside and inside[0][1] not in _TRANSFORMING: return steps[-1]
     return _passed_through(steps, components, inside)
 
-# %% ../nbs/api/270_explanation.ipynb #fa1f4e7c
-def _named_first(steps:list[str], error:str) -> str:
-    "The step that the message begins with."
-    return next((name for name in steps if re.match(rf"\w+: {re.escape(name)}(:| cannot take )", error)), NOWHERE)
-
-# %% ../nbs/api/270_explanation.ipynb #951cb220
-def _passed_through(steps:list[str], components:dict[str, str], frames:list[tuple[str, str, str]]) -> str:
-    "The step whose code the frames go through, if it is only one."
-    for frame in frames:
-        if len(found := [name for name in steps if _has_code(name, components, *frame)]) == 1: return found[0]
-    return NOWHERE
-
-# %% ../nbs/api/270_explanation.ipynb #9ff32cb5
-def _has_code(step:str, components:dict[str, str], file:str, function:str, line:str) -> bool:
-    "Whether a frame is in the code of a step: in its module of a library, or in a method of its own."
-    module = file.replace("\\", "/").removesuffix(".py").replace("/", ".")
-    for path, content in components.items():
-        if not path.startswith(f"estimator.steps.{step}.class"): continue
-        name = re.fullmatch(r"code [^\n]+: ([\w.]+)\.\w+", content)
-        if module.endswith(f".{name[1]}") if name else "site-packages" not in file and path.endswith(f".{function}") and _holds(content, line): return True
-    return False
-
-def _holds(code:str, line:str) -> bool:
-    "Whether a line may stand in code that is written as a component is: the code of a notebook may be kept as bytecode, and of a long statement only the first line is known."
-    try: written = ast.unparse(ast.parse(line))
-    except SyntaxError: return True
-    held = {each.strip() for each in code.removeprefix("code ").splitlines()}
-    return code.startswith("code bytecode") or all(each.strip() in held for each in written.splitlines())
-
 # %% ../nbs/api/270_explanation.ipynb #278492a9
 AGAIN = "as in an earlier run: reused where it was kept"
 
+def _report_of_failed(name:str, steps:list[str], place:int, components:dict[str, str], earlier:list[Earlier]) -> StepReport:
+    "What became of a step, and what is new in it; nothing is said of what was not reached."
+    if steps.index(name) > place >= 0: return StepReport(name, 0, 0, 0.0, 0.0, "", "not reached")
+    why = "\n".join(_why(_until(steps, name), components, earlier))
+    outcome = "failed" if steps.index(name) == place else "not known" if place < 0 else AGAIN if why == UNKEPT else "went well"
+    return StepReport(name, 0, 0, 0.0, 0.0, "nothing differs from an earlier run" * (outcome == "failed") if why == UNKEPT else why, outcome)
+
+# %% ../nbs/api/270_explanation.ipynb #f8c8faea
 def explained_failure(
     name:str,                  # of the run
     error:str,                 # its type and message
@@ -231,10 +244,3 @@ def explained_failure(
     place = steps.index(failed_in) if failed_in in steps else len(steps) if failed_in else -1
     where = f"in {failed_in}" if failed_in else "before its first step, or in one that cannot be told"
     return Explanation(f"{name} (failed {where}: {error})", [_report_of_failed(each, steps, place, components, earlier) for each in steps])
-
-def _report_of_failed(name:str, steps:list[str], place:int, components:dict[str, str], earlier:list[Earlier]) -> StepReport:
-    "What became of a step, and what is new in it; nothing is said of what was not reached."
-    if steps.index(name) > place >= 0: return StepReport(name, 0, 0, 0.0, 0.0, "", "not reached")
-    why = "\n".join(_why(_until(steps, name), components, earlier))
-    outcome = "failed" if steps.index(name) == place else "not known" if place < 0 else AGAIN if why == UNKEPT else "went well"
-    return StepReport(name, 0, 0, 0.0, 0.0, "nothing differs from an earlier run" * (outcome == "failed") if why == UNKEPT else why, outcome)

@@ -74,6 +74,7 @@ def takes_weights(
     "Whether a metric can count some rows more than others."
     return "sample_weight" in inspect.signature(getattr(scorer, "_score_func", scorer)).parameters
 
+# %% ../nbs/api/260_fitting.ipynb #c23b2868
 def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reached:Any, y:Any, weights:Any) -> dict[str, float]:
     "Every metric on one table of rows that were left out. `whole` gives the estimator and the rows as they are, for who asks for them."
     def value(scorer):
@@ -113,6 +114,7 @@ class Shared:
         self._was_sent = self._was_sent or self.store.is_here(self.key) or _kept(self)
         return self.store.is_here(self.key)
 
+# %% ../nbs/api/260_fitting.ipynb #a33b8a54
 WAITED_FOR = 3600.0 # seconds that the rows of a sweep count as worth, so that they are the last to be evicted in its course
 _at_hand:dict[str, Rows] = {} # the last rows that this process has read
 
@@ -149,6 +151,7 @@ class Work(NamedTuple):
     keys: tuple[str|None, ...]   # of the rows as they reach the first step and leave each step, and of what comes of the fold
     threads: int                 # of linear algebra
 
+# %% ../nbs/api/260_fitting.ipynb #7682658c
 class Fold(NamedTuple):
     "What came of one fold."
     scores: dict[str, float]
@@ -163,6 +166,39 @@ class Fold(NamedTuple):
 
     @property
     def predictions(self) -> pd.DataFrame: return pd.DataFrame(self.columns)
+
+# %% ../nbs/api/260_fitting.ipynb #b723ab28
+def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> dict[str, np.ndarray]:
+    "Out-of-fold predictions, column by column."
+    predicted = np.asarray(answers.predict(reached))
+    columns = {"prediction": predicted} if predicted.ndim == 1 else {f"prediction {target}": predicted[:, place] for place, target in enumerate(targets)}
+    probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
+    return {"row": test, **columns, **{probability_name(label): np.asarray(each) for label, each in probabilities.items()}}
+
+# %% ../nbs/api/260_fitting.ipynb #a4d0d82c
+def _fitted(work:Work, keys:list[str|None], X:pd.DataFrame, y:Any, weights:Any, targets:list[str], pairs:list) -> Fold:
+    def rows(table, places): return None if table is None else table.iloc[places]
+    train, test = pairs[work.number]
+    done = fit_chain(work.chain, keys, lambda: (rows(X, train), rows(X, test)), rows(y, train), fit_parameters(work.chain[-1].step, rows(weights, train)), work.place)
+    steps, answers = list(done.steps), _Answers(done.fitted[-1])
+    with watched(steps, "predict"): columns = _predictions(answers, done.test, test, targets)
+    def whole(): return assembled(work.estimator, done.fitted), rows(X, test)
+    with watched(steps, "score"): scores = _score(work.metrics, whole, answers, done.test, rows(y, test), rows(weights, test))
+    applied = sum(step.seconds if step.name == "predict" else step.applied for step in steps)
+    return Fold(scores, steps, columns, applied / max(1, len(test)), pickled_bytes(whole()[0]) if work.number == 0 else None, len(train))
+
+# %% ../nbs/api/260_fitting.ipynb #2ed9373f
+def _kept_fold(work:Work) -> Fold | None:
+    entry = work.place.store.load(work.keys[-1]) if work.keys[-1] else None
+    return entry and entry.value._replace(steps=taken_over(entry.value.steps, work.chain), cpu_seconds=0.0, peak_memory=None)
+
+def _keep_fold(work:Work, fold:Fold) -> None:
+    "Keep what came of a fold, if others wait for it or it is worth its bytes: whoever was interrupted goes on from there."
+    place, key, seconds = work.place, work.keys[-1], sum(step.seconds for step in fold.steps)
+    wanted = key in place.wanted
+    if not key or not fold.reproducible or not (wanted or place.store.is_worth(0, seconds)): return
+    content = pack(fold, "what came of a fold")
+    if content is not None and (wanted or place.store.is_worth(content.size, seconds)): place.store.save(key, content, seconds)
 
 # %% ../nbs/api/260_fitting.ipynb #1817486e
 def fit_fold(
@@ -182,24 +218,6 @@ def fit_fold(
     if keys[-1]: _keep_fold(work, fold)
     return fold
 
-def _fitted(work:Work, keys:list[str|None], X:pd.DataFrame, y:Any, weights:Any, targets:list[str], pairs:list) -> Fold:
-    def rows(table, places): return None if table is None else table.iloc[places]
-    train, test = pairs[work.number]
-    done = fit_chain(work.chain, keys, lambda: (rows(X, train), rows(X, test)), rows(y, train), fit_parameters(work.chain[-1].step, rows(weights, train)), work.place)
-    steps, answers = list(done.steps), _Answers(done.fitted[-1])
-    with watched(steps, "predict"): columns = _predictions(answers, done.test, test, targets)
-    def whole(): return assembled(work.estimator, done.fitted), rows(X, test)
-    with watched(steps, "score"): scores = _score(work.metrics, whole, answers, done.test, rows(y, test), rows(weights, test))
-    applied = sum(step.seconds if step.name == "predict" else step.applied for step in steps)
-    return Fold(scores, steps, columns, applied / max(1, len(test)), pickled_bytes(whole()[0]) if work.number == 0 else None, len(train))
-
-def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> dict[str, np.ndarray]:
-    "Out-of-fold predictions, column by column."
-    predicted = np.asarray(answers.predict(reached))
-    columns = {"prediction": predicted} if predicted.ndim == 1 else {f"prediction {target}": predicted[:, place] for place, target in enumerate(targets)}
-    probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
-    return {"row": test, **columns, **{probability_name(label): np.asarray(each) for label, each in probabilities.items()}}
-
 # %% ../nbs/api/260_fitting.ipynb #972d3a43
 class Failure(NamedTuple):
     "Why a fold could not be fitted, in a form that travels."
@@ -212,6 +230,7 @@ def failure(
     "An error as text, which any process can be sent."
     return Failure(f"{type(error).__name__}: {error}".removesuffix(": "), "".join(traceback.format_exception(error)))
 
+# %% ../nbs/api/260_fitting.ipynb #723d1a8c
 def tried(
     work:Work,            # all that a worker needs for one fold
     texts:dict[tuple[Any, ...], str]|None=None, # of functions whose source is not at hand where it runs
@@ -220,18 +239,12 @@ def tried(
     try: return fit_fold(work, texts)
     except Exception as error: return failure(error)
 
-# %% ../nbs/api/260_fitting.ipynb #2ed9373f
-def _kept_fold(work:Work) -> Fold | None:
-    entry = work.place.store.load(work.keys[-1]) if work.keys[-1] else None
-    return entry and entry.value._replace(steps=taken_over(entry.value.steps, work.chain), cpu_seconds=0.0, peak_memory=None)
-
-def _keep_fold(work:Work, fold:Fold) -> None:
-    "Keep what came of a fold, if others wait for it or it is worth its bytes: whoever was interrupted goes on from there."
-    place, key, seconds = work.place, work.keys[-1], sum(step.seconds for step in fold.steps)
-    wanted = key in place.wanted
-    if not key or not fold.reproducible or not (wanted or place.store.is_worth(0, seconds)): return
-    content = pack(fold, "what came of a fold")
-    if content is not None and (wanted or place.store.is_worth(content.size, seconds)): place.store.save(key, content, seconds)
+# %% ../nbs/api/260_fitting.ipynb #c05a8f82
+def _split_identity(dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int, threads:int) -> Identity | None:
+    "The rows, and how they are split; None if that cannot be identified."
+    try: return Identity("split", parts=(("dataset", dataset.identity), ("cv", identify(evaluation.cv, "cv")), ("holdout", holdout_identity(evaluation)), ("train size", identify(float(evaluation.train_size))), ("seed", identify(seed)),
+                  ("classification", identify(classification)), ("threads", identify(threads)), ("scikit-learn configuration", settings_identity())))
+    except Unidentifiable: return None
 
 # %% ../nbs/api/260_fitting.ipynb #dad55c2f
 def fold_places(
@@ -248,12 +261,20 @@ def fold_places(
     if split is None: return [NOWHERE] * count
     return [Place(store, Identity("fold", parts=(*split.parts, ("fold", identify(number)))).key) for number in range(count)]
 
-def _split_identity(dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int, threads:int) -> Identity | None:
-    "The rows, and how they are split; None if that cannot be identified."
-    try: return Identity("split", parts=(("dataset", dataset.identity), ("cv", identify(evaluation.cv, "cv")), ("holdout", holdout_identity(evaluation)), ("train size", identify(float(evaluation.train_size))), ("seed", identify(seed)),
-                  ("classification", identify(classification)), ("threads", identify(threads)), ("scikit-learn configuration", settings_identity())))
+# %% ../nbs/api/260_fitting.ipynb #0c00c20e
+LAYOUT = "4" # of a fold as it is kept; one of another layout is not found
+
+def _meaning(metrics:dict[str, Callable]) -> Identity | None:
+    "What the metrics compute; None if that cannot be identified."
+    try: return identify(metrics)
     except Unidentifiable: return None
 
+def _keys(place:Place, chain:list[Link], meaning:Identity|None) -> tuple[str|None, ...]:
+    "Keys of the rows along a chain, and of what comes of the fold in the end."
+    keys = keys_of(place, chain)
+    return (*keys, Identity("outcome", LAYOUT, parts=(("fitted", Identity("key", keys[-1])), ("metrics", meaning))).key if keys[-1] and meaning else None)
+
+# %% ../nbs/api/260_fitting.ipynb #501773d1
 class Plans:
     "Makes the work of declarations, which share the rows that they have in common."
     def __init__(self, checkpoints:Checkpoints|NoCheckpoints, threads:int): self.store, self.threads, self._splits = checkpoints.settled(), threads, {}
@@ -282,18 +303,7 @@ class Plans:
         if key: self._splits[key] = found
         return found
 
-LAYOUT = "4" # of a fold as it is kept; one of another layout is not found
-
-def _meaning(metrics:dict[str, Callable]) -> Identity | None:
-    "What the metrics compute; None if that cannot be identified."
-    try: return identify(metrics)
-    except Unidentifiable: return None
-
-def _keys(place:Place, chain:list[Link], meaning:Identity|None) -> tuple[str|None, ...]:
-    "Keys of the rows along a chain, and of what comes of the fold in the end."
-    keys = keys_of(place, chain)
-    return (*keys, Identity("outcome", LAYOUT, parts=(("fitted", Identity("key", keys[-1])), ("metrics", meaning))).key if keys[-1] and meaning else None)
-
+# %% ../nbs/api/260_fitting.ipynb #1a95512e
 def workers(
     n_jobs:int|None, # None means one, or as joblib.parallel_config says; -1 all cores
 ) -> int:            # how many
@@ -318,6 +328,7 @@ def handed_out(
         with Parallel(n_jobs=n_jobs) as parallel: # the same workers each time
             while some := list(itertools.islice(tasks, workers(n_jobs))): yield from parallel(some)
 
+# %% ../nbs/api/260_fitting.ipynb #38fed183
 def cross_validate(
     estimator:Any,         # unfitted; stays as it is
     dataset:Dataset,       # with the rows

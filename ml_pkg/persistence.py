@@ -44,6 +44,7 @@ def _importable(persister:str) -> Iterator[None]:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InvalidDeclaration(f"{persister} cannot write this estimator ({error}). Classes and functions have to be importable: export them to a module, and import them from there") from error
 
+# %% ../nbs/api/200_persistence.ipynb #5a33c095
 @dataclass(frozen=True)
 class Pickle:
     "Python's own format. Loading a stranger's file runs whatever the stranger put there."
@@ -54,6 +55,7 @@ class Pickle:
         with _importable(self.name): return pickle.dumps(estimator, protocol=5)
     def load(self, content:bytes, trusted:bool) -> Any: return pickle.loads(content)
 
+# %% ../nbs/api/200_persistence.ipynb #e141c8e7
 @dataclass(frozen=True)
 class Joblib:
     "Pickle with large arrays kept apart. Loading a stranger's file runs whatever the stranger put there."
@@ -85,6 +87,24 @@ gaussian_process.kernels.ConstantKernel gaussian_process.kernels.RBF gaussian_pr
 gaussian_process.kernels.Product gaussian_process.kernels.Sum
 """.split()) + ("numpy.dtype", "numpy.mean", "numpy.median", "scipy.interpolate._bsplines.BSpline", "scipy.sparse._csr.csr_matrix") # noqa: SIM905 - names read better without quotes
 
+# %% ../nbs/api/200_persistence.ipynb #0a0a7f38
+_PART = re.compile(r"schema\.json|[\w-]+\.(?:npy|npz|bin)", re.ASCII)
+UNPACKED = 2**26 # bytes that a compressed part may become, however small it is
+
+def _check_parts(content:bytes) -> None:
+    "Raise `DamagedFile` for a stranger's skops file that is no zip file as skops writes it, or that would become much larger."
+    try:
+        with stored_zip(io.BytesIO(content), _PART, most=2**24) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith(".npz") and (size := unpacked_size(archive.read(entry))) > max(UNPACKED, 100 * entry.file_size): raise NoZipOfOurs(f"its part {entry.filename} becomes {size:,} bytes")
+    except Exception as error: raise DamagedFile(f"the estimator is no file of skops, or a damaged one ({error}). Take it from its source again, or train again") from error
+
+# %% ../nbs/api/200_persistence.ipynb #a07e9281
+def _types_within(content:bytes) -> list[str]:
+    "Types in a skops file that skops itself does not trust."
+    from skops.io import get_untrusted_types
+    return get_untrusted_types(data=content)
+
 # %% ../nbs/api/200_persistence.ipynb #91f18861
 @dataclass(frozen=True)
 class Skops:
@@ -109,22 +129,6 @@ class Skops:
             "If you know where it comes from: trusted=True, or Skops(trusted=[…]) with the names you trust")
         return loads(content, trusted=[*REVIEWED, *self.trusted, *unknown])
 
-_PART = re.compile(r"schema\.json|[\w-]+\.(?:npy|npz|bin)", re.ASCII)
-UNPACKED = 2**26 # bytes that a compressed part may become, however small it is
-
-def _check_parts(content:bytes) -> None:
-    "Raise `DamagedFile` for a stranger's skops file that is no zip file as skops writes it, or that would become much larger."
-    try:
-        with stored_zip(io.BytesIO(content), _PART, most=2**24) as archive:
-            for entry in archive.infolist():
-                if entry.filename.endswith(".npz") and (size := unpacked_size(archive.read(entry))) > max(UNPACKED, 100 * entry.file_size): raise NoZipOfOurs(f"its part {entry.filename} becomes {size:,} bytes")
-    except Exception as error: raise DamagedFile(f"the estimator is no file of skops, or a damaged one ({error}). Take it from its source again, or train again") from error
-
-def _types_within(content:bytes) -> list[str]:
-    "Types in a skops file that skops itself does not trust."
-    from skops.io import get_untrusted_types
-    return get_untrusted_types(data=content)
-
 # %% ../nbs/api/200_persistence.ipynb #30ea16fa
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "signature"
@@ -142,6 +146,7 @@ def digest_of(
     if path.exists() and not path.is_file(): raise OSError(errno.EINVAL, "it is no file", str(path)) # a pipe would be waited for
     with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
+# %% ../nbs/api/200_persistence.ipynb #d7884210
 def write_archive(
     path:Path,                 # replaced as a whole, or not at all
     members:dict[str, bytes],  # name -> content
@@ -157,6 +162,7 @@ def write_archive(
         digest = sha256(part.read_bytes())
     return digest
 
+# %% ../nbs/api/200_persistence.ipynb #552ee84f
 _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 def with_attached(
@@ -168,6 +174,11 @@ def with_attached(
         if name in members or name in (MANIFEST, SIGNATURE): raise InvalidDeclaration(f"'{name}' cannot be attached: the file has a member of that name, which would be replaced. Attach it under another name")
         if not _MEMBER.fullmatch(name): raise InvalidDeclaration(f"'{name}' cannot be attached: the name of a member is of letters, digits, '_', '.' and '-', and begins with a letter or digit. Attach it under another name")
     return {**members, **attached}
+
+# %% ../nbs/api/200_persistence.ipynb #af3dc305
+def _is_signed(manifest:bytes, signed:bytes) -> bool:
+    try: return is_ours("archive", manifest, signed)
+    except Unwritable: return False
 
 # %% ../nbs/api/200_persistence.ipynb #e21f2b2d
 class Archive(NamedTuple):
@@ -202,7 +213,3 @@ def read_archive(
     wrong = sorted({*digests, *members} - {name for name, part in members.items() if digests.get(name) == sha256(part)})
     if wrong: raise DamagedFile(f"{path} was changed after it was written: {listed(wrong)} is not what the manifest says. Take it from its source again, or train again")
     return Archive(manifest, members, digest, _is_signed(written, signed))
-
-def _is_signed(manifest:bytes, signed:bytes) -> bool:
-    try: return is_ours("archive", manifest, signed)
-    except Unwritable: return False

@@ -244,6 +244,20 @@ class UnrecordedRun(Run):
         if not self.is_recorded: raise WorkspaceUnusable(f"the run of {self.name} is not recorded yet, so there is nothing to put a {kind} beside. It will be with the next run of this process, if the workspace can be written then")
         return super()._annotate(kind, *texts)
 
+# %% ../nbs/api/298_recording.ipynb #52f83f2a
+def _loaded(workspace:Workspace, identifier:str) -> Run: # which may not be the current one any more
+    with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, identifier)))
+
+# %% ../nbs/api/298_recording.ipynb #6bd88295
+def _write(begun:Attempt, row:dict, prepared:Prepared, run:UnrecordedRun) -> None:
+    "Write the files of a run, and its record."
+    declaration = keep_declaration(begun.workspace, begun.experiment) if isinstance(prepared.declaration, Unwritable) else prepared.declaration
+    artifacts = [each for each in (declaration, keep_predictions(begun.workspace, run.folds) if run.folds else None) if isinstance(each, Artifact)]
+    files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": row["key"], "written": now()} for path, digest in artifacts]
+    with connected(begun.workspace) as connection:
+        run.row["id"] = record(connection, {**row, **_parent(begun, connection)}, **run.details, files=files, deliveries=new_deliveries(sinks := chosen_sinks()))
+    if sinks: start_sender(begun.workspace)
+
 # %% ../nbs/api/298_recording.ipynb #398bdf81
 _unwritten:list[tuple[Workspace, partial[None]]] = [] # what could not be recorded, in order
 _writer = Lock()
@@ -260,17 +274,14 @@ def _recorded(begun:Attempt, outcome:dict, prepared:Prepared, details:dict, fold
     warnings.warn(f"the run of {begun.experiment.name} is not recorded: {failed[begun.workspace]}. It will be with the next run of this process, or at its end, if it can be then", UnrecordedWarning, stacklevel=5)
     return run
 
-def _loaded(workspace:Workspace, identifier:str) -> Run: # which may not be the current one any more
-    with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, identifier)))
-
-def _write(begun:Attempt, row:dict, prepared:Prepared, run:UnrecordedRun) -> None:
-    "Write the files of a run, and its record."
-    declaration = keep_declaration(begun.workspace, begun.experiment) if isinstance(prepared.declaration, Unwritable) else prepared.declaration
-    artifacts = [each for each in (declaration, keep_predictions(begun.workspace, run.folds) if run.folds else None) if isinstance(each, Artifact)]
-    files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": row["key"], "written": now()} for path, digest in artifacts]
-    with connected(begun.workspace) as connection:
-        run.row["id"] = record(connection, {**row, **_parent(begun, connection)}, **run.details, files=files, deliveries=new_deliveries(sinks := chosen_sinks()))
-    if sinks: start_sender(begun.workspace)
+# %% ../nbs/api/298_recording.ipynb #1f937528
+def _write_or_refuse(write:partial) -> None:
+    "Record a run, or note in it why it will never be recorded."
+    try: write()
+    except Unwritable: raise
+    except Exception as error:
+        write.args[-1].refused.append(error)
+        log.error("run lost", extra={"ml_pkg": {"experiment": write.args[0].experiment.name, "error": f"{type(error).__name__}: {error}"}})
 
 # %% ../nbs/api/298_recording.ipynb #8ebe792e
 def _write_what_is_left() -> dict[Workspace, Unwritable]:
@@ -289,19 +300,20 @@ def _write_what_is_left() -> dict[Workspace, Unwritable]:
             _unwritten.remove((workspace, write))
     return failed
 
-def _write_or_refuse(write:partial) -> None:
-    "Record a run, or note in it why it will never be recorded."
-    try: write()
-    except Unwritable: raise
-    except Exception as error:
-        write.args[-1].refused.append(error)
-        log.error("run lost", extra={"ml_pkg": {"experiment": write.args[0].experiment.name, "error": f"{type(error).__name__}: {error}"}})
-
 # %% ../nbs/api/298_recording.ipynb #d8f5066c
 @atexit.register
 def _write_at_last() -> None:
     "Record what was not before the process ends."
     for error in _write_what_is_left().values() if _unwritten else (): print(f"warning: what ran in this process and could not be recorded is lost: {error}", file=sys.stderr)
+
+# %% ../nbs/api/298_recording.ipynb #995504f8
+def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
+    "Category, step and first line of each warning, with the folds it came from."
+    seen:dict[tuple[type, str, str], set[int]] = {}
+    for number, fold in enumerate(folds):
+        for step in fold.steps:
+            for category, message in step.warnings: seen.setdefault((category, step.name, message.splitlines()[0]), set()).add(number)
+    return seen
 
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
 def remarks(
@@ -314,11 +326,3 @@ def remarks(
     if isinstance(prepared.declaration, Exception): said.append((UserWarning, f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}"))
     if not all(fold.reproducible for fold in folds): said.append((UserWarning, f"{begun.experiment.name} drew from a global random generator, so it will be run anew each time. Give the step that does a random_state, and draw from that"))
     return said + [(category, f"{step}, in {len(numbers)} of {len(folds)} folds: {message}") for (category, step, message), numbers in _repeated(folds).items()]
-
-def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
-    "Category, step and first line of each warning, with the folds it came from."
-    seen:dict[tuple[type, str, str], set[int]] = {}
-    for number, fold in enumerate(folds):
-        for step in fold.steps:
-            for category, message in step.warnings: seen.setdefault((category, step.name, message.splitlines()[0]), set()).add(number)
-    return seen

@@ -91,6 +91,7 @@ def _spreads(luck:np.ndarray) -> np.ndarray:
     variance = np.diag(covariance)
     return np.sqrt(np.maximum(variance[:, None] + variance - 2 * covariance, 0)).astype(np.float32)
 
+# %% ../nbs/api/283_resampling.ipynb #bc179e52
 def _share_reached(luck:np.ndarray, place:int, precision:np.ndarray, lead:float) -> float:
     "In which share of draws luck alone puts some rival as many standard errors above a variant."
     def reached(batch:slice) -> int:
@@ -107,6 +108,7 @@ def _is_kept(luck:np.ndarray, place:int, precision:np.ndarray, lead:float, level
     if early == 0 or early > 4 * (1 - level): return early > 0
     return _share_reached(luck, place, precision, lead) >= 1 - level
 
+# %% ../nbs/api/283_resampling.ipynb #1d57e6aa
 def _not_told_from_best(
     scores:np.ndarray,  # shape (n_variants,)
     luck:np.ndarray,    # draws less the scores they vary about, shape (n_draws, n_variants)
@@ -167,6 +169,7 @@ def _on(weights:np.ndarray, sums:np.ndarray, metric:Metric) -> np.ndarray:
     found = [weights[batch].astype(float) @ flat for batch in _batches(len(weights), _AT_ONCE // len(sums))]
     with np.errstate(divide="ignore", invalid="ignore"): return metric.score(np.concatenate(found).reshape(len(weights), *sums.shape[1:]))
 
+# %% ../nbs/api/283_resampling.ipynb #e7c07cff
 def _winners(draws:np.ndarray, left_out:np.ndarray) -> np.ndarray:
     "The score on rows left out of the variant that was best on those drawn."
     best = np.where(np.isnan(draws), -np.inf, draws).argmax(axis=1)
@@ -181,6 +184,7 @@ def _summed(metric:Metric, rows:_Rows, frames:Iterable[tuple[int, pd.DataFrame]]
         _check_same_rows(expected, place, frame)
         yield place, rows.sums(metric, frame)
 
+# %% ../nbs/api/283_resampling.ipynb #bbd516ec
 def _batched(summed:Iterable[tuple[int, np.ndarray]]) -> Iterator[list]:
     "Variants, as many at a time as have no more numbers together than are held at once."
     batch:list = []
@@ -202,6 +206,7 @@ def _drawn(metric:Metric, summed:Iterable[tuple[int, np.ndarray]], counts:np.nda
         found.append((pooled, *(pooled.astype(np.float32) + np.float32(factor) * (_on(weights, sums, metric) - pooled.astype(np.float32)) for weights in (counts, counts == 0))))
     return places, [np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)]
 
+# %% ../nbs/api/283_resampling.ipynb #4e69dd95
 def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
     "Values in the places of the variants that have any."
     found = np.full((*values.shape[:-1], count), np.nan, values.dtype)

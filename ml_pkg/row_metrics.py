@@ -72,6 +72,7 @@ def _poisson_deviance(said:Answers) -> np.ndarray:
     y = said.y.astype(float)
     return 2 * (xlogy(y, y / said.prediction) - said.error)
 
+# %% ../nbs/api/278_row_metrics.ipynb #d8dc265f
 def _surprise(said:Answers) -> np.ndarray:
     "Minus the logarithm of what the true class was given, clipped as scikit-learn clips."
     smallest = np.finfo(float).eps
@@ -127,6 +128,7 @@ def _ratio(above:np.ndarray, below:np.ndarray) -> np.ndarray:
     "Zero where there is nothing to divide by, as scikit-learn has it."
     return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
 
+# %% ../nbs/api/278_row_metrics.ipynb #3337461c
 def _precision(table:Table) -> np.ndarray: return _ratio(table.both, table.predicted)
 def _recall(table:Table) -> np.ndarray: return _ratio(table.both, table.true)
 def _f1(table:Table) -> np.ndarray: return _ratio(2 * table.both, table.true + table.predicted)
@@ -160,6 +162,7 @@ def _by_class(said:Answers) -> np.ndarray: return np.hstack([said.true, said.pre
 def _of_class_one(said:Answers) -> np.ndarray: return _by_class(said)[:, _place_of_one(said.labels)::len(said.labels)]
 def _table(sums:np.ndarray) -> Table: return Table(*np.split(sums, 3, axis=-1))
 
+# %% ../nbs/api/278_row_metrics.ipynb #a7fcceed
 def _tabled(score:Callable[[Table], np.ndarray]) -> Metric: return Metric(_answer, _by_class, lambda sums: score(_table(sums)))
 def _binary(by_class:Callable) -> Metric: return Metric(_two_with_one(_answer), _of_class_one, lambda sums: _of_one(by_class)(_table(sums)))
 
@@ -178,22 +181,26 @@ def _ladder(score:np.ndarray, true:np.ndarray, weight:np.ndarray) -> tuple[np.nd
     steps, place = np.unique(score, return_inverse=True)
     return place, np.bincount(place, weight * true, len(steps)), np.bincount(place, weight * ~true, len(steps))
 
+# %% ../nbs/api/278_row_metrics.ipynb #629ceebc
 def _placements(score:np.ndarray, true:np.ndarray, weight:np.ndarray) -> np.ndarray:
     "For each true row the share of others below it, for each other the share of true ones above it; level counts half."
     place, ours, others = _ladder(score, true, weight)
     below, above = np.cumsum(others) - others / 2, ours.sum() - np.cumsum(ours) + ours / 2
     with np.errstate(invalid="ignore"): return np.where(true, (below / others.sum())[place], (above / ours.sum())[place])
 
+# %% ../nbs/api/278_row_metrics.ipynb #b123e670
 def _area_terms(score:np.ndarray, true:np.ndarray, weight:np.ndarray) -> np.ndarray:
     "Whether a row is true, and its placement; the same for the others, with the area taken off, since it comes in by both sides."
     placed = _placements(score, true, weight)
     area = np.average(placed[true], weights=weight[true]) if weight[true].any() else np.nan
     return np.column_stack([true, np.where(true, placed, 0), ~true, np.where(true, 0, placed - area)])
 
+# %% ../nbs/api/278_row_metrics.ipynb #58ae6086
 def _area(sums:np.ndarray) -> np.ndarray: return sums[..., 1] / sums[..., 0] + sums[..., 3] / sums[..., 2]
 def _areas(sums:np.ndarray) -> np.ndarray: return _area(sums.reshape(*sums.shape[:-1], -1, 4))
 def _shares(sums:np.ndarray) -> np.ndarray: return sums[..., ::4] / sums[..., ::4].sum(axis=-1, keepdims=True)
 
+# %% ../nbs/api/278_row_metrics.ipynb #fc4d5c2e
 def _each_class(said:Answers) -> np.ndarray: return np.hstack([_area_terms(said.probabilities[:, place], said.true[:, place], said.weight) for place in range(len(said.labels))])
 
 # %% ../nbs/api/278_row_metrics.ipynb #237945d0
@@ -209,6 +216,7 @@ def _average_precision_terms(said:Answers) -> np.ndarray:
     change = np.where(true, (precision - average + below(high_others))[place], -below(high_ours)[place])
     return _with_ones(average + change * said.weight.sum() / ours.sum())
 
+# %% ../nbs/api/278_row_metrics.ipynb #be81a8c7
 RANKS = {
     "roc_auc": Metric(_chances_of_two, lambda said: _area_terms(said.probabilities[:, 1], said.true[:, 1], said.weight), _area),
     "roc_auc_ovr": Metric(_chances, _each_class, lambda sums: _areas(sums).mean(axis=-1)),
@@ -217,6 +225,7 @@ RANKS = {
 }
 METRICS = LOSSES | SHARES_EXPLAINED | TABLES | RANKS
 
+# %% ../nbs/api/278_row_metrics.ipynb #c9cce07b
 def highest(
     metric:Any, # a name, or a callable
 ) -> float:

@@ -30,6 +30,16 @@ class Step(NamedTuple):
     applied: float = 0.0               # seconds of these that went into the rows to score
 
 @contextmanager
+def _recorded() -> Iterator[list]:
+    "Warnings of the block; in a thread beside the main one none, since Python's recorder is one for the whole process."
+    if threading.current_thread() is not threading.main_thread(): yield []
+    else:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
+
+# %% ../nbs/api/240_steps.ipynb #c1505dfe
+@contextmanager
 def watched(
     steps:list[Step], # what happened so far
     name:str,         # of the step that is taken in the block
@@ -39,14 +49,17 @@ def watched(
     with _recorded() as caught: yield
     steps.append(Step(name, time.perf_counter() - started, [(warning.category, str(warning.message)) for warning in caught]))
 
-@contextmanager
-def _recorded() -> Iterator[list]:
-    "Warnings of the block; in a thread beside the main one none, since Python's recorder is one for the whole process."
-    if threading.current_thread() is not threading.main_thread(): yield []
-    else:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield caught
+# %% ../nbs/api/240_steps.ipynb #15221343
+def _culprit(error:Exception, X:Any) -> str | None:
+    "The column that an error is about, with what could be done; None if that cannot be told."
+    if not isinstance(X, pd.DataFrame): return None
+    text = {name: X[name].dropna().iloc[0] for name in X.columns if not pd.api.types.is_numeric_dtype(X[name].dtype) and X[name].notna().any()}
+    if text and any(hint in str(error) for hint in ("could not convert string", "Cannot convert", "non-numeric", "not supported between", "invalid literal", "DType")):
+        name = next((name for name in text if X[name].astype(str).map(lambda value: repr(value) in str(error)).any()), next(iter(text)))
+        return f"the column '{name}' ({X[name].dtype}, such as {text[name]!r}): encode it, for example with OneHotEncoder in a ColumnTransformer, or leave it out with drop='{name}'"
+    missing = [name for name in X.columns if X[name].isna().any()]
+    if missing and "NaN" in str(error): return f"missing values, which are in {listed(missing)}: fill them in with a step such as SimpleImputer(), or leave the column out"
+    return None
 
 # %% ../nbs/api/240_steps.ipynb #3313531d
 @contextmanager
@@ -62,16 +75,15 @@ def blaming(
         if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({str(error).splitlines()[0]})") from error
         raise
 
-def _culprit(error:Exception, X:Any) -> str | None:
-    "The column that an error is about, with what could be done; None if that cannot be told."
-    if not isinstance(X, pd.DataFrame): return None
-    text = {name: X[name].dropna().iloc[0] for name in X.columns if not pd.api.types.is_numeric_dtype(X[name].dtype) and X[name].notna().any()}
-    if text and any(hint in str(error) for hint in ("could not convert string", "Cannot convert", "non-numeric", "not supported between", "invalid literal", "DType")):
-        name = next((name for name in text if X[name].astype(str).map(lambda value: repr(value) in str(error)).any()), next(iter(text)))
-        return f"the column '{name}' ({X[name].dtype}, such as {text[name]!r}): encode it, for example with OneHotEncoder in a ColumnTransformer, or leave it out with drop='{name}'"
-    missing = [name for name in X.columns if X[name].isna().any()]
-    if missing and "NaN" in str(error): return f"missing values, which are in {listed(missing)}: fill them in with a step such as SimpleImputer(), or leave the column out"
-    return None
+# %% ../nbs/api/240_steps.ipynb #ac6a6e4b
+def _content_of(X:Any) -> str | None:
+    "What would differ if somebody had written into rows. Of a frame, what is quick to tell: its columns, and the numbers in them."
+    if isinstance(X, pd.DataFrame): return identify([list(X.columns), *_numbers(X)]).key
+    return identify(X).key if isinstance(X, np.ndarray) or hasattr(X, "tocsr") else None
+
+def _numbers(frame:pd.DataFrame) -> list[np.ndarray]:
+    "The values of the columns that numpy holds as numbers."
+    return [frame.iloc[:, place].to_numpy() for place, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.hasobject]
 
 # %% ../nbs/api/240_steps.ipynb #e66c3bb5
 SHARE = 0.5 # of what a step may take to be written, for each of its branches
@@ -86,14 +98,14 @@ class _Beside:
         yield
         self.changed = self.changed or _content_of(X) != before
 
-def _content_of(X:Any) -> str | None:
-    "What would differ if somebody had written into rows. Of a frame, what is quick to tell: its columns, and the numbers in them."
-    if isinstance(X, pd.DataFrame): return identify([list(X.columns), *_numbers(X)]).key
-    return identify(X).key if isinstance(X, np.ndarray) or hasattr(X, "tocsr") else None
-
-def _numbers(frame:pd.DataFrame) -> list[np.ndarray]:
-    "The values of the columns that numpy holds as numbers."
-    return [frame.iloc[:, place].to_numpy() for place, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.hasobject]
+# %% ../nbs/api/240_steps.ipynb #0bdef089
+def fit_and_transform(
+    step:Any, # a transformer, fitted by this
+    X:Any,    # shape (n_rows, n_features)
+    y:Any,    # shape (n_rows,) or (n_rows, n_targets)
+) -> Any:     # the rows as they leave the step
+    "What `Pipeline.fit` does with a step that transforms."
+    return step.fit_transform(X, y) if hasattr(step, "fit_transform") else step.fit(X, y).transform(X)
 
 # %% ../nbs/api/240_steps.ipynb #9b73292c
 class _Branch:
@@ -150,14 +162,6 @@ class _Branch:
         reused = self.found[0].reused
         return Step(self.name, sum(each.seconds for each in self.found if each.reused == reused), self.warnings, "reused" if reused else "computed")
 
-def fit_and_transform(
-    step:Any, # a transformer, fitted by this
-    X:Any,    # shape (n_rows, n_features)
-    y:Any,    # shape (n_rows,) or (n_rows, n_targets)
-) -> Any:     # the rows as they leave the step
-    "What `Pipeline.fit` does with a step that transforms."
-    return step.fit_transform(X, y) if hasattr(step, "fit_transform") else step.fit(X, y).transform(X)
-
 # %% ../nbs/api/240_steps.ipynb #a122c56c
 def _holder(step:Any) -> str | None:
     "The parameter that holds the branches of a step, if it is made of any."
@@ -165,6 +169,7 @@ def _holder(step:Any) -> str | None:
     from sklearn.pipeline import FeatureUnion
     return {ColumnTransformer: "transformers", FeatureUnion: "transformer_list"}.get(type(step)) # no subclasses: they may do anything
 
+# %% ../nbs/api/240_steps.ipynb #49aa957f
 def _branch(step:str, part:tuple, upstream:str, store:Checkpoints|NoCheckpoints, beside:_Beside) -> Any:
     "A part of a step as a branch; as it is, if it has no key, or does nothing that is worth one."
     name, transformer, *columns = part
@@ -176,6 +181,16 @@ def _branch(step:str, part:tuple, upstream:str, store:Checkpoints|NoCheckpoints,
 
 def _plain(part:Any) -> Any: return part.transformer if isinstance(part, _Branch) else part
 
+# %% ../nbs/api/240_steps.ipynb #7b5c02f5
+def _put_back(step:Any, held:str, parts:list[tuple]) -> list[Step]:
+    "The fitted transformers in place of the branches; what happened in them."
+    fitted = "transformers_" if held == "transformers" else held # a FeatureUnion fits its own parameter
+    done = getattr(step, fitted)
+    setattr(step, held, parts)
+    setattr(step, fitted, [(part[0], _plain(part[1]), *part[2:]) for part in done])
+    return [part[1].happened for part in done if isinstance(part[1], _Branch) and part[1].found]
+
+# %% ../nbs/api/240_steps.ipynb #7cb47d07
 @contextmanager
 def remembered_branches(
     step:Any,                        # a copy that is fitted in the block; it is as scikit-learn leaves it afterwards
@@ -192,11 +207,3 @@ def remembered_branches(
     if held: setattr(step, held, [(part[0], branch, *part[2:]) for part, branch in zip(parts, branches, strict=True)])
     yield happened
     if held: happened += _put_back(step, held, parts)
-
-def _put_back(step:Any, held:str, parts:list[tuple]) -> list[Step]:
-    "The fitted transformers in place of the branches; what happened in them."
-    fitted = "transformers_" if held == "transformers" else held # a FeatureUnion fits its own parameter
-    done = getattr(step, fitted)
-    setattr(step, held, parts)
-    setattr(step, fitted, [(part[0], _plain(part[1]), *part[2:]) for part in done])
-    return [part[1].happened for part in done if isinstance(part[1], _Branch) and part[1].found]
