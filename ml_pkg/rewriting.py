@@ -144,8 +144,8 @@ def _refuse_other(declared:Declared, expected:str) -> None:
 # %% ../nbs/api/394_rewriting.ipynb #1379b7e8
 def _uses(cell:Cell, name:str) -> bool:
     "Whether a cell uses a name; one that cannot be read uses every name that is written in it."
-    tree = _tree_of(cell)
-    return is_used(tree, name) if tree.body else bool(re.search(rf"\b{re.escape(name)}\b", cell.source))
+    try: return is_used(syntax_tree(cell.source), name)
+    except NotRewritable: return bool(re.search(rf"\b{re.escape(name)}\b", cell.source))
 
 def _above(cell:Cell, declared:Declared) -> ast.Module:
     "What of a cell has run when the declaration does."

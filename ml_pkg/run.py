@@ -219,7 +219,7 @@ class Run(ScoredRun, AnnotatedRun):
 # %% ../nbs/api/290_run.ipynb #32641707
 def _facts(run:Run) -> dict[str, str]:
     "What is worth knowing at a glance, without times that differ from run to run."
-    facts = {"status": run.status, "key": (run.key or "none: not identifiable")[:12], "data": f"{run.row['dataset']}, {run.row['dataset_rows'] or 0:,} rows"}
+    facts = {"status": run.status, "key": run.key[:12] if run.key else "none: not identifiable", "data": f"{run.row['dataset']}, {run.row['dataset_rows'] or 0:,} rows"}
     if run.row["holdout_rows"]: facts["data"] += f", {run.row['holdout_rows']:,} of them locked away"
     if run.row["error"]: facts["error"] = run.row["error"]
     return facts

@@ -27,8 +27,8 @@ def key_file() -> Path:
 @functools.cache
 def _kept_key(path:Path) -> bytes:
     "The key in a file, made if it is not there. Of two processes that make it at once, one wins, and both use that."
-    with suppress(FileNotFoundError): return path.read_bytes()
     try:
+        with suppress(FileNotFoundError): return path.read_bytes()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"key.{secrets.token_hex(8)}")
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file: file.write(secrets.token_bytes(32))
@@ -36,7 +36,7 @@ def _kept_key(path:Path) -> bytes:
         except FileExistsError: pass
         finally: part.unlink()
         return path.read_bytes()
-    except OSError as error: raise Unwritable(f"the key that vouches for your files cannot be kept in {path} ({error.strerror or error}). Make the folder writable, or set ML_PKG_KEY to a secret of your own") from error
+    except OSError as error: raise Unwritable(f"the key that vouches for your files can be neither read from {path} nor kept there ({error.strerror or error}). Make the folder writable, or set ML_PKG_KEY to a secret of your own") from error
 
 # %% ../nbs/api/070_signing.ipynb #eb68a63d
 def secret() -> bytes:
