@@ -107,18 +107,6 @@ def _line(contest:_Contest, place:int, view:tuple[float, float]) -> dict[str, An
     told = ("baseline", "") if place == contest.baseline else (number(difference.mean, sign="+"), ends(difference, "+"))
     return {"id": run.id, "experiment": run.name, "score": interval.mean, "interval": ends(interval), "bar": interval_bar(interval, view), "difference": told[0], "beside": told[1], "mark": mark}
 
-# %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
-LINES = 100 # variants of a leaderboard that are shown
-
-def _board(connection:sqlite3.Connection, contest:_Contest, metric:str) -> dict[str, Any]:
-    "The declarations, the best on top."
-    places, count, baseline = contest.order[:LINES], len(contest.runs), contest.runs[contest.baseline]
-    shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
-    beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
-    lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
-    caption = f"{counted(count, 'declaration')} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {LINES} are shown" if count > LINES else "")
-    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": "Intervals at 95%, told from the folds; compare(…) in a notebook tells them from the rows, and is more exact."}
-
 # %% ../nbs/api/466_leaderboard_page.ipynb #07caecb2
 def _view(intervals:Sequence[Interval]) -> tuple[float, float]:
     "The ends of the scale on which intervals are drawn, the best first. What is far below it ends at the edge."
@@ -132,6 +120,18 @@ def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[s
     fits = dict(connection.execute("SELECT run, sum(seconds) / count(DISTINCT fold) FROM timings WHERE step NOT IN ('predict', 'score') AND run IN (SELECT value FROM json_each(?)) GROUP BY run", [id_list(runs)]).fetchall())
     stars = dict(connection.execute(f"SELECT id, {STARRED} FROM runs WHERE id IN (SELECT value FROM json_each(?))", [id_list(runs)]).fetchall())
     return {run: {"starred": bool(stars.get(run)), "fit": fits.get(run)} for run in runs}
+
+# %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
+LINES = 100 # variants of a leaderboard that are shown
+
+def _board(connection:sqlite3.Connection, contest:_Contest, metric:str) -> dict[str, Any]:
+    "The declarations, the best on top."
+    places, count, baseline = contest.order[:LINES], len(contest.runs), contest.runs[contest.baseline]
+    shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
+    beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
+    lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
+    caption = f"{counted(count, 'declaration')} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {LINES} are shown" if count > LINES else "")
+    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": "Intervals at 95%, told from the folds; compare(…) in a notebook tells them from the rows, and is more exact."}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #8fd4e4cd
 def _meant(groups:Sequence[sqlite3.Row], rows:str, name:str) -> sqlite3.Row:
