@@ -75,17 +75,20 @@ def _files_in(workspace:Workspace, kind:str) -> Iterator[Path]:
     folder = workspace.folder/kind
     if folder.is_dir() and not folder.is_symlink(): yield from (path for path in sorted(folder.glob("[!.]*")) if path.is_file() and not path.is_symlink())
 
+# %% ../nbs/api/452_cleaning.ipynb #35fbfe82
 def _of_runs(workspace:Workspace, known:_Known, before:float) -> Iterator[Entry]:
     for kind in _FOLDERS:
         for path in _files_in(workspace, kind):
             if (kind, path.name) not in known.names: yield _entry(path, kind, _ORPHAN)
             elif known.models.get(path, math.inf) < before: yield _entry(path, kind, "an older model; run.model fits it again")
 
+# %% ../nbs/api/452_cleaning.ipynb #a1226137
 def _of_registry(workspace:Workspace, known:_Known) -> Iterator[Entry]:
     for folder in sorted((workspace.folder/"registry").glob("[!.]*")):
         for path in _files_in(workspace, f"registry/{folder.name}"):
             if (folder.name, path.name) not in known.versions: yield _entry(path, "registry", "no version refers to it")
 
+# %% ../nbs/api/452_cleaning.ipynb #cf913290
 def _frames(workspace:Workspace, gone:set[Path]) -> Iterator[Entry]:
     needed:set[str] = set()
     for path in _files_in(workspace, "declarations"):
@@ -105,6 +108,7 @@ def _checkpoints(workspace:Workspace, budget:int) -> Iterator[Entry]:
         room -= each.size
         yield Entry(each.path, "checkpoints", each.size, "beyond the budget")
 
+# %% ../nbs/api/452_cleaning.ipynb #e1641d70
 def _fingerprints(workspace:Workspace) -> Iterator[Entry]:
     for path in _files_in(workspace, "fingerprints"):
         try: gone = not Path(json.loads(path.read_text(encoding="utf-8"))["path"]).exists()
@@ -146,6 +150,12 @@ class Plan:
 def _lines(found:dict) -> list[str]: return [f"{kind:12} {count:>8,} {size:>16,} bytes  {why}" for (kind, why), (count, size) in found.items()] or ["nothing can go"]
 
 # %% ../nbs/api/452_cleaning.ipynb #ed892e73
+def _settled(entries:Iterator[Entry]|list[Entry], seconds:float) -> Iterator[Entry]:
+    for each in entries:
+        with suppress(OSError):
+            if time.time() - each.path.lstat().st_mtime >= seconds: yield each
+
+# %% ../nbs/api/452_cleaning.ipynb #8602a885
 def plan(
     workspace:Workspace,              # to be looked through
     models_older_than:float=math.inf, # days; models that were written before can go, but the last one of each experiment
@@ -163,11 +173,6 @@ def plan(
     entries += [*_checkpoints(workspace, budget), *_fingerprints(workspace)]
     return Plan(workspace, tuple(_settled(entries, settled)), tuple(remarks), models_older_than, budget, settled)
 
-def _settled(entries:Iterator[Entry]|list[Entry], seconds:float) -> Iterator[Entry]:
-    for each in entries:
-        with suppress(OSError):
-            if time.time() - each.path.lstat().st_mtime >= seconds: yield each
-
 # %% ../nbs/api/452_cleaning.ipynb #d04ddea5
 @dataclass(frozen=True)
 class Cleaned:
@@ -181,13 +186,13 @@ class Cleaned:
     def __str__(self) -> str: return f"{len(self.removed):,} removed, {self.bytes:,} bytes" + (f"; {len(self.stayed):,} stayed: they are needed now, or cannot be removed" if self.stayed else "")
     __repr__ = __str__
 
-def _delete(planned:Plan) -> Cleaned:
-    with _alone(planned) as connection:
-        still = {(each.path, each.why) for each in plan(planned.workspace, planned.models_older_than, planned.budget, planned.settled).entries}
-        removed = tuple(each for each in planned.entries if (each.path, each.why) in still and _is_removed(each.path))
-        if connection: connection.executemany("DELETE FROM files WHERE path = ? AND kind = 'model'", [(str(each.path),) for each in removed if each.kind == "models"])
-    return Cleaned(removed, tuple(each for each in planned.entries if each not in removed))
+# %% ../nbs/api/452_cleaning.ipynb #0558db0e
+def _is_removed(path:Path) -> bool:
+    try: shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError: return False
+    return True
 
+# %% ../nbs/api/452_cleaning.ipynb #60bc268b
 @contextmanager
 def _alone(planned:Plan) -> Iterator[sqlite3.Connection|None]:
     "A transaction on the database, if files that it could know are to be removed; others can record when it ends."
@@ -195,7 +200,10 @@ def _alone(planned:Plan) -> Iterator[sqlite3.Connection|None]:
     else:
         with connected(planned.workspace) as connection, transaction(connection): yield connection
 
-def _is_removed(path:Path) -> bool:
-    try: shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    except OSError: return False
-    return True
+# %% ../nbs/api/452_cleaning.ipynb #a60f13ed
+def _delete(planned:Plan) -> Cleaned:
+    with _alone(planned) as connection:
+        still = {(each.path, each.why) for each in plan(planned.workspace, planned.models_older_than, planned.budget, planned.settled).entries}
+        removed = tuple(each for each in planned.entries if (each.path, each.why) in still and _is_removed(each.path))
+        if connection: connection.executemany("DELETE FROM files WHERE path = ? AND kind = 'model'", [(str(each.path),) for each in removed if each.kind == "models"])
+    return Cleaned(removed, tuple(each for each in planned.entries if each not in removed))

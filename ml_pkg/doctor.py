@@ -87,6 +87,17 @@ def _opened(address:str) -> sqlite3.Connection:
     return connection
 
 # %% ../nbs/api/450_doctor.ipynb #2c5d1a3c
+def _of_runs(workspace:Workspace) -> list[Path]: return [path for kind in ("predictions", "declarations") for path in workspace.folder.glob(f"{kind}/[!.]*") if path.is_file()] # the folders are logs of predictions
+
+def _content(workspace:Workspace, connection:sqlite3.Connection) -> Iterator[Symptom]:
+    where, version = str(workspace.database), connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS): yield Symptom(f"the database was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)})", where, Severity.WRONG, "Upgrade: pip install -U ml_pkg")
+    if complaints := [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]: yield Symptom(f"the database is damaged: {listed(complaints, 3)}", where, Severity.WRONG, _RESCUE)
+    if broken := connection.execute("PRAGMA foreign_key_check").fetchall(): yield Symptom(f"without the run that it belongs to: {counted(len(broken), 'row')} of {listed(sorted({row[0] for row in broken}))}", where, Severity.WRONG, _RESCUE)
+    is_empty = not version or not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]
+    if is_empty and (files := _of_runs(workspace)): yield Symptom(f"the database has no runs, but the workspace has {counted(len(files), 'file')} of runs", where, Severity.WRONG, "If there were runs, the database was replaced or emptied: put a copy of it back")
+
+# %% ../nbs/api/450_doctor.ipynb #b4d96836
 def _database(workspace:Workspace) -> Iterator[Symptom]:
     "Whether it can be opened, read to its end, and understood."
     if not workspace.database.exists():
@@ -99,16 +110,6 @@ def _database(workspace:Workspace) -> Iterator[Symptom]:
         else: yield Symptom(f"the database cannot be read ({error})", str(workspace.database), Severity.WRONG, _RESCUE)
     except OSError as error: yield Symptom(f"the database cannot be read ({error.strerror or error})", str(workspace.database), Severity.WRONG, "Make the file readable for you")
 
-def _content(workspace:Workspace, connection:sqlite3.Connection) -> Iterator[Symptom]:
-    where, version = str(workspace.database), connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS): yield Symptom(f"the database was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)})", where, Severity.WRONG, "Upgrade: pip install -U ml_pkg")
-    if complaints := [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]: yield Symptom(f"the database is damaged: {listed(complaints, 3)}", where, Severity.WRONG, _RESCUE)
-    if broken := connection.execute("PRAGMA foreign_key_check").fetchall(): yield Symptom(f"without the run that it belongs to: {counted(len(broken), 'row')} of {listed(sorted({row[0] for row in broken}))}", where, Severity.WRONG, _RESCUE)
-    is_empty = not version or not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]
-    if is_empty and (files := _of_runs(workspace)): yield Symptom(f"the database has no runs, but the workspace has {counted(len(files), 'file')} of runs", where, Severity.WRONG, "If there were runs, the database was replaced or emptied: put a copy of it back")
-
-def _of_runs(workspace:Workspace) -> list[Path]: return [path for kind in ("predictions", "declarations") for path in workspace.folder.glob(f"{kind}/[!.]*") if path.is_file()] # the folders are logs of predictions
-
 # %% ../nbs/api/450_doctor.ipynb #341e0134
 class RecordedFile(NamedTuple):
     "A file as the database knows it."
@@ -119,6 +120,7 @@ class RecordedFile(NamedTuple):
 
     def within(self, workspace:Workspace) -> Path: return workspace.folder/self.path.parent.name/self.path.name # where it is now, if the whole workspace was moved
 
+# %% ../nbs/api/450_doctor.ipynb #1336c5c2
 def recorded_files(
     connection:sqlite3.Connection, # to the run store
 ) -> list[RecordedFile]:
@@ -126,17 +128,6 @@ def recorded_files(
     return [RecordedFile(Path(path), digest, kind, run) for path, digest, kind, run in connection.execute("SELECT path, sha256, kind, run FROM files WHERE rowid IN (SELECT max(rowid) FROM files GROUP BY path) ORDER BY rowid")]
 
 # %% ../nbs/api/450_doctor.ipynb #46a794fb
-def _files(workspace:Workspace) -> Iterator[Symptom]:
-    "Files that are gone or not what was written."
-    if not workspace.database.exists(): return
-    try:
-        with inspected(workspace) as connection: kept = recorded_files(connection)
-    except (sqlite3.Error, OSError): return # told already
-    found:dict[tuple, list[Path]] = {}
-    for each in kept:
-        if problem := _problem(workspace, each): found.setdefault((each.kind, *problem), []).append(each.path)
-    for (kind, what, severity, advice), paths in found.items(): yield Symptom(what.format(files=counted(len(paths), f"{kind.removesuffix('s')} file")), listed(paths, 5), severity, advice)
-
 def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str] | None:
     "What is wrong with a file, how bad that is, and what to do."
     if not kept.path.is_file():
@@ -148,7 +139,32 @@ def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str
     if digest != kept.sha256: return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (": run.model fits one again" if kept.kind == "model" else "")
     return None
 
+# %% ../nbs/api/450_doctor.ipynb #2b91045d
+def _files(workspace:Workspace) -> Iterator[Symptom]:
+    "Files that are gone or not what was written."
+    if not workspace.database.exists(): return
+    try:
+        with inspected(workspace) as connection: kept = recorded_files(connection)
+    except (sqlite3.Error, OSError): return # told already
+    found:dict[tuple, list[Path]] = {}
+    for each in kept:
+        if problem := _problem(workspace, each): found.setdefault((each.kind, *problem), []).append(each.path)
+    for (kind, what, severity, advice), paths in found.items(): yield Symptom(what.format(files=counted(len(paths), f"{kind.removesuffix('s')} file")), listed(paths, 5), severity, advice)
+
 # %% ../nbs/api/450_doctor.ipynb #a9de4b39
+def _problem_of(version:Version) -> str:
+    try: whole_file(version)
+    except NotFound: return "gone"
+    except DamagedFile: return "not what was registered"
+    except OSError as error: return f"not readable ({error.strerror})"
+    return ""
+
+# %% ../nbs/api/450_doctor.ipynb #bec0a606
+def _lost(connection:sqlite3.Connection) -> list[str]: # "iris@production"
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone(): return []
+    return [address for address, in connection.execute("SELECT name || '@' || alias FROM promotions AS moved WHERE number = (SELECT max(number) FROM promotions WHERE name = moved.name AND alias = moved.alias) AND version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM versions WHERE versions.name = moved.name AND versions.version = moved.version)")]
+
+# %% ../nbs/api/450_doctor.ipynb #b5e9e9db
 def _versions(workspace:Workspace) -> Iterator[Symptom]:
     "Registered models that are gone or damaged, and aliases of versions that the database has lost."
     if not workspace.database.exists(): return
@@ -161,17 +177,6 @@ def _versions(workspace:Workspace) -> Iterator[Symptom]:
     for problem, found in problems.items(): yield Symptom(f"{problem}: {counted(len(found), 'registered model')}", listed(found, 5), Severity.WRONG, "Put them back from a copy of the workspace. A model that a run still has is put back when it is registered again; else move the aliases to other versions: ml_pkg rollback")
     if lost: yield Symptom(f"lost from the database: {counted(len(lost), 'version')} that an alias stands for", listed(lost, 5), Severity.WRONG, "Promote a model anew, or move the alias to a version that is there: ml_pkg models")
 
-def _problem_of(version:Version) -> str:
-    try: whole_file(version)
-    except NotFound: return "gone"
-    except DamagedFile: return "not what was registered"
-    except OSError as error: return f"not readable ({error.strerror})"
-    return ""
-
-def _lost(connection:sqlite3.Connection) -> list[str]: # "iris@production"
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone(): return []
-    return [address for address, in connection.execute("SELECT name || '@' || alias FROM promotions AS moved WHERE number = (SELECT max(number) FROM promotions WHERE name = moved.name AND alias = moved.alias) AND version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM versions WHERE versions.name = moved.name AND versions.version = moved.version)")]
-
 # %% ../nbs/api/450_doctor.ipynb #18ae2a36
 def frames_of(
     declaration:Path, # its file
@@ -179,6 +184,14 @@ def frames_of(
     "The frames that a declaration names, read without interpreting it."
     return {name.decode() for name in re.findall(rb"[0-9a-f]{32}\.entry", declaration.read_bytes())}
 
+# %% ../nbs/api/450_doctor.ipynb #bdb3205c
+def _is_sound(path:Path) -> bool:
+    try: read_entry(path)
+    except (NotForUs, OSError, Unwritable): return True # somebody else's, or removed meanwhile
+    except DamagedFile: return False
+    return True
+
+# %% ../nbs/api/450_doctor.ipynb #f5c6191b
 def _declarations(workspace:Workspace) -> Iterator[Symptom]:
     "Declarations that will be refused, and frames that are gone or damaged."
     foreign, missing = [], {}
@@ -193,12 +206,6 @@ def _declarations(workspace:Workspace) -> Iterator[Symptom]:
     damaged = [path.name for path in workspace.folder.glob("frames/*.entry") if not _is_sound(path)]
     if damaged: yield Symptom(f"damaged: {counted(len(damaged), 'frame')} of declarations", listed(damaged, 5), Severity.WRONG, "Put them back from a copy")
 
-def _is_sound(path:Path) -> bool:
-    try: read_entry(path)
-    except (NotForUs, OSError, Unwritable): return True # somebody else's, or removed meanwhile
-    except DamagedFile: return False
-    return True
-
 # %% ../nbs/api/450_doctor.ipynb #85180396
 def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
     store = Checkpoints(workspace.folder/"checkpoints")
@@ -211,13 +218,7 @@ def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
     if damaged: yield Symptom(f"damaged: {counted(len(damaged), 'checkpoint')}", listed((path.name for path in damaged), 5), Severity.WRONG, "They were moved aside and are computed again; if it happens more than once, look at the disk")
     if (usage := store.usage()).bytes > usage.budget: yield Symptom(f"the checkpoints are beyond their budget: {usage}", str(store.path), Severity.NOTE, "ml_pkg gc --delete")
 
-def leftovers(
-    workspace:Workspace, # to be looked at
-) -> list[Path]:
-    "What processes that are gone began to write, and the leases that they held."
-    parts = [path for path in workspace.folder.rglob("*.part") if _is_left(path)]
-    return sorted([path for path in parts if not set(path.parents) & set(parts)] + [path for path in workspace.folder.glob("checkpoints/??/*.lease") if _is_deserted(path)])
-
+# %% ../nbs/api/450_doctor.ipynb #ca0df162
 _DAY, _HOUR = 86400, 3600 # seconds
 
 def _age(path:Path) -> float:
@@ -232,12 +233,21 @@ def _is_left(part:Path) -> bool:
     if f".{socket.gethostname()}.{process}." not in part.name: return _age(part) > _DAY
     return process.isdigit() and not is_alive(int(process))
 
+# %% ../nbs/api/450_doctor.ipynb #85ce8158
 def _is_deserted(lease:Path) -> bool:
     "Whether the holder of a lease is gone; a living one touches it every second."
     try: holder = json.loads(lease.read_text())
     except (OSError, ValueError): holder = {}
     if not isinstance(holder, dict) or holder.get("machine") != socket.gethostname() or not isinstance(holder.get("process"), int): return _age(lease) > _HOUR
     return not is_alive(holder["process"]) or _age(lease) > _HOUR
+
+# %% ../nbs/api/450_doctor.ipynb #2f8b7790
+def leftovers(
+    workspace:Workspace, # to be looked at
+) -> list[Path]:
+    "What processes that are gone began to write, and the leases that they held."
+    parts = [path for path in workspace.folder.rglob("*.part") if _is_left(path)]
+    return sorted([path for path in parts if not set(path.parents) & set(parts)] + [path for path in workspace.folder.glob("checkpoints/??/*.lease") if _is_deserted(path)])
 
 # %% ../nbs/api/450_doctor.ipynb #d5f47935
 def _left(workspace:Workspace) -> Iterator[Symptom]:
@@ -261,6 +271,7 @@ def _folder(workspace:Workspace) -> Iterator[Symptom]:
     with suppress(OSError):
         if (free := shutil.disk_usage(parent).free) < 100 * 2**20: yield Symptom(f"the disk is nearly full: {_size(free)} are free", str(parent), Severity.WRONG, "Free some space: ml_pkg gc says what can go")
 
+# %% ../nbs/api/450_doctor.ipynb #b2a2e27d
 def _waiting(workspace:Workspace) -> Iterator[Symptom]:
     "Runs that others have not been told of yet."
     if not workspace.database.exists(): return
@@ -271,7 +282,6 @@ def _waiting(workspace:Workspace) -> Iterator[Symptom]:
             else: yield Symptom(f"refused by {sink}: {counted(count, 'run')}{reason}", sink, Severity.WRONG, "Mend what it says, then: ml_pkg sync")
 
 # %% ../nbs/api/450_doctor.ipynb #f74ee5ad
-_PACKAGES = ("ml_pkg", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "joblib", "skops")
 _KINDS = ("registry", "models", "predictions", "declarations", "frames", "fingerprints", "checkpoints")
 
 def sizes(
@@ -285,6 +295,7 @@ def sizes(
             with suppress(OSError): found[first[0] if first and first[0] in _KINDS else "database" if not first and name.startswith(workspace.database.stem) else "other"] += os.lstat(Path(folder)/name).st_size
     return {kind: size for kind, size in found.items() if size}
 
+# %% ../nbs/api/450_doctor.ipynb #c7e54bb7
 def _version(name:str) -> str:
     try: return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError: return "not installed"
@@ -292,6 +303,9 @@ def _version(name:str) -> str:
 def _journal() -> str:
     if journal_mode(sqlite3.sqlite_version_info) == "WAL": return "with its write-ahead log"
     return "with a rollback journal, since the write-ahead log of this version can lose data when several processes write; it can be trusted from 3.51.3 on, and in 3.50.7 and 3.44.6"
+
+# %% ../nbs/api/450_doctor.ipynb #d362183c
+_PACKAGES = ("ml_pkg", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "joblib", "skops")
 
 def _overview(workspace:Workspace) -> dict[str, str]:
     "What is worth knowing when somebody is asked for help."

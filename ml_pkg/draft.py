@@ -20,6 +20,7 @@ def _in_a_list(names:list[str]) -> str:
     line = f"[{', '.join(map(_quoted, names))}]"
     return line if len(line) < 100 else "[\n" + "".join(f"    {_quoted(name)},\n" for name in names) + "]"
 
+# %% ../nbs/api/458_draft.ipynb #ceb799de
 def _call(name:str, arguments:list[str]) -> str:
     "A call with one argument a line."
     return f"{name}(\n" + "".join(f"{_indented(argument)},\n" for argument in arguments) + ")"
@@ -52,18 +53,20 @@ def learner(
     return CLASSIFIER if proposal.classification else REGRESSOR
 
 # %% ../nbs/api/458_draft.ipynb #4242fa5a
-FEW_CATEGORIES = 20 # more of them are put together when they are rare
-
 def _numbers_pipeline(proposal:Proposal) -> list[str]:
     "Steps for the numbers."
     is_missing = proposal.rows[proposal.names(NUMBER)].isna().to_numpy().any()
     return [*(['SimpleImputer(strategy="median")'] if is_missing else []), "StandardScaler()"]
+
+# %% ../nbs/api/458_draft.ipynb #b3fe8194
+FEW_CATEGORIES = 20 # more of them are put together when they are rare
 
 def _encoder(proposal:Proposal) -> str:
     "What makes numbers of the categories. One that was never seen is none of those known."
     many = max(each.distinct for each in proposal.facts if each.name in proposal.names(CATEGORY)) > FEW_CATEGORIES
     return f'OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories={FEW_CATEGORIES})' if many else 'OneHotEncoder(handle_unknown="ignore")'
 
+# %% ../nbs/api/458_draft.ipynb #6cc2d5d6
 def _branches(proposal:Proposal) -> str:
     "A transformer of numbers and categories, or of categories alone."
     steps = _numbers_pipeline(proposal)
@@ -82,6 +85,7 @@ def _dataset_text(proposal:Proposal, file:str) -> str:
     roles = [f"{role}={_in_a_list(names) if isinstance(names, list) else _quoted(names)}" for role, names in proposal.declared.items()]
     return _call("Dataset", [_quoted(f"data/{file}"), *roles])
 
+# %% ../nbs/api/458_draft.ipynb #d70e1078
 def _evaluation_text(proposal:Proposal) -> str:
     return f"Evaluation(cv={proposal.cv}, metrics={_in_a_list(learner(proposal).metrics)}, holdout={proposal.holdout})"
 
@@ -105,6 +109,7 @@ def imports_text(
     found = {module: [name for name, place in _MODULES.items() if place == module and f"{name}(" in estimator] for module in dict.fromkeys(_MODULES.values())}
     return "\n".join(f"from {module} import {', '.join(names)}" for module, names in found.items() if names)
 
+# %% ../nbs/api/458_draft.ipynb #35e8d437
 def lists_text(
     proposal:Proposal, # with the kinds of the columns
 ) -> str:

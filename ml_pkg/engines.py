@@ -65,6 +65,7 @@ def _drawn_values(column:Column, drawn:np.random.Generator, count:int) -> list[A
     between = [low + share * (high - low) for share in shares]
     return [*seen, *(between if column.kind == "float" else map(int, between))][:count]
 
+# %% ../nbs/api/478_engines.ipynb #af402889
 def drawn_rows(
     schema:Schema, # learnt at training
     count:int=64,  # how many rows
@@ -96,12 +97,22 @@ def _plainly(estimator:Any) -> Callable:
     methods = [getattr(estimator, name) for name in ("predict", "predict_proba") if hasattr(estimator, name)]
     return lambda rows: [method(rows) for method in methods]
 
+# %% ../nbs/api/478_engines.ipynb #879f9052
 def _transformed_once(estimator:Any) -> Callable:
     "Labels and probabilities, both from what the last step of a pipeline gets."
     if len(getattr(estimator, "steps", ())) < 2: return _plainly(estimator)
     before, ask = estimator[:-1], _plainly(estimator[-1])
     return lambda rows: ask(before.transform(rows))
 
+# %% ../nbs/api/478_engines.ipynb #a6dfef69
+CLOSE = 1e-9 # probabilities that differ by less do not tell the label
+
+def _is_close(found:np.ndarray) -> bool:
+    "Whether the two largest probabilities of some row are next to equal, or not even numbers."
+    largest = np.partition(found, -2, axis=1)[:, -2:]
+    return not (largest[:, 1] - largest[:, 0] > CLOSE).all()
+
+# %% ../nbs/api/478_engines.ipynb #e6851a20
 def _most_probable(estimator:Any) -> Callable:
     "Labels by their probabilities."
     classes, last = estimator.classes_, estimator[-1] if hasattr(estimator, "steps") else estimator
@@ -111,13 +122,6 @@ def _most_probable(estimator:Any) -> Callable:
         found = last.predict_proba(inner)
         return [last.predict(inner) if _is_close(found) else classes[found.argmax(axis=1)], found]
     return ask
-
-CLOSE = 1e-9 # probabilities that differ by less do not tell the label
-
-def _is_close(found:np.ndarray) -> bool:
-    "Whether the two largest probabilities of some row are next to equal, or not even numbers."
-    largest = np.partition(found, -2, axis=1)[:, -2:]
-    return not (largest[:, 1] - largest[:, 0] > CLOSE).all()
 
 # %% ../nbs/api/478_engines.ipynb #66af4831
 def without_names(
@@ -133,6 +137,13 @@ def without_names(
     return changed
 
 # %% ../nbs/api/478_engines.ipynb #ecda80a4
+def _with_floats(frame:pd.DataFrame, floats:list, values:np.ndarray) -> pd.DataFrame: return pd.DataFrame({name: values[:, floats.index(name)] if name in floats else frame[name].array for name in frame})
+
+def _texts(labels:Any) -> np.ndarray:
+    "Labels to compare, one a row, also of several targets."
+    return np.array([str(label) for label in np.asarray(labels).tolist()])
+
+# %% ../nbs/api/478_engines.ipynb #3e868462
 HALVINGS = 20
 
 def _boundary(estimator:Any, frame:pd.DataFrame, pairs:int=ROWS // 2) -> pd.DataFrame:
@@ -145,12 +156,6 @@ def _boundary(estimator:Any, frame:pd.DataFrame, pairs:int=ROWS // 2) -> pd.Data
         stays = (_texts(estimator.predict(_with_floats(frame.iloc[places], floats, middle))) == labels[places])[:, None]
         near, far = np.where(stays, middle, near), np.where(stays, far, middle)
     return pd.concat([_with_floats(frame.iloc[places], floats, values) for values in (near, far)], ignore_index=True)
-
-def _with_floats(frame:pd.DataFrame, floats:list, values:np.ndarray) -> pd.DataFrame: return pd.DataFrame({name: values[:, floats.index(name)] if name in floats else frame[name].array for name in frame})
-
-def _texts(labels:Any) -> np.ndarray:
-    "Labels to compare, one a row, also of several targets."
-    return np.array([str(label) for label in np.asarray(labels).tolist()])
 
 # %% ../nbs/api/478_engines.ipynb #606beb95
 def _ways(model:Model) -> Iterator[Way]:

@@ -26,6 +26,7 @@ def experiments() -> list[sqlite3.Row]:
     if not workspace.database.exists(): return []
     with connected(workspace) as connection: return connection.execute("SELECT experiment, each.runs, id, started FROM (SELECT count(*) AS runs, max(number) AS last FROM runs GROUP BY experiment) AS each JOIN runs ON number = last ORDER BY last DESC LIMIT 500").fetchall()
 
+# %% ../nbs/api/464_experiment_pages.ipynb #17c0c17a
 def known_experiment(
     name:str, # of the experiment
 ) -> Workspace:
@@ -44,6 +45,7 @@ def parameters_of(
     for run, name, value in connection.execute("SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = coalesce(runs.reuses, runs.id) WHERE runs.id IN (SELECT value FROM json_each(?))", [id_list(runs)]): held[run][name] = value
     return held
 
+# %% ../nbs/api/464_experiment_pages.ipynb #1af63c3c
 def _with_changes(connection:sqlite3.Connection, runs:Sequence[dict]) -> list[dict]:
     "The runs of a page, each with what changed since the one before it; the last of `runs` may be the first of the next page."
     held = parameters_of(connection, [run["id"] for run in runs])
@@ -62,6 +64,7 @@ def chosen_metric(
     if metric and metric not in metrics: raise UnknownName(f"'{shortened(metric)}' {scored}.{did_you_mean(metric, metrics, 'metrics')}")
     return metric or next(iter(metrics), "")
 
+# %% ../nbs/api/464_experiment_pages.ipynb #8159d991
 def _chart(runs:Sequence[dict], metric:str) -> str:
     "A metric over the runs, which come the newest first."
     scored = [run for run in reversed(runs) if math.isfinite(run["scores"].get(metric, math.nan))]

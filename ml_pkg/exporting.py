@@ -53,6 +53,7 @@ def _exported(cells:Iterable[Cell]) -> list[Cell]:
     "The cells that a notebook exports, without the directive."
     return [cell._replace(source=_DIRECTIVE.sub("", cell.source)) for cell in cells if cell.kind == "code" and _DIRECTIVE.match(cell.source)]
 
+# %% ../nbs/api/457_exporting.ipynb #bbc621c8
 def assigned(
     source:str, # of a cell
 ) -> list[str]:
@@ -60,6 +61,7 @@ def assigned(
     targets = [target for each in ast.parse(source).body if isinstance(each, ast.Assign) for target in each.targets]
     return [name.id for target in targets for name in getattr(target, "elts", [target])]
 
+# %% ../nbs/api/457_exporting.ipynb #2354cdc5
 def _purpose(cells:Iterable[Cell]) -> str:
     "The quoted line below the title."
     title = next(cell.source for cell in cells if cell.source.startswith("# "))

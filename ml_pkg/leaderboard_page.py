@@ -32,6 +32,7 @@ def _groups(connection:sqlite3.Connection, name:str) -> list[sqlite3.Row]:
     "The rows that an experiment was scored on, the latest first, each with its newest run."
     return connection.execute("SELECT id, comparable, train_size, count(*) AS runs, max(number) AS last, started FROM runs WHERE experiment = ? AND status = 'finished' AND comparable IS NOT NULL GROUP BY comparable, train_size ORDER BY last DESC LIMIT 50", [name]).fetchall()
 
+# %% ../nbs/api/466_leaderboard_page.ipynb #8e5068df
 def _fold_scores(connection:sqlite3.Connection, reference:Run, metric:str, runs:Sequence[Run]) -> dict[str, list[float]]:
     "Scores by fold of the runs in which a metric is the same one as in the reference."
     meaning, ids = reference.meanings[metric], id_list(run.id for run in runs)
@@ -89,6 +90,7 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str)
     top = highest(metric) if reference.meanings[metric] == identify(metric).key else math.inf # of what is called so and is it
     return _Contest(runs, FoldScores(np.array([values[run.id] for run in runs]), reference.row["held_out"] or 0.0), _baseline(connection, name, reference, runs), top)
 
+# %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:
     "The best, and what is to be said of it."
     from ml_pkg.leaderboard import Verdict
@@ -98,17 +100,6 @@ def _headline(contest:_Contest) -> str:
     return str(Verdict(name, score, contest.corrected(), count, sum(contest.among_the_best) - 1, False, ""))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
-LINES = 100 # variants of a leaderboard that are shown
-
-def _board(connection:sqlite3.Connection, contest:_Contest, metric:str) -> dict[str, Any]:
-    "The declarations, the best on top."
-    places, count, baseline = contest.order[:LINES], len(contest.runs), contest.runs[contest.baseline]
-    shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
-    beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
-    lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
-    caption = f"{counted(count, 'declaration')} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {LINES} are shown" if count > LINES else "")
-    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": "Intervals at 95%, told from the folds; compare(…) in a notebook tells them from the rows, and is more exact."}
-
 def _line(contest:_Contest, place:int, view:tuple[float, float]) -> dict[str, Any]:
     "What the scores of one say."
     run, interval, difference = contest.runs[place], contest.interval(place), contest.difference(place)
@@ -123,13 +114,33 @@ def _view(intervals:Sequence[Interval]) -> tuple[float, float]:
     width = intervals[0].high - intervals[0].low
     return max(min(known), intervals[0].low - 3 * width) if math.isfinite(width) and width > 0 else min(known), max(known)
 
+# %% ../nbs/api/466_leaderboard_page.ipynb #7cc6c0df
 def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[str, dict[str, Any]]:
     "Of each run, whether it is starred, and the seconds to fit a fold."
     fits = dict(connection.execute("SELECT run, sum(seconds) / count(DISTINCT fold) FROM timings WHERE step NOT IN ('predict', 'score') AND run IN (SELECT value FROM json_each(?)) GROUP BY run", [id_list(runs)]).fetchall())
     stars = dict(connection.execute(f"SELECT id, {STARRED} FROM runs WHERE id IN (SELECT value FROM json_each(?))", [id_list(runs)]).fetchall())
     return {run: {"starred": bool(stars.get(run)), "fit": fits.get(run)} for run in runs}
 
+# %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
+LINES = 100 # variants of a leaderboard that are shown
+
+def _board(connection:sqlite3.Connection, contest:_Contest, metric:str) -> dict[str, Any]:
+    "The declarations, the best on top."
+    places, count, baseline = contest.order[:LINES], len(contest.runs), contest.runs[contest.baseline]
+    shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
+    beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
+    lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
+    caption = f"{counted(count, 'declaration')} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {LINES} are shown" if count > LINES else "")
+    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": "Intervals at 95%, told from the folds; compare(…) in a notebook tells them from the rows, and is more exact."}
+
 # %% ../nbs/api/466_leaderboard_page.ipynb #8fd4e4cd
+def _meant(groups:Sequence[sqlite3.Row], rows:str, name:str) -> sqlite3.Row:
+    "The group whose newest run has an id; the latest one for none. Raises `UnknownName`."
+    found = next((each for each in groups if rows in ("", each["id"])), None)
+    if found is None: raise UnknownName(f"run '{shortened(rows)}' is not the newest of {shortened(name)} on any rows.{did_you_mean(rows, [each['id'] for each in groups], 'runs')}")
+    return found
+
+# %% ../nbs/api/466_leaderboard_page.ipynb #6d515fb7
 def leaderboard_page(
     name:str,    # of an experiment
     metric:str,  # that decides; empty for the first one
@@ -146,9 +157,3 @@ def leaderboard_page(
         board = _board(connection, _contest(connection, name, reference, chosen), chosen) if chosen else None
     others = [{"rows": each["id"], "words": f"rows of run {each['id']}, {time_of_day(each['started'])}: {each['runs']:,} runs of this experiment"} for each in groups if each is not group]
     return {"name": name, "board": board, "why": "" if board else "Nothing was scored on these rows.", "metrics": reference.metrics, "rows": rows, "others": others}
-
-def _meant(groups:Sequence[sqlite3.Row], rows:str, name:str) -> sqlite3.Row:
-    "The group whose newest run has an id; the latest one for none. Raises `UnknownName`."
-    found = next((each for each in groups if rows in ("", each["id"])), None)
-    if found is None: raise UnknownName(f"run '{shortened(rows)}' is not the newest of {shortened(name)} on any rows.{did_you_mean(rows, [each['id'] for each in groups], 'runs')}")
-    return found

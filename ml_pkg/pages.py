@@ -43,6 +43,7 @@ def shortened(
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[:length - 1] + "…"
 
+# %% ../nbs/api/460_pages.ipynb #0355762a
 def number(
     value:float|None, # None where there is none
     digits:int=4,     # behind the point
@@ -164,6 +165,7 @@ def room_around(
     room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     return low - room, high + room
 
+# %% ../nbs/api/460_pages.ipynb #da4db351
 def line_chart(
     points:Sequence[tuple[float, str]], # scores with what is said of each, the oldest first
     metric:str,                         # its name

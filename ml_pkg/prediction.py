@@ -31,6 +31,15 @@ ROWS = 50_000 # in one part
 def _text_columns(schema:Schema) -> dict[str, str]:
     return {column.name: "str" for column in schema.columns if column.kind == "text" or (column.kind == "category" and all(isinstance(value, str) for value in column.values or ()))}
 
+# %% ../nbs/api/440_prediction.ipynb #0f9bb351
+def _check_columns(header:pd.DataFrame, schema:Schema, keep:list[str], path:Path) -> None:
+    "Raise for a column that is missing, before any row is read."
+    try: conform(header[:0].astype(object), schema)
+    except InvalidInput as error: raise InvalidInput(f"{path}: {error}") from error
+    for name in keep:
+        if name not in header.columns: raise InvalidInput(f"{path} has no column '{name}' to keep.{did_you_mean(name, header.columns, 'columns')}")
+
+# %% ../nbs/api/440_prediction.ipynb #cfaa416c
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass."
     options = csv_options(path)
@@ -42,6 +51,7 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[t
          pd.read_csv(file, **options, dtype=_text_columns(schema), chunksize=rows) as parts:
         for part in parts: yield part, 0.0 if isinstance(file, Path) else file.tell() / size
 
+# %% ../nbs/api/440_prediction.ipynb #660dc2fa
 def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow.parquet as pq
     with pq.ParquetFile(path) as file:
@@ -51,6 +61,7 @@ def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
             done += part.num_rows
             yield part.to_pandas(), done / total
 
+# %% ../nbs/api/440_prediction.ipynb #c2c3c9d8
 def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow as pa
     with pa.memory_map(str(path)) as memory, pa.ipc.open_file(memory) as file:
@@ -61,13 +72,6 @@ def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
 
 # %% ../nbs/api/440_prediction.ipynb #80afe967
 _READERS: dict[str, Callable] = {"csv": _csv_parts, "parquet": _parquet_parts, "feather": _feather_parts}
-
-def _check_columns(header:pd.DataFrame, schema:Schema, keep:list[str], path:Path) -> None:
-    "Raise for a column that is missing, before any row is read."
-    try: conform(header[:0].astype(object), schema)
-    except InvalidInput as error: raise InvalidInput(f"{path}: {error}") from error
-    for name in keep:
-        if name not in header.columns: raise InvalidInput(f"{path} has no column '{name}' to keep.{did_you_mean(name, header.columns, 'columns')}")
 
 def parts_of(
     path:Path,       # CSV (compressed too), Parquet or Feather
@@ -103,6 +107,7 @@ def _csv_writer(part:Any, separator:str) -> Iterator[Callable]:
             told.to_csv(file, index=False, header=first.pop() if first else False, sep=separator, lineterminator="\n", quoting=_quoting(told))
         yield write
 
+# %% ../nbs/api/440_prediction.ipynb #9fc7b4b2
 @contextmanager
 def _parquet_writer(part:Path, separator:str) -> Iterator[Callable]:
     import pyarrow as pa
@@ -133,6 +138,26 @@ def _output(path:Path|None, complete:Callable) -> Iterator[Callable]:
         complete(part)
 
 # %% ../nbs/api/440_prediction.ipynb #c6e2038b
+def _predicted(model:Model, part:pd.DataFrame, probabilities:bool, keep:list[str], first_row:int) -> pd.DataFrame:
+    "The columns that are written for some rows."
+    predictions = model.predict(part, first_row)
+    columns = [part[keep], predictions.to_frame() if isinstance(predictions, pd.Series) else predictions]
+    if probabilities:
+        with warnings.catch_warnings(action="ignore", category=UnusualInput): found = model.predict_proba(part, first_row) # counted with the predictions
+        columns.append(found.set_axis(map(probability_name, found.columns), axis=1))
+    written = pd.concat(columns, axis=1)
+    twice = written.columns[written.columns.duplicated()]
+    if len(twice): raise InvalidDeclaration(f"'{twice[0]}' cannot be kept, because what is predicted is written under that name: rename that column of the input, or join the predictions to it afterwards")
+    return written
+
+# %% ../nbs/api/440_prediction.ipynb #380870db
+def _tally(unusual:Counter, warning:Any) -> None:
+    "Add up the counts of one warning; pass any other warning on."
+    if isinstance(warning.message, UnusualInput):
+        for name, count in warning.message.counts.items(): unusual[warning.message.what, name] += count
+    else: warnings.warn(warning.message, warning.category, stacklevel=3)
+
+# %% ../nbs/api/440_prediction.ipynb #dc084af9
 def predict_file(
     model:Model,                         # fitted
     source:Path,                         # CSV, Parquet or Feather
@@ -157,21 +182,3 @@ def predict_file(
     for what in dict.fromkeys(what for what, _ in unusual):
         warnings.warn(UnusualInput(what, {name: count for (kind, name), count in unusual.items() if kind == what}), stacklevel=2)
     return done
-
-def _predicted(model:Model, part:pd.DataFrame, probabilities:bool, keep:list[str], first_row:int) -> pd.DataFrame:
-    "The columns that are written for some rows."
-    predictions = model.predict(part, first_row)
-    columns = [part[keep], predictions.to_frame() if isinstance(predictions, pd.Series) else predictions]
-    if probabilities:
-        with warnings.catch_warnings(action="ignore", category=UnusualInput): found = model.predict_proba(part, first_row) # counted with the predictions
-        columns.append(found.set_axis(map(probability_name, found.columns), axis=1))
-    written = pd.concat(columns, axis=1)
-    twice = written.columns[written.columns.duplicated()]
-    if len(twice): raise InvalidDeclaration(f"'{twice[0]}' cannot be kept, because what is predicted is written under that name: rename that column of the input, or join the predictions to it afterwards")
-    return written
-
-def _tally(unusual:Counter, warning:Any) -> None:
-    "Add up the counts of one warning; pass any other warning on."
-    if isinstance(warning.message, UnusualInput):
-        for name, count in warning.message.counts.items(): unusual[warning.message.what, name] += count
-    else: warnings.warn(warning.message, warning.category, stacklevel=3)

@@ -46,13 +46,7 @@ USED = {"Path", "json", "cells", "cell", "text", "Dataset", "Evaluation", "Exper
         "known", "other", "tree", "board", "axes", "sweep"} # names in the notebooks of a project
 FOLDERS = {"nbs", "setup", "build", "dist"}        # what else is in its root folder
 
-def check_name(
-    name:str, # of a project
-) -> None:
-    "Raise `InvalidDeclaration` for a name that a project cannot have."
-    reason = next((reason for is_so, reason in _REFUSED if is_so(name)), None)
-    if reason: raise InvalidDeclaration(f"a project cannot be called '{name}': {reason}. Choose another name, such as 'my_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_').removeprefix('my_') or 'project'}'")
-
+# %% ../nbs/api/459_project.ipynb #d0f4f9c3
 def _is_installed(name:str) -> bool:
     "Whether there is a module of this name elsewhere than in the working directory."
     try: found = importlib.util.find_spec(name)
@@ -61,6 +55,7 @@ def _is_installed(name:str) -> bool:
     place = Path(found.origin)
     return (place.parent.parent if found.submodule_search_locations else place.parent) != Path.cwd()
 
+# %% ../nbs/api/459_project.ipynb #77edb409
 _REFUSED:tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda name: not re.fullmatch(r"[A-Za-z](\w*[A-Za-z0-9])?", name, re.ASCII), "it becomes the name of a package and of a variable, so it takes letters, digits and underscores, begins with a letter and does not end with an underscore"),
     (keyword.iskeyword, "that is a word of Python itself"),
@@ -71,7 +66,25 @@ _REFUSED:tuple[tuple[Callable[[str], bool], str], ...] = (
     (_is_installed, "a module of this name is installed"),
 )
 
+# %% ../nbs/api/459_project.ipynb #7891d336
+def check_name(
+    name:str, # of a project
+) -> None:
+    "Raise `InvalidDeclaration` for a name that a project cannot have."
+    reason = next((reason for is_so, reason in _REFUSED if is_so(name)), None)
+    if reason: raise InvalidDeclaration(f"a project cannot be called '{name}': {reason}. Choose another name, such as 'my_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_').removeprefix('my_') or 'project'}'")
+
 # %% ../nbs/api/459_project.ipynb #8498f499
+def _tables_beside(path:Path) -> str:
+    if not path.parent.is_dir(): return f"There is no folder {path.parent} either"
+    return f"Tables in {path.parent}: {listed(sorted(each.name for each in path.parent.iterdir() if each.suffix in FORMATS))}"
+
+# %% ../nbs/api/459_project.ipynb #c6d726af
+def _about_separators(header:str) -> str:
+    found = next((mark for mark in ";\t|" if mark in header), None)
+    return f" Its values seem to be separated by {found!r}: write it with commas" if found else ""
+
+# %% ../nbs/api/459_project.ipynb #0023dcde
 def read_rows(
     path:Path, # a table: CSV (compressed too), Parquet or Feather
 ) -> "pd.DataFrame":
@@ -84,14 +97,6 @@ def read_rows(
     if not len(rows): raise InvalidData(f"{path} has a header and no rows")
     if len(rows.columns) < 2: raise InvalidData(f"{path} has one column, '{rows.columns[0]}': one is needed to predict, and others to predict it from.{_about_separators(rows.columns[0])}")
     return rows
-
-def _tables_beside(path:Path) -> str:
-    if not path.parent.is_dir(): return f"There is no folder {path.parent} either"
-    return f"Tables in {path.parent}: {listed(sorted(each.name for each in path.parent.iterdir() if each.suffix in FORMATS))}"
-
-def _about_separators(header:str) -> str:
-    found = next((mark for mark in ";\t|" if mark in header), None)
-    return f" Its values seem to be separated by {found!r}: write it with commas" if found else ""
 
 # %% ../nbs/api/459_project.ipynb #88460d8a
 TEMPLATES = {"settings.ini": "settings.ini", "setup.py": "setup.txt", "pyproject.toml": "pyproject.toml", "MANIFEST.in": "manifest.in", ".gitignore": "gitignore",
@@ -113,12 +118,14 @@ def _columns_table(proposal:Proposal) -> str:
     lines = [f"| {cell(each.name)} | {each.dtype} | {each.distinct:,} | {each.missing:,} | {cell(each.example)} | {proposal.roles[each.name].role} | {cell(proposal.roles[each.name].why)} |" for each in proposal.facts]
     return "\n".join(["| column | type | different values | missing | such as | role | because |", "|---|---|---|---|---|---|---|", *lines])
 
+# %% ../nbs/api/459_project.ipynb #09dea0e2
 def _why(proposal:Proposal) -> str:
     "What is scored, and on which rows."
     kind = "Text or a class is to be told apart" if proposal.classification else "A number is to be estimated"
     folds = "each fold is scored on rows that are later than those it was fitted on" if proposal.names(TIME) else f"rows of one `{proposal.names(GROUP)[0]}` stay together" if proposal.names(GROUP) else "rows are taken to be independent of each other"
     return f"{kind}: `{proposal.target}`. There are {proposal.cv} folds, and {folds}. A share of {proposal.holdout} of the rows is locked away until promotion."
 
+# %% ../nbs/api/459_project.ipynb #8f469480
 def _code_cell(source:str) -> str: return f"```python\n#| export\n{source}\n```\n\n" if source else ""
 
 # %% ../nbs/api/459_project.ipynb #40725166
@@ -130,6 +137,7 @@ def _verdict(name:str, proposal:Proposal, beats_guessing:bool) -> str:
     if beats_guessing: return f"It is better than guessing: {guess}. Raise the bar once you know how good it has to be.\n\n```python\n{test}\n```"
     return f"It is not clearly better than guessing yet: {guess}. Once it is, let a test say so: `{test}`"
 
+# %% ../nbs/api/459_project.ipynb #42dc6c6a
 def values(
     name:str,            # of the project
     proposal:Proposal,   # with the roles of the columns
@@ -145,6 +153,19 @@ def values(
             "step": about.step, "parameter": about.parameter, "values": about.values, "other": about.values.split(", ")[0], "tree": about.tree}
 
 # %% ../nbs/api/459_project.ipynb #30724ca0
+def _readme(cells:list[Cell]) -> str:
+    "As the last cell of the index writes it."
+    text = "\n\n".join(cell.source for cell in cells if cell.kind == "markdown")
+    return f"<!-- written by the last cell of nbs/index.ipynb: edit that notebook and run it -->\n\n{text}\n"
+
+# %% ../nbs/api/459_project.ipynb #df268306
+def _package(name:str, cells:list[Cell], settings:str) -> dict[str, str]:
+    parser = configparser.ConfigParser(delimiters=["="])
+    parser.read_string(settings)
+    return {f"{name}/__init__.py": f'__version__ = "{parser["DEFAULT"]["version"]}"\n', f"{name}/_modidx.py": index_text(parser["DEFAULT"], [f"{name}.experiments.{name}"]),
+            f"{name}/experiments/__init__.py": "", f"{name}/experiments/{name}.py": module_text(cells, f"../../nbs/experiments/{name}.ipynb")}
+
+# %% ../nbs/api/459_project.ipynb #46332386
 def project_files(
     name:str,                  # of the project
     proposal:Proposal,         # with the roles of the columns
@@ -157,17 +178,6 @@ def project_files(
     notebooks = {path.format(name=name): cells_of(filled(template, known), path) for path, template in NOTEBOOKS.items()}
     files |= {f"nbs/{path}.ipynb": notebook_text(cells) for path, cells in notebooks.items()}
     return files | {"README.md": _readme(notebooks["index"])} | _package(name, notebooks[f"experiments/{name}"], files["settings.ini"])
-
-def _readme(cells:list[Cell]) -> str:
-    "As the last cell of the index writes it."
-    text = "\n\n".join(cell.source for cell in cells if cell.kind == "markdown")
-    return f"<!-- written by the last cell of nbs/index.ipynb: edit that notebook and run it -->\n\n{text}\n"
-
-def _package(name:str, cells:list[Cell], settings:str) -> dict[str, str]:
-    parser = configparser.ConfigParser(delimiters=["="])
-    parser.read_string(settings)
-    return {f"{name}/__init__.py": f'__version__ = "{parser["DEFAULT"]["version"]}"\n', f"{name}/_modidx.py": index_text(parser["DEFAULT"], [f"{name}.experiments.{name}"]),
-            f"{name}/experiments/__init__.py": "", f"{name}/experiments/{name}.py": module_text(cells, f"../../nbs/experiments/{name}.ipynb")}
 
 # %% ../nbs/api/459_project.ipynb #febac3c6
 @contextmanager
@@ -187,6 +197,7 @@ def built_beside(
         if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise Unwritable(f"{place} cannot be made ({error.strerror or error}); nothing was left behind") from error
         raise
 
+# %% ../nbs/api/459_project.ipynb #3d5e1abf
 def check_place(
     place:Path, # where a project shall be
 ) -> None:
@@ -201,6 +212,7 @@ def _write(folder:Path, files:Mapping[str, str]) -> None:
         (folder/path).parent.mkdir(parents=True, exist_ok=True)
         (folder/path).write_bytes(text.encode("utf-8"))
 
+# %% ../nbs/api/459_project.ipynb #853cb4a1
 def _tried(notebook:Path, name:str, path:Path) -> "tuple[Run, Preflight]":
     "The run of a declaration as its notebook has it, and what looks wrong with it. Raises `InvalidData` if it does not run."
     try:
@@ -214,6 +226,7 @@ def _tried(notebook:Path, name:str, path:Path) -> "tuple[Run, Preflight]":
 
 def _first_line(error:Exception) -> str: return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
 
+# %% ../nbs/api/459_project.ipynb #c528ae4c
 def _beats_guessing(run:"Run", proposal:Proposal) -> bool:
     "Whether the mean score is above that of a guess by more than its spread over the folds."
     mean, spread = run.summary[learner(proposal).metrics[0]]
@@ -258,6 +271,7 @@ class Project:
         "What to type now, from the folder above."
         return [f"cd {self.folder.name}", "pip install -e '.[dev]'", "nbdev_test", f"ml_pkg train {self.address}", "jupyter lab nbs/exploration.ipynb"]
 
+# %% ../nbs/api/459_project.ipynb #7216b927
 def new_project(
     name:str,           # of the project, its package and its experiment
     proposal:Proposal,  # what the columns are for

@@ -123,6 +123,7 @@ def can_be_target(
     about = facts(values)
     return about.is_complete and about.distinct > 1 and role(values).role in (NUMBER, CATEGORY)
 
+# %% ../nbs/api/456_roles.ipynb #fb4891e2
 def likely_target(
     rows:"pd.DataFrame", # of a table, shape (n_rows, n_columns)
     project:str,         # name of the project
@@ -150,6 +151,7 @@ class ReadTable(Frame):
     path: str
     def __str__(self) -> str: return self.path
 
+# %% ../nbs/api/456_roles.ipynb #c138c4df
 @dataclass(frozen=True, eq=False)
 class Proposal:
     "What a table's columns are for, and how a score can be obtained from it."
@@ -179,6 +181,36 @@ class Proposal:
     def evaluation(self) -> Evaluation: return Evaluation(cv=self.cv, holdout=self.holdout)
 
 # %% ../nbs/api/456_roles.ipynb #1d8e0604
+def _check_target(y:"pd.Series", path:str) -> None:
+    about = facts(y)
+    if about.distinct < 2: raise InvalidData(f"'{y.name}' of {path} has {'only one value, ' + about.example if about.distinct else 'no value'}: there is nothing to predict. Gather other rows too, or choose another target")
+    if about.missing: raise InvalidData(f"'{y.name}' of {path} is missing in {about.missing:,} of {about.n_rows:,} rows, so it cannot be the target. Leave those rows out, or choose another one")
+    if (found := role(y)).role not in (NUMBER, CATEGORY): raise InvalidData(f"'{y.name}' of {path} cannot be the target: {found.why.partition(':')[0]}")
+
+# %% ../nbs/api/456_roles.ipynb #1f5cea29
+def _check_features(found:dict[str, Role], path:str) -> None:
+    if any(each.role in (NUMBER, CATEGORY) for each in found.values()): return
+    left_out = [f"'{name}' ({each.role}: {each.why})" for name, each in found.items() if each.role != TARGET]
+    raise InvalidData(f"{path} has no column left to predict from. Others than the target: {listed(left_out)}")
+
+# %% ../nbs/api/456_roles.ipynb #6a37f51b
+def _why_not(role:str, kept:str) -> str:
+    if role == kept: return f"another column is the {role} already"
+    return f"rows are put in the order of their {kept}, and a dataset takes one of both" if kept == TIME else "folds could not be made by it"
+
+def _with_one(proposal:Proposal, kept:str) -> dict[str, Role]:
+    "The roles with one column of the kind that is kept; others of it, and the other kind, are dropped."
+    chosen = proposal.names(kept)[:1] if kept else []
+    return {name: found if found.role not in (TIME, GROUP) or name in chosen else Role(DROPPED, f"{found.why}; {_why_not(found.role, kept)}") for name, found in proposal.roles.items()}
+
+# %% ../nbs/api/456_roles.ipynb #b90dbd53
+def _weaker_and_weaker(proposal:Proposal) -> Iterable[Proposal]:
+    "By time, by group, or neither; with fewer and fewer folds."
+    for kept in (TIME, GROUP, ""):
+        if kept and not proposal.names(kept): continue
+        for cv in (5, 3, 2): yield replace(proposal, cv=cv, roles=_with_one(proposal, kept))
+
+# %% ../nbs/api/456_roles.ipynb #9665537c
 def propose(
     rows:"pd.DataFrame",  # all rows and columns of a table
     path:str,             # where they come from, for messages
@@ -195,32 +227,6 @@ def propose(
         try: return _tried(proposal)
         except MlPkgError as error: refused = error
     raise InvalidData(f"the {len(rows):,} rows of {path} cannot be split into rows to fit on, rows to score and a holdout, even with two folds: {refused}. Gather more rows")
-
-def _check_target(y:"pd.Series", path:str) -> None:
-    about = facts(y)
-    if about.distinct < 2: raise InvalidData(f"'{y.name}' of {path} has {'only one value, ' + about.example if about.distinct else 'no value'}: there is nothing to predict. Gather other rows too, or choose another target")
-    if about.missing: raise InvalidData(f"'{y.name}' of {path} is missing in {about.missing:,} of {about.n_rows:,} rows, so it cannot be the target. Leave those rows out, or choose another one")
-    if (found := role(y)).role not in (NUMBER, CATEGORY): raise InvalidData(f"'{y.name}' of {path} cannot be the target: {found.why.partition(':')[0]}")
-
-def _check_features(found:dict[str, Role], path:str) -> None:
-    if any(each.role in (NUMBER, CATEGORY) for each in found.values()): return
-    left_out = [f"'{name}' ({each.role}: {each.why})" for name, each in found.items() if each.role != TARGET]
-    raise InvalidData(f"{path} has no column left to predict from. Others than the target: {listed(left_out)}")
-
-def _weaker_and_weaker(proposal:Proposal) -> Iterable[Proposal]:
-    "By time, by group, or neither; with fewer and fewer folds."
-    for kept in (TIME, GROUP, ""):
-        if kept and not proposal.names(kept): continue
-        for cv in (5, 3, 2): yield replace(proposal, cv=cv, roles=_with_one(proposal, kept))
-
-def _with_one(proposal:Proposal, kept:str) -> dict[str, Role]:
-    "The roles with one column of the kind that is kept; others of it, and the other kind, are dropped."
-    chosen = proposal.names(kept)[:1] if kept else []
-    return {name: found if found.role not in (TIME, GROUP) or name in chosen else Role(DROPPED, f"{found.why}; {_why_not(found.role, kept)}") for name, found in proposal.roles.items()}
-
-def _why_not(role:str, kept:str) -> str:
-    if role == kept: return f"another column is the {role} already"
-    return f"rows are put in the order of their {kept}, and a dataset takes one of both" if kept == TIME else "folds could not be made by it"
 
 # %% ../nbs/api/456_roles.ipynb #1996dd20
 def _tried(proposal:Proposal) -> Proposal:

@@ -78,6 +78,7 @@ def id_list(
     "Ids as one value of a statement: `IN (SELECT value FROM json_each(?))`."
     return json.dumps(list(ids))
 
+# %% ../nbs/api/462_run_pages.ipynb #1a16ef98
 def with_errors(
     connection:sqlite3.Connection, # to the run store
     runs:Sequence[dict[str, Any]],           # as `run_list` gives them
@@ -94,6 +95,7 @@ def newest(
     "A word that changes when a run is recorded, or something is said beside one."
     return "-".join(str(connection.execute(f"SELECT coalesce(max(number), 0) FROM {table}").fetchone()[0]) for table in ("runs", "annotations"))
 
+# %% ../nbs/api/462_run_pages.ipynb #5c64e7be
 MANY = 1000 # runs that are looked at to count those of the last minute
 
 def recent(
@@ -105,6 +107,7 @@ def recent(
     how_many = "No run was" if not count else "1 run was" if count == 1 else f"{'More than ' * (count == MANY)}{count:,} runs were"
     return f"{how_many} recorded in the last minute."
 
+# %% ../nbs/api/462_run_pages.ipynb #c96e96e8
 def pulse() -> dict[str, str]:
     "Both, for the current workspace."
     workspace = Workspace.current()
@@ -112,12 +115,6 @@ def pulse() -> dict[str, str]:
     with connected(workspace) as connection: return {"newest": newest(connection), "words": recent(connection)}
 
 # %% ../nbs/api/462_run_pages.ipynb #17fbd5a3
-def _caption(runs:Sequence[dict], where:str, order:str, total:int|None) -> str:
-    if not runs: return f"No runs for which {shortened(where)}." if where else "No more runs."
-    how_many = counted(total, "run") if total is not None else "Runs"
-    only = "; only those that computed it" if _is_metric(order) else ""
-    return f"{how_many}{f' for which {shortened(where)}' if where else ''}, {_way(order)}{only}"
-
 def _way(order:str) -> str:
     "An order in words."
     if order in ("", "-number"): return "the newest first"
@@ -125,6 +122,13 @@ def _way(order:str) -> str:
     return f"by {shortened(order.removeprefix('-'), 40)}, {'the largest first' if order.startswith('-') else 'from the smallest'}"
 
 def _is_metric(order:str) -> bool: return bool(order) and order.removeprefix("-") not in COLUMNS
+
+# %% ../nbs/api/462_run_pages.ipynb #1c123b83
+def _caption(runs:Sequence[dict], where:str, order:str, total:int|None) -> str:
+    if not runs: return f"No runs for which {shortened(where)}." if where else "No more runs."
+    how_many = counted(total, "run") if total is not None else "Runs"
+    only = "; only those that computed it" if _is_metric(order) else ""
+    return f"{how_many}{f' for which {shortened(where)}' if where else ''}, {_way(order)}{only}"
 
 # %% ../nbs/api/462_run_pages.ipynb #351327e9
 _NOTHING = {"runs": [], "newest": "", "caption": "Nothing has run in this workspace yet.", "metrics": [], "columns": [], "place": "", "has_more": False}
@@ -162,16 +166,17 @@ def recorded_run(
     return RecordedRun(found.workspace, found.row)
 
 # %% ../nbs/api/462_run_pages.ipynb #8c2550e1
-AFTER = 2000 # runs after one that are looked through for variations of it
-
-def _links(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]]: return [*_links_up(connection, run), *_links_down(connection, run)]
-
 def _links_up(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]]:
     "To what it comes from, and the run of the experiment before it."
     def compared(other:str) -> dict: return {"a": other, "b": run.id}
     before = connection.execute("SELECT id FROM runs WHERE experiment = ? AND number < ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [run.name, run.row["number"]]).fetchone()
     up = [(words, run.row[name], compared(run.row[name]) if name == "variation_of" else {}) for words, name in (("takes over the results of run", "reuses"), ("varies run", "variation_of")) if run.row[name]]
     return up + ([("after run", before["id"], compared(before["id"]))] if before and before["id"] not in [id for _, id, _ in up] else [])
+
+# %% ../nbs/api/462_run_pages.ipynb #18b8f2a2
+AFTER = 2000 # runs after one that are looked through for variations of it
+
+def _links(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]]: return [*_links_up(connection, run), *_links_down(connection, run)]
 
 def _links_down(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]]:
     "To what comes from it."
@@ -180,6 +185,16 @@ def _links_down(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, 
     return [*(("taken over by run", row["id"], {}) for row in again), *(("varied by run", row["id"], {"a": run.id, "b": row["id"]}) for row in varied)]
 
 # %% ../nbs/api/462_run_pages.ipynb #8f858b11
+def _section(part:Callable[[Run], str], run:Run) -> str:
+    "A section of the report. One that fails is told, and the others are shown all the same."
+    try: return plain(part(run), "table")
+    except Exception as error: # whatever a record that was damaged, or written by hand, leads to
+        log.warning("run %s, %s: %s: %s", run.id, part.__name__, type(error).__name__, error)
+        return f"<p class='remark'>The record of this run holds something that cannot be shown here ({part.__name__.replace('_', ' ')}).</p>"
+
+def _word(run:Run) -> str: return "reused" if run.reused else run.status
+
+# %% ../nbs/api/462_run_pages.ipynb #a267c984
 def run_page(
     name:str, # an id, the beginning of one, or an experiment
 ) -> dict[str, Any]:
@@ -189,15 +204,6 @@ def run_page(
     with connected(run.workspace) as connection: links = _links(connection, run)
     sections = [_section(part, run) for part in SECTIONS if part is not headline]
     return {"run": run, "word": _word(run), "verdict": verdict(run), "starred": run.starred, "tags": run.tags, "links": links, "sections": sections}
-
-def _section(part:Callable[[Run], str], run:Run) -> str:
-    "A section of the report. One that fails is told, and the others are shown all the same."
-    try: return plain(part(run), "table")
-    except Exception as error: # whatever a record that was damaged, or written by hand, leads to
-        log.warning("run %s, %s: %s: %s", run.id, part.__name__, type(error).__name__, error)
-        return f"<p class='remark'>The record of this run holds something that cannot be shown here ({part.__name__.replace('_', ' ')}).</p>"
-
-def _word(run:Run) -> str: return "reused" if run.reused else run.status
 
 # %% ../nbs/api/462_run_pages.ipynb #50e80f10
 def comparison(
