@@ -27,6 +27,18 @@ from .service import AT_ONCE, Service, answer_document, outcomes_of, refused, se
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+# %% ../nbs/api/495_api.ipynb #42d7d6f5
+def _types_of(values:Sequence) -> dict:
+    "Of categories, which need not be of one type; nothing, if JSON has no type for one of them."
+    names = list(dict.fromkeys({str: "string", bool: "boolean", int: "integer", float: "number"}.get(type(value)) for value in values))
+    return {} if None in names else {"type": names}
+
+# %% ../nbs/api/495_api.ipynb #94b076b4
+def _described(column:Column) -> str:
+    "What is known of a column, in words."
+    if column.values: return f"{column.dtype}; at training one of {', '.join(map(repr, column.values[:20]))}{', …' if len(column.values) > 20 else ''}"
+    return f"{column.dtype}; at training from {column.low} to {column.high}" if column.low is not None else column.dtype
+
 # %% ../nbs/api/495_api.ipynb #f04e3440
 _TYPES = {"integer": {"type": "integer"}, "float": {"type": "number"}, "boolean": {"type": "boolean"}, "text": {"type": "string"}, "datetime": {"type": "string", "format": "date-time"}}
 _LOCAL_TIME = {"type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?$"}
@@ -39,29 +51,21 @@ def _column_schema(column:Column) -> dict:
     typed = {**described, "type": [*([described["type"]] if isinstance(described["type"], str) else described["type"]), "null"]} if "type" in described else {}
     return {**typed, "title": column.name, "description": _described(column), **({} if column.example is None else {"examples": [column.example]})}
 
-def _types_of(values:Sequence) -> dict:
-    "Of categories, which need not be of one type; nothing, if JSON has no type for one of them."
-    names = list(dict.fromkeys({str: "string", bool: "boolean", int: "integer", float: "number"}.get(type(value)) for value in values))
-    return {} if None in names else {"type": names}
-
-def _described(column:Column) -> str:
-    "What is known of a column, in words."
-    if column.values: return f"{column.dtype}; at training one of {', '.join(map(repr, column.values[:20]))}{', …' if len(column.values) > 20 else ''}"
-    return f"{column.dtype}; at training from {column.low} to {column.high}" if column.low is not None else column.dtype
-
+# %% ../nbs/api/495_api.ipynb #fbaf3fe4
 def row_schema(
     schema:Schema, # of the rows that the model learnt from
 ) -> dict[str, Any]:
     "A row in the words of JSON Schema."
     return {"type": "object", "title": "Row", "required": schema.names, "properties": {column.name: _column_schema(column) for column in schema.columns}}
 
-# %% ../nbs/api/495_api.ipynb #aebef284
+# %% ../nbs/api/495_api.ipynb #5c56e98b
 def _label_schema(labels:Any) -> dict:
     "A prediction: one of the classes, or a number."
     if not labels: return {"type": "number"}
     kinds = {bool: "boolean", int: "integer", float: "number"}
     return {"type": next((kinds[type(label)] for label in labels if type(label) in kinds), "string")}
 
+# %% ../nbs/api/495_api.ipynb #137d18c5
 def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
     "What holds for the target, or for each of several."
     targets, classes = model.card.get("target", ["prediction"]), model.card.get("classes")
@@ -69,6 +73,7 @@ def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
     each = dict(zip(targets, classes or [None] * len(targets), strict=True))
     return {"type": "object", "required": targets, "properties": {target: of(labels) for target, labels in each.items()}}
 
+# %% ../nbs/api/495_api.ipynb #aebef284
 def answer_schema(
     model:Model, # that answers: its task and its classes decide
 ) -> dict[str, Any]:
@@ -91,20 +96,23 @@ def _responses(what:str, schema:dict, example:Any) -> dict[int|str, dict[str, An
     errors = {status: {"description": said, "content": {"application/json": {"schema": ERROR_SCHEMA}}} for status, said in _ERRORS.items()}
     return {200: {"description": what, "content": {"application/json": {"schema": schema, "example": example}}}, **errors}
 
+# %% ../nbs/api/495_api.ipynb #d3de9e05
 async def _told(request:Any, error:Any) -> Any: # a Refused: Starlette's own type of a handler takes any exception
     from starlette.responses import Response
     return Response(error_body(error.status, error.message, error.field), error.status, {name.decode(): value.decode() for name, value in error.headers}, "application/json")
 
+async def _told_unforeseen(request:Any, error:Exception) -> Any:
+    "Nothing of it: Starlette raises it again when this is sent, for the log of whoever runs the application."
+    return await _told(request, Refused(500, f"{_ERRORS[500]}."))
+
+# %% ../nbs/api/495_api.ipynb #6ae56fe0
 async def _told_otherwise(request:Any, error:Any) -> Any:
     "What FastAPI itself refuses, such as an address that there is not."
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
     allowed = f": {error.headers['Allow']} here" if error.status_code == 405 and error.headers else ""
     return await _told(request, Refused(error.status_code, f"{_ERRORS.get(error.status_code, 'This cannot be answered')}{allowed}.", headers=headers))
 
-async def _told_unforeseen(request:Any, error:Exception) -> Any:
-    "Nothing of it: Starlette raises it again when this is sent, for the log of whoever runs the application."
-    return await _told(request, Refused(500, f"{_ERRORS[500]}."))
-
+# %% ../nbs/api/495_api.ipynb #78046b7d
 def _tell_errors(app:"FastAPI") -> None:
     "As one object."
     from starlette.exceptions import HTTPException
@@ -142,6 +150,7 @@ def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
 
 def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool) else "a number" if isinstance(label, (int, float)) else "a text"
 
+# %% ../nbs/api/495_api.ipynb #709fb5e4
 async def _feedback(service:Service, body:bytes) -> dict:
     import time
     labels, at = _labels(body) if len(body) <= AT_ONCE else await asyncio.to_thread(_labels, body), time.time()
@@ -168,6 +177,15 @@ def model_document(
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
     return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card, "columns": ready.model.schema.to_dict()}
 
+# %% ../nbs/api/495_api.ipynb #a460a236
+async def _rest(body:bytearray, receive:Callable, most:int) -> bytes:
+    "What was received, and what follows, until that is too much."
+    while len(body) <= most:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False): break
+    return bytes(body)
+
 # %% ../nbs/api/495_api.ipynb #99317fb9
 async def whole_body(
     receive:Callable, # gives the next message of ASGI
@@ -180,14 +198,7 @@ async def whole_body(
     if len(body) > most: raise Refused(413, f"The body is longer than {most:,} bytes. Send it in several requests.", headers=CLOSE)
     return body
 
-async def _rest(body:bytearray, receive:Callable, most:int) -> bytes:
-    "What was received, and what follows, until that is too much."
-    while len(body) <= most:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body", False): break
-    return bytes(body)
-
+# %% ../nbs/api/495_api.ipynb #60047f6c
 async def _answer(service:Service, scope:dict, receive:Callable, send:Callable) -> None:
     body = await service.predict(await whole_body(receive, service.limits.body), scope["headers"])
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]})

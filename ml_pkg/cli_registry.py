@@ -14,7 +14,7 @@ import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
 
-# %% ../nbs/api/808_cli_registry.ipynb #4d49e39a
+# %% ../nbs/api/808_cli_registry.ipynb #50da0677
 WIDTH = 100 # characters of a line in the tables; --json has everything
 
 def _when(made:str) -> str: return made[:16].replace("T", " ")
@@ -26,12 +26,19 @@ def _fitting(lines:list[list[str]], place:int) -> list[list[str]]:
     others = sum(2 + max(len(line[other]) for line in lines) for other in range(len(lines[0])) if other != place)
     return [[_cut(text, max(12, WIDTH - others)) if at == place else text for at, text in enumerate(line)] for line in lines]
 
+# %% ../nbs/api/808_cli_registry.ipynb #8ccead27
 def _wrapped(lines:list[list[str]]) -> list[list[str]]:
     "Lines of a table whose last column goes on below where it is too long, to at least 24 characters."
     others = sum(2 + max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1])
     parts = [(line[:-1], textwrap.wrap(line[-1], max(24, WIDTH - others)) or [""]) for line in lines]
     return [[*(before if part == 0 else [""] * len(before)), text] for before, texts in parts for part, text in enumerate(texts)]
 
+# %% ../nbs/api/808_cli_registry.ipynb #ea4fcbd5
+def _score(value:float|None) -> str: return "" if value is None else f"{value:.4f}"
+
+def _reason(move:dict) -> str: return " ".join(((f"forced: {move['forced']}; " if move["forced"] else "") + move["why"]).split()).removesuffix(";")
+
+# %% ../nbs/api/808_cli_registry.ipynb #4d49e39a
 @app.command()
 @reported
 def models(as_json:AsJson = False) -> None:
@@ -45,8 +52,7 @@ def models(as_json:AsJson = False) -> None:
     for each in found: lines.append([each["name"], str(len(each["versions"])), alias_text(each["aliases"]), (each["since"] or "")[:10], _name(each["who"] or ""), *(_score(each["scores"].get(name)) for name in metrics)])
     print_columns(_fitting(lines, place=2))
 
-def _score(value:float|None) -> str: return "" if value is None else f"{value:.4f}"
-
+# %% ../nbs/api/808_cli_registry.ipynb #c41a36bf
 @app.command()
 @reported
 def history(
@@ -61,8 +67,6 @@ def history(
     lines = [["when", "what", "alias", "run", "gates", "who", "why"]]
     for each in found: lines.append([_when(each["when"]), each["kind"], f"{each['alias']} {each['version'] or 'none'}", each["run"] or "", gate_text(each), _name(each["who"]), _reason(each)])
     print_columns(_wrapped(lines))
-
-def _reason(move:dict) -> str: return " ".join(((f"forced: {move['forced']}; " if move["forced"] else "") + move["why"]).split()).removesuffix(";")
 
 # %% ../nbs/api/808_cli_registry.ipynb #27107b66
 Why = Annotated[str, typer.Option("--why", help="The reason, for whoever reads the history.")]

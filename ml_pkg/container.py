@@ -24,7 +24,11 @@ from .requirements import carded, distributions_of, installed_below, needed_by, 
 from .server import CLOSING, GRACE
 from .workspace import project_root, written_whole
 
-# %% ../nbs/api/801_container.ipynb #d94dbcca
+# %% ../nbs/api/801_container.ipynb #62d419bc
+def _is_library(name:str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return name != "__main__" and (file is None or is_library_file(file, name))
+
 def own_modules(
     estimator:Any, # fitted or not
 ) -> list[str]:    # full names
@@ -33,10 +37,10 @@ def own_modules(
     if "__main__" in names: raise InvalidDeclaration("the estimator has a class or function of a notebook or script, which an image cannot import: export it to a module, and train that")
     return sorted(names)
 
-def _is_library(name:str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return name != "__main__" and (file is None or is_library_file(file, name))
+# %% ../nbs/api/801_container.ipynb #9b6c2f46
+def _is_buildable(root:Path) -> bool: return (root/"setup.py").is_file() or (root/"pyproject.toml").is_file() and "[project]" in (root/"pyproject.toml").read_text(encoding="utf-8")
 
+# %% ../nbs/api/801_container.ipynb #d94dbcca
 _BUILDS = ("setup.py", "setup.cfg", "pyproject.toml", "settings.ini", "MANIFEST.in", "README.md", "LICENSE") # what pip builds a package from, beside its modules
 
 def project_of(
@@ -52,7 +56,13 @@ def project_of(
         found |= {f"project/{path.relative_to(root).as_posix()}": path.read_bytes() for path in sorted(folder.rglob("*.py"))}
     return found
 
-def _is_buildable(root:Path) -> bool: return (root/"setup.py").is_file() or (root/"pyproject.toml").is_file() and "[project]" in (root/"pyproject.toml").read_text(encoding="utf-8")
+# %% ../nbs/api/801_container.ipynb #e08b8e62
+def _check_needed(card:Mapping[str, str], needed:Mapping[str, str]) -> None:
+    "What a stranger's card names is installed, and so runs code."
+    if further := sorted(set(card) - set(needed)): raise UntrustedFile(f"the model's card names {listed(further)}, which nothing of its estimator asks for here, and the model's file does not carry your signature: what is named would be installed. "
+        "If you know where it comes from: trusted=True (on the command line: --trusted)")
+
+def _lines(lines:Iterable[str]) -> str: return "".join(f"{line}\n" for line in lines)
 
 # %% ../nbs/api/801_container.ipynb #d7c69287
 def requirements_of(
@@ -69,13 +79,6 @@ def requirements_of(
     wanted = {name: card.get(name) or below[name] for name in sorted({*card, *others, "skops"}) if name in card or name in below}
     lines = [f"ml_pkg[{','.join(sorted(extras))}]=={__version__}", *(f"{name}=={version}" for name, version in wanted.items())]
     return {"requirements.txt": _lines(lines), "constraints.txt": _lines(f"{name}=={version}" for name, version in {**below, **wanted}.items() if name != "ml-pkg")}
-
-def _check_needed(card:Mapping[str, str], needed:Mapping[str, str]) -> None:
-    "What a stranger's card names is installed, and so runs code."
-    if further := sorted(set(card) - set(needed)): raise UntrustedFile(f"the model's card names {listed(further)}, which nothing of its estimator asks for here, and the model's file does not carry your signature: what is named would be installed. "
-        "If you know where it comes from: trusted=True (on the command line: --trusted)")
-
-def _lines(lines:Iterable[str]) -> str: return "".join(f"{line}\n" for line in lines)
 
 # %% ../nbs/api/801_container.ipynb #6526f4b3
 def needs_trust(
@@ -127,6 +130,9 @@ def container_files(
     texts = {"Dockerfile": filled("dockerfile.txt", values), "compose.yaml": filled("compose.yaml", values), ".dockerignore": filled("dockerignore.txt", values), **requirements_of(model, extras, trusted or read_archive(there.path).ours)}
     return {**{name: text.encode() for name, text in texts.items()}, file: content, **project}
 
+# %% ../nbs/api/801_container.ipynb #0198d3e6
+def _is(path:Path, content:bytes) -> bool: return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
 # %% ../nbs/api/801_container.ipynb #3b460901
 def write_files(
     files:Mapping[str, bytes], # path from the folder -> content
@@ -143,5 +149,3 @@ def write_files(
                 with written_whole(folder/name) as part: part.write_bytes(content)
     except OSError as error: raise Unwritable(f"{folder} cannot be written ({error.strerror or error}). Choose another folder, or make it writable") from error
     return [folder/name for name in files]
-
-def _is(path:Path, content:bytes) -> bool: return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content

@@ -24,7 +24,22 @@ from .verdicts import MOVED, OK
 from .watching import Look, Looks, thing_name
 from .workspace import Workspace
 
-# %% ../nbs/api/700_dashboard.ipynb #a46a2c58
+# %% ../nbs/api/700_dashboard.ipynb #d9057285
+def watched_names(
+    workspace:Workspace, # that looks are kept in
+) -> list[str]:
+    "Models that somebody looks at."
+    return sorted(path.parent.name for path in (workspace.folder/"watched").glob("*/alarms.json"))
+
+# %% ../nbs/api/700_dashboard.ipynb #72cacb51
+def watched(
+    workspace:Workspace, # that looks are kept in
+) -> list[Mapping[str, Any]]:
+    "The last look at each of them."
+    found = (Looks(watch_folder(workspace, name)).last() for name in watched_names(workspace))
+    return [look.document for look in found if look is not None]
+
+# %% ../nbs/api/700_dashboard.ipynb #1a012caf
 SHOWN = 120  # looks of which curves are drawn
 CELLS = 30   # looks of the heat map
 ROWS = 40    # things in it, those that have moved most
@@ -36,34 +51,25 @@ def _all_looks(workspace:Workspace, name:str) -> list[Look]:
     there = watched_names(workspace)
     raise NotFound(f"nobody has looked at '{shortened(name)}' yet: ml_pkg watch {shortened(name)}, or ml_pkg serve {shortened(name)} --watch 1h.{did_you_mean(name, there, 'models that are watched') if there else ''}")
 
-def watched_names(
-    workspace:Workspace, # that looks are kept in
-) -> list[str]:
-    "Models that somebody looks at."
-    return sorted(path.parent.name for path in (workspace.folder/"watched").glob("*/alarms.json"))
-
-def watched(
-    workspace:Workspace, # that looks are kept in
-) -> list[Mapping[str, Any]]:
-    "The last look at each of them."
-    found = (Looks(watch_folder(workspace, name)).last() for name in watched_names(workspace))
-    return [look.document for look in found if look is not None]
-
+# %% ../nbs/api/700_dashboard.ipynb #94d680dd
 def _score(look:Look, kind:str, metric:str) -> Interval:
     "Of a look, without a number if it has none."
     found = next((each["score"] for each in look.document[kind] if each["metric"] == metric), None)
     return Interval(*(math.nan if value is None else value for value in found.values())) if found else Interval(math.nan, math.nan, math.nan)
 
+# %% ../nbs/api/700_dashboard.ipynb #1cadb95b
 def _said(metric:str, score:Interval, how:str, time:pd.Timestamp) -> str: return f"{metric} {score.mean:.3f}, {score.low:.3f} to {score.high:.3f}, {how}, {time:%Y-%m-%d %H:%M}"
 
 def _estimated(looks:Sequence[Look], metric:str) -> Curve:
     return Curve("estimated", [Point(look.end, score, _said(metric, score, "estimated", look.end)) for look in looks for score in [_score(look, "estimated", metric)]])
 
+# %% ../nbs/api/700_dashboard.ipynb #e74f9619
 def _measured(looks:Sequence[Look], metric:str) -> Curve:
     "At the time of the rows, which is earlier than that of their labels."
     known = {until: _score(look, "measured", metric) for look in looks if (until := look.document["measured_until"])}
     return Curve("measured", [Point(time, score, _said(metric, score, "measured", time)) for until, score in known.items() for time in [pd.Timestamp(until)]])
 
+# %% ../nbs/api/700_dashboard.ipynb #a46a2c58
 def _scores(looks:Sequence[Look]) -> list[dict]:
     "For each metric its picture, and what there is to say."
     training = {each["metric"]: each["training"]["score"] for look in looks for kind in ("estimated", "measured") for each in look.document[kind]}
@@ -84,13 +90,14 @@ class Cell(NamedTuple):
 
 MARKS = {MOVED: "●", OK: ""}
 
-def _thing(verdict:Mapping[str, Any]) -> str: return thing_name(verdict["name"], verdict["kind"])
-
 def _cell(look:Look, verdict:Mapping[str, Any]|None) -> Cell:
     at = look.document["end"]
     if verdict is None or verdict["effect"] is None: return Cell(at, 0, "·", f"{look.end:%Y-%m-%d %H:%M}: not judged")
     heat = 5 if verdict["effect"] >= verdict["tolerance"] else int(5 * verdict["effect"] / verdict["tolerance"]) # a tolerance may be 0
     return Cell(at, heat, MARKS.get(verdict["verdict"], "·"), f"{look.end:%Y-%m-%d %H:%M}: {verdict['verdict']}, {verdict['effect']:.3g} {verdict['unit']}")
+
+# %% ../nbs/api/700_dashboard.ipynb #c758131b
+def _thing(verdict:Mapping[str, Any]) -> str: return thing_name(verdict["name"], verdict["kind"])
 
 def _heat_map(looks:Sequence[Look]) -> list[dict]:
     "Rows of the map, from looks of which the latest is the first: what has moved most on top; dependence of columns last, since its two columns change from look to look."
@@ -139,6 +146,13 @@ def dashboard(
 
 def _words(last:Mapping[str, Any]) -> str: return f"{counted(last['rows'], 'row')} until {pd.Timestamp(last['end']):%Y-%m-%d %H:%M} UTC, held against {last['against']}"
 
+# %% ../nbs/api/700_dashboard.ipynb #afdf0b02
+def _at(looks:Sequence[Look], at:str) -> Look:
+    "Raises `UnknownName`."
+    found = next((look for look in reversed(looks) if look.document["end"] == at), None) if at else looks[-1]
+    if found is None: raise UnknownName(f"there is no look that ended at '{shortened(at, 40)}'. The last one ended at {looks[-1].document['end']}")
+    return found
+
 # %% ../nbs/api/700_dashboard.ipynb #b3015b4b
 def thing_page(
     workspace:Workspace, # that looks are kept in
@@ -157,9 +171,3 @@ def thing_page(
     moves = Curve("moved", [Point(end, Interval(each["effect"], each["low"], each["effect"] if each["high"] is None else each["high"]), f"{each['effect']:.3g} {each['unit']}, {end:%Y-%m-%d %H:%M}") for end, each in verdicts])
     return {"name": name, "thing": thing, "look": look.document, "shares": list(zip(*shares.values(), strict=True)) if shares else [], "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"]) if shares else "",
             "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves], [(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []), "verdict": verdict, "ends": [each.document["end"] for each in reversed(looks[-CELLS:])]}
-
-def _at(looks:Sequence[Look], at:str) -> Look:
-    "Raises `UnknownName`."
-    found = next((look for look in reversed(looks) if look.document["end"] == at), None) if at else looks[-1]
-    if found is None: raise UnknownName(f"there is no look that ended at '{shortened(at, 40)}'. The last one ended at {looks[-1].document['end']}")
-    return found

@@ -35,12 +35,13 @@ def joined(
 
 _MEAN_OF_NORMAL = np.sqrt(2 / np.pi) # of its absolute value
 
-# %% ../nbs/api/625_effects.ipynb #e0d069ed
+# %% ../nbs/api/625_effects.ipynb #57bfe1d1
 def _cumulative(counts:np.ndarray) -> np.ndarray:
     "Share of values below each end of a bin, shape (n_columns, LINES)."
     total = counts.sum(axis=1, keepdims=True)
     return np.cumsum(counts[:, :-1], axis=1) / np.maximum(total, 1)
 
+# %% ../nbs/api/625_effects.ipynb #63174995
 def _middle(values:np.ndarray) -> np.ndarray: return (values[:, 1:] + values[:, :-1]) / 2
 
 def _variances(cumulative:np.ndarray, ends:np.ndarray) -> np.ndarray:
@@ -49,6 +50,7 @@ def _variances(cumulative:np.ndarray, ends:np.ndarray) -> np.ndarray:
     mean = (np.diff(ends) * above).sum(axis=1)
     return np.maximum((2 * np.diff(ends) * _middle(height) * above).sum(axis=1) - mean**2, 0.0)
 
+# %% ../nbs/api/625_effects.ipynb #e0d069ed
 def wasserstein(
     reference:Sketch, # of the training rows
     current:Sketch,   # of the window, in the same bins
@@ -62,7 +64,7 @@ def wasserstein(
     spread = [(np.diff(ends) * np.sqrt(_middle(each) * (1 - _middle(each)))).sum(axis=1) for each in (before, now)]
     return Effects(value, shift, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0], current.counts.sum(axis=1), reference.counts.sum(axis=1))
 
-# %% ../nbs/api/625_effects.ipynb #90383123
+# %% ../nbs/api/625_effects.ipynb #78bfc3f9
 def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, float, float, float, int, int]:
     "Of counts by category: value, shift of the first, noise, variance, reach, rows, rows at training."
     rows, reference = int(now.sum()), int(before.sum())
@@ -72,6 +74,7 @@ def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, f
     moved = np.abs(shares[1] - shares[0])
     return moved.sum() / 2, moved[0], _MEAN_OF_NORMAL * spread, max(share * (1 - share) for share in largest), 1.0, rows, reference
 
+# %% ../nbs/api/625_effects.ipynb #90383123
 def _effects(found:list[tuple]) -> Effects: return Effects(*(np.array(each, float) for each in zip(*found, strict=True))) if found else Effects(*[np.zeros(0)] * len(Effects._fields))
 
 def total_variation(
@@ -83,6 +86,7 @@ def total_variation(
     starts = bins.categories.starts
     return _effects([_total_variation(reference.slots[start:end], current.slots[start:end]) for start, end in zip(starts[:-1], starts[1:], strict=True)])
 
+# %% ../nbs/api/625_effects.ipynb #5d3915a7
 def missing_shares(
     reference:Sketch, # of the training rows
     current:Sketch,   # of the window
@@ -91,7 +95,7 @@ def missing_shares(
     def pair(sketch:Sketch, missing:int) -> np.ndarray: return np.array([missing, sketch.rows - missing])
     return _effects([_total_variation(pair(reference, before), pair(current, now)) for before, now in zip(reference.missing, current.missing, strict=True)])
 
-# %% ../nbs/api/625_effects.ipynb #95b36a82
+# %% ../nbs/api/625_effects.ipynb #71671011
 TENTHS = 10 # bins of the index
 
 def in_tenths(
@@ -105,11 +109,13 @@ def in_tenths(
     starts = np.concatenate([[0], ends[ends < len(total)]])
     return np.add.reduceat(reference.counts[place], starts), np.add.reduceat(current.counts[place], starts)
 
+# %% ../nbs/api/625_effects.ipynb #9bdd54c7
 def _shares(before:np.ndarray, now:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Shares by bin, with half a row in each bin more than there is, so that none is empty."
     used = before + now > 0
     return tuple((counts[used] + 0.5) / (counts[used] + 0.5).sum() for counts in (before, now))
 
+# %% ../nbs/api/625_effects.ipynb #95b36a82
 def _of_chi_squared(statistic:float, bins:int, before:np.ndarray, now:np.ndarray, level:float) -> Interval:
     "Value without its bias, and the interval of the non-centrality."
     from scipy.special import chndtrinc
@@ -122,6 +128,7 @@ def _of_chi_squared(statistic:float, bins:int, before:np.ndarray, now:np.ndarray
         return max(0.0, found - freedom - norm.ppf(share) * np.sqrt(2 * (2 * found - freedom))) # normal, far from zero
     return Interval(max(0.0, statistic - freedom * unit), solved(1 - tail) * unit, solved(tail) * unit)
 
+# %% ../nbs/api/625_effects.ipynb #ab6aa835
 def stability_index(
     before:np.ndarray,  # counts at training, shape (n_bins,)
     now:np.ndarray,     # counts in the window, in the same bins
@@ -131,6 +138,7 @@ def stability_index(
     one, other = _shares(before, now)
     return _of_chi_squared(float(((other - one) * np.log(other / one)).sum()), len(one), before, now, level)
 
+# %% ../nbs/api/625_effects.ipynb #dd2e86bb
 def jensen_shannon(
     before:np.ndarray, # counts at training, shape (n_bins,)
     now:np.ndarray,    # counts in the window, shape (n_bins,)
@@ -142,7 +150,7 @@ def jensen_shannon(
     divergence = float((one * np.log(one / middle) + other * np.log(other / middle)).sum() / 2)
     return Interval(*(number / 8 for number in _of_chi_squared(8 * divergence, len(one), before, now, level)))
 
-# %% ../nbs/api/625_effects.ipynb #6dd9d74c
+# %% ../nbs/api/625_effects.ipynb #cf9b1507
 def _binned(counts:np.ndarray, ends:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Shares of bins and the values that stand for them, in standard deviations."
     values = np.concatenate([ends[:1], (ends[1:] + ends[:-1]) / 2, ends[-1:]])
@@ -155,6 +163,7 @@ def _scores_of(sketch:Sketch, bins:Bins, place:int) -> tuple[float, float, float
     variance = shares @ (values - mean)**2
     return cast("tuple[float, float, float, float]", (mean, variance, shares @ (values - mean)**4 / max(variance**2, 1e-300), sketch.counts[place].sum()))
 
+# %% ../nbs/api/625_effects.ipynb #2d8a209d
 def mean_difference(
     reference:Sketch, # of the training rows
     current:Sketch,   # of the window, in the same bins
@@ -169,6 +178,7 @@ def mean_difference(
     half = t.ppf((1 + level) / 2, min(rows, now_rows) - 1) * np.sqrt(variance / (rows - 1) + max(variance, now_variance) / (now_rows - 1)) # few rows of a skewed column understate it
     return Interval(float(now - mean), float(now - mean - half), float(now - mean + half))
 
+# %% ../nbs/api/625_effects.ipynb #6dd9d74c
 def deviation_ratio(
     reference:Sketch, # of the training rows
     current:Sketch,   # of the window, in the same bins

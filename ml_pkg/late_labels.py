@@ -33,11 +33,12 @@ def join_labels(
         if (twice := frame[ID][frame[ID].duplicated()]).size: raise InvalidData(f"the id {twice.iloc[0]!r} is there more than once among the {name}, so it cannot be told what belongs together: keep the one that counts")
     return predictions.drop(columns=[LABEL, LABELLED], errors="ignore").merge(labels[[ID, LABEL, LABELLED]], on=ID, how="left")
 
-# %% ../nbs/api/680_late_labels.ipynb #9c995181
+# %% ../nbs/api/680_late_labels.ipynb #342b6998
 def _in_time(log:pd.DataFrame, age:datetime.timedelta) -> np.ndarray:
     "Which rows had a label at that age, shape (n_rows,)."
     return (log[LABEL].notna() & (pd.to_datetime(log[LABELLED], utc=True) - log[TIME] <= age)).to_numpy() # without any label the column has no zone
 
+# %% ../nbs/api/680_late_labels.ipynb #fe81d21e
 def coverage_at(
     log:pd.DataFrame,       # time, label and labelled of predictions
     now:pd.Timestamp,       # with a zone
@@ -48,6 +49,7 @@ def coverage_at(
     if not len(old): return Interval(math.nan, 0.0, 1.0)
     return share_interval(int(_in_time(old, age).sum()), len(old))
 
+# %% ../nbs/api/680_late_labels.ipynb #9c995181
 def coverage_by_age(
     log:pd.DataFrame,                  # predictions with the times of their labels
     now:pd.Timestamp,                  # with a zone
@@ -113,10 +115,19 @@ def mature(
     coverage = share_interval(len(in_time), len(old)) if len(old) else Interval(math.nan, 0.0, 1.0)
     return Mature(in_time, coverage, len(window) - len(old), age)
 
-# %% ../nbs/api/680_late_labels.ipynb #ce7d2fd9
+# %% ../nbs/api/680_late_labels.ipynb #66c53ed7
 MEASURABLE:dict[str, Metric] = LOSSES | TABLES
 _DRAWS = 400
 
+def _measured(name:str, metric:Metric, terms:np.ndarray, level:float, seed:int) -> Interval:
+    if name == "accuracy": return share_interval(int(terms[:, 1].sum()), len(terms), level)
+    from scipy.stats import norm
+    random, score = np.random.default_rng(seed), float(metric.score(terms.sum(axis=0)))
+    draws = metric.score(np.stack([terms[random.integers(len(terms), size=len(terms))].sum(axis=0) for _ in range(_DRAWS)]))
+    half = float(norm.isf((1 - level) / 2) * draws.std(ddof=1)) # quantiles of so few draws know nothing of strict levels
+    return Interval(score, score - half, min(score + half, highest(name)))
+
+# %% ../nbs/api/680_late_labels.ipynb #ce7d2fd9
 def measured(
     frame:pd.DataFrame,                  # prediction, label, and "probability …" for metrics that need them
     classes:Sequence[Any],                    # sorted; none for a regression
@@ -128,11 +139,3 @@ def measured(
     if not len(frame): raise InvalidData("nothing can be measured on no labelled rows: wait for labels")
     said = Answers(frame, np.asarray(frame[LABEL]), np.ones(len(frame)), pd.Index(classes))
     return {name: _measured(name, metric, metric.terms(said), level, seed) for name, metric in known_metrics(metrics, classes, MEASURABLE).items()}
-
-def _measured(name:str, metric:Metric, terms:np.ndarray, level:float, seed:int) -> Interval:
-    if name == "accuracy": return share_interval(int(terms[:, 1].sum()), len(terms), level)
-    from scipy.stats import norm
-    random, score = np.random.default_rng(seed), float(metric.score(terms.sum(axis=0)))
-    draws = metric.score(np.stack([terms[random.integers(len(terms), size=len(terms))].sum(axis=0) for _ in range(_DRAWS)]))
-    half = float(norm.isf((1 - level) / 2) * draws.std(ddof=1)) # quantiles of so few draws know nothing of strict levels
-    return Interval(score, score - half, min(score + half, highest(name)))

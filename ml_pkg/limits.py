@@ -87,6 +87,16 @@ RETRY_SOON = ((b"retry-after", b"1"),)
 CLOSE = ((b"connection", b"close"),)
 
 # %% ../nbs/api/490_limits.ipynb #635202b9
+def _check_origin(headers:list[tuple[bytes, bytes]], accepts:Callable[[bytes], bool]) -> None:
+    "Raise `Refused` for what a page from elsewhere asks."
+    hosts, origins = [], []
+    for name, value in headers:
+        if name == b"host": hosts.append(value)
+        elif name == b"origin": origins.append(value)
+    if len(hosts) != 1 or not accepts(hosts[0]): raise Refused(421, "This server is not asked by that name.", "Host")
+    if any(origin.lower().partition(b"://")[2] != hosts[0].lower() for origin in origins): raise Refused(403, "A page from elsewhere may not ask here.", "Origin")
+
+# %% ../nbs/api/490_limits.ipynb #6cbb9d75
 class Hosts(Protocol):
     "By which names a server can be asked."
     def accepts(self, host:str) -> bool: ...
@@ -101,15 +111,6 @@ def hosts_of(
 ) -> Hosts:
     "By which names a server can be asked: without tokens, those of this machine's loopback address."
     return AnyHost() if len(tokens) else Loopback(port)
-
-def _check_origin(headers:list[tuple[bytes, bytes]], accepts:Callable[[bytes], bool]) -> None:
-    "Raise `Refused` for what a page from elsewhere asks."
-    hosts, origins = [], []
-    for name, value in headers:
-        if name == b"host": hosts.append(value)
-        elif name == b"origin": origins.append(value)
-    if len(hosts) != 1 or not accepts(hosts[0]): raise Refused(421, "This server is not asked by that name.", "Host")
-    if any(origin.lower().partition(b"://")[2] != hosts[0].lower() for origin in origins): raise Refused(403, "A page from elsewhere may not ask here.", "Origin")
 
 # %% ../nbs/api/490_limits.ipynb #39feb72e
 class Sheltered:
@@ -189,6 +190,17 @@ class Bearer:
             found = self._buckets[token.sha256] = Bucket(token.rate, self.clock)
         return found
 
+# %% ../nbs/api/490_limits.ipynb #867b5f14
+class _TooLong(Exception): "A body that is longer than allowed."
+class _Gone(Exception): "Whoever asked has closed the connection."
+
+def _size(headers:list[tuple[bytes, bytes]]) -> int:
+    "What a body says of its length; -1 if it does not say. A server lets no request through that says it twice, or wrongly."
+    for name, value in headers:
+        if name == b"content-length": return int(value) if len(value) < 20 and value.isdigit() else 10**20 # a very long number takes long to read
+        if name == b"transfer-encoding": return -1
+    return 0
+
 # %% ../nbs/api/490_limits.ipynb #b14cb982
 class Limited:
     "An ASGI application that is given whole requests, no larger and no more of them than there is room for."
@@ -218,16 +230,6 @@ class Limited:
         "Raises `Refused`."
         self.refused += 1
         raise Refused(503, "The server has all the work that it can take. Try again in a second.", headers=RETRY_SOON)
-
-class _TooLong(Exception): "A body that is longer than allowed."
-class _Gone(Exception): "Whoever asked has closed the connection."
-
-def _size(headers:list[tuple[bytes, bytes]]) -> int:
-    "What a body says of its length; -1 if it does not say. A server lets no request through that says it twice, or wrongly."
-    for name, value in headers:
-        if name == b"content-length": return int(value) if len(value) < 20 and value.isdigit() else 10**20 # a very long number takes long to read
-        if name == b"transfer-encoding": return -1
-    return 0
 
 # %% ../nbs/api/490_limits.ipynb #9ef8dc94
 class _Body:

@@ -50,6 +50,7 @@ def input_name(
     "What an input is called in the log."
     return f"input {column}" if column.lower() in _TAKEN or _is_answer(column) or column.lower().startswith(("input ", "answer ")) else column
 
+# %% ../nbs/api/485_logged.ipynb #ebf1e4c9
 def answer_name(
     answer:str, # "prediction", "probability setosa", or a target
 ) -> str:
@@ -86,7 +87,7 @@ def _digest(value:Any) -> str|None:
     if isinstance(value, float) and value.is_integer(): value = int(value)
     return hmac.digest(secret(), b"prediction log\0" + json.dumps(value, sort_keys=True, default=str).encode(), hashlib.sha256).hex()[:32]
 
-# %% ../nbs/api/485_logged.ipynb #03c8c4c1
+# %% ../nbs/api/485_logged.ipynb #91c3bb4a
 def _plain(value:Any) -> Any:
     "What JSON can say of a value that is not its own."
     if hasattr(value, "tolist"): return value.tolist() # numpy
@@ -94,6 +95,7 @@ def _plain(value:Any) -> Any:
 
 def _json_slowly(value:Any) -> bytes: return json.dumps(value, default=_plain, separators=(",", ":")).encode()
 
+# %% ../nbs/api/485_logged.ipynb #03c8c4c1
 def _fastest() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     "The fastest writer and reader that are installed."
     try:
@@ -119,6 +121,7 @@ def request_of(
     if len({len(ids), *map(len, columns.values()), *map(len, answers.values())}) > 1: raise ValueError(f"there are {len(ids)} ids, and columns of {sorted({*map(len, columns.values()), *map(len, answers.values())})} values")
     return ids, private.columns(columns), private.columns(answers), model, version, received, seconds
 
+# %% ../nbs/api/485_logged.ipynb #29532de9
 def line_of(
     requests:list[tuple],       # of `request_of` or of `label_of`
 ) -> tuple[bytes, list[tuple]]: # a line, and the requests that JSON cannot say
@@ -131,9 +134,15 @@ def _is_json(request:tuple) -> bool:
     with suppress(Exception): return bool(_json(request))
     return False
 
-# %% ../nbs/api/485_logged.ipynb #f66a830b
+# %% ../nbs/api/485_logged.ipynb #5a83e98e
 def _times(seconds:Iterable[float]) -> pa.Array: return pa.array(np.rint(np.array(seconds, float) * 1_000_000).astype("int64")).cast(pa.timestamp("us", "UTC"))
 
+def _request_table(names:tuple[str, ...], rows:list[tuple]) -> pa.Table:
+    model, version, received, seconds, ids, *values = zip(*rows, strict=True)
+    own = {ID: ids, MODEL: model, VERSION: version, LATENCY: seconds}
+    return table({**own, **dict(zip(names, values, strict=True))}).add_column(1, TIME, _times(received))
+
+# %% ../nbs/api/485_logged.ipynb #f66a830b
 @functools.lru_cache(maxsize=100)
 def _names(columns:tuple[str, ...], answers:tuple[str, ...]) -> tuple[str, ...]: return (*map(input_name, columns), *map(answer_name, answers))
 
@@ -147,12 +156,7 @@ def request_tables(
         alike.setdefault(_names(tuple(columns), tuple(answers)), []).extend((*own, *row) for row in rows)
     return [_request_table(names, rows) for names, rows in alike.items() if rows]
 
-def _request_table(names:tuple[str, ...], rows:list[tuple]) -> pa.Table:
-    model, version, received, seconds, ids, *values = zip(*rows, strict=True)
-    own = {ID: ids, MODEL: model, VERSION: version, LATENCY: seconds}
-    return table({**own, **dict(zip(names, values, strict=True))}).add_column(1, TIME, _times(received))
-
-# %% ../nbs/api/485_logged.ipynb #4a69593d
+# %% ../nbs/api/485_logged.ipynb #6e8c8fc2
 RECORDED = "recorded"
 
 class Order:
@@ -163,6 +167,7 @@ class Order:
         with self._lock: self._last = max(time.time_ns() // 1000, self._last + 1)
         return self._last
 
+# %% ../nbs/api/485_logged.ipynb #9364d41c
 def label_of(
     ids:list[str],  # one, of a prediction
     label:Any,      # what really was
@@ -173,6 +178,7 @@ def label_of(
     "What a line says of a late label."
     return ids, private.columns({LABEL: [label]}), at, recorded
 
+# %% ../nbs/api/485_logged.ipynb #4a69593d
 def label_tables(
     record:bytes, # lines of labels
 ) -> list[pa.Table]:

@@ -17,7 +17,7 @@ from .channels import Message, message_id
 from .errors import InvalidDeclaration, NotFound, did_you_mean
 from .watching import Look
 
-# %% ../nbs/api/701_messages.ipynb #e6e43288
+# %% ../nbs/api/701_messages.ipynb #06c930bd
 TEXT = Template("""$model@$version: $verdict
 $rows rows from $since to $until (UTC), held against $against.
 
@@ -34,6 +34,7 @@ $where
 
 NAMES = ("model", "version", "verdict", "rows", "since", "until", "against", "changes", "open", "level", "where", "performance") # that a template can have
 
+# %% ../nbs/api/701_messages.ipynb #e6e43288
 def template_of(
     path:Path, # of a text with names such as $model
 ) -> Template:
@@ -45,14 +46,15 @@ def template_of(
         if name not in NAMES: raise InvalidDeclaration(f"{path}: '${name}' means nothing in the text of an alarm.{did_you_mean(name, NAMES, 'names')}")
     return template
 
-# %% ../nbs/api/701_messages.ipynb #654aa1b1
-_MANY = 5 # things whose rows are told of
-
+# %% ../nbs/api/701_messages.ipynb #36f87216
 def _minute(written:str) -> str: return f"{pd.Timestamp(written):%Y-%m-%d %H:%M}"
 
 def _changes(found:Mapping[str, Any]) -> str: return "\n".join(f"{each['change']}: {each['text'] or each['name']}" for each in found["events"])
 
 def _open(found:Mapping[str, Any]) -> str: return "\n".join(f"{name}, since {_minute(since)}" for name, since in found["open"].items()) or "nothing"
+
+# %% ../nbs/api/701_messages.ipynb #654aa1b1
+_MANY = 5 # things whose rows are told of
 
 def _columns(found:Mapping[str, Any]) -> list[str]:
     "What rows can be asked for by: columns, answers, pairs, that are wrong just now."
@@ -65,9 +67,13 @@ def _where(found:Mapping[str, Any]) -> str:
     begin = ["from ml_pkg.monitor import Monitor", f"monitor = Monitor.of_log({found['model'] + '@' + found['version']!r})" if found["version"].isdecimal() else f"monitor = Monitor.of_log({found['model']!r})", f"monitor.check_log({found['start']!r}, {found['end']!r})"]
     return "\n".join([*begin, *(f"monitor.rows({name!r})" for name in names), *([] if names else ["monitor.last.labelled.frame # rows with their labels"])])
 
+# %% ../nbs/api/701_messages.ipynb #427d6bd6
 def _performance(found:Mapping[str, Any]) -> str:
     scores = [(how, each) for how in ("measured", "estimated") for each in found[how]]
     return "\n".join(f"{each['metric']} {each['score']['mean']:.3f} {how}, {each['training']['score']:.3f} at training" for how, each in scores) or "not known"
+
+# %% ../nbs/api/701_messages.ipynb #ad44e756
+def _listed(names:Sequence[str]) -> str: return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 # %% ../nbs/api/701_messages.ipynb #c86165f7
 def message_of(
@@ -84,5 +90,3 @@ def message_of(
         changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))
     document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open")}
     return Message(message_id(found["model"], found["version"], found["time"]), subject, text, document)
-
-def _listed(names:Sequence[str]) -> str: return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

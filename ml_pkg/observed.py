@@ -23,7 +23,7 @@ from .pairs import PairSums, Scores
 from .reference import Baseline, ReferenceProfile, Window
 from .schema import Column, Schema, as_frame, conform
 
-# %% ../nbs/api/691_observed.ipynb #e0f9bb40
+# %% ../nbs/api/691_observed.ipynb #7ab6965b
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 def _are_digests(values:pd.Series, column:Column) -> bool:
@@ -32,11 +32,13 @@ def _are_digests(values:pd.Series, column:Column) -> bool:
     if not len(there) or _DIGEST.fullmatch(str(column.example)): return False
     return all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in there.iloc[:1000])
 
+# %% ../nbs/api/691_observed.ipynb #7ae9394a
 def _read(values:pd.Series, column:Column) -> pd.Series:
     "A column as it was at training. Raises `InvalidInput` with the reason if it cannot be read so."
     if _are_digests(values, column): raise InvalidInput(f"column '{column.name}' holds digests in place of values")
     return conform(values.to_frame(column.name), Schema((column,))).frame[column.name]
 
+# %% ../nbs/api/691_observed.ipynb #e0f9bb40
 def _readable(frame:pd.DataFrame, schema:Schema) -> tuple[pd.DataFrame, dict[str, str]]:
     "The columns that can be read as they were at training; why others cannot."
     found, unread = {}, {}
@@ -60,10 +62,12 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     slots = np.concatenate([np.zeros(0, np.int64), *(sketch.slots[starts[place]:starts[place + 1]] for place in categories)])
     return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")}, **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
 
+# %% ../nbs/api/691_observed.ipynb #93819823
 def _without(baseline:Baseline, unread:Collection[str]) -> Baseline: return _baseline_of(baseline, [name for name in baseline.bins.names if name not in unread])
 def _kept_places(scores:Scores, unread:Collection[str]) -> list[int]: return [place for place, name in enumerate(scores.columns) if name not in unread]
 def _pairs_of(pairs:PairSums, places:list[int]) -> PairSums: return PairSums(pairs.rows, pairs.products[np.ix_(places, places)], pairs.squares[np.ix_(places, places)])
 
+# %% ../nbs/api/691_observed.ipynb #9474e472
 def profile_without(
     profile:ReferenceProfile, # of training
     unread:Collection[str],   # inputs and answers that are not judged
@@ -101,17 +105,19 @@ class Observed:
 
     def some(self, rows:np.ndarray) -> "Observed": return replace(self, **{name: getattr(self, name)[rows] for name in ("frame", "X", "answers", "labels")})
 
+# %% ../nbs/api/691_observed.ipynb #7b1f6772
 def _like_classes(values:pd.Series, classes:Sequence) -> pd.Series:
     "Classes as they were at training, whether a log has them as numbers or as text."
     known = {as_text(label): label for label in classes}
     return values.map(lambda value: known.get(as_text(value), value), na_action="ignore").astype(object)
 
+# %% ../nbs/api/691_observed.ipynb #4e2b0f63
 def _labels(model:Model, values:pd.Series) -> pd.Series:
     return _like_classes(values, model.card["classes"]) if model.card.get("task") == "classification" else pd.to_numeric(values, errors="coerce")
 
 def _none(frame:pd.DataFrame) -> pd.Series: return pd.Series(np.nan, frame.index, dtype=object)
 
-# %% ../nbs/api/691_observed.ipynb #c0c3a49f
+# %% ../nbs/api/691_observed.ipynb #3a8cdec6
 def _asked(model:Model, X:pd.DataFrame) -> pd.DataFrame:
     "What the model answers. Raises `InvalidInput` for rows that it does not take."
     with warnings.catch_warnings():
@@ -121,11 +127,13 @@ def _asked(model:Model, X:pd.DataFrame) -> pd.DataFrame:
         if hasattr(model.estimator, "predict_proba"): said = said.assign(**{probability_name(label): chances for label, chances in model.predict_proba(X).items()})
     return said
 
+# %% ../nbs/api/691_observed.ipynb #c09532f9
 def _answers(names:Sequence[str], frame:pd.DataFrame, name_of:Callable[[str], str], unread:dict[str, str]) -> pd.DataFrame:
     "Answers that are there, as the profile names them; others are not judged."
     unread |= {name: f"answer '{name}' is not there" for name in names if name_of(name) not in frame}
     return pd.DataFrame({name: frame[name_of(name)] for name in names if name not in unread}, index=frame.index)
 
+# %% ../nbs/api/691_observed.ipynb #c0c3a49f
 def observed(
     model:Model,         # that answers for the rows
     names:Sequence[str], # of the answers, in its profile

@@ -38,7 +38,7 @@ def _type_of(values:list) -> str:
     first = next((value for value in values if value is not None), None)
     return {bool: "BOOL", int: "INT64", float: "FP64"}.get(type(first), "BYTES")
 
-# %% ../nbs/api/498_open_inference.ipynb #a907f931
+# %% ../nbs/api/498_open_inference.ipynb #f293d026
 def _texts(content:bytes, field:str) -> Iterator[str]:
     "Raises `Refused`."
     place = 0
@@ -49,6 +49,7 @@ def _texts(content:bytes, field:str) -> Iterator[str]:
         try: yield text.decode("utf-8")
         except UnicodeDecodeError: raise Refused(400, "A text is no UTF-8.", field) from None
 
+# %% ../nbs/api/498_open_inference.ipynb #a907f931
 def _from_bytes(content:bytes, datatype:str, field:str) -> list:
     "Raises `Refused`."
     if datatype == "BYTES": return list(_texts(content, field))
@@ -57,12 +58,13 @@ def _from_bytes(content:bytes, datatype:str, field:str) -> list:
     if datatype.startswith("FP") and any(map(math.isinf, found)): raise Refused(400, "A number is infinite, which no column holds.", field)
     return [None if value != value else value for value in found] # what JSON would say of NaN
 
+# %% ../nbs/api/498_open_inference.ipynb #263b9eb2
 def _flat(data:Any, field:str) -> list:
     "Values of a tensor in one list: a column has one dimension, or a second of 1. Raises `Refused`."
     if not isinstance(data, list): raise Refused(400, "Data are a list of values, or bytes behind the document.", f"{field}.data")
     return [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data]
 
-# %% ../nbs/api/498_open_inference.ipynb #0af58d77
+# %% ../nbs/api/498_open_inference.ipynb #460ede8f
 def _split(body:bytes, header:str|None) -> tuple[Any, bytes]:
     "The document, and the bytes behind it. Raises `Refused`."
     length = len(body) if header is None else int(header) if header.isascii() and header.isdigit() and len(header) < 12 else -1
@@ -70,6 +72,25 @@ def _split(body:bytes, header:str|None) -> tuple[Any, bytes]:
     try: return read_json(body[:length]), body[length:]
     except InvalidRequest as error: raise refused(error) from error
 
+# %% ../nbs/api/498_open_inference.ipynb #323dc834
+def _declared(each:Any, field:str) -> tuple[str, str, list[int]]:
+    "Name, type and shape of an input. Raises `Refused`."
+    if not isinstance(each, dict) or not isinstance(each.get("name"), str): raise Refused(400, "An input has a name, a shape, a datatype and data.", field)
+    if each.get("datatype") not in DATATYPES: raise Refused(400, f"The datatype is one of {', '.join(DATATYPES)}.", f"{field}.datatype")
+    shape, parameters = each.get("shape"), each.get("parameters")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape) or len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
+        raise Refused(400, "An input is one column: its shape is [rows] or [rows, 1]. Send each column by its name.", f"{field}.shape")
+    if parameters is not None and not isinstance(parameters, dict): raise Refused(400, "Parameters are an object.", f"{field}.parameters")
+    return each["name"], each["datatype"], shape
+
+# %% ../nbs/api/498_open_inference.ipynb #1e396952
+def _rows(tensors:dict[str, list]) -> list[dict]:
+    "Columns as rows. Raises `Refused` if some are longer than others."
+    counts = {len(values) for values in tensors.values()}
+    if len(counts) > 1: raise Refused(400, f"The inputs have {', '.join(map(str, sorted(counts)))} rows, and all of them have to have the same.", "inputs")
+    return [dict(zip(tensors, values, strict=True)) for values in zip(*tensors.values(), strict=True)]
+
+# %% ../nbs/api/498_open_inference.ipynb #0af58d77
 def _tensors(document:Any, behind:bytes) -> dict[str, list]:
     "Values by the name of the input. Raises `Refused`."
     inputs = document.get("inputs") if isinstance(document, dict) else None
@@ -88,22 +109,6 @@ def _tensors(document:Any, behind:bytes) -> dict[str, list]:
         found[name] = values
     return found
 
-def _declared(each:Any, field:str) -> tuple[str, str, list[int]]:
-    "Name, type and shape of an input. Raises `Refused`."
-    if not isinstance(each, dict) or not isinstance(each.get("name"), str): raise Refused(400, "An input has a name, a shape, a datatype and data.", field)
-    if each.get("datatype") not in DATATYPES: raise Refused(400, f"The datatype is one of {', '.join(DATATYPES)}.", f"{field}.datatype")
-    shape, parameters = each.get("shape"), each.get("parameters")
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape) or len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
-        raise Refused(400, "An input is one column: its shape is [rows] or [rows, 1]. Send each column by its name.", f"{field}.shape")
-    if parameters is not None and not isinstance(parameters, dict): raise Refused(400, "Parameters are an object.", f"{field}.parameters")
-    return each["name"], each["datatype"], shape
-
-def _rows(tensors:dict[str, list]) -> list[dict]:
-    "Columns as rows. Raises `Refused` if some are longer than others."
-    counts = {len(values) for values in tensors.values()}
-    if len(counts) > 1: raise Refused(400, f"The inputs have {', '.join(map(str, sorted(counts)))} rows, and all of them have to have the same.", "inputs")
-    return [dict(zip(tensors, values, strict=True)) for values in zip(*tensors.values(), strict=True)]
-
 # %% ../nbs/api/498_open_inference.ipynb #d63a26bb
 def _wanted(document:dict, there:dict[str, list]) -> list[tuple[str, bool]]:
     "Which outputs, and whether as bytes. Raises `Refused`."
@@ -117,10 +122,12 @@ def _wanted(document:dict, there:dict[str, list]) -> list[tuple[str, bool]]:
         left.remove(each["name"])
     return [(each["name"], (each.get("parameters") or {}).get("binary_data") is True if isinstance(each.get("parameters"), dict | None) else as_bytes) for each in asked]
 
+# %% ../nbs/api/498_open_inference.ipynb #cd0417a9
 def _to_bytes(values:list, datatype:str) -> bytes:
     if datatype != "BYTES": return np.array(values, _NUMPY[datatype]).tobytes()
     return b"".join(struct.pack("<I", len(text)) + text for text in (str(value).encode("utf-8", "surrogatepass") for value in values))
 
+# %% ../nbs/api/498_open_inference.ipynb #fc69122d
 def _outputs(wanted:list[tuple[str, bool]], there:dict[str, list]) -> tuple[list[dict], bytes]:
     "Tensors for the document, and the bytes behind it."
     described, behind = [], []

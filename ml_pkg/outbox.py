@@ -61,6 +61,25 @@ def _stamp(now:datetime) -> str:
     if now.tzinfo is None: raise InvalidInput(f"{now!r} has no time zone, so it cannot be told what was first: give one, such as datetime.now(timezone.utc)")
     return now.astimezone(UTC).isoformat(timespec="microseconds")
 
+# %% ../nbs/api/695_outbox.ipynb #4df6a037
+def _name(text:str) -> str: return hashlib.sha256(text.encode()).hexdigest()[:32] # a file's name for whatever an id or a key says
+
+def _write(path:Path, content:dict) -> None:
+    with written_whole(path) as part: part.write_text(json.dumps(content), encoding="utf-8")
+
+# %% ../nbs/api/695_outbox.ipynb #e9bd73f5
+_STATES = ("waiting", "told", "given up")
+
+def _noted(note:Path) -> Tried:
+    "What stands in a note. One that cannot be read is as none: told again is better than never."
+    try: return _checked(Tried(**json.loads(note.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError, RecursionError): return Tried()
+
+def _checked(tried:Tried) -> Tried:
+    for text in filter(None, (tried.since, tried.after, tried.changed)): _stamp(datetime.fromisoformat(text))
+    if tried.state not in _STATES or type(tried.tries) is not int: raise ValueError(tried)
+    return tried
+
 # %% ../nbs/api/695_outbox.ipynb #74c6ec48
 @dataclass(frozen=True)
 class _Entry:
@@ -82,23 +101,16 @@ class _Entry:
         self.write(tried)
         self.path.unlink(missing_ok=True)
 
-def _name(text:str) -> str: return hashlib.sha256(text.encode()).hexdigest()[:32] # a file's name for whatever an id or a key says
+# %% ../nbs/api/695_outbox.ipynb #f26aa0ad
+def _entry(path:Path, content:Any) -> _Entry | None:
+    try: return _Entry(path, str(content["channel"]), int(content["number"]), Message(**content["message"]))
+    except (KeyError, TypeError, ValueError, AttributeError): return None
 
-def _noted(note:Path) -> Tried:
-    "What stands in a note. One that cannot be read is as none: told again is better than never."
-    try: return _checked(Tried(**json.loads(note.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError, RecursionError): return Tried()
+def _set_aside(path:Path) -> None:
+    log.warning("%s is damaged, and what it said is not told to anybody. It is now called %s.damaged", path, path.name)
+    with suppress(OSError): path.rename(path.with_name(f"{path.name}.damaged"))
 
-def _checked(tried:Tried) -> Tried:
-    for text in filter(None, (tried.since, tried.after, tried.changed)): _stamp(datetime.fromisoformat(text))
-    if tried.state not in _STATES or type(tried.tries) is not int: raise ValueError(tried)
-    return tried
-
-_STATES = ("waiting", "told", "given up")
-
-def _write(path:Path, content:dict) -> None:
-    with written_whole(path) as part: part.write_text(json.dumps(content), encoding="utf-8")
-
+# %% ../nbs/api/695_outbox.ipynb #e9012839
 def _entries(folder:Path) -> Iterator[_Entry]:
     "What is kept for a channel. A file that is not ours is moved aside, with a warning."
     for path in sorted(folder.glob("*.json")):
@@ -109,15 +121,7 @@ def _entries(folder:Path) -> Iterator[_Entry]:
         if entry: yield entry
         else: _set_aside(path)
 
-def _entry(path:Path, content:Any) -> _Entry | None:
-    try: return _Entry(path, str(content["channel"]), int(content["number"]), Message(**content["message"]))
-    except (KeyError, TypeError, ValueError, AttributeError): return None
-
-def _set_aside(path:Path) -> None:
-    log.warning("%s is damaged, and what it said is not told to anybody. It is now called %s.damaged", path, path.name)
-    with suppress(OSError): path.rename(path.with_name(f"{path.name}.damaged"))
-
-# %% ../nbs/api/695_outbox.ipynb #d1c90bf3
+# %% ../nbs/api/695_outbox.ipynb #5a74817b
 @dataclass(frozen=True)
 class Waiting:
     "A message that a channel has not taken."
@@ -131,6 +135,7 @@ class Waiting:
 
     def __str__(self) -> str: return f"{self.channel}: '{self.subject}' (tries: {self.tries}): {self.why}"
 
+# %% ../nbs/api/695_outbox.ipynb #d1c90bf3
 @dataclass(frozen=True)
 class Delivered:
     "What came of telling all channels."
@@ -143,6 +148,7 @@ class Delivered:
 
     def __str__(self) -> str: return "\n".join([f"{self.told} told, {len(self.waiting)} waiting, {len(self.given_up)} given up", *(f"    {each}" for each in (*self.given_up, *self.waiting))])
 
+# %% ../nbs/api/695_outbox.ipynb #e86aedff
 def _waiting(entry:_Entry, tried:Tried, trouble:str) -> Waiting:
     return Waiting(entry.message.id, entry.message.subject, entry.channel, tried.tries, tried.since, tried.after, "; ".join(filter(None, (tried.error, trouble))) or "not tried yet")
 

@@ -47,6 +47,10 @@ class Every:
         begin = max(self.start(since), end - most * self.length)
         return list(pd.date_range(begin, end, freq=self.length, inclusive="left"))
 
+# %% ../nbs/api/696_periods.ipynb #93d9ab5d
+def _number(value:float) -> float|None: return value if math.isfinite(value) else None
+def _read_number(value:float|None) -> float: return math.nan if value is None else float(value)
+
 # %% ../nbs/api/696_periods.ipynb #94a76377
 @dataclass(frozen=True, eq=False)
 class Period:
@@ -59,9 +63,6 @@ class Period:
 
     def to_dict(self) -> dict[str, Any]:
         return {"start": self.start.isoformat(), "end": self.end.isoformat(), "window": self.window.to_dict(), "unread": dict(self.unread), "latency": [_number(each) for each in self.latency]}
-
-def _number(value:float) -> float|None: return value if math.isfinite(value) else None
-def _read_number(value:float|None) -> float: return math.nan if value is None else float(value)
 
 def period_of(
     written:Mapping[str, Any], # by `Period.to_dict`
@@ -96,7 +97,7 @@ def count_period(
 
 def _latency(log:pd.DataFrame) -> tuple[float, float]: return (float(log[LATENCY].median()), float(log[LATENCY].quantile(0.99))) if len(log) else (math.nan, math.nan)
 
-# %% ../nbs/api/696_periods.ipynb #3adf1390
+# %% ../nbs/api/696_periods.ipynb #1d1ed90a
 def watch_folder(
     workspace:Workspace, # that looks are kept in
     name:str,            # of the model
@@ -104,8 +105,12 @@ def watch_folder(
     "Where what is known of a watched model is kept."
     return workspace.folder/"watched"/name
 
+# %% ../nbs/api/696_periods.ipynb #c5ce9a5a
 _NAMED = "%Y-%m-%dT%H%M%SZ"
 
+def _start(path:Path) -> pd.Timestamp: return pd.Timestamp(datetime.datetime.strptime(path.name.partition(".")[0], _NAMED), tz="UTC")
+
+# %% ../nbs/api/696_periods.ipynb #3adf1390
 @dataclass(frozen=True)
 class Periods:
     "The periods of the version that a monitor watches."
@@ -163,8 +168,6 @@ class Periods:
 
     def _path(self, start:pd.Timestamp) -> Path: return self.folder/f"{start.strftime(_NAMED)}.json"
     def _forget(self, start:pd.Timestamp) -> None: self._path(start).unlink(missing_ok=True)
-
-def _start(path:Path) -> pd.Timestamp: return pd.Timestamp(datetime.datetime.strptime(path.name.partition(".")[0], _NAMED), tz="UTC")
 
 # %% ../nbs/api/696_periods.ipynb #a9f1d634
 _WINDOWS = 60 # whose labels tell how long they take

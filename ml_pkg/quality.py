@@ -33,6 +33,7 @@ class Fault:
         rows = f" (first rows: {', '.join(map(str, self.first))})" if self.first else ""
         return f"{'' if self.certain else 'noted: '}{self.column}: {self.what}{rows}"
 
+# %% ../nbs/api/640_quality.ipynb #f0c8272c
 def by_chance(
     count:int,     # rows with some property, all of them new
     rows:int,      # new rows
@@ -41,21 +42,24 @@ def by_chance(
     "The largest probability of that, if new and old rows are exchangeable."
     return (rows / (rows + reference))**count if rows else 1.0
 
-# %% ../nbs/api/640_quality.ipynb #7540aa9c
+# %% ../nbs/api/640_quality.ipynb #a07b9ec8
 def _fault(reference:Sketch, current:Sketch, column:str, kind:str, count:int, what:str) -> Iterator[Fault]:
     if count: yield Fault(column, kind, int(count), by_chance(int(count), current.rows, reference.rows) < RARE, what, tuple(current.examples.get(f"{column}/{kind}", ())))
 
+# %% ../nbs/api/640_quality.ipynb #a45b5bd1
 def _missing(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     reference = baseline.sketch
     for name, before, now in zip(baseline.bins.names, reference.missing, current.missing, strict=True):
         if not before: yield from _fault(reference, current, name, "missing", now, f"{now} of {current.rows} values are missing, and none was at training")
 
+# %% ../nbs/api/640_quality.ipynb #29c6031a
 def _unseen(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     bins = baseline.bins.categories
     for name, end, lumped in zip(bins.names, bins.starts[1:], bins.lumped, strict=True):
         count = 0 if lumped else int(current.slots[end - 1])
         yield from _fault(baseline.sketch, current, name, "unseen", count, f"{count} of {current.rows} values were not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
 
+# %% ../nbs/api/640_quality.ipynb #7540aa9c
 def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     bins = baseline.bins.numbers
     for place, name in enumerate(bins.names):
@@ -85,11 +89,7 @@ CONVERSIONS = {**{f"multiplied by {name}": (factor, 0.0) for name, factor in _FA
 NEAR = 0.25 # of a standard deviation, between the mean and what a conversion makes of it; likewise for the ratio of standard deviations
 FAR = 6     # standard errors between the mean and that of training
 
-def _mean_and_deviation(sketch:Sketch, baseline:Baseline, place:int) -> tuple[float, float]:
-    count, total, squares = sketch.moments[place]
-    centre, scale = baseline.bins.numbers.centre[place], baseline.bins.numbers.scale[place]
-    return centre + scale * total / count, scale * math.sqrt(max(0.0, squares / count - (total / count)**2))
-
+# %% ../nbs/api/640_quality.ipynb #cfa0c14b
 def _conversion(before:tuple[float, float], now:tuple[float, float]) -> str:
     "The conversion that comes nearest; empty if none is near."
     (mean, deviation), (now_mean, now_deviation) = before, now
@@ -98,6 +98,13 @@ def _conversion(before:tuple[float, float], now:tuple[float, float]) -> str:
     nearest = min(misses, key=misses.__getitem__)
     return nearest if misses[nearest] < NEAR < miss(1.0, 0.0) else ""
 
+# %% ../nbs/api/640_quality.ipynb #6a38d2c9
+def _mean_and_deviation(sketch:Sketch, baseline:Baseline, place:int) -> tuple[float, float]:
+    count, total, squares = sketch.moments[place]
+    centre, scale = baseline.bins.numbers.centre[place], baseline.bins.numbers.scale[place]
+    return centre + scale * total / count, scale * math.sqrt(max(0.0, squares / count - (total / count)**2))
+
+# %% ../nbs/api/640_quality.ipynb #6ea7c23a
 def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     for place, name in enumerate(baseline.bins.numbers.names):
         count = int(current.moments[place, 0])
@@ -107,6 +114,7 @@ def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         certain = abs(now[0] - before[0]) > FAR * max(before[1], now[1]) / math.sqrt(count)
         yield Fault(name, "unit", count, bool(certain), f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if values were {conversion}" if "by" in conversion else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
 
+# %% ../nbs/api/640_quality.ipynb #1bb322c8
 def faults_of(
     baseline:Baseline, # of the inputs at training
     current:Sketch,    # of a window

@@ -60,13 +60,6 @@ class Split(Alone):
     def answering(self, ready:Served) -> list[Served]: return [ready, self.current]
 
 # %% ../nbs/api/494_rivals.ipynb #635444ae
-class _Seen(NamedTuple):
-    "Rows that were answered."
-    ids: list[str]
-    values: dict[str, list] # as they were sent
-    taken: dict[str, list]  # as they are logged
-    received: float
-
 @contextmanager
 def held(
     *signals:int, # numbers of signals
@@ -77,6 +70,14 @@ def held(
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 ENDS = (signal.SIGINT, signal.SIGTERM) # of a server
+
+# %% ../nbs/api/494_rivals.ipynb #79a307dd
+class _Seen(NamedTuple):
+    "Rows that were answered."
+    ids: list[str]
+    values: dict[str, list] # as they were sent
+    taken: dict[str, list]  # as they are logged
+    received: float
 
 # %% ../nbs/api/494_rivals.ipynb #d72ee212
 class _Other:

@@ -23,12 +23,13 @@ from .errors import DamagedFile
 from .workspace import written_whole
 from .write_ahead import flush_folder, is_damaged, taken_over, whole_records
 
-# %% ../nbs/api/484_segments.ipynb #555ad31a
+# %% ../nbs/api/484_segments.ipynb #7a3bc3d8
 _JSON = {b"ml_pkg": b"json"} # marks columns whose text is JSON
 _PLAIN = (pa.null(), pa.bool_(), pa.int64(), pa.float64(), pa.string())
 
 def _json_text(values:Iterable) -> pa.Array: return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
 
+# %% ../nbs/api/484_segments.ipynb #555ad31a
 def column(
     name:str,    # of the column
     values:Sequence[Any], # plain values; numpy's numbers are plain as well
@@ -39,6 +40,7 @@ def column(
     if array is not None and array.type in _PLAIN: return pa.field(name, array.type), array
     return pa.field(name, pa.string(), metadata=_JSON), _json_text(values)
 
+# %% ../nbs/api/484_segments.ipynb #568b197c
 def table(
     columns:Mapping[str, Sequence[Any]], # name -> values, all of one length
 ) -> pa.Table:
@@ -46,7 +48,7 @@ def table(
     fields, arrays = zip(*(column(name, values) for name, values in columns.items()), strict=True)
     return pa.Table.from_arrays(list(arrays), schema=pa.schema(fields))
 
-# %% ../nbs/api/484_segments.ipynb #3c310d17
+# %% ../nbs/api/484_segments.ipynb #1fbe3e23
 def _wider(one:pa.Field, other:pa.Field) -> pa.Field:
     "The field that holds what both hold."
     if one.metadata == _JSON or one.type == other.type and other.metadata != _JSON or pa.types.is_null(other.type): return one
@@ -54,6 +56,7 @@ def _wider(one:pa.Field, other:pa.Field) -> pa.Field:
     if {one.type, other.type} == {pa.int64(), pa.float64()}: return pa.field(one.name, pa.float64())
     return pa.field(one.name, pa.string(), metadata=_JSON)
 
+# %% ../nbs/api/484_segments.ipynb #0d891475
 def common_schema(
     schemas:Iterable[pa.Schema], # of tables that were written at different times
 ) -> pa.Schema:
@@ -63,6 +66,7 @@ def common_schema(
         for field in schema: fields[field.name] = _wider(fields.get(field.name, field), field)
     return pa.schema(fields.values())
 
+# %% ../nbs/api/484_segments.ipynb #3c310d17
 def fitted(
     rows:pa.Table,    # that have some of the columns
     schema:pa.Schema, # as `common_schema` gave it
@@ -76,6 +80,7 @@ def _fitted(rows:pa.Table, field:pa.Field) -> pa.ChunkedArray|pa.Array:
     if field.metadata == _JSON and present.metadata != _JSON: return _json_text(values.to_pylist())
     return values.cast(field.type, safe=False)
 
+# %% ../nbs/api/484_segments.ipynb #ddab0ad2
 def concatenated(
     tables:Iterable[pa.Table], # with columns of their own
 ) -> pa.Table:
@@ -94,11 +99,16 @@ def frame_of(
         if field.metadata == _JSON: frame[field.name] = pd.Series([None if text is None else json.loads(text) for text in rows.column(field.name).to_pylist()], index=frame.index, dtype=object)
     return frame
 
-# %% ../nbs/api/484_segments.ipynb #c41abbe8
+# %% ../nbs/api/484_segments.ipynb #3243ac21
 AHEAD, SEGMENT = ".ahead", ".parquet"
 TablesOf = Callable[[bytes], Iterable[pa.Table]] # what a record of the write-ahead file stands for
 _GROUP = 65_536 # rows of a Parquet row group
 
+def _write_segment(rows:pa.Table, segment:Path) -> None:
+    with written_whole(segment) as part: pq.write_table(rows, part, row_group_size=_GROUP, compression="zstd")
+    flush_folder(segment.parent)
+
+# %% ../nbs/api/484_segments.ipynb #c41abbe8
 def _seal(ahead:Path, tables_of:TablesOf) -> None:
     "Make a segment of a file that nobody writes to. Raises OSError or ValueError."
     segment = ahead.with_suffix(SEGMENT)
@@ -106,11 +116,7 @@ def _seal(ahead:Path, tables_of:TablesOf) -> None:
     if is_damaged(ahead): ahead.rename(ahead.with_suffix(".damaged")) # somebody may want to see what can be saved
     else: ahead.unlink()
 
-def _write_segment(rows:pa.Table, segment:Path) -> None:
-    with written_whole(segment) as part: pq.write_table(rows, part, row_group_size=_GROUP, compression="zstd")
-    flush_folder(segment.parent)
-
-# %% ../nbs/api/484_segments.ipynb #7ccf3db6
+# %% ../nbs/api/484_segments.ipynb #db278d91
 def left_over(
     folder:Path, # of the log
     mark:str,    # part of the names of files that this process wrote
@@ -120,6 +126,7 @@ def left_over(
         with taken_over(ahead, ours=mark in ahead.name) as free:
             if free: yield ahead
 
+# %% ../nbs/api/484_segments.ipynb #7ccf3db6
 def seal_all(
     folder:Path,        # of the log
     mark:str,           # how the names of the files end
@@ -132,6 +139,20 @@ def seal_all(
         except (OSError, ValueError) as error: troubles.append(f"{ahead} was not made a segment ({error})")
     return troubles
 
+# %% ../nbs/api/484_segments.ipynb #3fcdfd6d
+def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None) -> pa.Table:
+    try: return pq.read_table(segment, columns=columns, filters=wanted, partitioning=None)
+    except FileNotFoundError: raise
+    except (pa.ArrowException, OSError) as error: raise DamagedFile(f"{segment} cannot be read ({error}). Put it back from a copy, or move it away: the other segments do not need it") from error
+
+# %% ../nbs/api/484_segments.ipynb #a179a6aa
+def _rows(path:Path, tables_of:TablesOf, wanted:pc.Expression, columns:list[str]|None) -> Iterator[pa.Table]:
+    segment, ahead = path.with_name(path.name + SEGMENT), path.with_name(path.name + AHEAD)
+    for attempt in (segment, ahead, segment):
+        with suppress(FileNotFoundError): # became a segment, or was too old to be kept
+            yield from [_segment_rows(segment, wanted, columns)] if attempt == segment else [rows.filter(wanted).select(columns or rows.column_names) for record in whole_records(ahead) for rows in tables_of(record)]
+            return
+
 # %% ../nbs/api/484_segments.ipynb #df50ce02
 def kept_tables(
     folder:Path,                 # of the log
@@ -142,18 +163,6 @@ def kept_tables(
     "The rows of a folder, of segments and of what is to be one. Raises `DamagedFile`."
     names = {path.stem for path in folder.glob("[!.]*") if path.suffix in (AHEAD, SEGMENT)} if folder.is_dir() else set()
     for name in sorted(names): yield from _rows(folder/name, tables_of, wanted, columns)
-
-def _rows(path:Path, tables_of:TablesOf, wanted:pc.Expression, columns:list[str]|None) -> Iterator[pa.Table]:
-    segment, ahead = path.with_name(path.name + SEGMENT), path.with_name(path.name + AHEAD)
-    for attempt in (segment, ahead, segment):
-        with suppress(FileNotFoundError): # became a segment, or was too old to be kept
-            yield from [_segment_rows(segment, wanted, columns)] if attempt == segment else [rows.filter(wanted).select(columns or rows.column_names) for record in whole_records(ahead) for rows in tables_of(record)]
-            return
-
-def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None) -> pa.Table:
-    try: return pq.read_table(segment, columns=columns, filters=wanted, partitioning=None)
-    except FileNotFoundError: raise
-    except (pa.ArrowException, OSError) as error: raise DamagedFile(f"{segment} cannot be read ({error}). Put it back from a copy, or move it away: the other segments do not need it") from error
 
 # %% ../nbs/api/484_segments.ipynb #2993cde5
 @dataclass(frozen=True)

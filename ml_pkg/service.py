@@ -71,7 +71,7 @@ def _ids_of(key:bytes, body:bytes) -> Callable[[int], list[str]]:
     mark = hashlib.blake2b(b"%d %b%b" % (len(key), key, body), digest_size=12).hexdigest()
     return lambda count: [f"{mark}-{number:x}" for number in range(count)]
 
-# %% ../nbs/api/493_service.ipynb #b6995c26
+# %% ../nbs/api/493_service.ipynb #a4aeb8cb
 def _probabilities(answers:Answers) -> Iterator[dict]:
     "By class, for each row; for several targets, by target first."
     columns, targets = answers.probabilities or {}, list(answers.predictions)
@@ -80,11 +80,13 @@ def _probabilities(answers:Answers) -> Iterator[dict]:
         return (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
     return ({target: {str(label): value for (owner, label), value in zip(columns, values, strict=True) if owner == target} for target in targets} for values in zip(*columns.values(), strict=True))
 
+# %% ../nbs/api/493_service.ipynb #f183336f
 def _predictions(answers:Answers) -> Iterator[Any]:
     "One for each row: a label or number, or one for each target."
     if len(answers.predictions) == 1: return iter(next(iter(answers.predictions.values())))
     return (dict(zip(answers.predictions, values, strict=True)) for values in zip(*answers.predictions.values(), strict=True))
 
+# %% ../nbs/api/493_service.ipynb #b6995c26
 def answer_document(
     ready:Served,    # which version answered
     answers:Answers, # what it said

@@ -14,7 +14,7 @@ from .errors import UnknownName, did_you_mean
 from .reference import Baseline
 from .sketches import Sketch
 
-# %% ../nbs/api/693_shares.ipynb #2d16998d
+# %% ../nbs/api/693_shares.ipynb #f79982b8
 GROUPS = 12 # of a column, besides what is beyond them
 
 class Shares(NamedTuple):
@@ -25,17 +25,7 @@ class Shares(NamedTuple):
 
     def to_dict(self) -> dict[str, list[Any]]: return {"groups": self.groups, "before": [round(share, 4) for share in self.before], "now": [round(share, 4) for share in self.now]}
 
-def shares_of(
-    baseline:Baseline, # counted at training
-    window:Sketch,     # counted with its bins
-    name:str,          # of a column
-) -> Shares:
-    "Raises `UnknownName`."
-    numbers, categories = baseline.bins.numbers.names, baseline.bins.categories.names
-    if name in numbers: return _of_numbers(baseline, window, numbers.index(name))
-    if name in categories: return _of_categories(baseline, window, categories.index(name))
-    raise UnknownName(f"'{name}' is not counted.{did_you_mean(name, [*numbers, *categories], 'columns')}")
-
+# %% ../nbs/api/693_shares.ipynb #2d16998d
 def _shares(counts:np.ndarray) -> np.ndarray: return counts / max(1, counts.sum())
 
 def _of_numbers(baseline:Baseline, window:Sketch, place:int) -> Shares:
@@ -47,6 +37,7 @@ def _of_numbers(baseline:Baseline, window:Sketch, place:int) -> Shares:
     names = [f"below {ends[0]:.4g}", *(f"{low:.4g} to {high:.4g}" for low, high in zip(ends, ends[1:], strict=False)), f"above {ends[-1]:.4g}"]
     return Shares(names, before.tolist(), now.tolist())
 
+# %% ../nbs/api/693_shares.ipynb #fd10e669
 def _of_categories(baseline:Baseline, window:Sketch, place:int) -> Shares:
     bins = baseline.bins.categories
     names, part = [*bins.tables[place], "another one"], slice(bins.starts[place], bins.starts[place + 1])
@@ -55,3 +46,15 @@ def _of_categories(baseline:Baseline, window:Sketch, place:int) -> Shares:
     first, rest = order[:GROUPS], order[GROUPS:]
     others = [("all others", before[rest].sum(), now[rest].sum())] if len(rest) else []
     return Shares(*map(list, zip(*[(names[each], float(before[each]), float(now[each])) for each in first], *[(name, float(one), float(other)) for name, one, other in others], strict=True)))
+
+# %% ../nbs/api/693_shares.ipynb #af8c3f76
+def shares_of(
+    baseline:Baseline, # counted at training
+    window:Sketch,     # counted with its bins
+    name:str,          # of a column
+) -> Shares:
+    "Raises `UnknownName`."
+    numbers, categories = baseline.bins.numbers.names, baseline.bins.categories.names
+    if name in numbers: return _of_numbers(baseline, window, numbers.index(name))
+    if name in categories: return _of_categories(baseline, window, categories.index(name))
+    raise UnknownName(f"'{name}' is not counted.{did_you_mean(name, [*numbers, *categories], 'columns')}")

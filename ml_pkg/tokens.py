@@ -118,13 +118,18 @@ class Tokens:
         gone = self.named(name)
         return replace(self, entries=tuple(token for token in self if token is not gone))
 
-# %% ../nbs/api/488_tokens.ipynb #20aede56
+# %% ../nbs/api/488_tokens.ipynb #3cb6f672
 def tokens_file(
     workspace:Workspace, # that callers are named in
 ) -> Path:
     "Where callers are kept."
     return workspace.folder/"tokens.json"
 
+def _write(path:Path, tokens:Tokens) -> None:
+    entries = [{"name": token.name, "sha256": token.sha256, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made} for token in tokens]
+    with written_whole(path, mode=0o600) as part: part.write_text(json.dumps({"tokens": entries}, indent=1) + "\n", encoding="utf-8")
+
+# %% ../nbs/api/488_tokens.ipynb #85e9ffd0
 def environment_tokens(
     text:str, # 'name:sha256,name:sha256'
 ) -> Tokens:
@@ -133,6 +138,7 @@ def environment_tokens(
     if any(not colon for _, colon, _ in entries): raise InvalidDeclaration("ML_PKG_TOKENS is not written as 'name:sha256,name:sha256': an entry has no colon. ml_pkg token add prints what belongs there")
     return Tokens(tuple(Token(name.strip(), sha256.strip().lower()) for name, _, sha256 in entries))
 
+# %% ../nbs/api/488_tokens.ipynb #d7e30322
 def _text_of(path:Path) -> str:
     "Raises FileNotFoundError, `DamagedFile`, or `UntrustedFile` if others can write it."
     try: text, mode = path.read_text(encoding="utf-8"), path.stat().st_mode
@@ -141,12 +147,16 @@ def _text_of(path:Path) -> str:
     if mode & 0o022: raise UntrustedFile(f"{path} can be written by others, who could add themselves. Look who is in it, then: chmod go-w {path}")
     return text
 
+# %% ../nbs/api/488_tokens.ipynb #3879da04
 def given_tokens(
     path:Path, # of a file with lines such as 'name:sha256'
 ) -> Tokens:
     "As a file has them that the environment names. Raises `NotFound`, `DamagedFile`, `InvalidDeclaration`, or `UntrustedFile` if others can write it."
     try: return environment_tokens(",".join(_text_of(path).splitlines()))
     except FileNotFoundError as error: raise NotFound(f"there is no file {path}, which ML_PKG_TOKENS_FILE names: nobody can be let in without it") from error
+
+# %% ../nbs/api/488_tokens.ipynb #20aede56
+def _token(entry:dict[str, Any]) -> Token: return Token(entry["name"], entry["sha256"], Rate(entry["per_second"], entry["burst"]), str(entry.get("made", "")))
 
 def kept_tokens(
     path:Path, # of the file
@@ -156,12 +166,6 @@ def kept_tokens(
     except FileNotFoundError: return Tokens()
     try: return Tokens(tuple(_token(entry) for entry in json.loads(text)["tokens"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error: raise DamagedFile(f"{path} holds no tokens that can be read ({error}). Mend it, or remove it and add the tokens again") from error
-
-def _token(entry:dict[str, Any]) -> Token: return Token(entry["name"], entry["sha256"], Rate(entry["per_second"], entry["burst"]), str(entry.get("made", "")))
-
-def _write(path:Path, tokens:Tokens) -> None:
-    entries = [{"name": token.name, "sha256": token.sha256, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made} for token in tokens]
-    with written_whole(path, mode=0o600) as part: part.write_text(json.dumps({"tokens": entries}, indent=1) + "\n", encoding="utf-8")
 
 # %% ../nbs/api/488_tokens.ipynb #ece3dd92
 def _changed(workspace:Workspace, change:Callable[[Tokens], Tokens]) -> None:

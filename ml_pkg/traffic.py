@@ -29,7 +29,7 @@ def share_interval(
     low, high = binomtest(count, rows).proportion_ci(level, method="wilson")
     return Interval(count / rows, float(low), float(high))
 
-# %% ../nbs/api/491_traffic.ipynb #72d12412
+# %% ../nbs/api/491_traffic.ipynb #a94b14bb
 def shadow_folder(
     workspace:Workspace, # that the log is kept in
     name:str,            # of the model
@@ -43,6 +43,12 @@ def shadow_name(
     "What the log of a model's shadow is called."
     return f"{name}.shadow"
 
+# %% ../nbs/api/491_traffic.ipynb #1d783a95
+def _answer(log:"pd.DataFrame") -> str:
+    "The column of the answer; of several targets, the first."
+    return "prediction" if "prediction" in log else next(name for name in log.columns[log.columns.get_loc("latency") + 1:] if name.startswith("answer "))
+
+# %% ../nbs/api/491_traffic.ipynb #72d12412
 def paired_answers(
     workspace:Workspace,    # that the log is kept in
     name:str,               # of the model
@@ -55,15 +61,25 @@ def paired_answers(
     if both.empty: raise NotFound(f"there is no row of {name} that its shadow answered as well: ml_pkg serve {name} --shadow {name}@candidate")
     return both.set_axis(["id", "version", "prediction", "label", "shadow", "shadow prediction"], axis=1)
 
-def _answer(log:"pd.DataFrame") -> str:
-    "The column of the answer; of several targets, the first."
-    return "prediction" if "prediction" in log else next(name for name in log.columns[log.columns.get_loc("latency") + 1:] if name.startswith("answer "))
-
+# %% ../nbs/api/491_traffic.ipynb #bb8f60a2
 def agreement(
     both:"pd.DataFrame", # rows with the answers of both
 ) -> Interval:
     "The share of rows that both answered alike, or as a number that is the same."
     return share_interval(int((both["prediction"].astype(object) == both["shadow prediction"].astype(object)).sum()), len(both))
+
+# %% ../nbs/api/491_traffic.ipynb #59a9d497
+def _with_labels(shadow:"pd.DataFrame", production:"pd.DataFrame") -> "pd.DataFrame": return shadow.drop(columns="label").merge(production[["id", "label"]], on="id", how="left")
+
+# %% ../nbs/api/491_traffic.ipynb #cdcd3c0c
+def _described(version:str, role:str, part:"pd.DataFrame") -> dict:
+    from pandas import to_numeric
+    known, answer = part[part["label"].notna()], _answer(part)
+    is_number = not any(name.startswith("probability ") for name in part) and part[answer].dtype.kind == "f"
+    right = None if is_number or known.empty else share_interval(int((known[answer].astype(object) == known["label"].astype(object)).sum()), len(known))
+    said = {"right": right.mean, "low": right.low, "high": right.high} if right else {"error": float((known[answer] - to_numeric(known["label"], errors="coerce")).abs().mean())} if is_number and len(known) else {}
+    return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(), "milliseconds": part["latency"].median() * 1000,
+            "milliseconds_99": part["latency"].quantile(0.99) * 1000, "labelled": len(known), **said}
 
 # %% ../nbs/api/491_traffic.ipynb #2cd3c366
 def by_version(
@@ -77,14 +93,3 @@ def by_version(
     if log_folder(workspace, shadow_name(name)).exists(): found["shadow"] = _with_labels(read_log(shadow_name(name), logs=workspace), found[""])
     rows = [_described(version, role, part) for role, log in found.items() for version, part in log.groupby("version", sort=False)]
     return pd.DataFrame(rows, columns=["version", "role", "rows", "since", "until", "milliseconds", "milliseconds_99", "labelled", "right", "low", "high", "error"]).dropna(axis=1, how="all")
-
-def _with_labels(shadow:"pd.DataFrame", production:"pd.DataFrame") -> "pd.DataFrame": return shadow.drop(columns="label").merge(production[["id", "label"]], on="id", how="left")
-
-def _described(version:str, role:str, part:"pd.DataFrame") -> dict:
-    from pandas import to_numeric
-    known, answer = part[part["label"].notna()], _answer(part)
-    is_number = not any(name.startswith("probability ") for name in part) and part[answer].dtype.kind == "f"
-    right = None if is_number or known.empty else share_interval(int((known[answer].astype(object) == known["label"].astype(object)).sum()), len(known))
-    said = {"right": right.mean, "low": right.low, "high": right.high} if right else {"error": float((known[answer] - to_numeric(known["label"], errors="coerce")).abs().mean())} if is_number and len(known) else {}
-    return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(), "milliseconds": part["latency"].median() * 1000,
-            "milliseconds_99": part["latency"].quantile(0.99) * 1000, "labelled": len(known), **said}

@@ -49,10 +49,12 @@ def _start(where:str="", order:str="", page:int=1) -> Any:
     except (InvalidQuery, UnknownName) as error: found, problem, status = {}, str(error), 400
     return _shown("runs", "Runs", here="/", status=status, where=where, order=order, page_number=_within(page), problem=problem, recent=pulse()["words"], names=sorted(COLUMNS), **found)
 
+# %% ../nbs/api/770_ui.ipynb #3c20851e
 def _table(where:str="", order:str="", page:int=1) -> Any:
     "The table alone, for a page that is up."
     return _shown("table", "Runs", where=where, order=order, page_number=_within(page), **listing(where, order, _within(page)))
 
+# %% ../nbs/api/770_ui.ipynb #6c76c450
 def _run(name:str) -> Any:
     "A run at its one address: other names of it lead there."
     from fastapi.responses import RedirectResponse
@@ -60,9 +62,19 @@ def _run(name:str) -> Any:
     if found["run"].id != name: return RedirectResponse(address("runs", found["run"].id), 307)
     return _shown("run", f"Run {name} of {found['run'].name}", **found)
 
+# %% ../nbs/api/770_ui.ipynb #005353b0
 def _health() -> dict[str, Any]:
     "That the store can be read, and how many runs there are. Raises `WorkspaceUnusable`."
     return {"status": "ok", "runs": run_count()}
+
+# %% ../nbs/api/770_ui.ipynb #32d149f2
+def _parts(name:str) -> dict[str, tuple[str, ...]]:
+    "Of the addresses of a watched model's pages."
+    return {"parts": ("watched", name), "thing_parts": ("watched", name, "thing")}
+
+def _file(kind:str, content:str) -> Callable[[], Any]:
+    from fastapi.responses import Response
+    return lambda: Response(content, media_type=kind)
 
 # %% ../nbs/api/770_ui.ipynb #7e3e81eb
 def _pages() -> dict[str, Callable]:
@@ -88,15 +100,7 @@ def _pages() -> dict[str, Callable]:
         **{path: _file(*found) for path, found in FILES.items()},
     }
 
-def _parts(name:str) -> dict[str, tuple[str, ...]]:
-    "Of the addresses of a watched model's pages."
-    return {"parts": ("watched", name), "thing_parts": ("watched", name, "thing")}
-
-def _file(kind:str, content:str) -> Callable[[], Any]:
-    from fastapi.responses import Response
-    return lambda: Response(content, media_type=kind)
-
-# %% ../nbs/api/770_ui.ipynb #8e0004d3
+# %% ../nbs/api/770_ui.ipynb #b75f8657
 _STATUS = {UnknownName: (404, "Not there"), NotFound: (404, "Not there"), InvalidQuery: (400, "This cannot be asked"), WorkspaceUnusable: (503, "The workspace cannot be read")}
 
 def _said(request:Any, error:Any) -> Any: # an MlPkgError: Starlette's own type of a handler takes any exception
@@ -104,6 +108,7 @@ def _said(request:Any, error:Any) -> Any: # an MlPkgError: Starlette's own type 
     if status >= 500: log.warning("page %s: %s", request.url.path, error)
     return _problem(status, title, str(error))
 
+# %% ../nbs/api/770_ui.ipynb #8e0004d3
 def _tell_errors(app:"FastAPI") -> None:
     "As pages."
     from fastapi.exceptions import RequestValidationError

@@ -93,7 +93,7 @@ def rows_needed(
     free = unit - 1 / np.maximum(effects.reference, 1)
     return np.where(free > 0, np.maximum(1 / np.maximum(free, 1e-12), FIRST), np.inf)
 
-# %% ../nbs/api/660_verdicts.ipynb #bc541e88
+# %% ../nbs/api/660_verdicts.ipynb #9ca55e47
 @dataclass(frozen=True, eq=False)
 class _Questions:
     "Things that may have moved, in one kind."
@@ -104,6 +104,7 @@ class _Questions:
     units: Sequence[str]
     weight: np.ndarray    # how the share of the kind is divided
 
+# %% ../nbs/api/660_verdicts.ipynb #01e5fbe2
 def _values(kind:str, baseline:Baseline, current:Sketch, watch:Watch, importance:Mapping[str, float]) -> _Questions:
     bins, names = baseline.bins, baseline.bins.names
     effects = joined([wasserstein(baseline.sketch, current, bins), total_variation(baseline.sketch, current, bins)])
@@ -113,11 +114,13 @@ def _values(kind:str, baseline:Baseline, current:Sketch, watch:Watch, importance
     even = np.full(len(names), 1 / max(1, len(names)))
     return _Questions(kind, names, effects, np.array(tolerance, float), units, even if not matters.sum() else (even + matters / matters.sum()) / 2)
 
+# %% ../nbs/api/660_verdicts.ipynb #a1780386
 def _missing(baseline:Baseline, current:Sketch, watch:Watch) -> _Questions:
     names = baseline.bins.names
     count = np.ones(len(names))
     return _Questions(MISSING, names, missing_shares(baseline.sketch, current), watch.missing * count, [ROWS] * len(names), count / max(1, len(names)))
 
+# %% ../nbs/api/660_verdicts.ipynb #bc541e88
 def _verdict(low:float, high:float, tolerance:float, alarm:bool) -> str: return MOVED if alarm else OK if high <= tolerance else NOT_ENOUGH
 
 def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alarm:np.ndarray, alarms:int) -> list[Verdict]:

@@ -108,8 +108,7 @@ def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int) ->
     names = (*counted.trained.inputs.bins.names, *counted.trained.answers.bins.names)
     return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])), monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared)
 
-# %% ../nbs/api/697_watching.ipynb #26ca6a02
-_FOUND = {MOVED: Found.WRONG, OK: Found.FINE}
+# %% ../nbs/api/697_watching.ipynb #9b1b35a4
 _TAKEN = re.compile(r".* \((missing|answer|dependence|values)\)|.*, (measured|estimated)|.*: \w+|the estimate", re.DOTALL) # what other things are called
 
 def thing_name(
@@ -120,11 +119,15 @@ def thing_name(
     if kind == SHIFT: return f"{name} (values)" if _TAKEN.fullmatch(name) else name
     return f"{name} ({kind})"
 
+# %% ../nbs/api/697_watching.ipynb #6971a2a7
+_FOUND = {MOVED: Found.WRONG, OK: Found.FINE}
+
 def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
     is_over = known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.rows >= FIRST and verdict.effect <= verdict.tolerance
     return Found.FINE if is_over else known
 
+# %% ../nbs/api/697_watching.ipynb #26ca6a02
 def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Found, str]]:
     "What is judged: its name, what was found, and what there is to say."
     for each in findings.measured: yield f"{each.metric}, measured", _FOUND.get(each.verdict, Found.UNKNOWN), str(each)

@@ -33,8 +33,12 @@ class WindowPolicy(Protocol):
         "By the times of rows, in any order and with a zone. Rows that are later than `now` are in neither."
         ...
 
+# %% ../nbs/api/685_windows.ipynb #d589e443
 def _check_above_zero(name:str, value:Any) -> None: # a number or a length of time
     if not value > type(value)(0): raise InvalidDeclaration(f"{name} is above zero, and not {value!r}")
+
+# %% ../nbs/api/685_windows.ipynb #e9ef66e7
+def _between(times:pd.Series, after:pd.Timestamp, until:pd.Timestamp) -> np.ndarray: return ((times > after) & (times <= until)).to_numpy()
 
 # %% ../nbs/api/685_windows.ipynb #bdd4e866
 @dataclass(frozen=True)
@@ -50,7 +54,11 @@ class Recent:
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen: return Chosen(_between(times, now - self.length, now), None)
 
-def _between(times:pd.Series, after:pd.Timestamp, until:pd.Timestamp) -> np.ndarray: return ((times > after) & (times <= until)).to_numpy()
+# %% ../nbs/api/685_windows.ipynb #6d880fd4
+def _marked(places:np.ndarray, rows:int) -> np.ndarray:
+    found = np.zeros(rows, dtype=bool)
+    found[places] = True
+    return found
 
 # %% ../nbs/api/685_windows.ipynb #a9d2dbb7
 @dataclass(frozen=True)
@@ -65,11 +73,6 @@ class LastRows:
         order = past[np.argsort(times.to_numpy()[past], kind="stable")]
         return Chosen(_marked(order[-self.rows:], len(times)), _marked(order[-2 * self.rows:-self.rows], len(times)))
 
-def _marked(places:np.ndarray, rows:int) -> np.ndarray:
-    found = np.zeros(rows, dtype=bool)
-    found[places] = True
-    return found
-
 # %% ../nbs/api/685_windows.ipynb #656d6480
 @dataclass(frozen=True)
 class LastHours(Recent):
@@ -81,9 +84,10 @@ class LastHours(Recent):
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
         return Chosen(_between(times, now - self.length, now), _between(times, now - 2 * self.length, now - self.length))
 
-# %% ../nbs/api/685_windows.ipynb #fc4f7de2
+# %% ../nbs/api/685_windows.ipynb #9f357cd7
 def _days(times:pd.Series, zone:str) -> pd.Series: return times.dt.tz_convert(zone).dt.tz_localize(None).dt.normalize()
 
+# %% ../nbs/api/685_windows.ipynb #fc4f7de2
 @dataclass(frozen=True)
 class SameWeekday:
     "The last whole day, held against the same weekday in the weeks before."

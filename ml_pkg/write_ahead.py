@@ -27,13 +27,6 @@ def framed(
     return b"".join(part for record in map(memoryview, records) for part in (_HEAD.pack(len(record), _checksum(record)), record))
 
 # %% ../nbs/api/483_write_ahead.ipynb #5a10924b
-def whole_records(
-    path:Path, # of the file; another process may be writing to it
-) -> Iterator[bytes]:
-    "The records of a file, up to the first that is not whole. Raises OSError."
-    with path.open("rb") as file:
-        while record := _next(file): yield record
-
 def _next(file) -> bytes:
     "The next record; nothing where it is not whole."
     head = file.read(_HEAD.size)
@@ -42,6 +35,14 @@ def _next(file) -> bytes:
     if length > os.fstat(file.fileno()).st_size - file.tell(): return b"" # so that a damaged length asks for no memory
     record = file.read(length)
     return record if len(record) == length and _checksum(record) == checksum else b""
+
+# %% ../nbs/api/483_write_ahead.ipynb #daa808d5
+def whole_records(
+    path:Path, # of the file; another process may be writing to it
+) -> Iterator[bytes]:
+    "The records of a file, up to the first that is not whole. Raises OSError."
+    with path.open("rb") as file:
+        while record := _next(file): yield record
 
 # %% ../nbs/api/483_write_ahead.ipynb #5dc692b1
 def is_damaged(
@@ -54,7 +55,7 @@ def is_damaged(
         rest = file.read(_HEAD.size)
         return len(rest) == _HEAD.size and 0 < _HEAD.unpack(rest)[0] <= path.stat().st_size - file.tell()
 
-# %% ../nbs/api/483_write_ahead.ipynb #ef848877
+# %% ../nbs/api/483_write_ahead.ipynb #298df936
 def _locked(handle:int) -> bool:
     "Whether the lock of an open file was free; it is ours until the file is closed. Raises OSError where files have no locks."
     try:
@@ -64,6 +65,7 @@ def _locked(handle:int) -> bool:
     except BlockingIOError: return False
     return True
 
+# %% ../nbs/api/483_write_ahead.ipynb #ef848877
 @contextmanager
 def taken_over(
     path:Path,       # of the file
