@@ -88,13 +88,21 @@ class Checkpoints:
     behind: Tier = field(default=NoTier(), kw_only=True)  # a shared store behind this one
 
     @property
-    def path(self) -> Path: return Path(self.folder).expanduser().absolute() if self.folder else Workspace.current().folder/"checkpoints"
+    def path(self) -> Path:
+        "The folder of the entries, absolute."
+        return Path(self.folder).expanduser().absolute() if self.folder else Workspace.current().folder/"checkpoints"
 
-    def settled(self) -> "Checkpoints": return replace(self, folder=str(self.path)) # the same folder, wherever the process stands that uses it
+    def settled(self) -> "Checkpoints":
+        "The same folder, wherever the process stands that uses it."
+        return replace(self, folder=str(self.path)) # the same folder, wherever the process stands that uses it
 
-    def place(self, key:str) -> Path: return self.path/key[:2]/f"{key}.entry"
+    def place(self, key:str) -> Path:
+        "The file of an entry, whether or not it is there."
+        return self.path/key[:2]/f"{key}.entry"
 
-    def is_here(self, key:str) -> bool: return self.place(key).exists()
+    def is_here(self, key:str) -> bool:
+        "Whether there is an entry in the folder; the store behind is not asked."
+        return self.place(key).exists()
 
     def has(self, key:str) -> bool:
         "Whether there is an entry here or behind; it may still turn out to be damaged."
@@ -116,7 +124,9 @@ class Checkpoints:
         "Send an entry that is here to the store behind, if there is one and it has it not."
         if not isinstance(self.behind, NoTier): _send(self, key, self.place(key))
 
-    def lease(self, key:str) -> Lease: return Lease(self.place(key).with_suffix(".lease"))
+    def lease(self, key:str) -> Lease:
+        "The right to be the one who computes an entry, while others wait."
+        return Lease(self.place(key).with_suffix(".lease"))
 
     def cache(self, function:Callable, ignore:list[str]|None=None) -> Callable:
         "scikit-learn's hook: the function, remembered. For `Pipeline(memory=Checkpoints(…))`."
@@ -139,14 +149,30 @@ class Checkpoints:
 @dataclass(frozen=True)
 class NoCheckpoints:
     "Nothing is kept and nothing is found: everything is computed."
-    def settled(self) -> "NoCheckpoints": return self
-    def is_here(self, key:str) -> bool: return False
-    def has(self, key:str) -> bool: return False
-    def load(self, key:str, read_only:bool=False) -> None: return None
-    def is_worth(self, size:int, seconds:float, share:float|None=None) -> bool: return False
-    def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool: return False
-    def lease(self, key:str) -> Lease: return Lease(Path(os.devnull)/"none") # always free
-    def cache(self, function:Callable, ignore:list[str]|None=None) -> Callable: return function
+    def settled(self) -> "NoCheckpoints":
+        "The same, wherever the process stands."
+        return self
+    def is_here(self, key:str) -> bool:
+        "False: nothing is."
+        return False
+    def has(self, key:str) -> bool:
+        "False: nothing is there."
+        return False
+    def load(self, key:str, read_only:bool=False) -> None:
+        "None: nothing is found."
+        return None
+    def is_worth(self, size:int, seconds:float, share:float|None=None) -> bool:
+        "False: nothing is kept."
+        return False
+    def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool:
+        "False: nothing is kept."
+        return False
+    def lease(self, key:str) -> Lease:
+        "One that is always free: nobody waits."
+        return Lease(Path(os.devnull)/"none") # always free
+    def cache(self, function:Callable, ignore:list[str]|None=None) -> Callable:
+        "The function as it is."
+        return function
 
 IN_WORKSPACE, NONE = Checkpoints(), NoCheckpoints() # what is used where nobody says otherwise
 

@@ -82,13 +82,21 @@ class Dataset:
         return self.rows.sample(min(n, len(self.rows)), random_state=seed)
 
     @property
-    def groups(self) -> "pd.Series | None": return None if self.group is None else self.rows[self.group]
+    def groups(self) -> "pd.Series | None":
+        "The group of each row, shape (n_rows,); None without that role."
+        return None if self.group is None else self.rows[self.group]
     @property
-    def weights(self) -> "pd.Series | None": return None if self.weight is None else self.rows[self.weight]
+    def weights(self) -> "pd.Series | None":
+        "How much each row counts, shape (n_rows,); None without that role."
+        return None if self.weight is None else self.rows[self.weight]
     @functools.cached_property
-    def schema(self) -> "Schema": return _schema_of(self)
+    def schema(self) -> "Schema":
+        "The features as a model remembers them: names, kinds, categories, missing values. Reads the rows."
+        return _schema_of(self)
     @functools.cached_property
-    def identity(self) -> Identity: return _identity_of(self)
+    def identity(self) -> Identity:
+        "Content and roles, from which the key is made. A file that is known already is not read."
+        return _identity_of(self)
     @functools.cached_property
     def _rows(self) -> "pd.DataFrame": return _in_order(_checked(self._read, self), self)
     @functools.cached_property

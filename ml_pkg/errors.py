@@ -22,7 +22,7 @@ class MlPkgError(Exception):
 
 # %% ../nbs/api/000_errors.ipynb #b4e430b0
 class InvalidDeclaration(MlPkgError, ValueError):
-    "A Dataset, Evaluation or Experiment that cannot mean anything."
+    "A declaration, argument or setting that cannot mean anything."
 
 class InvalidData(MlPkgError, ValueError):
     "Rows that cannot be used as they are declared."
@@ -56,7 +56,7 @@ class TooLarge(MlPkgError, MemoryError):
     "What needs more memory than there is."
 
 class UntrustedFile(MlPkgError, PermissionError):
-    "A file that could run code when it is loaded, and that nobody has vouched for."
+    "A file that could run code or let somebody in, and that nobody has vouched for."
 
 class Unwritable(MlPkgError, OSError):
     "A file that cannot be written."

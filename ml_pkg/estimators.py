@@ -125,7 +125,7 @@ def insert(
     return changed
 
 # %% ../nbs/api/160_estimators.ipynb #a1a4eb9b
-class GivenRows(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class GivenRows(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): # pyright: ignore[reportGeneralTypeIssues, reportCallIssue] - scikit-learn has no types, and takes this keyword
     "Stands for the steps up to one of them, and gives what they are said to have returned."
     def __init__(self, rows:Any, labels:Any): self.rows, self.labels = rows, labels # `labels` is the index of the dataset's rows that they belong to
 

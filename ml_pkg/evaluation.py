@@ -72,6 +72,7 @@ class Evaluation:
 
     @property
     def identity(self) -> Identity:
+        "Splitter, metrics, share to fit on and holdout, from which the key is made. Raises `Unidentifiable`."
         return Identity("evaluation", parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(sorted(self.metrics)), "metrics")), ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Evaluation) and self.identity.key == other.identity.key

@@ -95,14 +95,30 @@ class Experiment:
         "With one more step, before or after another. Raises `UnknownName`, `InvalidDeclaration`."
         return _varied(self, estimator=estimators.insert(self.estimator, name, step, before, after))
 
-    def with_estimator(self, estimator:Any) -> "Experiment": return _varied(self, estimator=estimator)
-    def with_dataset(self, dataset:Dataset) -> "Experiment": return _varied(self, dataset=dataset)
-    def with_evaluation(self, evaluation:Evaluation) -> "Experiment": return _varied(self, evaluation=evaluation)
-    def with_seed(self, seed:int) -> "Experiment": return _varied(self, seed=seed)
-    def with_persister(self, persister:Persister) -> "Experiment": return _varied(self, persister=persister)
-    def with_promotion(self, promotion:Gates) -> "Experiment": return _varied(self, promotion=promotion)
-    def accepting(self, **reasons:str) -> "Experiment": return _varied(self, accepts={**self.accepts, **reasons})
-    def named(self, name:str) -> "Experiment": return _varied(self, name=name)
+    def with_estimator(self, estimator:Any) -> "Experiment":
+        "With another estimator. Raises `InvalidDeclaration`."
+        return _varied(self, estimator=estimator)
+    def with_dataset(self, dataset:Dataset) -> "Experiment":
+        "On other rows, or with other roles. Raises `InvalidDeclaration`."
+        return _varied(self, dataset=dataset)
+    def with_evaluation(self, evaluation:Evaluation) -> "Experiment":
+        "With another way to obtain a score. Raises `InvalidDeclaration`."
+        return _varied(self, evaluation=evaluation)
+    def with_seed(self, seed:int) -> "Experiment":
+        "With another seed, a whole number from 0 to 2**32 - 1. Raises `InvalidDeclaration`."
+        return _varied(self, seed=seed)
+    def with_persister(self, persister:Persister) -> "Experiment":
+        "With another format for its model's file; the key stays the same."
+        return _varied(self, persister=persister)
+    def with_promotion(self, promotion:Gates) -> "Experiment":
+        "With other gates to pass; the key stays the same. Raises `InvalidDeclaration`."
+        return _varied(self, promotion=promotion)
+    def accepting(self, **reasons:str) -> "Experiment":
+        "With findings of checks accepted, each for a reason: `accepting(duplicates='the sensor repeats itself')`; the key stays the same. Raises `UnknownName` for what is no check, `InvalidDeclaration` for no reason."
+        return _varied(self, accepts={**self.accepts, **reasons})
+    def named(self, name:str) -> "Experiment":
+        "Under another name, an identifier; the key stays the same. Raises `InvalidDeclaration`."
+        return _varied(self, name=name)
 
     def diff(self, other:"Experiment") -> "Difference":
         "What differs between two declarations, in words."

@@ -82,6 +82,7 @@ class NoFindings:
     name = "no findings"
 
     def judge(self, candidate:Candidate) -> Verdict:
+        "Refuses for every finding that is not accepted; what could not be checked is named."
         checked = candidate.experiment.check()
         found = "; ".join(f"{finding.check}: {finding.message}" for finding in checked) or ("nothing but what is accepted: " + listed(dict.fromkeys(finding.check for finding, _ in checked.accepted)) if checked.accepted else "nothing")
         unmade = "".join(f"; {name} could not be checked ({why})" for name, why in checked.not_made.items())
@@ -113,6 +114,7 @@ class Latency:
     def __post_init__(self) -> None: check_amounts(self, "milliseconds", "slowest")
 
     def judge(self, candidate:Candidate) -> Verdict:
+        "Times single rows, and refuses if the median or the 99th percentile takes longer."
         times = _milliseconds(candidate.model, candidate.experiment.dataset.sample(LATENCY_ROWS))
         median, slowest = np.percentile(times, [50, 99])
         required = f"one row in {self.milliseconds:g} ms in the median" + (f", and in {self.slowest:g} ms in 99 of 100 cases" if math.isfinite(self.slowest) else "")
@@ -145,6 +147,7 @@ class EnoughRows:
     def __post_init__(self) -> None: check_amounts(self, "rows")
 
     def judge(self, candidate:Candidate) -> Verdict:
+        "Counts the rows outside of the holdout."
         count = candidate.run.row["dataset_rows"] - candidate.run.row["holdout_rows"]
         return Verdict(self.name, f"fitted on {counted(self.rows, 'row')} or more", counted(count, "row"), count >= self.rows)
 
@@ -198,7 +201,9 @@ class FairAcross:
     def __post_init__(self) -> None: check_amounts(self, "most")
 
     @property
-    def name(self) -> str: return f"fair across {self.column}"
+    def name(self) -> str:
+        "'fair across' and the column."
+        return f"fair across {self.column}"
 
     def judge(self, candidate:Candidate) -> Verdict:
         "Compares the best group with the worst, by out-of-fold predictions. Groups of fewer than 30 rows, and those without a score, are left out and named."

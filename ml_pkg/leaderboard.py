@@ -88,7 +88,9 @@ class Leaderboard:
         return Pictures(self)
 
     @property
-    def errors(self) -> dict[str, str]: return {result.name: result.run.row["error"] for result in self.results if result.run.status == "failed"}
+    def errors(self) -> dict[str, str]:
+        "Why variants failed, name -> error; empty if none did."
+        return {result.name: result.run.row["error"] for result in self.results if result.run.status == "failed"}
 
     @functools.cached_property
     def judged(self) -> Judged | None:
@@ -133,8 +135,12 @@ class Leaderboard:
         "Write the frame to a file. A name that a spreadsheet would take for a formula gets an apostrophe in front."
         self.frame.rename(index=_as_text).assign(error=self.frame["error"].map(_as_text)).to_csv(path)
 
-    def to_markdown(self) -> str: return _markdown(_header(self), _lines(self))
-    def to_html(self) -> str: return _html(self, len(self))
+    def to_markdown(self) -> str:
+        "The board as a table in Markdown, all variants."
+        return _markdown(_header(self), _lines(self))
+    def to_html(self) -> str:
+        "The board with its verdict as HTML, all variants."
+        return _html(self, len(self))
     def __repr__(self) -> str: return _text(self)
     def _repr_html_(self) -> str: return _html(self, SHOWN)
 

@@ -49,7 +49,9 @@ class Worse:
         for name, tolerance in asdict(self).items():
             if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how much worse is accepted, such as {getattr(Worse, name)}")
 
-    def tolerance(self, metric:str, training:TrainingScore) -> float: return self.losses * abs(training.score) if metric.startswith("neg_") else self.shares
+    def tolerance(self, metric:str, training:TrainingScore) -> float:
+        "How much worse a metric may be, in its own unit: a share of the training loss for neg_…, else `shares`."
+        return self.losses * abs(training.score) if metric.startswith("neg_") else self.shares
 
 # %% ../nbs/api/692_monitor.ipynb #c4142bfe
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ class Monitor:
 
     @property
     def level(self) -> float:
-        "Of confidence, of the interval of each metric."
+        "Confidence of the interval of each metric, such as 0.95; corrected for the number of metrics and windows."
         return 1 - self.watch.of_each / max(1, len(self.metrics))
 
     def estimate(self, seen:Observed) -> Estimated|Abstained:
@@ -352,6 +354,7 @@ class Monitor:
 
     @property
     def last(self) -> Report:
+        "The report of the last check. Raises `InvalidInput` before the first."
         if self._last is None: raise InvalidInput("nothing was checked yet: monitor.check(rows), or monitor.check_log() of a model that is served")
         return self._last
 

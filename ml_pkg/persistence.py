@@ -52,8 +52,11 @@ class Pickle:
     runs_code: bool = True
 
     def dump(self, estimator:Any) -> bytes:
+        "The estimator as bytes. Raises `InvalidDeclaration` for what cannot be imported."
         with _importable(self.name): return pickle.dumps(estimator, protocol=5)
-    def load(self, content:bytes, trusted:bool) -> Any: return pickle.loads(content)
+    def load(self, content:bytes, trusted:bool) -> Any:
+        "The estimator; runs whatever the bytes say, trusted or not: whoever calls it has decided."
+        return pickle.loads(content)
 
 # %% ../nbs/api/200_persistence.ipynb #e141c8e7
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class Joblib:
     runs_code: bool = True
 
     def dump(self, estimator:Any) -> bytes:
+        "The estimator as bytes. Raises `InvalidDeclaration` for what cannot be imported."
         import joblib
         with _importable(self.name): joblib.dump(estimator, buffer := io.BytesIO())
         return buffer.getvalue()
 
     def load(self, content:bytes, trusted:bool) -> Any:
+        "The estimator; runs whatever the bytes say, trusted or not: whoever calls it has decided."
         import joblib
         return joblib.load(io.BytesIO(content))
 
@@ -114,6 +119,7 @@ class Skops:
     runs_code: bool = False
 
     def dump(self, estimator:Any) -> bytes:
+        "The estimator as bytes. Raises `InvalidDeclaration` for what skops cannot write, or nobody could import."
         from skops.io import dumps
         try: content = dumps(estimator)
         except Exception as error: raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
@@ -122,6 +128,7 @@ class Skops:
         return content
 
     def load(self, content:bytes, trusted:bool) -> Any:
+        "The estimator. Unless it is trusted, raises `UntrustedFile` for types that nobody has vouched for, `DamagedFile`."
         from skops.io import loads
         if not trusted: _check_parts(content)
         unknown = [name for name in _types_within(content) if name not in (*REVIEWED, *self.trusted)]

@@ -49,7 +49,7 @@ class Version:
 
     @property
     def model(self) -> "Model":
-        "Raises what `load` raises."
+        "The model, read from its file each time. Raises what `load` raises."
         return self.load()
 
     def load(self, trusted:bool=False) -> "Model":

@@ -36,30 +36,54 @@ class RunRecord:
     row: dict[str, Any]      # of the table runs
 
     @property
-    def id(self) -> str: return self.row["id"]
+    def id(self) -> str:
+        "8 hexadecimal digits."
+        return self.row["id"]
     @property
-    def name(self) -> str: return self.row["experiment"]
+    def name(self) -> str:
+        "Of the experiment, as it was declared."
+        return self.row["experiment"]
     @property
-    def key(self) -> str | None: return self.row["key"]
+    def key(self) -> str | None:
+        "Of the experiment, 32 hexadecimal digits; None if it cannot be identified."
+        return self.row["key"]
     @property
-    def status(self) -> str: return self.row["status"]
+    def status(self) -> str:
+        "'finished' or 'failed'."
+        return self.row["status"]
     @property
-    def is_recorded(self) -> bool: return True
+    def is_recorded(self) -> bool:
+        "Whether it is in the store; False while the workspace cannot be written."
+        return True
     @property
-    def reused(self) -> bool: return self.row["reuses"] is not None
+    def reused(self) -> bool:
+        "Whether its results were taken over from an earlier run."
+        return self.row["reuses"] is not None
     @property
-    def content(self) -> str: return self.key if self.key and self.row["reproducible"] else self.row["reuses"] or self.id # equal for runs of equal results
+    def content(self) -> str:
+        "Equal for runs of equal results: the key, or, where that does not fix the results, the id of the run that computed them."
+        return self.key if self.key and self.row["reproducible"] else self.row["reuses"] or self.id
 
     @property
-    def parameters(self) -> dict[str, str]: return {row["name"]: row["value"] for row in self._details("parameters")}
+    def parameters(self) -> dict[str, str]:
+        "The parameters of the estimator, name -> value as text."
+        return {row["name"]: row["value"] for row in self._details("parameters")}
     @property
-    def components(self) -> dict[str, str]: return {row["path"]: row["content"] for row in self._details("components")}
+    def components(self) -> dict[str, str]:
+        "What the key was made of, dotted path -> content as text."
+        return {row["path"]: row["content"] for row in self._details("components")}
     @property
-    def packages(self) -> dict[str, str]: return {row["name"]: row["version"] for row in self._details("packages")}
+    def packages(self) -> dict[str, str]:
+        "The packages that it ran with, name -> version."
+        return {row["name"]: row["version"] for row in self._details("packages")}
     @property
-    def warnings(self) -> list[dict[str, Any]]: return self._details("warnings")
+    def warnings(self) -> list[dict[str, Any]]:
+        "Warnings raised while it was fitted, one dict each: run, fold, step, category, message."
+        return self._details("warnings")
     @property
-    def findings(self) -> list[dict[str, Any]]: return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")] # of the checks before it ran, with the reason where one was accepted
+    def findings(self) -> list[dict[str, Any]]:
+        "What the checks before it ran found, one dict each: name, message, accepted (the reason, or None)."
+        return [{name: value for name, value in row.items() if name != "run"} for row in self._details("findings")]
 
     def _details(self, kind:str) -> list[dict]:
         "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."
@@ -89,7 +113,9 @@ class ScoredRun(RunRecord):
     "How well a run did, and what it took."
 
     @property
-    def metrics(self) -> list[str]: return list(self.fold_scores)
+    def metrics(self) -> list[str]:
+        "Names of the metrics, in the order in which they were declared."
+        return list(self.fold_scores)
 
     @functools.cached_property
     def fold_scores(self) -> dict[str, list[float]]:
@@ -116,7 +142,7 @@ class ScoredRun(RunRecord):
 
     @property
     def timings(self) -> "pd.DataFrame":
-        "Seconds for each step of each fold."
+        "One row a step and fold: fold, step, seconds, outcome (computed or reused)."
         import pandas as pd
         return pd.DataFrame(self._details("timings"))[["fold", "step", "seconds", "outcome"]]
 
@@ -131,7 +157,9 @@ class AnnotatedRun(RunRecord):
     "Notes, tags and a star beside a run."
 
     @property
-    def notes(self) -> list[dict[str, str]]: return [{"made": row["made"], "text": row["text"]} for row in self._annotations("note")]
+    def notes(self) -> list[dict[str, str]]:
+        "What was noted, the oldest first, one dict each: made (when), text."
+        return [{"made": row["made"], "text": row["text"]} for row in self._annotations("note")]
 
     @property
     def tags(self) -> list[str]:
@@ -140,13 +168,25 @@ class AnnotatedRun(RunRecord):
         return [text for text, kind in said.items() if kind == "tag"]
 
     @property
-    def starred(self) -> bool: return [row["kind"] for row in self._annotations("star", "unstar")][-1:] == ["star"]
+    def starred(self) -> bool:
+        "Whether it has a star."
+        return [row["kind"] for row in self._annotations("star", "unstar")][-1:] == ["star"]
 
-    def note(self, text:str) -> Self: return self._annotate("note", text)
-    def tag(self, *tags:str) -> Self: return self._annotate("tag", *tags)
-    def untag(self, *tags:str) -> Self: return self._annotate("untag", *tags)
-    def star(self) -> Self: return self._annotate("star", "")
-    def unstar(self) -> Self: return self._annotate("unstar", "")
+    def note(self, text:str) -> Self:
+        "Say something beside the record; the run itself. Raises `InvalidDeclaration` for what is no text, `WorkspaceUnusable`."
+        return self._annotate("note", text)
+    def tag(self, *tags:str) -> Self:
+        "Give it tags; the run itself. Raises `InvalidDeclaration` for what is no text, `WorkspaceUnusable`."
+        return self._annotate("tag", *tags)
+    def untag(self, *tags:str) -> Self:
+        "Take tags away; the run itself. Raises as `tag` does."
+        return self._annotate("untag", *tags)
+    def star(self) -> Self:
+        "Give it a star; the run itself. Raises `WorkspaceUnusable`."
+        return self._annotate("star", "")
+    def unstar(self) -> Self:
+        "Take its star away; the run itself. Raises `WorkspaceUnusable`."
+        return self._annotate("unstar", "")
 
     def _annotations(self, *kinds:str) -> list[dict]:
         "What was said beside the record, in order. Unlike the record it grows, so it is read each time."

@@ -34,7 +34,9 @@ class Random:
 
     def __post_init__(self) -> None: _check("count", self.count, 1)
 
-    def over(self, variants:Sweep|Space) -> Asking: return All(variants.sample(self.count, self.seed).variants)
+    def over(self, variants:Sweep|Space) -> Asking:
+        "What asks for the variants drawn, once."
+        return All(variants.sample(self.count, self.seed).variants)
 
 # %% ../nbs/api/410_search.ipynb #4853fdb8
 class Resource(Protocol):
@@ -48,14 +50,18 @@ class Rows:
     "Rows to fit on. All of them are scored in any case."
     smallest: int = 0  # rows in the first round; by default ten a class and fold, or twenty a fold
 
-    def most(self, experiment:"Experiment") -> int: return _rows_to_fit(experiment)
+    def most(self, experiment:"Experiment") -> int:
+        "Rows that the smallest fold is fitted on."
+        return _rows_to_fit(experiment)
 
     def least(self, experiment:"Experiment") -> int:
+        "Rows of the first round."
         from ml_pkg.evaluation import is_classification
         y, folds = experiment.dataset.y, _folds_of(experiment)
         return self.smallest or (10 * y.nunique() * folds if is_classification(experiment.estimator, y) and y.ndim == 1 else 20 * folds)
 
     def given(self, variant:Variant, amount:int) -> Variant:
+        "The variant, fitted on so many rows of each fold; itself, if there are no more."
         share = amount / self.most(variant.experiment)
         if share >= 1: return variant
         evaluation = variant.experiment.evaluation
@@ -69,9 +75,15 @@ class Parameter:
     first: int     # its value in the first round, if there are few variants
     last: int      # its value in the last round
 
-    def most(self, experiment:"Experiment") -> int: return self.last
-    def least(self, experiment:"Experiment") -> int: return self.first
-    def given(self, variant:Variant, amount:int) -> Variant: return Variant(f"{variant.name}, {self.name}={amount}", variant.experiment.replace(**{self.name: amount}))
+    def most(self, experiment:"Experiment") -> int:
+        "The last value."
+        return self.last
+    def least(self, experiment:"Experiment") -> int:
+        "The first value."
+        return self.first
+    def given(self, variant:Variant, amount:int) -> Variant:
+        "The variant with that value. Raises as `Experiment.replace` does."
+        return Variant(f"{variant.name}, {self.name}={amount}", variant.experiment.replace(**{self.name: amount}))
 
 # %% ../nbs/api/410_search.ipynb #23133ffc
 def _folds_of(experiment:"Experiment") -> int:
@@ -108,7 +120,7 @@ class Halving:
     def __post_init__(self) -> None: _check("factor", self.factor, 2)
 
     def over(self, variants:Sweep|Space) -> Asking:
-        "Raises `InvalidDeclaration` for a space, of which some have to be drawn first."
+        "Successive halving of the variants. Raises `InvalidDeclaration` for a space, of which some have to be drawn first."
         if isinstance(variants, Space): raise InvalidDeclaration("halving starts from a number of variants, and a distribution has no end: vary(…).sample(50).search(Halving())")
         return _Halves(list(variants.variants), self.factor, self.resource)
 
@@ -157,7 +169,7 @@ class Optuna:
         _check("at_once", self.at_once, 1)
 
     def over(self, variants:Sweep|Space) -> Asking:
-        "Raises `MissingExtra` without Optuna."
+        "A new study, in memory, that asks for variants. Raises `MissingExtra` without Optuna."
         optuna = optional("optuna", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING) # the board tells it all
         study = optuna.create_study(direction="maximize", sampler=self.sampler or optuna.samplers.TPESampler(seed=self.seed), pruner=self.pruner or optuna.pruners.NopPruner())

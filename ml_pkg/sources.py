@@ -232,9 +232,13 @@ class SQL:
         except (ImportError, InvalidData): raise
         except Exception as error: raise InvalidData(f"{self} failed: {str(error).splitlines()[0]}") from error
 
-    def stamp(self) -> None: return None
+    def stamp(self) -> None:
+        "None: nothing tells cheaply whether a database has changed, so it is asked each time."
+        return None
 
-    def identity(self, rows:Callable, stamp:None) -> Identity: return identify(rows())
+    def identity(self, rows:Callable, stamp:None) -> Identity:
+        "What the rows are that the query gives now; `rows()` asks for them."
+        return identify(rows())
 
     def _from_duckdb(self) -> "pd.DataFrame":
         database = self.url.partition("://")[2].removeprefix("/")

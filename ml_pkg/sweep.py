@@ -99,7 +99,9 @@ class Sweep(Sequence["Experiment"]):
     def __getitem__(self, place:int|slice) -> "Experiment|Sweep": return Sweep(self.variants[place]) if isinstance(place, slice) else self.variants[place].experiment
 
     @property
-    def names(self) -> list[str]: return [variant.name for variant in self.variants]
+    def names(self) -> list[str]:
+        "Of the variants, in their order."
+        return [variant.name for variant in self.variants]
 
     def __add__(self, other:"Sweep|Experiment") -> "Sweep":
         "These variants and others, without those that are there already."
@@ -122,9 +124,15 @@ class Sweep(Sequence["Experiment"]):
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
         return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name)), other.experiment) for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
 
-    def replace(self, **changes:Any) -> "Sweep": return self._each(lambda experiment: experiment.replace(**changes))
-    def drop(self, step:str) -> "Sweep": return self._each(lambda experiment: experiment.drop(step))
-    def insert(self, name:str, step:Any, before:str="", after:str="") -> "Sweep": return self._each(lambda experiment: experiment.insert(name, step, before, after))
+    def replace(self, **changes:Any) -> "Sweep":
+        "Every variant with other parameters or steps; equal ones once. Raises as `Experiment.replace` does."
+        return self._each(lambda experiment: experiment.replace(**changes))
+    def drop(self, step:str) -> "Sweep":
+        "Every variant without a step; equal ones once. Raises `UnknownName`."
+        return self._each(lambda experiment: experiment.drop(step))
+    def insert(self, name:str, step:Any, before:str="", after:str="") -> "Sweep":
+        "Every variant with one more step; equal ones once. Raises as `Experiment.insert` does."
+        return self._each(lambda experiment: experiment.insert(name, step, before, after))
 
     def run(self, n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1, budget:int=LARGE) -> Leaderboard:
         "Run what has not run yet: each step once in each fold, however many variants share it. Raises `InvalidDeclaration` for no variants, or for more than the budget."

@@ -44,7 +44,9 @@ class Watch:
         if self.windows < 1: raise InvalidDeclaration(f"{self.windows} windows cannot be watched: one at least")
 
     @property
-    def of_each(self) -> float: return self.level / self.windows # level of one window
+    def of_each(self) -> float:
+        "The probability of a false alarm in one window: `level` over `windows`."
+        return self.level / self.windows # level of one window
 
     def check(self, names:Sequence[str]) -> None:
         "Raise `UnknownName` for the tolerance of what there is not."

@@ -53,7 +53,9 @@ class Workspace:
         return cls(existing or (project_root(here) or here)/".ml_pkg")
 
     @property
-    def database(self) -> Path: return self.folder/"runs.sqlite"
+    def database(self) -> Path:
+        "The SQLite file of the runs; it need not be there yet."
+        return self.folder/"runs.sqlite"
 
     def made(self, *parts:str) -> Path:
         "A folder of the workspace, made if need be. Raises `WorkspaceUnusable` if it cannot be."
