@@ -20,6 +20,7 @@ from .errors import InvalidData
 from .estimated import known_metrics
 from .intervals import LEVEL, Interval
 from .logged import ID, LABEL, LABELLED, TIME
+from .progress import in_words
 from .row_metrics import LOSSES, TABLES, Answers, Metric, highest
 from .traffic import share_interval
 
@@ -98,8 +99,8 @@ class Mature:
 
     def __str__(self) -> str:
         if self.age is None: return f"none of {self.waiting} predictions is judged: it cannot be told yet how long labels take"
-        if math.isnan(self.coverage.mean): return f"none of {self.waiting} predictions is judged: they are judged at the age of {self.age}"
-        return f"{len(self.labelled)} predictions are judged, {self.coverage.mean:.0%} of those that are {self.age} old or older; {self.waiting} are younger"
+        if math.isnan(self.coverage.mean): return f"none of {self.waiting} predictions is judged: they are judged at the age of {in_words(self.age.total_seconds())}"
+        return f"{len(self.labelled)} predictions are judged, {self.coverage.mean:.0%} of those that are {in_words(self.age.total_seconds())} old or older; {self.waiting} are younger"
 
 def mature(
     log:pd.DataFrame,                   # all predictions, from which maturity is learnt

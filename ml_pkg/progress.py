@@ -64,9 +64,10 @@ class Standing:
 def in_words(
     seconds:float, # not below zero
 ) -> str:
-    "A time as a person would say it: '40 s', '3 min', '2.5 h'."
+    "A time as a person would say it: '40 s', '3 min', '2.5 h', '2.0 days'."
     if seconds < 90: return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400: return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
 
 # %% ../nbs/api/320_progress.ipynb #402dca25
 class Display(Protocol):
