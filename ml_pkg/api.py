@@ -311,7 +311,7 @@ def _add_about(app:"FastAPI", service:Service) -> None:
 def create_app(
     model:Model,                     # that answers
     engine:Callable[[Model], Engine]=DirectEngine, # makes of the model what answers in its place
-    log:PredictionLog|NoLog=NoLog(), # noqa: B008 - a null object
+    log:PredictionLog|NoLog=NoLog(), # noqa: B008 - a null object; where requests and labels are kept
 ) -> "FastAPI":
     "A model as an application, to be run by any ASGI server or mounted in another application. Whoever asks is not asked who they are. Raises `EngineRefused`, `MissingExtra`."
     card = model.card

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class Experiment:
     "A frozen declaration of what is learnt from which rows, and how that is judged."
     name: str                                # what it is called in lists, files and addresses: an identifier
-    dataset: Dataset
+    dataset: Dataset # the rows, and what each column is
     estimator: Any                           # any scikit-learn-compatible estimator, alone or in a pipeline; a copy of it is kept
     evaluation: Evaluation = Evaluation()    # an immutable value
     seed: int = 0                            # fills every random_state that is left open

@@ -141,7 +141,7 @@ class ModelSize:
 @dataclass(frozen=True)
 class EnoughRows:
     "It has learnt from enough rows."
-    rows: int
+    rows: int # at least, outside of the holdout
     name = "enough rows"
 
     def __post_init__(self) -> None: check_amounts(self, "rows")

@@ -57,7 +57,7 @@ class Leaderboard:
     score corrected for having been picked among that many: the one to report, and to expect in production. Intervals are at
     95%. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
     """
-    results: tuple[Result, ...]
+    results: tuple[Result, ...] # of the variants, those that failed too
     metric: str       # that decides
     baseline: str     # name of the variant that the others are held against
 

@@ -289,7 +289,7 @@ def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping
 # %% ../nbs/api/692_monitor.ipynb #99aa8f3b
 class Monitor:
     "Holds rows of production against what a model remembers."
-    model: Model
+    model: Model # with what it remembers of its training
     watch: Watch
     worse: Worse
     comparison: Comparison

@@ -48,8 +48,8 @@ def _importable(persister:str) -> Iterator[None]:
 @dataclass(frozen=True)
 class Pickle:
     "Python's own format. Loading a stranger's file runs whatever the stranger put there."
-    name: str = "pickle"
-    runs_code: bool = True
+    name: str = "pickle" # by which a file says who wrote it
+    runs_code: bool = True # whether reading can run what the file says
 
     def dump(self, estimator:Any) -> bytes:
         "The estimator as bytes. Raises `InvalidDeclaration` for what cannot be imported."
@@ -62,8 +62,8 @@ class Pickle:
 @dataclass(frozen=True)
 class Joblib:
     "Pickle with large arrays kept apart. Loading a stranger's file runs whatever the stranger put there."
-    name: str = "joblib"
-    runs_code: bool = True
+    name: str = "joblib" # by which a file says who wrote it
+    runs_code: bool = True # whether reading can run what the file says
 
     def dump(self, estimator:Any) -> bytes:
         "The estimator as bytes. Raises `InvalidDeclaration` for what cannot be imported."
@@ -115,8 +115,8 @@ def _types_within(content:bytes) -> list[str]:
 class Skops:
     "skops' format: loading builds trusted types only, and never runs code from the file."
     trusted: tuple[str, ...] = ()   # further types to trust, by full name, such as "myproject.transformers.Clipper"
-    name: str = "skops"
-    runs_code: bool = False
+    name: str = "skops" # by which a file says who wrote it
+    runs_code: bool = False # whether reading can run what the file says
 
     def dump(self, estimator:Any) -> bytes:
         "The estimator as bytes. Raises `InvalidDeclaration` for what skops cannot write, or nobody could import."

@@ -43,9 +43,9 @@ class Version:
     version: int      # counted from 1 for each name
     run: str          # that computed it
     key: str|None     # of the experiment that was fitted; None if it cannot be identified
-    path: Path
+    path: Path # of the model's file
     sha256: str       # of the file, as it was registered
-    made: str
+    made: str # when, in ISO 8601
 
     @property
     def model(self) -> "Model":

@@ -17,7 +17,7 @@ from .errors import optional
 @dataclass(frozen=True)
 class Remote:
     "Entries behind an fsspec URL. Raises whatever the file system raises, and `MissingExtra` if it is not installed."
-    url: str
+    url: str # a folder, as fsspec writes it: s3://bucket/folder
 
     def __str__(self) -> str: return self.url
 

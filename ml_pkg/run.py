@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class RunRecord:
     "What the store has of a run."
-    workspace: Workspace
+    workspace: Workspace # in which it is recorded
     row: dict[str, Any]      # of the table runs
 
     @property

@@ -30,7 +30,7 @@ def _check(name:str, number:Any, least:int) -> None:
 class Random:
     "Some of the variants, drawn at random."
     count: int      # how many
-    seed: int = 0
+    seed: int = 0 # of what is drawn: the same variants each time
 
     def __post_init__(self) -> None: _check("count", self.count, 1)
 
@@ -115,7 +115,7 @@ def rounds(
 class Halving:
     "Successive halving: the better part of the variants gets more and more of a resource."
     factor: int = 3              # one in so many goes on, with so many times as much
-    resource: Resource = Rows()
+    resource: Resource = Rows() # of which variants get more from round to round
 
     def __post_init__(self) -> None: _check("factor", self.factor, 2)
 
@@ -162,7 +162,7 @@ class Optuna:
     sampler: Any = None  # of optuna.samplers; by default Optuna's own choice, seeded
     pruner: Any = None   # of optuna.pruners; by default nothing is pruned
     at_once: int = 4     # variants that are asked for together: at least as many as there are workers. More is quicker, fewer learn more from each other
-    seed: int = 0
+    seed: int = 0 # of the sampler
 
     def __post_init__(self) -> None:
         _check("count", self.count, 1)

@@ -221,7 +221,7 @@ class Frame:
 @dataclass(frozen=True)
 class SQL:
     "A query and the database that answers it."
-    query: str
+    query: str # a SELECT, as the database takes it
     url: str = "duckdb://"   # 'duckdb:///file.db' goes to DuckDB, anything else to SQLAlchemy
 
     def __str__(self) -> str: return f"the query {' '.join(self.query.split())[:60]!r}"

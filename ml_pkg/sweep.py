@@ -88,7 +88,7 @@ class Variant(NamedTuple):
 @dataclass(frozen=True)
 class Sweep(Sequence["Experiment"]):
     "Variants of a declaration, in order."
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...] # each a name and a declaration
 
     def __len__(self) -> int: return len(self.variants)
     def __iter__(self) -> Iterator["Experiment"]: return (variant.experiment for variant in self.variants)

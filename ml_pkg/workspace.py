@@ -42,7 +42,7 @@ def project_package(
 @dataclass(frozen=True)
 class Workspace:
     "A folder for runs, models and fingerprints. Made when something is first kept in it."
-    folder: Path
+    folder: Path # in which runs, models and checkpoints are
 
     @classmethod
     def current(cls) -> "Workspace":
