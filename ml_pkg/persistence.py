@@ -81,8 +81,6 @@ REVIEWED = tuple(f"sklearn.{name}" for name in """
 feature_selection._univariate_selection.f_classif feature_selection._univariate_selection.f_regression
 feature_selection._univariate_selection.f_oneway feature_selection._univariate_selection.chi2 feature_selection._univariate_selection.r_regression
 feature_selection._mutual_info.mutual_info_classif feature_selection._mutual_info.mutual_info_regression
-tree._tree.Tree ensemble._hist_gradient_boosting.predictor.TreePredictor
-neighbors._kd_tree.KDTree neighbors._ball_tree.BallTree
 metrics._dist_metrics.EuclideanDistance64 metrics._dist_metrics.ManhattanDistance64
 neural_network._stochastic_optimizers.AdamOptimizer neural_network._stochastic_optimizers.SGDOptimizer
 calibration._CalibratedClassifier calibration._SigmoidCalibration
@@ -91,6 +89,10 @@ gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace
 gaussian_process.kernels.ConstantKernel gaussian_process.kernels.RBF gaussian_process.kernels.WhiteKernel gaussian_process.kernels.Matern
 gaussian_process.kernels.Product gaussian_process.kernels.Sum
 """.split()) + ("numpy.dtype", "numpy.mean", "numpy.median", "scipy.interpolate._bsplines.BSpline", "scipy.sparse._csr.csr_matrix") # noqa: SIM905 - names read better without quotes
+
+# %% ../nbs/api/200_persistence.ipynb #676d06b5
+_FOLLOWED = tuple(f"sklearn.{name}" for name in ("tree._tree.Tree", "ensemble._hist_gradient_boosting.predictor.TreePredictor", "neighbors._kd_tree.KDTree", "neighbors._ball_tree.BallTree")) # their numbers are followed without a look
+_RISK = "A forged tree can crash the process when it is asked to predict, or read memory that is not the model's. "
 
 # %% ../nbs/api/200_persistence.ipynb #0a0a7f38
 _PART = re.compile(r"schema\.json|[\w-]+\.(?:npy|npz|bin)", re.ASCII)
@@ -132,7 +134,7 @@ class Skops:
         from skops.io import loads
         if not trusted: _check_parts(content)
         unknown = [name for name in _types_within(content) if name not in (*REVIEWED, *self.trusted)]
-        if unknown and not trusted: raise UntrustedFile(f"the model holds types that nobody has vouched for: {listed(unknown)}. "
+        if unknown and not trusted: raise UntrustedFile(f"the model holds types that nobody has vouched for: {listed(unknown)}. {_RISK * any(name in _FOLLOWED for name in unknown)}"
             "If you know where it comes from: trusted=True, or Skops(trusted=[…]) with the names you trust")
         return loads(content, trusted=[*REVIEWED, *self.trusted, *unknown])
 

@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import pickle
+import re
 import shutil
 import stat
 import struct
@@ -513,6 +514,24 @@ def is_as_it_should_be(attempt:dict, kind:str) -> bool:
     size = Path(attempt["path"]).stat().st_blocks * 512 if Path(attempt["path"]).is_file() else 0
     ended = attempt["what"] in ("refused", "refused at predict") or attempt["what"] == "same" and kind in MAY_LOAD and attempt["way"] != "import"
     return ended and not attempt["ran"] and attempt["memory"] < MEMORY + 25 * size and attempt["seconds"] < PATIENCE
+
+
+ABOUT_TRUST = "trust or audit or bit_generator or reduce or node or operator or method" # of skops' tests; with ML_PKG_EVERY_BIT all, which takes a minute
+OF_ARGUMENTS = "test_loads_from_str or test_trusted_bool_raises" # what skops' own function says of arguments that ours does not have
+
+
+def test_skops_own_tests_hold_for_our_loader(attempts:Callable):
+    "What skops promises of types and of forged files, asked of our loader in the place of its own."
+    pytest.importorskip("skops.io.tests")
+    chosen = f"not ({OF_ARGUMENTS})" if os.environ.get("ML_PKG_EVERY_BIT") else f"({ABOUT_TRUST}) and not ({OF_ARGUMENTS})"
+    words = ["-q", "-p", "skops_by_ours", "-p", "no:cacheprovider", "-p", "no:xdist", "--pyargs", "skops.io.tests.test_audit", "skops.io.tests.test_persist", "-k", chosen]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]), "PYTEST_ADDOPTS": ""}
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True, timeout=600, env=environment, cwd=Path(__file__).parent)
+    said = done.stdout[-3000:]
+    assert done.returncode == 0, said
+    passed, read = (int(re.search(pattern, said)[1]) for pattern in (r"(\d+) passed", r"(\d+) files were read by our loader"))
+    assert passed > 400 and read > 50, said
+    attempts(passed)
 
 
 @pytest.mark.parametrize("corpus", [pickles], indirect=True)
