@@ -300,7 +300,7 @@ def _add_about(app:"FastAPI", service:Service) -> None:
     async def ready() -> dict:
         await _check_log(service.log)
         return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
-    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: getattr(route, "summary", None) or route.name for route in cast("list[Any]", app.routes)}}
+    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes) if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
     app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version", responses=_responses("The model", {"type": "object"}, {}), response_model=None)

@@ -246,7 +246,7 @@ def rows_of(
     "The rows of a request. Raises `InvalidRequest` if it has no list of them."
     if not isinstance(document, dict): raise InvalidRequest(f"the request is {_called(document)}: send an object with rows, {{\"rows\": [{{column: value, …}}, …]}}")
     rows = document.get("rows")
-    if "rows" not in document: raise InvalidRequest(f"the request has no 'rows'.{did_you_mean('rows', document, 'fields')} Send {{\"rows\": [{{column: value, …}}, …]}}", "rows")
+    if "rows" not in document: raise InvalidRequest("the request has no 'rows'. Send {\"rows\": [{column: value, …}, …]}, also for one row", "rows")
     if not isinstance(rows, list): raise InvalidRequest(f"'rows' is {_called(rows)}, and not a list of objects: [{{column: value, …}}, …]", "rows")
     return rows
 

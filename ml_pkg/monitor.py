@@ -27,6 +27,7 @@ from .estimated import Abstained, Estimated
 from .evidence import FIRST
 from .expected_loss import RegressionEstimator
 from .intervals import Interval
+from .joint import Tied
 from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, mature, measured
 from .logged import LABEL, TIME
 from .logged_predictions import Moment, read_log
@@ -108,9 +109,10 @@ def _by_product(profile:ReferenceProfile, window:Window, X:pd.DataFrame, name:st
     "Places of the tenth of the rows in which two columns together tell most of the change."
     columns = np.array(profile.scores.columns, dtype=object)
     one, other = next((one, other) for one in columns for other in columns if f"{one} and {other}" == name)
-    change = window.pairs.means - profile.pairs.means
+    centre = profile.scores.centre(window.inputs)
+    change = Tied(window.pairs, centre).correlations - Tied(profile.pairs, profile.scores.centre(profile.inputs.sketch)).correlations
     first, second = max(((first, second) for first in np.flatnonzero(columns == one) for second in np.flatnonzero(columns == other)), key=lambda pair: abs(change[pair]))
-    scores = profile.scores.of(columns_of(X, profile.inputs.bins))
+    scores = profile.scores.of(columns_of(X, profile.inputs.bins)) - centre
     return np.argsort(-scores[:, first] * scores[:, second] * np.sign(change[first, second]), kind="stable")[:max(1, len(X) // 10)]
 
 _FAULTY = {"missing": lambda bins, name, values: values.isna().to_numpy(), "unseen": lambda bins, name, values: _places(bins, name, values) == len(bins.categories.tables[bins.categories.names.index(name)]),

@@ -46,6 +46,20 @@ class Scores:
     @property
     def farthest(self) -> np.ndarray: return np.array([float(np.abs(table).max()) for table in self.tables])
 
+    def centre(self, sketch:Sketch) -> np.ndarray:
+        "Mean of each score over the rows of a sketch, shape (n_scores,). What is missing has 0."
+        return np.array([self._sum(name, table, sketch) for name, table in zip(self.columns, self.tables, strict=True)]) / max(1, sketch.rows)
+
+    def _sum(self, name:str, table:np.ndarray, sketch:Sketch) -> float:
+        numbers, categories = self.bins.numbers, self.bins.categories
+        if name in categories.names:
+            place = categories.names.index(name)
+            return float(sketch.slots[slice(*categories.starts[place:place + 2])] @ table[:-1])
+        place = numbers.names.index(name)
+        at = np.searchsorted(numbers.lines[place], np.arange(CELLS + 2)) # the bin of each cell
+        first = np.minimum(np.searchsorted(at, np.arange(len(sketch.counts[place]))), CELLS + 1)
+        return float(sketch.counts[place] @ table[first])
+
     def of(self, columns:Columns, step:int=1) -> np.ndarray:
         "Scores of every row, or every second, third, …: shape (n_rows, n_scores). What is missing has 0."
         places = {name: self._places(name, columns, step) for name in dict.fromkeys(self.columns)}

@@ -171,7 +171,8 @@ class Periods:
 
 # %% ../nbs/api/696_periods.ipynb #a9f1d634
 _WINDOWS = 60 # whose labels tell how long they take
-_LOOKS = 24   # after which that is learnt again
+_LOOKS = 24   # after which that is learnt again, at the latest
+_SHARE = 0.1  # of a period: no row is judged younger than that, whatever is learnt, so that a client that is a little slower loses nothing
 
 @dataclass(frozen=True, eq=False)
 class Mature:
@@ -195,15 +196,22 @@ def mature_window(
 
 def _age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> datetime.timedelta|None:
     "At which a row counts with its label; None if that is not known yet."
-    monitor, kept = periods.monitor, periods.folder/"maturity"
-    known = monitor.maturity.age(_NO_TIMES, now) # some know it without a log
+    known = periods.monitor.maturity.age(_NO_TIMES, now) # some know it without a log
     if known is not None: return known
+    kept = periods.folder/"maturity"
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(kept.read_text(encoding="utf-8"))
-        if pd.Timedelta(0) <= now - pd.Timestamp(told["at"]) < _LOOKS * periods.every.length: return datetime.timedelta(seconds=told["age"])
-    age = monitor.maturity.age(read_times(monitor.name, now - _WINDOWS * length, now, monitor.version, monitor.logs), now)
-    if age is not None and kept.parent.is_dir():
-        with written_whole(kept) as part: part.write_text(json.dumps({"at": now.isoformat(), "age": age.total_seconds()}), encoding="utf-8")
+        if 0 <= (now - pd.Timestamp(told["at"])).total_seconds() < min(told["span"], _LOOKS * periods.every.length.total_seconds()): return datetime.timedelta(seconds=told["age"])
+    return _learnt_age(periods, length, now, kept)
+
+def _learnt_age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp, kept:Path) -> datetime.timedelta|None:
+    "As the log tells it by now. It is noted, with the span of time that the log told of."
+    monitor = periods.monitor
+    times = read_times(monitor.name, now - _WINDOWS * length, now, monitor.version, monitor.logs)
+    if (learnt := monitor.maturity.age(times, now)) is None: return None
+    age = max(learnt, _SHARE * periods.every.length)
+    if kept.parent.is_dir():
+        with written_whole(kept) as part: part.write_text(json.dumps({"at": now.isoformat(), "age": age.total_seconds(), "span": (now - times[TIME].min()).total_seconds()}), encoding="utf-8")
     return age
 
 _NO_TIMES = pd.DataFrame({TIME: pd.DatetimeIndex([], tz="UTC"), LABEL: [], LABELLED: pd.DatetimeIndex([], tz="UTC")})

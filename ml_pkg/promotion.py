@@ -91,7 +91,7 @@ def _recorded_module(workspace:Workspace, name:str) -> str | None:
     "The module that declared an experiment of a name, as its runs tell; those of variants tell it by what they vary."
     if not workspace.database.exists(): return None
     with connected(workspace) as connection:
-        found = connection.execute("SELECT module FROM runs WHERE experiment = ? AND module <> '__main__' ORDER BY number DESC LIMIT 1", [name]).fetchone()
+        found = connection.execute("SELECT module FROM runs WHERE experiment = ? AND module <> '__main__' AND NOT varied ORDER BY number DESC LIMIT 1", [name]).fetchone()
         last = connection.execute("SELECT id FROM runs WHERE experiment = ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [name]).fetchone()
     if found: return found[0]
     module = load_run(last[0]).experiment.module if last else None

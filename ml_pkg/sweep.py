@@ -109,7 +109,7 @@ class Sweep(Sequence["Experiment"]):
         if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self.variants[0].experiment, other) if len(self) else other.name, other),))
         return _distinct([*self.variants, *(_among(self.variants, each) for each in other.variants)])
 
-    def __radd__(self, other:"Experiment") -> "Sweep": return Sweep((Variant(other.name, other),)) + self
+    def __radd__(self, other:"Experiment|int") -> "Sweep": return self if isinstance(other, int) else Sweep((Variant(other.name, other),)) + self
 
     def filter(self, condition:Callable[["Experiment"], bool]) -> "Sweep":
         "The variants for which a condition holds: `filter(lambda experiment: …)`."

@@ -19,7 +19,7 @@ from .display import table
 from .effects import Effects, joined, missing_shares, total_variation, wasserstein
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .evidence import FIRST, UNMOVED, Bets, asked_of, discoveries, lower, placed, upper
-from .joint import Joint, has_pairs, joint
+from .joint import Joint, Tied, has_pairs, joint
 from .quality import Fault, faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .sketches import Sketch
@@ -134,7 +134,7 @@ def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alar
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:
     low = found.lower(float(asked_of(np.array(share), watch.of_each)) - math.log(max(1, alarms)))
     effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared + 1) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
-    return Verdict(" and ".join(found.columns), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high, watch.dependence, CORRELATION, int(effects.rows[0]),
+    return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high, watch.dependence, CORRELATION, int(effects.rows[0]),
         float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain)
 
 # %% ../nbs/api/660_verdicts.ipynb #37aeaca3
@@ -186,7 +186,8 @@ def check(
     shares = [_SHARES[each.kind] / whole * each.weight for each in families]
     bets = [placed(each.effects, each.tolerance, share, watch.of_each) for each, share in zip(families, shares, strict=True)]
     pair_share = _SHARES[DEPENDENCE] / whole
-    pair = [joint(profile.pairs, window.pairs, profile.scores, watch.dependence, pair_share, watch.of_each)] if paired else []
+    before, now = Tied(profile.pairs, profile.scores.centre(profile.inputs.sketch)), Tied(window.pairs, profile.scores.centre(window.inputs))
+    pair = [joint(before, now, profile.scores, watch.dependence, pair_share, watch.of_each)] if paired else []
     found = discoveries(np.concatenate([*(each.log_gain for each in bets), [each.log_gain for each in pair]]), np.concatenate([*shares, [pair_share] * len(pair)]), watch.of_each)
     parts = np.split(found, np.cumsum([len(each.names) for each in families]))
     verdicts = [verdict for each, bet, share, alarm in zip(families, bets, shares, parts, strict=False) for verdict in _judged(each, bet, share, watch.of_each, alarm, found.sum())]
