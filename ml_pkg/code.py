@@ -43,7 +43,7 @@ def _distribution(package:str) -> importlib.metadata.Distribution | None:
         try: return importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError: return None
     found = named({"sklearn": "scikit-learn"}.get(package, package))
-    if found: return found
+    if found or package in sys.stdlib_module_names: return found # no other package of such a name can be imported
     listed = importlib.metadata.packages_distributions().get(package) # reads every installed distribution, so it is asked last
     return named(listed[0]) if listed else None
 

@@ -1,6 +1,5 @@
 """Sweeps on real clusters of two workers each: the same bits as in one process, also when a worker is killed."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +17,7 @@ def main():
     from swept import sweep
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     client = Client(cluster)
-    print("begins", flush=True)
-    if "kill" in sys.argv: threading.Thread(target=kill_one, daemon=True).start()
-    with joblib.parallel_config(backend="dask", wait_for_workers_timeout=60): board = sweep.run()
-    board.scores.to_pickle(sys.argv[1])
-    print(board.verdict, flush=True)
+    with joblib.parallel_config(backend="dask", wait_for_workers_timeout=60): run_each(sweep)
     client.close(); cluster.close()
 """
 
@@ -42,15 +37,20 @@ def main():
             ray.shutdown()
         else: break
     register_ray()
-    print("begins", flush=True)
-    if "kill" in sys.argv: threading.Thread(target=kill_one, daemon=True).start()
-    with joblib.parallel_config(backend="ray", n_jobs=2): board = sweep.run()
-    board.scores.to_pickle(sys.argv[1])
-    print(board.verdict, flush=True)
+    with joblib.parallel_config(backend="ray", n_jobs=2): run_each(sweep)
     ray.shutdown()
 """
 
-KILLING = """
+RUNNING = """
+def run_each(sweep):
+    "In a workspace that holds nothing yet, as it is and while a worker is killed; leaves a board and the traces of each."
+    for name in ("whole", "killed"):
+        os.environ["ML_PKG_WORKSPACE"] = os.path.abspath(name)
+        if name == "killed": threading.Thread(target=kill_one, daemon=True).start()
+        board = sweep.run()
+        board.scores.to_pickle(name + ".pkl")
+        os.rename(os.environ["TRACE"], name + ".trace")
+
 def kill_one():
     "Kill the worker that left the last trace, once there are a few."
     def lines():
@@ -63,25 +63,24 @@ if __name__ == "__main__": main()
 """
 
 
-def on_cluster(program:str, folder:Path, board:Path, *arguments:str, **environment:str) -> pd.DataFrame:
-    "The board of a sweep that a cluster of its own has run."
+def on_cluster(program:str, folder:Path) -> None:
+    "A cluster of its own runs the sweep, twice."
     path = folder / "on_cluster.py" # workers import the main module
-    path.write_text(program + KILLING)
-    done = subprocess.run([sys.executable, path, board, *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=900)
+    path.write_text(program + RUNNING)
+    done = subprocess.run([sys.executable, path], cwd=folder, capture_output=True, text=True, timeout=900)
     if done.returncode == 77: pytest.skip(f"Ray's own processes did not start here: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "drew from a global random generator" not in done.stderr
-    return pd.read_pickle(board)
 
 
 @pytest.mark.parametrize("program", [ON_DASK, ON_RAY], ids=["dask", "ray"])
 def test_a_cluster_gives_the_same_leaderboard_as_one_process(program:str, swept:Path, tmp_path:Path):  # noqa: F811
     pytest.importorskip("distributed" if program is ON_DASK else "ray")
     expected = finished(swept, tmp_path / "here.pkl", ML_PKG_WORKSPACE=str(tmp_path / "here"))
-    for arguments in ([], ["kill"]):
-        (tmp_path / "trace").write_text("")
-        board = on_cluster(program, swept, tmp_path / "there.pkl", *arguments, ML_PKG_WORKSPACE=str(tmp_path / f"there{len(arguments)}"))
-        pd.testing.assert_frame_equal(board, expected, check_exact=True)
-        done = fitted(tmp_path)
+    (tmp_path / "trace").unlink()
+    on_cluster(program, swept)
+    for name, again in (("whole", 0), ("killed", 2)):
+        pd.testing.assert_frame_equal(pd.read_pickle(swept / f"{name}.pkl"), expected, check_exact=True)
+        done = fitted(swept / f"{name}.trace")
         assert len(set(done)) == 2 * 3 + 4 * 3
-        assert len(done) - len(set(done)) <= 2 * len(arguments), done # what a killed worker was at is fitted again, and nothing else
+        assert len(done) - len(set(done)) <= again, done # what a killed worker was at is fitted again, and nothing else

@@ -39,19 +39,28 @@ def measurements() -> pd.DataFrame:
 TABLES = {"iris": ("flowers.csv", flowers), "houses": ("houses.csv", houses), "befund": ("Messung 1, größe.csv", measurements)}
 
 
-@pytest.fixture(params=TABLES)
-def made(request:pytest.FixtureRequest, tmp_path:Path, cli:list[str], monkeypatch:pytest.MonkeyPatch) -> Path:
-    "A project that the command made from one of the tables, committed by the command itself."
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.com")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("ML_PKG_WORKSPACE") # the project's own is used
+ADA = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", "Ada"), ("EMAIL", "ada@example.com"))}
+
+
+@pytest.fixture(scope="module", params=TABLES)
+def committed(request:pytest.FixtureRequest, tmp_path_factory:pytest.TempPathFactory, cli:list[str]) -> Path:
+    "A project that the command made from one of the tables, committed by the command itself; made once."
+    folder = tmp_path_factory.mktemp("new")
     file, rows = TABLES[request.param]
-    rows().to_csv(tmp_path / file, index=False)
-    subprocess.run([*cli, "new", request.param, "--csv", file, "--yes"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([request.param, file])
-    return tmp_path / request.param
+    rows().to_csv(folder / file, index=False)
+    own = {name: value for name, value in os.environ.items() if name != "ML_PKG_WORKSPACE"} # the project's own is used
+    subprocess.run([*cli, "new", request.param, "--csv", file, "--yes"], cwd=folder, check=True, capture_output=True, timeout=120, env={**own, **ADA, "PYTHONPATH": str(PACKAGE.parent)})
+    assert sorted(each.name for each in folder.iterdir()) == sorted([request.param, file])
+    return folder / request.param
+
+
+@pytest.fixture
+def made(committed:Path, tmp_path:Path, monkeypatch:pytest.MonkeyPatch) -> Path:
+    "The same project for one test."
+    for name, value in ADA.items(): monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("ML_PKG_WORKSPACE")
+    return Path(shutil.copytree(committed, tmp_path / committed.name))
 
 
 def output(folder:Path, command:str) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ def garden(made:Path, tmp_path:Path, workspace:Path, monkeypatch:pytest.MonkeyPa
     return tmp_path / "flowers"
 
 
+@pytest.fixture(scope="module")
+def promoted_once(made:Path, tmp_path_factory:pytest.TempPathFactory) -> tuple[Path, Path]:
+    "The same after a first promotion, of what is declared; and where that was, which its workspace knows."
+    kept, place = (tmp_path_factory.mktemp(name) / "flowers" for name in ("kept", "promoted"))
+    shutil.copytree(made, place)
+    promote(place, 1.0)
+    return shutil.move(place, kept), place
+
+
+@pytest.fixture
+def promoted(promoted_once:tuple[Path, Path], monkeypatch:pytest.MonkeyPatch) -> Iterator[Path]:
+    "The same project for one test, with its own workspace, where the promotion was."
+    monkeypatch.delenv("ML_PKG_WORKSPACE")
+    kept, place = promoted_once
+    yield Path(shutil.copytree(kept, place))
+    shutil.rmtree(place)
+
+
 def run(folder:Path, *words:str, code:int=0) -> str:
     "What a command prints, in a project; `ml_pkg` and `python` are those of this environment."
     known = {"ml_pkg": [sys.executable, "-c", "from ml_pkg.commands import main; main()"], "python": [sys.executable]}
@@ -44,8 +63,10 @@ def run(folder:Path, *words:str, code:int=0) -> str:
 
 
 def environment(folder:Path) -> dict[str, str]:
+    "Of a process in a project, whose own workspace is used."
     names = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))}
-    return {**os.environ, **names, "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{folder}", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {name: value for name, value in os.environ.items() if name != "ML_PKG_WORKSPACE"}
+    return {**own, **names, "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{folder}", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def promote(folder:Path, strength:float, code:int=0) -> str: return run(folder, "python", "-c", PROMOTE.format(strength), code=code)
@@ -65,6 +86,8 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     assert changed(garden) == ["flowers/experiments/flowers.py", "nbs/experiments/flowers.ipynb"]
     assert [line for line in run(garden, "git", "diff", "-U0", "--", "nbs").splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
         '-    "        LogisticRegression(max_iter=1000),\\n",', '+    "        LogisticRegression(max_iter=1000, C=10.0),\\n",']
+    shown = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; run = flowers.run(); print(run.reused, flowers.estimator[-1].C)")
+    assert shown.split() == ["True", "10.0"] # what was promoted is found warm
     promoted = sources(garden)
     run(garden, "nbdev_clean")
     run(garden, "nbdev_export")
@@ -93,28 +116,22 @@ def test_what_was_declared_first_is_in_production_until_something_is_promoted(ga
     run(garden, "ml_pkg", "verify", "flowers")
 
 
-def test_each_rollback_goes_back_further(garden:Path):
-    before = [sources(garden)]
-    for strength in (1.0, 5.0, 50.0):
-        promote(garden, strength)
-        before.append(sources(garden))
-    shown = json.loads(run(garden, "ml_pkg", "rollback", "flowers", "--dry-run", "--json"))
+def test_each_rollback_goes_back_further(promoted:Path):
+    before = [sources(promoted)]
+    for strength in (5.0, 50.0):
+        promote(promoted, strength)
+        before.append(sources(promoted))
+    shown = json.loads(run(promoted, "ml_pkg", "rollback", "flowers", "--dry-run", "--json"))
     assert (shown["version"], shown["replaces"], shown["is_done"]) == (2, 3, False) and "-        LogisticRegression(max_iter=1000, C=50.0)," in shown["difference"]
-    assert sources(garden) == before[3] and json.loads(run(garden, "ml_pkg", "models", "--json"))[0]["aliases"] == {"production": 3, "previous": 2}
-    assert "flowers@2 is in production, in place of flowers@3" in run(garden, "ml_pkg", "rollback", "flowers") and sources(garden) == before[2]
-    assert "flowers@1 is in production, in place of flowers@2" in run(garden, "ml_pkg", "rollback", "flowers") and sources(garden) == before[1]
+    assert sources(promoted) == before[2] and json.loads(run(promoted, "ml_pkg", "models", "--json"))[0]["aliases"] == {"production": 3, "previous": 2}
+    assert "flowers@2 is in production, in place of flowers@3" in run(promoted, "ml_pkg", "rollback", "flowers") and sources(promoted) == before[1]
+    assert "flowers@1 is in production, in place of flowers@2" in run(promoted, "ml_pkg", "rollback", "flowers") and sources(promoted) == before[0]
     for words in (("--dry-run",), ()):
-        said = run(garden, "ml_pkg", "rollback", "flowers", *words, code=2)
+        said = run(promoted, "ml_pkg", "rollback", "flowers", *words, code=2)
         assert "version 1 is the first that went into production" in said and "git revert" in said and "ml_pkg retire flowers" in said
-        assert sources(garden) == before[1]
-    promote(garden, 50.0) # forward again is a promotion
-    assert sources(garden) == before[3] and "flowers@1 would be in production, in place of flowers@3" in run(garden, "ml_pkg", "rollback", "flowers", "--dry-run")
-
-
-def test_what_was_promoted_is_found_warm(garden:Path):
-    promote(garden, 10.0)
-    shown = run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; run = flowers.run(); print(run.reused, flowers.estimator[-1].C)")
-    assert shown.split() == ["True", "10.0"]
+        assert sources(promoted) == before[0]
+    promote(promoted, 50.0) # forward again is a promotion
+    assert sources(promoted) == before[2] and "flowers@1 would be in production, in place of flowers@3" in run(promoted, "ml_pkg", "rollback", "flowers", "--dry-run")
 
 
 @pytest.mark.parametrize("harm", ["cell", "checkpoint", "module"])
@@ -152,24 +169,23 @@ def test_a_fresh_process_that_takes_too_long_is_ended(garden:Path):
     assert sources(garden) == before and (not child.exists() or child.read_text().split()[2] == "Z")
 
 
-def test_a_gate_refuses_and_is_overruled(garden:Path):
-    promote(garden, 1.0)
+def test_a_gate_refuses_and_is_overruled(promoted:Path):
     worse = "from flowers.experiments.flowers import flowers; from sklearn.dummy import DummyClassifier; flowers.replace(logisticregression=DummyClassifier()).promote({})"
-    before = sources(garden)
-    said = run(garden, "python", "-c", worse.format(""), code=1)
-    assert "not worse" in said and "refused" in said and sources(garden) == before
+    before = sources(promoted)
+    said = run(promoted, "python", "-c", worse.format(""), code=1)
+    assert "not worse" in said and "refused" in said and sources(promoted) == before
     assert "Traceback" in said
-    shown = run(garden, "ipython", "--colors=NoColor", "-c", worse.format(""), code=1)
+    shown = run(promoted, "ipython", "--colors=NoColor", "-c", worse.format(""), code=1)
     assert shown.startswith("PromotionRefused: flowers stays as it is: not worse refused.") and "  found     " in shown and "Traceback" not in shown and ".py" not in shown, shown
-    assert "not looked at, because not worse refused" in said and looks(garden) == 1 # that of the first promotion
-    done = subprocess.run([sys.executable, "-c", "from ml_pkg.commands import main; main()", "promote", "latest", "--json"], cwd=garden, capture_output=True, text=True, timeout=300, env=environment(garden))
+    assert "not looked at, because not worse refused" in said and looks(promoted) == 1 # that of the first promotion
+    done = subprocess.run([sys.executable, "-c", "from ml_pkg.commands import main; main()", "promote", "latest", "--json"], cwd=promoted, capture_output=True, text=True, timeout=300, env=environment(promoted))
     told = json.loads(done.stdout)
     assert done.returncode == 2 and told["error"] == "flowers stays as it is: not worse refused." and done.stderr.splitlines()[-1] == f"error: {told['error']}"
     assert [(each["gate"], each["passed"], each["asked"]) for each in told["verdicts"]] == [("not worse", False, True), ("holdout", False, False), ("same inputs", True, True), ("no findings", True, True)]
     assert all(each["required"] and each["found"] for each in told["verdicts"])
-    run(garden, "python", "-c", worse.format("force='to see it fail'"))
-    kept = run(garden, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
-    assert looks(garden) == 2 and "to see it fail" in kept and "DummyClassifier" in (garden / "flowers/experiments/flowers.py").read_text()
+    run(promoted, "python", "-c", worse.format("force='to see it fail'"))
+    kept = run(promoted, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
+    assert looks(promoted) == 2 and "to see it fail" in kept and "DummyClassifier" in (promoted / "flowers/experiments/flowers.py").read_text()
 
 
 def test_what_would_not_be_installed_is_not_promoted(garden:Path):
@@ -179,23 +195,22 @@ def test_what_would_not_be_installed_is_not_promoted(garden:Path):
     assert "no part of the package flowers" in said and sources(garden) == before
 
 
-def test_what_nobody_promoted_is_not_lost_in_going_back(garden:Path):
-    promote(garden, 1.0)
-    promote(garden, 10.0)
-    table = garden / "flowers/data/iris.csv"
+def test_what_nobody_promoted_is_not_lost_in_going_back(promoted:Path):
+    promote(promoted, 10.0)
+    table = promoted / "flowers/data/iris.csv"
     rows = table.read_text()
     table.write_text(rows + rows.splitlines()[-1] + "\n")
-    said = run(garden, "ml_pkg", "rollback", "flowers", code=2)
+    said = run(promoted, "ml_pkg", "rollback", "flowers", code=2)
     assert "What has changed since: dataset.rows: DataFrame 150 rows, 5 columns → DataFrame 151 rows, 5 columns. Bring that back first" in said, said
     table.write_text(rows)
-    notebook = garden / "nbs/experiments/flowers.ipynb"
+    notebook = promoted / "nbs/experiments/flowers.ipynb"
     notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
-    run(garden, "nbdev_export")
-    before = sources(garden)
-    assert "flowers@2 is another experiment. From that to what is declared: logisticregression.max_iter: 1000 → 77" in run(garden, "ml_pkg", "verify", "flowers", code=1)
-    assert "going back would lose that" in run(garden, "ml_pkg", "rollback", "flowers", code=2) and sources(garden) == before
-    run(garden, "ml_pkg", "rollback", "flowers", "--registry-only")
-    assert sources(garden) == before
+    run(promoted, "nbdev_export")
+    before = sources(promoted)
+    assert "flowers@2 is another experiment. From that to what is declared: logisticregression.max_iter: 1000 → 77" in run(promoted, "ml_pkg", "verify", "flowers", code=1)
+    assert "going back would lose that" in run(promoted, "ml_pkg", "rollback", "flowers", code=2) and sources(promoted) == before
+    run(promoted, "ml_pkg", "rollback", "flowers", "--registry-only")
+    assert sources(promoted) == before
 
 
 def test_back_and_forth_in_one_process(garden:Path):
@@ -218,24 +233,22 @@ def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
     run(garden, "ml_pkg", "verify", "flowers")
 
 
-def test_a_damaged_model_in_production_is_told_and_mended(garden:Path):
-    promote(garden, 1.0)
-    file = garden / ".ml_pkg/registry/flowers/1.mlpkg"
+def test_a_damaged_model_in_production_is_told_and_mended(promoted:Path):
+    file = promoted / ".ml_pkg/registry/flowers/1.mlpkg"
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1])
-    assert "not what was registered" in run(garden, "ml_pkg", "verify", "flowers", code=1)
-    promote(garden, 1.0) # with a reason, as it stands in PROMOTE
-    run(garden, "ml_pkg", "verify", "flowers")
+    assert "not what was registered" in run(promoted, "ml_pkg", "verify", "flowers", code=1)
+    promote(promoted, 1.0) # with a reason, as it stands in PROMOTE
+    run(promoted, "ml_pkg", "verify", "flowers")
 
 
-def test_of_two_at_once_one_is_told(garden:Path):
-    promote(garden, 1.0)
-    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=garden, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(garden)) for strength in (5.0, 50.0)]
+def test_of_two_at_once_one_is_told(promoted:Path):
+    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=promoted, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(promoted)) for strength in (5.0, 50.0)]
     said = [process.communicate(timeout=300) for process in started]
     won = [process.returncode == 0 for process in started]
     assert any(won), said
     for done, (_, errors) in zip(won, said, strict=True): assert done or "at this moment" in errors or "otherwise than" in errors, errors
-    run(garden, "ml_pkg", "verify", "flowers")
+    run(promoted, "ml_pkg", "verify", "flowers")
 
 
 def test_whoever_shares_a_checkout_shares_its_lock(garden:Path, tmp_path:Path):
@@ -254,17 +267,16 @@ def test_whoever_shares_a_checkout_shares_its_lock(garden:Path, tmp_path:Path):
     assert not list(garden.glob("nbs/experiments/.*.lease"))
 
 
-def test_of_two_workspaces_at_once_one_is_told(garden:Path, tmp_path:Path):
-    promote(garden, 1.0)
+def test_of_two_workspaces_at_once_one_is_told(promoted:Path, tmp_path:Path):
     (tmp_path / "temporary").mkdir()
-    places = [environment(garden), environment(garden) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}]
-    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=garden, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=place) for strength, place in zip((5.0, 50.0), places, strict=True)]
+    places = [environment(promoted), environment(promoted) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}]
+    started = [subprocess.Popen([sys.executable, "-c", PROMOTE.format(strength)], cwd=promoted, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=place) for strength, place in zip((5.0, 50.0), places, strict=True)]
     said = [process.communicate(timeout=300) for process in started]
     won = [process.returncode == 0 for process in started]
     assert any(won), said
     for done, (_, errors) in zip(won, said, strict=True): assert done or "at this moment" in errors or "otherwise than" in errors, errors
-    strength = max((strength for strength, done in zip((5.0, 50.0), won, strict=True) if done), key=lambda each: f"C={each}" in sources(garden)[0].decode())
-    assert all(f"C={strength}" in source.decode() for source in sources(garden))
+    strength = max((strength for strength, done in zip((5.0, 50.0), won, strict=True) if done), key=lambda each: f"C={each}" in sources(promoted)[0].decode())
+    assert all(f"C={strength}" in source.decode() for source in sources(promoted))
 
 
 def test_the_exploration_of_a_new_project_survives_promotions(garden:Path):
@@ -283,21 +295,20 @@ def test_without_its_notebooks_only_the_registry_moves(garden:Path):
     assert (garden / "flowers/experiments/flowers.py").read_bytes() == before
 
 
-def test_a_killed_promotion_is_all_old_or_all_new(garden:Path):
-    promote(garden, 1.0)
-    for strength in (2.0, 3.0): run(garden, "python", "-c", f"from flowers.experiments.flowers import flowers; flowers.replace(logisticregression__C={strength}).run().model")
+def test_a_killed_promotion_is_all_old_or_all_new(promoted:Path):
+    run(promoted, "python", "-c", "from flowers.experiments.flowers import flowers\nfor strength in (2.0, 3.0): flowers.replace(logisticregression__C=strength).run().model")
     random.seed(0)
-    known = {sources(garden): 1}
+    known = {sources(promoted): 1}
     for number in range(KILLS):
-        journal = garden / ".ml_pkg/promotions/flowers.json"
-        process = subprocess.Popen([sys.executable, "-c", PROMOTE.format((2.0, 3.0)[number % 2])], cwd=garden, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(garden), start_new_session=True)
+        journal = promoted / ".ml_pkg/promotions/flowers.json"
+        process = subprocess.Popen([sys.executable, "-c", PROMOTE.format((2.0, 3.0)[number % 2])], cwd=promoted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(promoted), start_new_session=True)
         if number % 4: # most of them while files are being changed
             while not journal.exists() and process.poll() is None: time.sleep(0.001)
         time.sleep(random.uniform(0, 7))
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()
-        verdicts = json.loads(run(garden, "ml_pkg", "verify", "flowers", "--json")) # the next command
+        verdicts = json.loads(run(promoted, "ml_pkg", "verify", "flowers", "--json")) # the next command
         assert all(verdict["passed"] for verdict in verdicts) and not journal.exists()
-        known.setdefault(sources(garden), number)
+        known.setdefault(sources(promoted), number)
     print(f"\n{KILLS} promotions killed, {len(known)} states seen, none of them mixed")
     assert len(known) <= 3

@@ -8,8 +8,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import FLOWER, Server, asked, exchanged, predicted, serving, waited
+from conftest import FLOWER, PACKAGE, Server, asked, exchanged, make_project, predicted, serving, waited
 
 from ml_pkg.logged_predictions import read_log
 from ml_pkg.model import Model
@@ -43,10 +46,20 @@ def counted(server:Server, name:str) -> float:
     return sum(float(value) for value in re.findall(rf"^ml_pkg_{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory:pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    "A workspace with three runs, and their ids; made once."
+    folder = tmp_path_factory.mktemp("three")
+    environment = {**os.environ, "ML_PKG_WORKSPACE": str(folder / "workspace"), "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", THREE], cwd=make_project(folder / "project"), env=environment, check=True, capture_output=True, text=True, timeout=120)
+    return folder / "workspace", json.loads(done.stdout)
+
+
 @pytest.fixture
-def versions(here:Workspace, python:Callable) -> dict[str, Model]:
-    "Three versions of a model, of which the first is in production."
-    runs = [load_run(run) for run in json.loads(python(THREE))]
+def versions(here:Workspace, workspace:Path, three:tuple[Path, list[str]]) -> dict[str, Model]:
+    "Three versions of a model, of which the first is in production, in the workspace of this test."
+    shutil.copytree(three[0], workspace)
+    runs = [load_run(run) for run in three[1]]
     with connected(here) as connection: made = [register(connection, here, "flowers", run, run.model_path) for run in runs]
     promote(here, 1)
     return {str(each.version): each.model for each in made}

@@ -16,6 +16,8 @@ from conftest import TRACE, make_project, traces
 from ml_pkg.checkpoints import Checkpoints
 from ml_pkg.fitting import Plans
 
+KILLS = int(os.environ.get("ML_PKG_KILLS", "10")) # sweeps that are killed, five for each workspace
+
 SWEPT = TRACE + """
 import time
 import pandas as pd
@@ -78,9 +80,9 @@ def finished(folder:Path, board:Path, **environment) -> pd.DataFrame:
     return pd.read_pickle(board)
 
 
-def fitted(tmp_path:Path) -> list[str]:
+def fitted(trace:Path) -> list[str]:
     "What was fitted: step, rows, and which rows; without the process."
-    return [line.rpartition(" ")[0] for line in traces(tmp_path / "trace")]
+    return [line.rpartition(" ")[0] for line in traces(trace)]
 
 
 def published(sweep, store:Checkpoints) -> set[str]:
@@ -97,12 +99,12 @@ def published(sweep, store:Checkpoints) -> set[str]:
     return found
 
 
-def test_killed_20_times_a_sweep_repeats_nothing_that_was_published(swept:Path, tmp_path:Path):
+def test_killed_again_and_again_a_sweep_repeats_nothing_that_was_published(swept:Path, tmp_path:Path):
     expected = finished(swept, tmp_path / "board.pkl", ML_PKG_WORKSPACE=str(tmp_path / "reference"))
-    assert sorted(set(fitted(tmp_path))) == sorted(fitted(tmp_path)) and len(fitted(tmp_path)) == 2 * 3 + 4 * 3 # each step once in each fold
+    assert sorted(set(fitted(tmp_path / "trace"))) == sorted(fitted(tmp_path / "trace")) and len(fitted(tmp_path / "trace")) == 2 * 3 + 4 * 3 # each step once in each fold
     sweep = importlib.import_module("swept").sweep
     moment = random.Random(0)
-    for attempt in range(20):
+    for attempt in range(5 * max(1, KILLS // 5)):
         workspace = tmp_path / f"workspace{attempt // 5}" # five kills for each workspace, each further on
         store = Checkpoints(workspace / "checkpoints")
         kept = published(sweep, store)
@@ -111,36 +113,36 @@ def test_killed_20_times_a_sweep_repeats_nothing_that_was_published(swept:Path, 
         time.sleep(moment.uniform(0.5, 5))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert not kept & set(fitted(tmp_path)), attempt
+        assert not kept & set(fitted(tmp_path / "trace")), attempt
         if attempt % 5 < 4: continue
         kept = published(sweep, store)
         (tmp_path / "trace").write_text("")
         pd.testing.assert_frame_equal(finished(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=str(workspace)), expected, check_exact=True)
-        again = fitted(tmp_path)
+        again = fitted(tmp_path / "trace")
         assert not kept & set(again) and len(set(again)) == len(again)
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(swept:Path, tmp_path:Path):
     workspace = str(tmp_path / "workspace")
     process = start(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=workspace)
-    while len(fitted(tmp_path)) < 8: time.sleep(0.01)
+    while len(fitted(tmp_path / "trace")) < 8: time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT) # as a terminal does it
     out, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors and out == ""
-    before = fitted(tmp_path)
+    before = fitted(tmp_path / "trace")
     board = finished(swept, tmp_path / "board.pkl", ML_PKG_WORKSPACE=workspace)
-    assert len(fitted(tmp_path)) - len(before) <= 2 * 3 + 4 * 3 - len(before) + 2 # of each worker, a step that was under way is taken again
+    assert len(fitted(tmp_path / "trace")) - len(before) <= 2 * 3 + 4 * 3 - len(before) + 2 # of each worker, a step that was under way is taken again
     pd.testing.assert_frame_equal(board, finished(swept, tmp_path / "other.pkl", ML_PKG_WORKSPACE=str(tmp_path / "fresh")), check_exact=True)
 
 
 def test_a_worker_that_is_killed_loses_only_its_running_step(swept:Path, tmp_path:Path):
     process = start(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=str(tmp_path / "workspace"))
-    while len(fitted(tmp_path)) < 5: time.sleep(0.01)
+    while len(fitted(tmp_path / "trace")) < 5: time.sleep(0.01)
     worker = int((tmp_path / "trace").read_text().split()[-1])
     assert worker != process.pid
     os.kill(worker, signal.SIGKILL)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "best of 4 tried" in out
-    repeated = len(fitted(tmp_path)) - len(set(fitted(tmp_path)))
-    assert len(set(fitted(tmp_path))) == 2 * 3 + 4 * 3 and repeated <= 2 # what the two workers were at
+    repeated = len(fitted(tmp_path / "trace")) - len(set(fitted(tmp_path / "trace")))
+    assert len(set(fitted(tmp_path / "trace"))) == 2 * 3 + 4 * 3 and repeated <= 2 # what the two workers were at
