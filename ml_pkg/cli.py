@@ -221,7 +221,7 @@ def runs(
     for run, changed in zip(found, differs, strict=True):
         status = "reused" if run["reused"] else run["status"]
         tags = " ".join(["*"] * run["starred"] + run["tags"])
-        lines.append([run["id"], run["experiment"], status, *(f"{run[name]:.4f}" if name in run else "" for name in metrics), run["started"][:19].replace("T", " "), f"{run['seconds']:.2f}", tags, changed if len(changed) < 60 else changed[:59] + "…"])
+        lines.append([run["id"], run["experiment"], status, *(f"{run[name]:.4f}" if name in run else "" for name in metrics), run["started"][:19].replace("T", " "), f"{run['seconds']:.2f}", tags, changed]) # in the last column, where there is room for all of it
     print_columns(lines)
     if len(found) == limit and (more := run_count(experiment, where) - limit) > 0 and not metric: print(f"… and {more:,} more: --limit {limit + more}")
 

@@ -213,7 +213,7 @@ def changes(
     "For each run, the parameters that are not those of the run that it varies; nothing where there is none to hold it against."
     if not ids: return []
     with connected(Workspace.current()) as connection:
-        varied = dict(connection.execute("SELECT id, variation_of FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]).fetchall())
+        varied = dict(connection.execute("SELECT id, COALESCE(variation_of, (SELECT first.variation_of FROM runs AS first WHERE first.id = runs.reuses)) FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]).fetchall())
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]
         held:dict[str, dict] = {}
         for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps([*ids, *filter(None, beside)])]): held.setdefault(run, {})[name] = value
