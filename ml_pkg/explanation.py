@@ -16,6 +16,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from .display import difference, table
+from .errors import listed
 from .identity import ABSENT, differences
 
 # %% ../nbs/api/270_explanation.ipynb #d90c9f0b
@@ -124,6 +125,17 @@ def _told_once(found:dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     then, now = (set(side.split(", ")) for side in found[BEFORE])
     return {path: pair for path, pair in found.items() if not any(_is_within(path, name) for name in then ^ now)}
 
+# %% ../nbs/api/270_explanation.ipynb #98cd01d9
+_COLUMN = re.compile(r"dataset\.rows\.column \d+ '(.*)'")
+
+def _reasons(found:dict[str, tuple[str, str]]) -> list[str]:
+    "What differs, in words; what is in the rows in a line."
+    others = {path: pair for path, pair in found.items() if not path.startswith("dataset.rows.")}
+    columns = [name[1] for path in found if path not in others and (name := _COLUMN.fullmatch(path))]
+    if "dataset.rows" in found: return [described(path, *pair) for path, pair in others.items()]
+    inside = [f"dataset.rows: other values in {listed(columns, 5)} (run.diff, or ml_pkg diff, tells in which rows)" if columns else "dataset.rows: another index"] * (len(others) < len(found))
+    return [*inside, *(described(path, *pair) for path, pair in others.items())]
+
 # %% ../nbs/api/270_explanation.ipynb #829b6b94
 def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> list[str]:
     "Reasons, one for each component that differs."
@@ -131,7 +143,7 @@ def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> l
     had = [upstream(other.components, _until(other.steps, until[-1])) for other in earlier if until[-1] in other.steps]
     found = nearest_difference(upstream(components, until), had)
     if found is None: return [FIRST]
-    return [described(path, *pair) for path, pair in _told_once(found).items()] or [UNKEPT]
+    return _reasons(_told_once(found)) or [UNKEPT]
 
 # %% ../nbs/api/270_explanation.ipynb #e09eb23f
 def _code_once(
