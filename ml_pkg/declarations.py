@@ -9,12 +9,13 @@ __all__ = ['run_notebook', 'load_declaration']
 import importlib
 import json
 import linecache
+import pkgutil
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean
+from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, listed
 from .experiment import Experiment
 from .workspace import project_root
 
@@ -78,4 +79,11 @@ def _chosen(names:dict[str, Any], name:str, place:str) -> Experiment:
     if name in names: raise InvalidDeclaration(f"'{name}' of {place} is a {type(names[name]).__name__} and no Experiment.{did_you_mean(name, found, 'experiments there')}")
     if name: raise UnknownName(f"there is no '{name}' in {place}.{did_you_mean(name, found, 'experiments there')}")
     if len(found) == 1: return next(iter(found.values()))
+    if not found and (further := _experiments_below(place)): raise UnknownName(f"{place} itself declares no experiment. Those of its modules: {listed(further)}")
     raise UnknownName(f"say which experiment of {place} is meant, as {place}:NAME.{did_you_mean('', found, 'experiments there')}")
+
+def _experiments_below(place:str) -> list[str]:
+    "Where a package keeps its experiments, if it keeps them as `ml_pkg new` does."
+    try: kept = importlib.import_module(f"{place}.experiments")
+    except Exception: return [] # it has none; whatever its own code raises is told when it is asked for
+    return [f"{place}.experiments.{each.name}:{each.name}" for each in pkgutil.iter_modules(kept.__path__)]
