@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -333,6 +334,11 @@ def _without(bound:socket.socket, work:Callable[[], None]) -> None:
 
 def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
+def _unpromoted(ready:Served, address:str) -> str:
+    "Said of a name under which nothing was ever promoted; nothing of any other address."
+    if not ready.version.startswith("run:") or address.startswith("run:"): return ""
+    return f"nothing is in production as {address}, so the model of its last run answers. To make it the first version: ml_pkg promote {ready.version.removeprefix('run:')}\n"
+
 def _to_try(
     ready:Served,
     address:str,
@@ -362,6 +368,7 @@ def serve(
         ready = serving.ready(located(serving.address))
         serving.rival.check(serving)
         serving.watch.check(serving)
+        print(_unpromoted(ready, serving.address), end="", file=sys.stderr, flush=True)
         print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}\n{serving.watch.says(serving)}", end="", flush=True)
         work, beside = partial(_run, serving, ready, bound, workspace), [partial(_without, bound, each) for each in serving.watch.works(serving)]
         work() if workers == 1 and not beside else _Workers([work] * workers + beside).run()
