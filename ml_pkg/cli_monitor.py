@@ -90,7 +90,7 @@ def alarms(
     test:Annotated[bool, typer.Option("--test", help="Tell each of them that this is a test.")] = False,
     as_json:AsJson = False,
 ) -> None:
-    "Who hears of alarms, by the setting `alarms`, and how many messages wait for them. Exits with 1 if a test did not reach somebody, or there is nobody."
+    "Who hears of alarms, by the setting `alarms`, and how many messages wait for them. With --test it exits with 1 if somebody was not reached, or there is nobody."
     from ml_pkg.attending import telling_of, tested
     from ml_pkg.display import counted
     from ml_pkg.workspace import Workspace
