@@ -54,6 +54,8 @@ def _check_parameter(estimator:Any, name:str) -> None:
         if part not in parameters:
             where = "__".join(path[:depth]) or type(estimator).__name__
             kind = "steps and parameters" if _children_name(owner) else "parameters"
+            deeper = [known for known in estimator.get_params() if known.endswith(f"__{name}")] if hasattr(estimator, "get_params") else []
+            if len(deeper) == 1: raise UnknownName(f"'{name}' is a parameter further inside: it is called {deeper[0]}")
             raise UnknownName(f"'{part}' is not among the {kind} of {where} ({type(owner).__name__}).{did_you_mean(part, parameters, kind)}")
         owner = parameters[part]
 
