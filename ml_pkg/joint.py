@@ -52,9 +52,9 @@ def pair_effects(
     columns = np.array(scores.columns, dtype=object)
     one, other = np.triu_indices(len(columns), 1)
     different, still = columns[one] != columns[other], ~np.isin(columns, _moved(reference, current, columns))
-    there = different & still[one] & still[other]
-    known = float(there.any()) # 0: every column has moved by itself, and nothing can be told of what they have in common
-    one, other = one[there if known else different], other[there if known else different]
+    told = different & still[one] & still[other]
+    chosen, known = (told, 1.0) if told.any() else (different, 0.0) # every column has moved by itself: nothing can be told of what they have in common
+    one, other = one[chosen], other[chosen]
     variance = np.maximum(reference.variances, current.variances)[one, other]
     value = np.abs(current.correlations - reference.correlations)[one, other]
     reach = 2 * scores.farthest[one] * scores.farthest[other] / np.minimum(1.0, current.scale[one, other])
