@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,23 +23,19 @@ PATIENCE = 15.0  # seconds without one after which the holder counts as dead; co
 
 class _Heart:
     "One thread a process that touches all its leases."
-    def __init__(self): self._held, self._lock, self._thread = set(), threading.Lock(), None
+    def __init__(self): self.held, self._lock, self._thread = {}, threading.Lock(), None # what stands in each lease, and its file
 
-    def add(self, lease:Path) -> None:
+    def add(self, holder:bytes, lease:Path) -> None:
+        self.held[holder] = lease
         with self._lock:
-            self._held.add(lease)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="ml_pkg leases", daemon=True)
                 self._thread.start()
 
-    def remove(self, lease:Path) -> None:
-        with self._lock: self._held.discard(lease)
-
     def _beat(self) -> None:
         while True:
             time.sleep(BEAT)
-            with self._lock: held = list(self._held)
-            for lease in held:
+            for lease in list(self.held.values()):
                 with suppress(OSError): os.utime(lease)
 
 _heart = _Heart()
@@ -58,17 +55,20 @@ def _made_anew(path:Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 # %% ../nbs/api/050_leases.ipynb #357292d8
-def _take(lease:Path) -> bytes:
-    "What now stands in the lease; nothing if it was not free."
-    holder = json.dumps({"machine": socket.gethostname(), "process": os.getpid(), "since": time.time_ns()}).encode()
+def _holder() -> bytes:
+    "What is written into a lease: who has it, told from everybody who ever had one."
+    return json.dumps({"machine": socket.gethostname(), "process": os.getpid(), "since": time.time_ns(), "name": uuid.uuid4().hex}).encode()
+
+def _take(lease:Path, holder:bytes) -> bool:
+    "Write the holder into the lease, if it is free; tells whether it was."
     try: handle = _made_anew(lease)
-    except FileExistsError: return b""
+    except FileExistsError: return False
     try: os.write(handle, holder)
-    except OSError:
+    except BaseException:
         lease.unlink(missing_ok=True) # nobody holds one that says nothing
         raise
     finally: os.close(handle)
-    return holder
+    return True
 
 # %% ../nbs/api/050_leases.ipynb #dcda8765
 def _give_back(lease:Path, holder:bytes) -> None:
@@ -122,14 +122,19 @@ class Lease:
     @contextmanager
     def held(self) -> Iterator[bool]:
         "Holds the lease for as long as the block runs, if it is free; tells whether it was. A folder that cannot be written has no leases, and everybody works."
-        try: holder = _take(self.path)
-        except OSError: holder = b"everybody"
-        if holder: _heart.add(self.path)
-        try: yield bool(holder)
+        holder = _holder()
+        try: yield self._taken(holder)
         finally:
-            if holder:
-                _heart.remove(self.path)
-                _give_back(self.path, holder)
+            try: _give_back(self.path, holder)
+            finally:
+                _heart.held.pop(holder, None)
+                _give_back(self.path, holder) # again: Ctrl-C may have come while it was given back
+
+    def _taken(self, holder:bytes) -> bool:
+        try: ours = _take(self.path, holder)
+        except OSError: return True
+        if ours: _heart.add(holder, self.path)
+        return ours
 
     def wait(
         self,
