@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -365,11 +366,10 @@ def _incumbent(version:Version|None, force:str) -> Incumbent | None:
 # %% ../nbs/api/399_promotion.ipynb #ffe20c2a
 def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", planned:Rewritten, model:Model, file:Path, before:Version|None, version_in:Callable[[sqlite3.Connection], Version], kind:str, why:str, forced:str="", verdicts:Sequence[Verdict]=()) -> Promotion:
     "Write, ask a fresh process, and enter it in the registry; if anything is wrong, nothing was written."
-    given = all_answers(model, fitted_rows(chosen))
     with connected(workspace) as connection: last = connection.execute("SELECT coalesce(max(number), 0) FROM promotions").fetchone()[0]
     journaled = {"after": last, "kind": kind, "difference": planned.difference, "file": str(place.file)}
     with written_together(_journal(workspace, place.name), planned.changes, journaled, lambda: _is_entered(workspace, place.name, journaled)):
-        verdicts = [*verdicts, _parity(place, chosen, file, given)]
+        verdicts = [*verdicts, _parity(place, chosen, model, file)]
         about = {"why": why, "forced": forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
         refuse_edited(planned.changes)
         statement = find_declared(place.written, place.variable).source if place.written and planned.changes else ""
@@ -388,14 +388,18 @@ def _folder(place:Place) -> Path:
     here = (place.written or place.module_file).parent
     return project_root(here) or here
 
-def _parity(place:Place, chosen:"Experiment", file:Path, given:list[str]) -> Verdict:
+def _parity(place:Place, chosen:"Experiment", model:Model, file:Path) -> Verdict:
     "Raise `NotTheSame` if a fresh process finds another experiment, or other answers."
-    required = f"the same experiment, and {len(given):,} answers that are the same to the bit ({DISTURBED:,} of them to disturbed rows)"
+    rows = fitted_rows(chosen)
+    required = f"the same experiment, and {len(rows) + DISTURBED:,} answers that are the same to the bit ({DISTURBED:,} of them to disturbed rows)"
     if place.written is None:
-        again = all_answers(Model.load(file, persisters=[Skops(), Joblib(), Pickle(), chosen.persister]), fitted_rows(chosen))
-        refuse_differences(Testimony(chosen.key, {}, "", len(given) - DISTURBED, again), chosen.key, {}, given, place.address)
+        given, again = (all_answers(each, rows) for each in (model, Model.load(file, persisters=[Skops(), Joblib(), Pickle(), chosen.persister])))
+        refuse_differences(Testimony(chosen.key, {}, "", len(rows), again), chosen.key, {}, given, place.address)
         return Verdict("parity", required, f"the declaration is not here to be changed; the model's file gives the answers {answers_digest(again)}", True)
-    said = testimony(place.module.__name__, place.variable, file, _folder(place), chosen.promotion.witness_minutes)
+    with ThreadPoolExecutor(1) as beside: # the explored model is asked here while the fresh process asks the one in the file
+        asked = beside.submit(all_answers, model, rows)
+        said = testimony(place.module.__name__, place.variable, file, _folder(place), chosen.promotion.witness_minutes)
+        given = asked.result()
     if Path(said.file).resolve() != place.module_file.resolve(): raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")
     refuse_differences(said, chosen.key, components(chosen.identity), given, place.address)
     return Verdict("parity", required, f"the same in a fresh process; the model's file gives the answers {answers_digest(said.answers)}", True)

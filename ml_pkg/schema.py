@@ -176,6 +176,7 @@ def _numbers(series:pd.Series, column:Column, first_row:int, number_in:Callable=
     "A column as numbers (missing ones stay missing), or an error for the first value that is none. Objects stay objects, so that no large integer is rounded before it is checked."
     if pd.api.types.is_bool_dtype(series.dtype) and not pd.api.types.is_object_dtype(series.dtype): return series.astype("Int64" if series.hasnans else "int64")
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype): return series
+    if series.dtype == object and {*map(type, series)} <= {float, type(None)}: return series.astype("float64") # none of them can be wrong
     missing = series.isna()
     if not (pd.api.types.is_object_dtype(series.dtype) or isinstance(series.dtype, pd.StringDtype)): _refuse(series, ~missing, column, first_row)
     numbers = [None if absent else number_in(value) for value, absent in zip(series, missing, strict=True)]
@@ -209,6 +210,7 @@ def _whole_numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
 def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Numbers in the training data's precision; integers that a double cannot hold, and overflow to infinity, are refused."
     numbers = _numbers(series, column, first_row)
+    if str(numbers.dtype) == column.dtype == "float64": return numbers
     _refuse(series, _inexact(numbers), column, first_row, expected="a number that a double can hold")
     if numbers.dtype == object: numbers = numbers.astype("float64")
     with np.errstate(over="ignore"): converted = numbers.astype("float64" if column.dtype[0].islower() else "Float64").astype(column.dtype)
