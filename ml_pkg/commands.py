@@ -13,7 +13,7 @@ from .cli_promotion import promote  # noqa: F401 - its import adds this one and 
 from .cli_registry import models  # noqa: F401 - its import adds this one and others
 from .cli_serving import serve  # noqa: F401 - its import adds the command
 from .cli_tokens import tokens  # noqa: F401 - its import adds the group "token"
-from .cli_ui import ui  # noqa: F401 - its import adds the command
+from .cli_ui import ui  # noqa: F401 - its import adds this one and leaderboard
 from .cli_workspace import doctor  # noqa: F401 - its import adds this one and others
 
 # %% ../nbs/api/890_commands.ipynb #76b907d6
