@@ -47,15 +47,23 @@ def _sent(column:Column) -> list:
     return [value for value in dict.fromkeys(found) if _fits([value], column)] + ([None] if column.nulls else [])
 
 # %% ../nbs/api/395_gates.ipynb #a5fd504b
-def _narrowed(before:Column, column:Column) -> str:
-    "What a column no longer takes; nothing if it takes all."
+def _answers(model:Model, column:Column, value:Any) -> bool:
+    "Whether a model answers a row that has a value in one column, and in the others what stood there at training."
+    row = {each.name: [value if each.name == column.name else each.example] for each in model.schema.columns}
+    try:
+        with warnings.catch_warnings(action="ignore"): model.predict(pd.DataFrame(row, dtype=object))
+    except Exception: return False # an estimator may refuse a row in any way it likes
+    return True
+
+def _narrowed(before:Column, column:Column, model:Model) -> str:
+    "What a model no longer takes in a column; nothing if it takes all."
     values = _sent(before)
     unfit = [value for value in values if not _fits([value], column)]
     if unfit: return f"'{column.name}' was {before.kind} and is {column.kind}, and {unfit[0]!r} does not fit any more"
     conformed = _alone(values, column)
-    unknown = [value for value in values if value is not None and _alone([value], column).unseen] if conformed.unseen else []
-    if unknown: return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}"
-    return f"'{column.name}' may be missing today, and was never missing when the candidate learnt" if conformed.nulls else ""
+    unknown = [value for value in values if value is not None and _alone([value], column).unseen and not _answers(model, column, value)] if conformed.unseen else []
+    if unknown: return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}, and rows with it are refused"
+    return f"'{column.name}' may be missing today, and was never missing when the candidate learnt, which refuses such rows" if conformed.nulls and not _answers(model, column, None) else ""
 
 # %% ../nbs/api/395_gates.ipynb #346646a9
 @dataclass(frozen=True)
@@ -64,13 +72,13 @@ class SameInputs:
     name = "same inputs"
 
     def judge(self, candidate:Candidate) -> Verdict:
-        "Refuses for new columns, for kinds that are narrower, for categories and missing values that the candidate does not know."
+        "Refuses for new columns, for kinds that are narrower, for categories and missing values that the candidate neither knows nor answers."
         required = "takes the rows that clients send today"
         if candidate.incumbent is None: return Verdict(self.name, required, "nothing is in production yet, so nobody sends any", True)
         before = {column.name: column for column in candidate.incumbent.model.schema.columns}
         columns = candidate.model.schema.columns
         new = [f"'{column.name}'" for column in columns if column.name not in before]
-        problems = [*([f"needs {listed(new)}, which nobody sends today"] if new else []), *filter(None, (_narrowed(before[column.name], column) for column in columns if column.name in before))]
+        problems = [*([f"needs {listed(new)}, which nobody sends today"] if new else []), *filter(None, (_narrowed(before[column.name], column, candidate.model) for column in columns if column.name in before))]
         unneeded = [f"'{name}'" for name in before if name not in candidate.model.schema.names]
         found = f"takes them, and needs {listed(unneeded)} no more" if unneeded else f"takes all {counted(len(columns), 'column')} as they are"
         return Verdict(self.name, required, "; ".join(problems) or found, not problems)

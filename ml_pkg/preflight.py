@@ -18,6 +18,7 @@ from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .evaluation import Evaluation
 from .findings import CheckFinding, Preflight
 from .fold_checks import absent_classes, equal_rows, mixed_times, split_groups
+from .spelling import written_columns
 from .view import View
 
 log = logging.getLogger("ml_pkg")
@@ -29,6 +30,7 @@ CHECKS: dict[str, Callable[[View], list[CheckFinding]]] = {
     "leakage": leaking_columns,        # one column that predicts the target all but perfectly
     "constant": constant_columns,      # columns with one value, or none
     "identifier": identifying_columns, # columns that number or name the rows
+    "spelling": written_columns,       # text that holds numbers or dates, or one value in several spellings
     "classes": absent_classes,         # classes that a fold lacks
     "time": mixed_times,               # times that the folds do not respect
     "fitted_outside": scaled_columns,  # what was fitted before the rows were split

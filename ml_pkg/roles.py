@@ -19,6 +19,8 @@ from .dataset import Dataset
 from .errors import InvalidData, MlPkgError, UnknownName, did_you_mean, listed
 from .evaluation import Evaluation, folds
 from .sources import Frame
+from .spelling import spelt
+from .view import SAMPLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,10 +93,14 @@ def _role_of_names(about:Facts) -> Role:
     return Role(GROUP, f"it names {about.distinct:,} things, each in {about.n_rows / about.distinct:.1f} rows on average")
 
 def _role_of_text(values:"pd.Series", about:Facts) -> Role:
-    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS): return Role(DROPPED, f"another text in every row{_advice(values)}")
+    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS): return Role(DROPPED, f"another text in every row{_spelling(values) or _advice(values)}")
     if is_key_name(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
-    if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2): return Role(DROPPED, f"{about.distinct:,} different texts{_advice(values)}")
-    return Role(CATEGORY, _counted(about.distinct))
+    if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2): return Role(DROPPED, f"{about.distinct:,} different texts{_spelling(values) or _advice(values)}")
+    return Role(CATEGORY, f"{_counted(about.distinct)}{_spelling(values)}")
+
+def _spelling(values:"pd.Series") -> str:
+    "What the texts really are, if they seem to be something else."
+    return "".join(f"; {each.what}: {each.remedy}" for each in spelt(values.iloc[:SAMPLE]))
 
 def _advice(values:"pd.Series") -> str:
     "What to do with sentences."
