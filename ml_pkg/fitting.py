@@ -8,9 +8,11 @@ __all__ = ['WAITED_FOR', 'LAYOUT', 'weight_parameter', 'fit_parameters', 'takes_
            'cross_validate']
 
 # %% ../nbs/api/260_fitting.ipynb #2b082522
+import functools
 import inspect
 import itertools
 import numbers
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -313,6 +315,14 @@ def workers(
     return effective_n_jobs(n_jobs)
 
 # %% ../nbs/api/260_fitting.ipynb #a8eff2e9
+@functools.cache
+def _workers_end_with(process:int) -> None:
+    "joblib keeps its workers for five minutes, and a process that multiprocessing has started would wait for them before it ends."
+    import multiprocessing.util
+
+    from joblib.externals.loky import get_reusable_executor
+    if multiprocessing.parent_process(): multiprocessing.util.Finalize(None, lambda: get_reusable_executor().shutdown(), exitpriority=100) # while the queues to them are open
+
 def handed_out(
     tasks:Iterable[Any],  # of joblib's `delayed`
     n_jobs:int|None, # how many workers, as joblib understands it
@@ -320,6 +330,7 @@ def handed_out(
 ) -> Iterator[Any]:
     "What comes of tasks, as workers are done with them. A backend that gives results only together, as Ray's does, is given as many at a time as it has workers."
     from sklearn.utils.parallel import Parallel  # joblib's, with scikit-learn's configuration taken along
+    _workers_end_with(os.getpid())
     try: parallel = Parallel(n_jobs=n_jobs, return_as=return_as)
     except ValueError: parallel = None # joblib's word for a backend that cannot
     if parallel is not None: yield from parallel(tasks)

@@ -105,13 +105,13 @@ def own_settings(folder:Path, theme:str="JupyterLab Light") -> dict[str, str]:
     return {**os.environ, **{name: str(folder / place) for name, place in places.items()}}
 
 
-def start_lab(root:Path, folder:Path, **options) -> tuple[subprocess.Popen, str]:
-    "JupyterLab on a folder, and its address."
+def start_lab(root:Path, folder:Path, *more:str, **options) -> tuple[subprocess.Popen, str]:
+    "JupyterLab on a folder, with more flags, and its address."
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     flags = {"ip": "127.0.0.1", "port": port, "port_retries": 0, "token": "", "password": "", "root_dir": root, "allow_root": True}
     log = (folder / "lab.log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", *(f"--ServerApp.{name}={value}" for name, value in flags.items())], env=own_settings(folder, **options), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", *(f"--ServerApp.{name}={value}" for name, value in flags.items()), *more], env=own_settings(folder, **options), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not answers(f"{address}/api/status"):
         assert process.poll() is None and time.monotonic() < until, (folder / "lab.log").read_text()
