@@ -1,7 +1,7 @@
 """All benchmarks, one after another, as one page: date, machine and versions, which bars held, and all that was printed.
 
     python benchmarks/all.py                               # all, as each is by itself: on a machine that does nothing else
-    python benchmarks/all.py --quick                       # a look: fewer rows and repeats
+    python benchmarks/all.py --quick                       # in half an hour or so: fewer rows and repeats, the same peers
     python benchmarks/all.py --only serving sweep
     python benchmarks/all.py --page nbs/figures.md         # where the page goes (default: figures.md)
 
@@ -34,16 +34,16 @@ BENCHMARKS = (
     Benchmark("import_time", "What does the import cost?"),
     Benchmark("identity", "What does a key cost?"),
     Benchmark("warm_start", "How soon does a process know what has been computed?", quick=(("--rows", "100000"),)),
-    Benchmark("first_run", "What does the first run cost above scikit-learn's own?", quick=(("--rows", "10000", "--repeats", "3"),)),
-    Benchmark("tweak_last_step", "What does a fit cost when only the last step has changed?", quick=(("--rows", "10000", "--repeats", "3"),)),
-    Benchmark("sweep", "What does a sweep cost, and how does it grow?", ((), ("--growth",)), (("--quick",),)),
-    Benchmark("honesty", "Are scores of the best of many right?", quick=(("--repetitions", "5", "--only", "noise"),)),
-    Benchmark("tracking", "What does a record cost?", quick=(("--only", "ours", "MLflow, no model", "--repeats", "5"),)),
-    Benchmark("run_store", "What does it cost to find one run of many?", quick=(("--runs", "2000"),)),
-    Benchmark("serving", "How many requests a second?", quick=(("--only", "ours", "ours, no log", "hand-written FastAPI", "--seconds", "2", "--repeats", "1"),)),
-    Benchmark("false_alarms", "How often is an alarm false, and what is found?", quick=(("--repetitions", "2", "--rows", "1000", "--features", "5", "--without-peers"),)),
-    Benchmark("estimated_performance", "How right are estimates without labels?", quick=(("--repetitions", "2", "--tables", "1"),)),
-    Benchmark("monitor_speed", "What does monitoring cost?", quick=(("--rows", "100000", "--without-peers"),)),
+    Benchmark("first_run", "What does the first run cost above scikit-learn's own?", quick=(("--rows", "100000", "--repeats", "3"),)),
+    Benchmark("tweak_last_step", "What does a fit cost when only the last step has changed?", quick=(("--rows", "100000", "--repeats", "3"),)),
+    Benchmark("sweep", "What does a sweep cost, and how does it grow?", ((), ("--growth",)), (("--repeats", "1"), ("--growth", "--quick"))),
+    Benchmark("honesty", "Are scores of the best of many right?", quick=(("--repetitions", "10", "--boards", "1"),)),
+    Benchmark("tracking", "What does a record cost?", quick=(("--repeats", "5"),)),
+    Benchmark("run_store", "What does it cost to find one run of many?", quick=(("--runs", "20000"),)),
+    Benchmark("serving", "How many requests a second?", quick=(("--seconds", "2", "--repeats", "1"),)),
+    Benchmark("false_alarms", "How often is an alarm false, and what is found?", quick=(("--repetitions", "5", "--rows", "100", "1000", "--features", "5", "20"),)),
+    Benchmark("estimated_performance", "How right are estimates without labels?", quick=(("--repetitions", "4"),)),
+    Benchmark("monitor_speed", "What does monitoring cost?", quick=(("--repetitions", "1"),)),
 )
 
 

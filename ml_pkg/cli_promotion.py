@@ -28,7 +28,7 @@ Why = Annotated[str, typer.Option("--why", help="Kept in the registry's history.
 @app.command()
 @reported
 def promote(
-    run:Annotated[str, typer.Argument(help="The id of a run, the beginning of one, or 'latest'.")],
+    run:Annotated[str, typer.Argument(help="The id of a run, the beginning of one, 'latest', or a registered version, such as iris@2.")],
     dry_run:Annotated[bool, typer.Option("--dry-run", help="Show what would change in the declaring cell, and change nothing.")] = False,
     force:Annotated[str, typer.Option("--force", help="The reason why it goes into production although a gate refuses it.")] = "",
     why:Why = "",
@@ -36,10 +36,10 @@ def promote(
 ) -> None:
     "Make what ran production: the declaring cell, its module, the model and the registry, or nothing at all."
     from ml_pkg.promotion import PromotionRefused, preview, promote
-    from ml_pkg.run import load_run
+    from ml_pkg.registry import run_of
     try:
-        found = load_run(run)
-        if run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
+        found = run_of(run)
+        if "@" not in run and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
         done = preview(found.experiment) if dry_run else promote(found.experiment, force, why)
     except MlPkgError as error:
         if not as_json and not isinstance(error, (PromotionRefused, NotRewritable)): raise # these two have lines of their own

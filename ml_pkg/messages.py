@@ -65,7 +65,9 @@ def _where(found:Mapping[str, Any]) -> str:
     "How to get the rows behind what is wrong."
     names = _columns(found)[:_MANY]
     begin = ["from ml_pkg.monitor import Monitor", f"monitor = Monitor.of_log({found['model'] + '@' + found['version']!r})" if found["version"].isdecimal() else f"monitor = Monitor.of_log({found['model']!r})", f"monitor.check_log({found['start']!r}, {found['end']!r})"]
-    return "\n".join([*begin, *(f"monitor.rows({name!r})" for name in names), *([] if names else ["monitor.last.labelled.frame # rows with their labels"])])
+    return "\n".join([*begin, *([f"monitor.rows({name!r})" for name in names] or [_furthest_off(found["measured"])])])
+
+def _furthest_off(measured:Sequence[Mapping[str, Any]]) -> str: return f"monitor.rows({measured[0]['metric']!r}) # those first that it was furthest off on" if measured else "monitor.last.seen.frame # all: which are wrong is known when labels come"
 
 # %% ../nbs/api/701_messages.ipynb #427d6bd6
 def _performance(found:Mapping[str, Any]) -> str:

@@ -105,6 +105,19 @@ class Observed:
 
     def some(self, rows:np.ndarray) -> "Observed": return replace(self, **{name: getattr(self, name)[rows] for name in ("frame", "X", "answers", "labels")})
 
+    @property
+    def furthest_off(self) -> pd.DataFrame:
+        "Rows with an answer and a label, as they came, those first that the model was furthest off on: by the error of a number, by the probability that was given to the class that it was."
+        known = self.some(self.answered & self.labels.notna().to_numpy())
+        return known.frame.iloc[np.argsort(-_off(known.answers, known.labels), kind="stable")]
+
+def _off(answers:pd.DataFrame, labels:pd.Series) -> np.ndarray:
+    "How far off answers are, shape (n_rows,)."
+    said = {label: answers[probability_name(label)].to_numpy(float) for label in labels.unique() if probability_name(label) in answers}
+    if said: return 1 - np.select([(labels == label).to_numpy() for label in said], list(said.values()), 0.0)
+    if labels.dtype.kind in "iuf": return np.abs(answers["prediction"].to_numpy(float) - labels.to_numpy(float))
+    return (answers["prediction"].astype(object) != labels).to_numpy(float)
+
 # %% ../nbs/api/691_observed.ipynb #7b1f6772
 def _like_classes(values:pd.Series, classes:Sequence) -> pd.Series:
     "Classes as they were at training, whether a log has them as numbers or as text."

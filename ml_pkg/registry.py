@@ -375,7 +375,7 @@ def _why_none_before(connection:sqlite3.Connection, name:str, there:int|None) ->
     "What to do in place of a rollback."
     if there is None: return f"nothing was ever in production. What there is: ml_pkg history {name}"
     once = {row[0] for row in connection.execute("SELECT version FROM promotions WHERE name = ? AND alias = ? AND version IS NOT NULL", [name, PRODUCTION])} - {there}
-    others = [f"{each} (ml_pkg promote {each.run})" for each in _versions(connection, name) if each.version in once]
+    others = [f"{each} (ml_pkg promote {each})" for each in _versions(connection, name) if each.version in once]
     told = f"Later ones were rolled back; one of them again: {listed(others)}. " if others else ""
     return (f"version {there} is the first that went into production. {told}What its promotion changed in the cell goes back with git (git revert COMMIT; git checkout of the notebook and its module, "
             f"as long as they are not committed), and ml_pkg retire {name} --why REASON leaves nothing in production")

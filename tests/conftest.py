@@ -30,6 +30,15 @@ PACKAGE = Path(ml_pkg.__file__).parent
 CLI = [sys.executable, "-c", "from ml_pkg.commands import main; main()"] # the command line in a process of its own, installed or not
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
+LONGEST = ["test_promotion", "test_folders", "test_mlflow", "test_server", "test_round_trip", "test_clusters", "test_hostile_models", "test_sweep_faults", "test_tutorials_in_lab", "test_container"]
+
+
+def pytest_collection_modifyitems(items:list[pytest.Item]) -> None:
+    "Files that take minutes come first, so that no worker is left with one of them when the others are done."
+    def place(item:pytest.Item) -> int: return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+    items.sort(key=place)
+
+
 FLOWERS = '''
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
