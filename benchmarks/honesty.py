@@ -185,9 +185,14 @@ def simulate(world:World, repetitions:int, boards:int) -> pd.DataFrame:
         board = cross_validated(X, y, world.variants(repetition), repetition)
         found["resampled rows"].append(judged(resampled("accuracy", pd.Series(y), board.predictions, board.folds.mean(axis=1), seed=repetition), truth))
         found["folds"].append(judged(FoldScores(board.folds, HELD_OUT), truth))
-        if repetition < boards: same_as_declared(X, y, world.variants(repetition), board, repetition)
+        if repetition < boards and are_declarations(world.variants(repetition)): same_as_declared(X, y, world.variants(repetition), board, repetition)
     print(f"\n{world.name}: {world.rows} rows, {len(truth)} variants, {repetitions} repetitions; truth {truth.min():.3f} to {truth.max():.3f}")
     return pd.DataFrame({name: {**pd.DataFrame(rows).mean(), "error": pd.DataFrame(rows)["corrected"].std() / np.sqrt(repetitions)} for name, rows in found.items()}).T
+
+
+def are_declarations(variants:list[Variant]) -> bool:
+    "Whether each is a declaration of its own. Estimators that draw anew are none: an experiment gives them its seed, and then they are all the same."
+    return all(estimator.get_params().get("random_state", 0) is not None for estimator, _ in variants)
 
 
 def same_as_declared(X:np.ndarray, y:np.ndarray, variants:list[Variant], board:Board, seed:int) -> None:
