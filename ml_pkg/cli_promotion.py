@@ -39,7 +39,7 @@ def promote(
     from ml_pkg.registry import run_of
     try:
         found = run_of(run)
-        if "@" not in run and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
+        if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
         done = preview(found.experiment) if dry_run else promote(found.experiment, force, why)
     except MlPkgError as error:
         if not as_json and not isinstance(error, (PromotionRefused, NotRewritable)): raise # these two have lines of their own

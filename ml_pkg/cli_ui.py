@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
+from .pages import number
 
 # %% ../nbs/api/804_cli_ui.ipynb #b386c094
 @app.command()
@@ -28,15 +29,15 @@ def ui(
 # %% ../nbs/api/804_cli_ui.ipynb #87233186
 def _cells(line:dict[str, Any]) -> list[str]:
     "What is said of one."
-    return [line["id"], f"{line['score']:.4f}", line["interval"], line["difference"], line["beside"], "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
+    return [line["id"], number(line["score"]), line["interval"], line["difference"], line["beside"], "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
 
 @app.command()
 @reported
 def leaderboard(
     experiment:Annotated[str, typer.Argument(help="An experiment's name.")],
     metric:Annotated[str, typer.Option("--metric", "-m", help="The score that decides; without it the first one.")] = "",
-    rows:Annotated[str, typer.Option("--rows", help="The id of a run, for all that was scored on the same rows; without it the rows of the latest.")] = "",
-    limit:Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the best first.")] = 20,
+    rows:Annotated[str, typer.Option("--rows", help="The newest run on other rows, as the list below a leaderboard names it; without it the rows of the latest run.")] = "",
+    limit:Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many, the best first.")] = 20,
     as_json:AsJson = False,
 ) -> None:
     "Hold all that was tried on the same rows against each other, the best first: which one is really better?"
@@ -45,7 +46,8 @@ def leaderboard(
     if as_json: return print_json(page)
     board = page["board"]
     if not board: return print(page["why"])
-    print(board["headline"], board["caption"] + ":", sep="\n")
+    left_out = f"; the best {limit} of them" if len(board["lines"]) > limit else ""
+    print(board["headline"], f"{board['caption'].partition(';')[0]}{left_out}:", sep="\n")
     print_columns([["run", board["metric"], "95% interval", f"to {board['baseline']}", "95% interval", "fit", "", "varies"], *map(_cells, board["lines"][:limit])])
-    print("Intervals are told from the folds; compare(…) in a notebook tells them from the rows, and is more exact.")
+    print(board["how"])
     for other in page["others"]: print(f"other {other['words']}: --rows {other['rows']}")

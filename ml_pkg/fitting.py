@@ -316,12 +316,13 @@ def workers(
 
 # %% ../nbs/api/260_fitting.ipynb #a8eff2e9
 @functools.cache
-def _workers_end_with(process:int) -> None:
+def _workers_end_with(process:int) -> None: # once for each process: a fork has what its parent has cached
     "joblib keeps its workers for five minutes, and a process that multiprocessing has started would wait for them before it ends."
     import multiprocessing.util
-
-    from joblib.externals.loky import get_reusable_executor
-    if multiprocessing.parent_process(): multiprocessing.util.Finalize(None, lambda: get_reusable_executor().shutdown(), exitpriority=100) # while the queues to them are open
+    def end() -> None:
+        from joblib.externals.loky import reusable_executor
+        if (executor := reusable_executor._executor) is not None: executor.shutdown()
+    if multiprocessing.parent_process(): multiprocessing.util.Finalize(None, end, exitpriority=100) # while the queues to them are open
 
 def handed_out(
     tasks:Iterable[Any],  # of joblib's `delayed`
@@ -330,7 +331,7 @@ def handed_out(
 ) -> Iterator[Any]:
     "What comes of tasks, as workers are done with them. A backend that gives results only together, as Ray's does, is given as many at a time as it has workers."
     from sklearn.utils.parallel import Parallel  # joblib's, with scikit-learn's configuration taken along
-    _workers_end_with(os.getpid())
+    if workers(n_jobs) > 1: _workers_end_with(os.getpid())
     try: parallel = Parallel(n_jobs=n_jobs, return_as=return_as)
     except ValueError: parallel = None # joblib's word for a backend that cannot
     if parallel is not None: yield from parallel(tasks)

@@ -47,25 +47,37 @@ def _sent(column:Column) -> list:
     return [value for value in dict.fromkeys(found) if _fits([value], column)] + ([None] if column.nulls else [])
 
 # %% ../nbs/api/395_gates.ipynb #a5fd504b
-def _answers(model:Model, column:Column, value:Any) -> bool:
-    "Whether a model answers a row that has a value in one column, and in the others what stood there at training."
-    row = {each.name: [value if each.name == column.name else each.example] for each in model.schema.columns}
+def _answers(model:Model, column:Column, values:list) -> bool:
+    "Whether a model answers rows that have these values in one column, and in the others what stood there at training."
+    rows = {each.name: values if each.name == column.name else [each.example] * len(values) for each in model.schema.columns}
     try:
-        with warnings.catch_warnings(action="ignore"): model.predict(pd.DataFrame(row, dtype=object))
+        with warnings.catch_warnings(action="ignore"): model.predict(pd.DataFrame(rows, dtype=object))
     except Exception: return False # an estimator may refuse a row in any way it likes
     return True
+
+def _refused(model:Model, column:Column, values:list) -> list:
+    "The values that a model refuses, which it has never met."
+    return [] if _answers(model, column, values) else [value for value in values if not _answers(model, column, [value])]
+
+def _unmet(before:Column, column:Column) -> list:
+    "What may be sent in a column, fits it, and was not there when the candidate learnt."
+    values = [value for value in _sent(before) if _fits([value], column)]
+    found = _alone(values, column) if values else None
+    if not found or not (found.unseen or found.nulls): return []
+    return [value for value in values if (column.name in found.nulls if value is None else bool(_alone([value], column).unseen))]
 
 def _narrowed(before:Column, column:Column, model:Model) -> str:
     "What a model no longer takes in a column; nothing if it takes all."
     values = _sent(before)
     unfit = [value for value in values if not _fits([value], column)]
     if unfit: return f"'{column.name}' was {before.kind} and is {column.kind}, and {unfit[0]!r} does not fit any more"
-    conformed = _alone(values, column)
-    unknown = [value for value in values if value is not None and _alone([value], column).unseen and not _answers(model, column, value)] if conformed.unseen else []
-    if unknown: return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}, and rows with it are refused"
-    return f"'{column.name}' may be missing today, and was never missing when the candidate learnt, which refuses such rows" if conformed.nulls and not _answers(model, column, None) else ""
+    refused = _refused(model, column, _unmet(before, column))
+    if unknown := [value for value in refused if value is not None]: return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}, and such rows are refused"
+    return f"'{column.name}' may be missing today, and was never missing when the candidate learnt, which refuses such rows" if refused else ""
 
 # %% ../nbs/api/395_gates.ipynb #346646a9
+def _shown(value:Any) -> str: return "nothing" if value is None else repr(value)
+
 @dataclass(frozen=True)
 class SameInputs:
     "The candidate takes whatever what is in production takes. Columns that it needs no more may still be sent."
@@ -80,7 +92,8 @@ class SameInputs:
         new = [f"'{column.name}'" for column in columns if column.name not in before]
         problems = [*([f"needs {listed(new)}, which nobody sends today"] if new else []), *filter(None, (_narrowed(before[column.name], column, candidate.model) for column in columns if column.name in before))]
         unneeded = [f"'{name}'" for name in before if name not in candidate.model.schema.names]
-        found = f"takes them, and needs {listed(unneeded)} no more" if unneeded else f"takes all {counted(len(columns), 'column')} as they are"
+        unmet = [f"'{column.name}' with {listed(map(_shown, values), 3)}" for column in columns if column.name in before and (values := _unmet(before[column.name], column))]
+        found = (f"takes them, and needs {listed(unneeded)} no more" if unneeded else f"takes all {counted(len(columns), 'column')} as they are") + (f"; answers, and has never met: {listed(unmet)}" if unmet else "")
         return Verdict(self.name, required, "; ".join(problems) or found, not problems)
 
 # %% ../nbs/api/395_gates.ipynb #8460e3c9

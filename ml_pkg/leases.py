@@ -29,8 +29,9 @@ class _Heart:
         self.held[holder] = lease
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._beat, name="ml_pkg leases", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._beat, name="ml_pkg leases", daemon=True)
+                thread.start()
+                self._thread = thread # only now: one that never started would be taken for it
 
     def _beat(self) -> None:
         while True:

@@ -192,7 +192,7 @@ class Report(Findings):
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows to look at for an alarm, given as it is in `check`, or by the name of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
-        if isinstance(alarm, str) and (metric := alarm.partition(", ")[0]) in self._scores: return self._furthest_off(metric)
+        if isinstance(alarm, str) and alarm not in self._told and (metric := alarm.removesuffix(", measured").removesuffix(", estimated")) in self._scores: return self._furthest_off(metric)
         found = alarm if isinstance(alarm, (Verdict, Fault)) else self._named(alarm)
         return rows_behind(self.profile, self.window, self.seen, found)
 
@@ -203,18 +203,21 @@ class Report(Findings):
     def to_dict(self) -> dict[str, Any]: return _document(self) # as JSON can hold it
 
     @property
-    def _scores(self) -> set[str]: return {each.metric for each in (*self.measured, *self.estimated)}
+    def _scores(self) -> list[str]: return list(dict.fromkeys(each.metric for each in (*self.measured, *self.estimated)))
 
     def _furthest_off(self, metric:str) -> pd.DataFrame:
         found = self.labelled.furthest_off
-        if not len(found): raise InvalidData(f"{metric} was estimated, and no row has a label, so it is not known which rows are wrong ({self.labels}). Look at the rows of a column that has moved, or wait for labels")
+        if not len(found): raise InvalidData(f"it is not known which rows are wrong: {metric} was estimated, and not measured ({self.labels}). Look at the rows of a column that has moved, or wait for labels")
         return found
 
+    @property
+    def _told(self) -> dict[str, "Verdict|Fault"]:
+        "What is said of a column, or of two; an alarm, if there is one."
+        return {each.name: each for each in reversed(self.check.verdicts)} | {each.column: each for each in reversed(self.check.faults) if each.certain} | {each.name: each for each in reversed(self.check.alarms)}
+
     def _named(self, name:str) -> "Verdict|Fault":
-        "The alarm of a column, or of two; what is no alarm, if there is none."
-        told = {each.name: each for each in reversed(self.check.verdicts)} | {each.column: each for each in reversed(self.check.faults) if each.certain} | {each.name: each for each in reversed(self.check.alarms)}
-        if name not in told: raise UnknownName(f"nothing is said of '{name}'.{did_you_mean(name, [*told, *self._scores], 'columns and metrics')}")
-        return told[name]
+        if name not in self._told: raise UnknownName(f"nothing is said of '{name}'.{did_you_mean(name, [*self._told, *self._scores], 'columns and metrics')}")
+        return self._told[name]
 
 # %% ../nbs/api/692_monitor.ipynb #d5fbe2ba
 def _faults(faults:Sequence[Fault]) -> list[str]:

@@ -113,9 +113,9 @@ class Observed:
 
 def _off(answers:pd.DataFrame, labels:pd.Series) -> np.ndarray:
     "How far off answers are, shape (n_rows,)."
+    if labels.dtype.kind in "iuf": return np.abs(answers["prediction"].to_numpy(float) - labels.to_numpy(float)) # labels of classes are objects
     said = {label: answers[probability_name(label)].to_numpy(float) for label in labels.unique() if probability_name(label) in answers}
     if said: return 1 - np.select([(labels == label).to_numpy() for label in said], list(said.values()), 0.0)
-    if labels.dtype.kind in "iuf": return np.abs(answers["prediction"].to_numpy(float) - labels.to_numpy(float))
     return (answers["prediction"].astype(object) != labels).to_numpy(float)
 
 # %% ../nbs/api/691_observed.ipynb #7b1f6772

@@ -23,6 +23,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import pandas as pd
+from sklearn import config_context, get_config
+
 from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
 from .declared_changes import in_a_line
@@ -388,6 +391,10 @@ def _folder(place:Place) -> Path:
     here = (place.written or place.module_file).parent
     return project_root(here) or here
 
+def _answers_by(settings:dict[str, Any], model:Model, rows:pd.DataFrame) -> list[str]:
+    "What a model answers under scikit-learn's settings of another thread."
+    with config_context(**settings): return all_answers(model, rows)
+
 def _parity(place:Place, chosen:"Experiment", model:Model, file:Path) -> Verdict:
     "Raise `NotTheSame` if a fresh process finds another experiment, or other answers."
     rows = fitted_rows(chosen)
@@ -397,7 +404,7 @@ def _parity(place:Place, chosen:"Experiment", model:Model, file:Path) -> Verdict
         refuse_differences(Testimony(chosen.key, {}, "", len(rows), again), chosen.key, {}, given, place.address)
         return Verdict("parity", required, f"the declaration is not here to be changed; the model's file gives the answers {answers_digest(again)}", True)
     with ThreadPoolExecutor(1) as beside: # the explored model is asked here while the fresh process asks the one in the file
-        asked = beside.submit(all_answers, model, rows)
+        asked = beside.submit(_answers_by, get_config(), model, rows)
         said = testimony(place.module.__name__, place.variable, file, _folder(place), chosen.promotion.witness_minutes)
         given = asked.result()
     if Path(said.file).resolve() != place.module_file.resolve(): raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")

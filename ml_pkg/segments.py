@@ -146,11 +146,13 @@ def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None) ->
     except (pa.ArrowException, OSError) as error: raise DamagedFile(f"{segment} cannot be read ({error}). Put it back from a copy, or move it away: the other segments do not need it") from error
 
 # %% ../nbs/api/484_segments.ipynb #1d085ff3
+_TOGETHER = 4_096 # tables; choosing rows takes as long for one row as for thousands
+
 def _alike(tables:Iterable[pa.Table]) -> Iterator[pa.Table]:
-    "Tables of the same columns that follow each other, as one: choosing rows takes as long for one row as for thousands."
+    "Tables of the same columns that follow each other, some thousands of them as one."
     together:list[pa.Table] = []
     for each in tables:
-        if together and not each.schema.equals(together[0].schema, check_metadata=True):
+        if together and (len(together) == _TOGETHER or not each.schema.equals(together[0].schema, check_metadata=True)):
             yield pa.concat_tables(together).combine_chunks()
             together = []
         together.append(each)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../nbs/api/149_spelling.ipynb #433033b8
-ABSENT = {"", "n/a", "na", "n.a.", "nan", "nil", "none", "null", "-", "--", "?", "."} # in lower case; pandas reads some of them as missing, others not
+ABSENT = {"", "n/a", "na", "n.a.", "nan", "null", "-", "--", "?", "."} # in lower case; pandas reads some of them as missing, others not
 MOSTLY = 0.8 # share of the texts that are there, from which on they are numbers or dates
 
 _PLAIN = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
-_NUMBER = re.compile(r"[-+]?[€$£]?[-+]?(\d{1,3}([ ,.'’]\d{3})+|\d+)([.,]\d+)?[%€$£]?")
+_NUMBER = re.compile(r"[-+]?[€$£]?[-+]?(\d{1,3}([ ,.'’])\d{3}(\2\d{3})*((?!\2)[.,]\d+)?|\d+([.,]\d+)?)[%€$£]?")
 _DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d{2})( .*)?")
 
 def _bare(text:str) -> str:
@@ -52,24 +52,31 @@ class _Texts(NamedTuple):
 
 def _texts(values:"pd.Series") -> _Texts:
     counts = values.dropna().astype(str).value_counts().to_dict()
-    absent = {text: count for text, count in counts.items() if _bare(text).lower() in ABSENT}
+    marks = ABSENT - {"-"} if any(_bare(text) == "+" for text in counts) else ABSENT # yes and no, as some write them
+    absent = {text: count for text, count in counts.items() if _bare(text).lower() in marks}
     return _Texts({text: count for text, count in counts.items() if text not in absent}, absent)
 
 # %% ../nbs/api/149_spelling.ipynb #218d7f32
+def _has_decimal_comma(body:str) -> bool:
+    "Whether a number has a comma that cannot stand between thousands."
+    found = re.fullmatch(r"([\d.'’ ]*),(\d*)", body)
+    return bool(found and (len(found[2]) != 3 or "." in found[1] or not found[1].strip("0")))
+
 def _separators(numbers:list[str]) -> str:
     "The arguments of `read_csv` by which numbers are read, as far as they tell."
-    bodies = [re.sub(r"[^\d.,'’ ]", "", text).strip() for text in numbers]
-    last = [re.search(r"([.,])\d*$", body) for body in bodies]
-    decimal = any(found and found[1] == "," and (len(body) - found.start() != 4 or body.count(",") == 1 and "." in body) for body, found in zip(bodies, last, strict=True))
-    marks = sorted({mark for body in bodies for mark in re.findall(r"([ ,.'’])(?=\d{3}(?:\D|$))", body)} - ({","} if decimal else {"."}))
+    bodies = [re.sub(r"[^\d.,'’ ]", "", _bare(text)).strip() for text in numbers]
+    decimal = any(map(_has_decimal_comma, bodies))
+    points = decimal or any(body.count(".") > 1 for body in bodies) # between thousands
+    marks = sorted({mark for body in bodies for mark in re.findall(r"([ ,.'’])(?=\d{3}(?:\D|$))", body)} - {*("," * decimal), *("." * (not points))})
     return ", ".join([*(["thousands=" + repr(marks[0])] if marks else []), *(["decimal=','"] if decimal else [])])
 
 def _numbers(texts:_Texts) -> Spelt|None:
     "Numbers with something around them, or that a mark for a missing one keeps from being numbers."
     numbers = [text for text in texts.counts if _is_number(_bare(text))]
     adorned = [text for text in numbers if not _PLAIN.fullmatch(_bare(text))]
-    others = [text for text in texts.counts if text not in {*numbers}]
-    if not (adorned or others or texts.absent) or texts.rows(_is_number) < MOSTLY * max(texts.n_rows, 1): return None
+    others = [text for text in texts.counts if not _is_number(_bare(text))]
+    if not (adorned or texts.absent) or texts.rows(_is_number) < MOSTLY * max(texts.n_rows, 1): return None
+    if any(re.match(r"0\d", _bare(text)) for text in numbers): return None # a code
     kept = f", beside {listed([shortly(text) for text in [*others, *texts.absent]], 3)}" if others or texts.absent else ""
     options = [*filter(None, [_separators(adorned)]), *([f"na_values={[*texts.absent][:5]}"] if texts.absent else [])]
     strip = " without their signs (€, $, £, %)" if any(re.search("[€$£%]", text) for text in adorned) else ""
@@ -82,14 +89,18 @@ def _dates(texts:_Texts) -> Spelt|None:
     if not found or texts.rows(lambda text: bool(_DATE.fullmatch(text))) < MOSTLY * texts.n_rows: return None
     firsts, seconds = (max(int(match[place]) for match in found) for place in (1, 3))
     if firsts > 31 or seconds > 31 or min(firsts, seconds) > 12: return None # none of both can be the month
-    order = "day first" if firsts > 12 else "month first" if seconds > 12 else "day or month first, which cannot be told from them"
-    return Spelt(f"holds dates as text, such as {shortly(found[0][0])} ({order})", f"make times of them: pd.to_datetime(…, dayfirst={firsts > 12 or seconds <= 12})")
+    is_told = max(firsts, seconds) > 12
+    if not is_told and all(len(match[4]) == 2 for match in found): return None # may be the number of a version
+    order = ("day first" if firsts > 12 else "month first") if is_told else "day or month first, which cannot be told from them"
+    gaps = f", beside {listed([shortly(text) for text in texts.absent], 3)}" if texts.absent else ""
+    how = f"pd.to_datetime(…, dayfirst={firsts > 12})" if is_told else "find out which it is, and say so to pd.to_datetime(…, dayfirst=…)"
+    return Spelt(f"holds dates as text, such as {shortly(found[0][0])} ({order}){gaps}", f"make times of them: {how}" + (", once what stands for a gap is missing" if gaps else ""))
 
 # %% ../nbs/api/149_spelling.ipynb #9e075a57
 def _gaps(texts:_Texts) -> Spelt|None:
     if not texts.absent: return None
     count = sum(texts.absent.values())
-    return Spelt(f"has {listed([shortly(text) for text in texts.absent], 3)} in {count:,} row{'s' * (count > 1)}, where nothing is known", f"read it as missing: pd.read_csv(…, na_values={[*texts.absent][:5]})")
+    return Spelt(f"has {listed([shortly(text) for text in texts.absent], 3)} in {count:,} row{'s' * (count > 1)}, which may stand for a gap", f"read it as missing: pd.read_csv(…, na_values={[*texts.absent][:5]})")
 
 def _spellings(texts:_Texts) -> Spelt|None:
     alike:dict[str, list[str]] = {}
@@ -117,5 +128,5 @@ def written_columns(
     found = [(name, each) for name in view.features for each in spelt(view.sample[name])]
     if not found: return []
     message = "; ".join(f"'{name}' {each.what}" for name, each in found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-    remedies = list(dict.fromkeys(f"'{name}': {each.remedy}" for name, each in found[:5]))
+    remedies = [f"'{name}': {each.remedy}" for name, each in found[:5]]
     return [CheckFinding("spelling", f"{message} (of {len(view.sampled):,} rows looked at)", f"Mend it where the rows come from, and whoever asks the model later has to write them so, too. {'; '.join(remedies)}")]

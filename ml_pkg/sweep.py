@@ -60,11 +60,15 @@ def name_beside(
     experiment:"Experiment", # the variation
 ) -> str:
     "What to call an experiment beside another one."
-    if experiment.name != baseline.name: return experiment.name
+    return _joined(*_all_told(baseline, experiment))
+
+def _all_told(baseline:"Experiment", experiment:"Experiment") -> list[str]:
+    "What differs, each in a word or two."
+    if experiment.name != baseline.name: return [experiment.name]
     try: found = differences(components(baseline.identity), components(experiment.identity))
-    except Unidentifiable: return experiment.name
+    except Unidentifiable: return [experiment.name]
     whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
-    return _joined(*dict.fromkeys(_told(path, *found[path]) for path in whole))
+    return list(dict.fromkeys(_told(path, *found[path]) for path in whole))
 
 def _told(path:str, here:str, there:str) -> str:
     "One difference in a word or two."
@@ -122,7 +126,7 @@ class Sweep(Sequence["Experiment"]):
 
     def vary(self, **axes:Any) -> "Sweep":
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
-        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name)), other.experiment) for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
+        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name), variant.experiment), other.experiment) for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
 
     def replace(self, **changes:Any) -> "Sweep":
         "Every variant with other parameters or steps; equal ones once. Raises as `Experiment.replace` does."
@@ -144,8 +148,8 @@ class Sweep(Sequence["Experiment"]):
         return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
     def _each(self, change:Callable) -> "Sweep":
-        changed = [(variant.name, change(variant.experiment)) for variant in self.variants]
-        return _distinct([Variant(_name_of(experiment, name), experiment) for name, experiment in changed])
+        changed = [(variant, change(variant.experiment)) for variant in self.variants]
+        return _distinct([Variant(_name_of(experiment, variant.name, variant.experiment), experiment) for variant, experiment in changed])
 
     def __repr__(self) -> str: return f"Sweep of {len(self)} variants: " + "; ".join([*self.names[:5], *(["…"] if len(self) > 5 else [])])
     def _repr_html_(self) -> str: return f"<b>Sweep of {len(self)} variants</b>" + table(["", "variant"], [[place, name] for place, name in enumerate(self.names[:20])])
@@ -175,12 +179,13 @@ def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoint
     return leaderboard(results, asking.baseline or declared)
 
 # %% ../nbs/api/390_sweep.ipynb #e9eedc78
-def _name_of(experiment:"Experiment", otherwise:str) -> str:
-    "What to call a variant: by what differs from the declaration that it goes back to."
+def _name_of(experiment:"Experiment", otherwise:str, varied:"Experiment") -> str:
+    "What to call a variant: by what differs from the declaration that it goes back to. Of other rows or folds that what was varied had already, nothing is said, since all its variants have them."
     declared = experiment
     while declared.varied_from is not None and declared.varied_from.name == declared.name: declared = declared.varied_from
     if _key_of(experiment) == id(experiment): return otherwise # it has no key, so what differs cannot be told
-    return name_beside(declared, experiment)
+    told, had = _all_told(declared, experiment), {"other dataset", "other evaluation"}.intersection(_all_told(declared, varied)).difference(_all_told(varied, experiment))
+    return _joined(*([word for word in told if word not in had] or told))
 
 def _count(count:Any) -> int:
     "How many variants. Raises `InvalidDeclaration` for what is no number of them."
@@ -199,9 +204,27 @@ def _key_of(experiment:"Experiment") -> Any:
     try: return experiment.key
     except Unidentifiable: return id(experiment)
 
+def _settings(experiment:"Experiment") -> dict[str, str]:
+    "Parameters, however deep, as they are written; without those whose writing means nothing elsewhere."
+    written = {name: _in_short(value) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params") and not isinstance(value, list)}
+    return {name: value for name, value in written.items() if " at 0x" not in value}
+
+def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
+    "Variants of one name, with the parameters that all have and in which they differ, three at most."
+    if len(alike) == 1: return list(alike)
+    settings = [_settings(variant.experiment) for variant in alike]
+    differ = [name for name in settings[0] if all(name in each for each in settings) and len({each[name] for each in settings}) > 1][:3]
+    last = [name.rpartition("__")[2] for name in differ]
+    shown = last if len(set(last)) == len(last) else differ
+    return [Variant(f"{variant.name} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})" if differ else variant.name, variant.experiment) for variant, held in zip(alike, settings, strict=True)]
+
 def _distinct(variants:Iterable[Variant]) -> Sweep:
-    "Each declaration once, under the first name it had; equal names are numbered."
-    once = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
+    "Each declaration once, under the first name it had; equal names are told apart by parameters, or numbered."
+    kept = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
+    alike:dict[str, list[Variant]] = {}
+    for variant in kept: alike.setdefault(variant.name, []).append(variant)
+    named = {name: iter(_told_apart(each)) for name, each in alike.items()}
+    once = [next(named[variant.name]) for variant in kept]
     taken:set[str] = set()
     def apart(name:str) -> str:
         free = next(each for number in itertools.count(1) if (each := name if number == 1 else f"{name} ({number})") not in taken)
@@ -244,7 +267,7 @@ def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment"
 def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[str, Sequence]) -> Variant:
     labels = [_label(name, value, axes[name]) for name, value in changes.items() if not _is(value, _current(experiment, name))]
     changed = _changed(experiment, changes)
-    return Variant(_joined(*labels) if experiment.varied_from is None else _name_of(changed, _joined(*labels)), changed) # what a variation has is not what was declared
+    return Variant(_joined(*labels) if experiment.varied_from is None else _name_of(changed, _joined(*labels), experiment), changed) # what a variation has is not what was declared
 
 # %% ../nbs/api/390_sweep.ipynb #4fafbf4c
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ NOTEBOOKS = PACKAGE.parent / "nbs"
 ALL = [path.relative_to(NOTEBOOKS).as_posix() for folder in ("tutorials", "explanations") for path in sorted((NOTEBOOKS / folder).glob("*.ipynb"))]
 WANTED = os.environ.get("ML_PKG_PAGES", "04_sweeps_and_honest_scores")
 PAGES = ALL if WANTED == "all" else [page for page in ALL if Path(page).stem in WANTED.split()]
+assert PAGES, f"ML_PKG_PAGES={WANTED}: there is none of these. What there is: all, {', '.join(Path(page).stem for page in ALL)}"
 PICTURES = os.environ.get("ML_PKG_PICTURES", "")
 
 CELLS = """
