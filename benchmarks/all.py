@@ -10,6 +10,7 @@ The page is written anew after each benchmark, so that what was measured is ther
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -70,7 +71,7 @@ def ran(benchmark:Benchmark, is_quick:bool) -> Result:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             for line in process.stdout or ():
                 print(line, end="", flush=True)
-                lines.append(line)
+                if not line.startswith("installing "): lines.append(line) # the environment of a peer, the first time
         code = process.returncode or code
     return Result(benchmark, time.monotonic() - began, code, "".join(lines))
 
@@ -105,6 +106,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[each.name for each in BENCHMARKS], metavar="NAME", help=", ".join(each.name for each in BENCHMARKS))
     parser.add_argument("--page", type=Path, default=Path("figures.md"), help="where the page is written (default: %(default)s)")
     asked = parser.parse_args()
+    if not shutil.which("wrk") and "serving" in (asked.only or ["serving"]): parser.error("serving is measured with wrk, which is not installed (on Debian: apt-get install wrk)")
     results = []
     for benchmark in BENCHMARKS:
         if asked.only and benchmark.name not in asked.only: continue

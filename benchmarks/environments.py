@@ -20,7 +20,7 @@ def environment(name:str, requirements:list[str], folder:Path, shared:tuple[str,
     home, made = folder/name, folder/name/"required.json"
     python = home/"bin"/"python"
     if made.exists() and json.loads(made.read_text()) == required: return python
-    print(f"installing {' '.join(required)} in {home}", flush=True)
+    print(f"installing {' '.join(required)} in {str(home).replace(str(Path.home()), '~')}", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, capture_output=True, text=True)
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *required], check=True, capture_output=True, text=True)
