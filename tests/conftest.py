@@ -33,6 +33,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", 
 LONGEST = ["test_promotion", "test_folders", "test_mlflow", "test_server", "test_round_trip", "test_clusters", "test_hostile_models", "test_sweep_faults", "test_tutorials_in_lab", "test_container"]
 
 
+def pytest_configure(config:pytest.Config) -> None:
+    "pytest-xdist, if it is there, hands out files in their order, and not those with most tests first."
+    if hasattr(config.option, "loadscopereorder"): config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items:list[pytest.Item]) -> None:
     "Files that take minutes come first, so that no worker is left with one of them when the others are done."
     def place(item:pytest.Item) -> int: return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
