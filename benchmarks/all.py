@@ -1,7 +1,7 @@
 """All benchmarks, one after another, as one page: date, machine and versions, which bars held, and all that was printed.
 
     python benchmarks/all.py                               # all, as each is by itself: on a machine that does nothing else
-    python benchmarks/all.py --quick                       # in half an hour or so: fewer rows and repeats, the same peers
+    python benchmarks/all.py --quick                       # fewer rows and repeats, the same peers
     python benchmarks/all.py --only serving sweep
     python benchmarks/all.py --page nbs/figures.md         # where the page goes (default: figures.md)
 

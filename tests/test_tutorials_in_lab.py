@@ -36,11 +36,9 @@ done(JSON.stringify({
 }))
 """
 WIDER = """
-const page = document.querySelector('.jp-NotebookPanel-notebook').getBoundingClientRect().right
-const scrolls = part => part && (getComputedStyle(part).overflowX !== 'visible' || scrolls(part.parentElement.closest('.jp-OutputArea-output, .jp-OutputArea-output *')))
-return [...document.querySelectorAll('.jp-OutputArea-output, .jp-OutputArea-output *')]
-    .filter(part => part.getBoundingClientRect().right > page + 1 && !scrolls(part.parentElement))
-    .map(part => part.outerHTML.slice(0, 200))
+return [...document.querySelectorAll('.jp-OutputArea-output')]
+    .filter(output => output.scrollWidth > output.clientWidth + 1) // what has a bar of its own to scroll by is no wider
+    .map(output => output.outerHTML.slice(0, 200))
 """
 BARS = "return [...document.querySelectorAll('.jp-OutputArea-output [role=progressbar]')].map(bar => bar.getAttribute('aria-valuenow'))"
 
