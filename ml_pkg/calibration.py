@@ -75,9 +75,9 @@ def _scores(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
     return inputs.by_class @ theta[:classes * own].reshape(classes, own).T + inputs.shared @ theta[classes * own:]
 
 def _chances(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
-    scores = _scores(inputs, theta)
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    scores = np.ascontiguousarray(_scores(inputs, theta).T) # a class is a row: sums over a few columns are slow
+    powers = np.exp(scores - scores.max(axis=0))
+    return (powers / powers.sum(axis=0)).T
 
 # %% ../nbs/api/346_calibration.ipynb #31eedf03
 def _targets(y:np.ndarray, classes:int) -> np.ndarray:

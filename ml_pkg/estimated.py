@@ -82,9 +82,10 @@ class Abstained:
 _DRAWS = 300
 _MOST_ROWS = 10_000
 
-def _drawn_labels(chances:np.ndarray, random:np.random.Generator) -> np.ndarray:
-    "Number of a class for each row."
-    return np.minimum((np.cumsum(chances, axis=1) < random.random((len(chances), 1))).sum(axis=1), chances.shape[1] - 1)
+def _drawn_labels(weights:np.ndarray, random:np.random.Generator) -> np.ndarray:
+    "Number of a class for each row. Weights are as chances, and need not sum to one."
+    upto = np.cumsum(weights.T, axis=0)
+    return (upto[:-1] < random.random(len(weights)) * upto[-1]).sum(axis=0)
 
 # %% ../nbs/api/348_estimated.ipynb #671f2ae1
 def _label_draws(calibration:Calibration, X:pd.DataFrame, probabilities:np.ndarray, best:np.ndarray, seed:int) -> np.ndarray:
@@ -92,7 +93,7 @@ def _label_draws(calibration:Calibration, X:pd.DataFrame, probabilities:np.ndarr
     def draws(): return calibration.draws(X, probabilities, _DRAWS, np.random.default_rng(seed))
     moved = best / np.maximum(sum(draws()) / _DRAWS, 1e-12)
     random, found = np.random.default_rng(seed + 1), np.empty((_DRAWS, len(X)), dtype=np.int32)
-    for place, chances in enumerate(draws()): found[place] = _drawn_labels((shifted := chances * moved) / shifted.sum(axis=1, keepdims=True), random)
+    for place, chances in enumerate(draws()): found[place] = _drawn_labels(chances * moved, random)
     return found
 
 # %% ../nbs/api/348_estimated.ipynb #5ee296b5

@@ -117,7 +117,7 @@ class WatchedBy(Unwatched):
 def _watch(made:Callable[[str], Watching], address:str) -> None:
     "In a process of its own, until the one that began it is gone."
     parent = os.getppid()
-    with suppress(OSError): os.nice(10) # answers come first
+    with suppress(OSError): os.nice(5) # answers come first
     watching = made(address)
     Attending(watching, telling_of(watching.workspace), _say_events).run(lambda: os.getppid() == parent)
 
