@@ -115,8 +115,8 @@ def alarm(server:Server, thing:str) -> float|None:
     return float(found[1]) if found else None
 
 
-def kept_asking(server:Server, older:float, done:Any, what:str, seconds:float=300) -> set[str]:
-    "Traffic until something holds; the versions that answered. A watch is nice to other processes, so that beside other tests its looks take many times as long."
+def kept_asking(server:Server, older:float, done:Any, what:str, seconds:float=90) -> set[str]:
+    "Traffic until something holds; the versions that answered."
     versions, until = set(), time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, f"no {what} after {seconds} s: {run(asked(server, 'GET', '/dashboard'))[1].decode()[:3000]}"
@@ -126,7 +126,7 @@ def kept_asking(server:Server, older:float, done:Any, what:str, seconds:float=30
 
 
 def test_the_circle_closes(project:Path, pager:Pager):
-    with serving(project, "buyers", "--watch", "2s", "--over", "10s") as server:
+    with serving(project, "buyers", "--watch", "2s", "--over", "10s") as server: # looks have to keep up beside other tests
         calm = time.monotonic() + 12
         assert kept_asking(server, 0.0, lambda: time.monotonic() > calm, "end") == {"1"}
         assert pager.told == [] and run(asked(server, "GET", "/dashboard"))[0] == 200
