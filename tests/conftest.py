@@ -284,6 +284,11 @@ def opened(chromium:Any, address:str, **options) -> Iterator[Any]:
     assert requests and not [url for url in requests if not url.startswith((f"{address}/", "data:"))]
 
 
+def followed(tab:Any, link:Any) -> None:
+    "Click something that leads to another page, and be there, with its styles."
+    with tab.expect_navigation(wait_until="load"): link.click()
+
+
 def traces(path:Path) -> list[str]:
     "The lines that were traced, if any were yet."
     return path.read_text().splitlines() if path.exists() else []

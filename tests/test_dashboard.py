@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CLI, Site, needs_browser, opened, serving, waited, web_pages
+from conftest import CLI, Site, followed, needs_browser, opened, serving, waited, web_pages
 from watched import HOSTILE
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client", "jinja2"])), reason="what a server needs is not installed: pip install 'ml_pkg[serve]'")
@@ -34,20 +34,20 @@ def site(tmp_path_factory:pytest.TempPathFactory) -> Iterator[Site]:
 def test_the_story_is_told(chromium:Any, site:Site):
     with opened(chromium, site.address) as tab:
         tab.goto("/watched")
-        tab.get_by_role("link", name="buyers").click()
+        followed(tab, tab.get_by_role("link", name="buyers"))
         text = tab.inner_text("main")
         assert "answers have moved" in tab.inner_text("h1") and "town: unseen" in tab.inner_text("[role=status]")
         assert "7 were refusals and 2 were failures" in text and "Version 7 answered 800 rows" in text and "100.0% of them alike" in text
         assert tab.locator("figure svg .curve.measured").count() == 2 and tab.locator("figure svg .curve.estimated").count() == 2 and tab.locator("svg .curve.failed").count() == 1
         cells = tab.locator("table.heat tr", has=tab.get_by_role("link", name="age", exact=True)).locator("td")
         assert cells.count() == 14 and [cell.inner_text().strip() == "●" for cell in cells.all()] == [True] * 4 + [False] * 10
-        cells.first.get_by_role("link").click()
+        followed(tab, cells.first.get_by_role("link"))
         text = tab.inner_text("main")
         assert tab.inner_text("h1") == "age" and "moved by" in text and tab.locator("svg rect.now").count() == 14
-        tab.get_by_role("navigation", name="Looks").get_by_role("link").last.click()
+        followed(tab, tab.get_by_role("navigation", name="Looks").get_by_role("link").last)
         assert "moved" not in tab.inner_text("dd >> nth=0")
-        tab.get_by_role("link", name="buyers").first.click()
-        tab.get_by_role("link", name="town", exact=True).click()
+        followed(tab, tab.get_by_role("link", name="buyers").first)
+        followed(tab, tab.get_by_role("link", name="town", exact=True))
         assert "another one" in tab.inner_text("main")
 
 
@@ -67,7 +67,7 @@ def test_it_can_be_read_by_everybody(chromium:Any, site:Site, scheme:str, width:
 def test_what_a_column_is_called_is_text(chromium:Any, site:Site):
     with opened(chromium, site.address, java_script_enabled=False) as tab:
         tab.goto("/watched/buyers")
-        tab.get_by_role("link", name=HOSTILE, exact=True).click()
+        followed(tab, tab.get_by_role("link", name=HOSTILE, exact=True))
         assert tab.inner_text("h1") == HOSTILE and tab.locator("main script").count() == 0
         missing, misspelt = tab.request.get(f"{site.address}/watched/nobody"), tab.request.get(f"{site.address}/watched/buyers/thing?thing=agge")
         assert (missing.status, misspelt.status) == (404, 404) and "Did you mean &#39;age&#39;" in misspelt.text()
@@ -93,7 +93,7 @@ def test_a_server_shows_it_and_asks_for_a_token(chromium:Any, site:Site, tmp_pat
     with serving(tmp_path, "buyers", "--no-log") as server, opened(chromium, f"http://127.0.0.1:{server.port}", color_scheme="dark") as tab:
         tab.goto("/dashboard")
         assert "answers have moved" in tab.inner_text("h1")
-        tab.get_by_role("link", name="age", exact=True).click()
+        followed(tab, tab.get_by_role("link", name="age", exact=True))
         assert tab.url.endswith("/dashboard/thing?thing=age") and tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
     secret = subprocess.run([*CLI, "token", "add", "ada"], capture_output=True, text=True, check=True).stdout.split()
     secret = next(word for word in secret if word.startswith("mlp_"))

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import CLI, Site, needs_browser, opened, waited, web_pages
+from conftest import CLI, Site, followed, needs_browser, opened, waited, web_pages
 
 from ml_pkg.store import annotate, connected, record
 from ml_pkg.workspace import Workspace
@@ -69,7 +69,7 @@ def rows(tab:Any) -> list[str]: return tab.eval_on_selector_all("[data-rows] tbo
 
 def follow(tab:Any, role:str, name:str) -> None:
     "Click something that leads to another page, and be there."
-    with tab.expect_navigation(wait_until="load"): tab.get_by_role(role, name=name).first.click()
+    followed(tab, tab.get_by_role(role, name=name).first)
 
 
 def ask(tab:Any, condition:str) -> None:
