@@ -178,7 +178,8 @@ def _next(place:Place, chain:list[Link], keys:list[str|None], reached:Reached, u
     kind, key, store = _kind(chain[goal - 1]), keys[goal], place.store if keys[goal] else NONE
     lease = (store if awaited or _took.get(kind, QUICK) >= QUICK else NONE).lease(key or "")
     with lease.held() as ours:
-        if not ours and lease.wait(lambda: store.is_here(key or ""), float("inf") if awaited else 2 * _took.get(kind, float("inf"))) and (found := _found(place, key, chain)): return found, 0.0
+        def is_here() -> bool: return store.is_here(key or "") # it may have come since it was looked for, also if nobody is at it any more
+        if (is_here() if ours else lease.wait(is_here, float("inf") if awaited else 2 * _took.get(kind, float("inf")))) and (found := _found(place, key, chain)): return found, 0.0
         while len(reached.fitted) < goal: reached, unkept = _further(place, chain, keys, reached, unkept, advance)
     return reached, unkept
 

@@ -361,7 +361,8 @@ def made(
     "The value of a key: found, waited for, or computed."
     if found := _found(store, key, fits, read_only): return found
     with (store if shared else NONE).lease(key).held() as ours:
-        if not ours and store.lease(key).wait(lambda: store.is_here(key), longest=float("inf")) and (found := _found(store, key, fits, read_only)): return found
+        is_here = store.is_here(key) if ours else store.lease(key).wait(lambda: store.is_here(key), longest=float("inf")) # whoever made it may have ended after it was looked for, and before the lease was ours
+        if is_here and (found := _found(store, key, fits, read_only)): return found
         began, draws = time.perf_counter(), Draws()
         value = compute()
         seconds = time.perf_counter() - began
