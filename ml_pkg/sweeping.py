@@ -89,17 +89,25 @@ def _results(
         except Exception as error: # no fold raises: this is a worker that was lost, in the words of its backend
             if not under_way: raise
             log.warning("a worker was lost: %s", error)
-        for (place, number), work in list(under_way.items()): yield place, under_way.pop((place, number)), _alone(work, n_jobs, texts)
+        yield from _one_by_one(under_way, n_jobs, texts)
 
 # %% ../nbs/api/370_sweeping.ipynb #46c2183c
-def _alone(work:Work, n_jobs:int|None, texts:dict) -> Fold | Failure:
-    "What comes of a fold that is at work with no other beside it."
+def _one_by_one(left:dict[tuple[int, int], Work], n_jobs:int|None, texts:dict) -> Iterator[tuple[int, Work, Fold|Failure]]:
+    "What comes of each fold, at work with no other beside it; none is left. The workers stay the same until one is lost: a cluster may take seconds to start them."
     from sklearn.utils.parallel import Parallel, delayed
-    why:Exception|None = None
-    for _ in range(PATIENCE):
-        try: return Parallel(n_jobs=n_jobs)([delayed(tried)(work, texts)])[0]
-        except Exception as error: why = error
-    return Failure(f"{type(why).__name__}: fold {work.number} ended with its worker each of {PATIENCE + 1} times (out of memory, or killed). {why}", "")
+    losses = 0
+    while left:
+        try:
+            with Parallel(n_jobs=n_jobs) as parallel:
+                for (place, number), work in list(left.items()):
+                    result, losses = parallel([delayed(tried)(work, texts)])[0], 0
+                    yield place, left.pop((place, number)), result
+        except Exception as error: # a worker, again
+            losses += 1
+            if losses < PATIENCE or not left: continue
+            place, number = next(iter(left))
+            yield place, left.pop((place, number)), Failure(f"{type(error).__name__}: fold {number} ended with its worker each of {PATIENCE + 1} times (out of memory, or killed). {error}", "")
+            losses = 0
 
 # %% ../nbs/api/370_sweeping.ipynb #184052ca
 class Asking(Protocol):
