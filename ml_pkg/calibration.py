@@ -24,6 +24,18 @@ def _bent(points:np.ndarray) -> np.ndarray:
     "Coordinates and their squares, shape (n_rows, 2 * n_coordinates)."
     return np.concatenate([points, (points ** 2 - 1) / math.sqrt(2)], axis=1)
 
+_HILLS = (-1.5, -0.5, 0.5, 1.5) # along each coordinate, where they are highest
+
+def _hill(points:np.ndarray, top:float) -> np.ndarray:
+    "A bell, shape (n_rows, n_coordinates)."
+    mean, square = math.exp(-0.4 * top ** 2) / math.sqrt(5), math.exp(-4 / 9 * top ** 2) / 3 # of normal numbers
+    return (np.exp(-2 * (points - top) ** 2) - mean) / math.sqrt(square - mean ** 2)
+
+def _hilly(points:np.ndarray) -> np.ndarray:
+    "Coordinates, their squares, hills along each and products of two, shape (n_rows, 6 * n_coordinates + n_pairs)."
+    one, other = np.triu_indices(points.shape[1], 1)
+    return np.concatenate([_bent(points), *(_hill(points, top) for top in _HILLS), points[:, one] * points[:, other]], axis=1)
+
 # %% ../nbs/api/346_calibration.ipynb #2a9b3c63
 class Inputs(NamedTuple):
     "What the correction of some rows is computed from."
@@ -38,23 +50,26 @@ class View:
     high: np.ndarray
     middle: float       # of log probabilities
     knots: np.ndarray   # at which the curve may bend
+    is_hilly: bool      # whether a tendency to a class may rise and fall, and depend on two coordinates at once
 
     def __call__(self, X:pd.DataFrame, probabilities:np.ndarray) -> Inputs:
         said = np.log(np.clip(probabilities, _SMALLEST, 1))[:, :, None]
-        bent = _bent(np.clip(self.coordinates(X), self.low, self.high))
-        shared = [said - self.middle, np.maximum(said - self.knots, 0), (said - self.middle) * bent[:, None, :]]
-        return Inputs(np.concatenate([np.ones((len(bent), 1)), bent], axis=1), np.concatenate(shared, axis=2))
+        points = np.clip(self.coordinates(X), self.low, self.high)
+        shared = [said - self.middle, np.maximum(said - self.knots, 0), (said - self.middle) * _bent(points)[:, None, :]]
+        return Inputs(np.concatenate([np.ones((len(points), 1)), (_hilly if self.is_hilly else _bent)(points)], axis=1), np.concatenate(shared, axis=2))
 
 # %% ../nbs/api/346_calibration.ipynb #45d60008
 _MOST_COORDINATES = 8
 _MOST_TENDENCIES = 60   # numbers of classes times coordinates, so that what is kept stays small
+_MOST_HILLY = 160       # coefficients of all classes, up to which a tendency may rise and fall
 
 def _learnt_view(X:pd.DataFrame, probabilities:np.ndarray) -> View:
     "A view of rows like these."
     coordinates = learn_coordinates(X, min(_MOST_COORDINATES, _MOST_TENDENCIES // probabilities.shape[1]))
     points, said = coordinates(X), np.log(np.clip(probabilities, _SMALLEST, 1))
     low, high = (np.float32(np.quantile(points, share, axis=0)).astype(float) for share in (0.002, 0.998))
-    return View(coordinates, low, high, float(said.mean()), np.float32(np.quantile(said, [0.25, 0.5, 0.75])).astype(float))
+    is_hilly = probabilities.shape[1] * (1 + _hilly(points[:1]).shape[1]) <= _MOST_HILLY
+    return View(coordinates, low, high, float(said.mean()), np.float32(np.quantile(said, [0.25, 0.5, 0.75])).astype(float), is_hilly)
 
 # %% ../nbs/api/346_calibration.ipynb #5fb1bf38
 class _Prior(NamedTuple):
@@ -176,7 +191,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view
-        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")}, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))])}
+        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "is_hilly": view.is_hilly, **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")}, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))])}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Calibration":
@@ -184,7 +199,7 @@ class Calibration:
         mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
         factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
-        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"])), mode, factor)
+        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"]), content["is_hilly"]), mode, factor)
 
 # %% ../nbs/api/346_calibration.ipynb #6125f927
 def _check_rows(rows:int, y:np.ndarray, probabilities:np.ndarray, fold:np.ndarray) -> None:
@@ -195,7 +210,7 @@ def _check_rows(rows:int, y:np.ndarray, probabilities:np.ndarray, fold:np.ndarra
     if y.dtype.kind not in "iu" or not (y.min() >= 0 and y.max() < probabilities.shape[1]): raise InvalidData(f"y is the number of a class, from 0 to {probabilities.shape[1] - 1}: the column of `probabilities` that belongs to it")
 
 # %% ../nbs/api/346_calibration.ipynb #b27f8b43
-_MOST_ROWS = 20_000 # more make it no better that matters, and slower
+_MOST_ROWS = 10_000 # more make it no better that matters, and slower
 
 def learn_calibration(
     X:pd.DataFrame,            # training rows

@@ -108,8 +108,8 @@ def _estimate(metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarra
 # %% ../nbs/api/348_estimated.ipynb #0fa56a1e
 def _unseen(found:Estimate, name:str, rows:int, level:float) -> Estimate:
     "The estimate, with room for an error that no draw has."
-    if name != "accuracy" or found.interval.low < 1: return found
-    return Estimate(found.interval._replace(low=((1 - level) / 2) ** (1 / rows)), found.spread)
+    if name != "accuracy" or found.interval.low < found.interval.mean: return found
+    return Estimate(found.interval._replace(low=min(found.interval.low, ((1 - level) / 2) ** (1 / rows))), found.spread)
 
 # %% ../nbs/api/348_estimated.ipynb #ade50e44
 @dataclass(frozen=True, eq=False)
