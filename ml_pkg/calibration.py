@@ -199,7 +199,7 @@ class Calibration:
         mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
         factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
-        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"]), content["is_hilly"]), mode, factor)
+        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"]), content.get("is_hilly", False)), mode, factor) # those of before did not say so
 
 # %% ../nbs/api/346_calibration.ipynb #6125f927
 def _check_rows(rows:int, y:np.ndarray, probabilities:np.ndarray, fold:np.ndarray) -> None:
