@@ -11,8 +11,9 @@ import statistics
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -73,7 +74,7 @@ def _results(
     schedule:Schedule,
     n_jobs:int|None,
     texts:dict,       # of project functions whose source is not at hand in workers
-) -> Iterator[tuple[int, Work, Fold|Failure]]:
+) -> Generator[tuple[int, Work, Fold|Failure], None, None]:
     "What comes of each fold, in the order in which they are done. What was lost with a worker is fitted again, one fold after the other, so that the one to blame is found."
     from sklearn.utils.parallel import delayed
     under_way:dict[tuple[int, int], Work] = {}
@@ -95,19 +96,19 @@ def _results(
 def _one_by_one(left:dict[tuple[int, int], Work], n_jobs:int|None, texts:dict) -> Iterator[tuple[int, Work, Fold|Failure]]:
     "What comes of each fold, at work with no other beside it; none is left. The workers stay the same until one is lost: a cluster may take seconds to start them."
     from sklearn.utils.parallel import Parallel, delayed
-    losses = 0
-    while left:
-        try:
-            with Parallel(n_jobs=n_jobs) as parallel:
-                for (place, number), work in list(left.items()):
-                    result, losses = parallel([delayed(tried)(work, texts)])[0], 0
-                    yield place, left.pop((place, number)), result
-        except Exception as error: # a worker, again
-            losses += 1
-            if losses < PATIENCE or not left: continue
-            place, number = next(iter(left))
-            yield place, left.pop((place, number)), Failure(f"{type(error).__name__}: fold {number} ended with its worker each of {PATIENCE + 1} times (out of memory, or killed). {error}", "")
+    parallel, losses = None, 0
+    with suppress(Exception), ExitStack() as stack: # workers that are gone cannot be told to end
+        while left:
+            (place, number), work = next(iter(left.items()))
+            try:
+                if parallel is None: parallel = stack.enter_context(Parallel(n_jobs=n_jobs))
+                result = parallel([delayed(tried)(work, texts)])[0]
+            except Exception as error: # a worker, again; joblib has started others
+                losses += 1
+                if losses < PATIENCE: continue
+                result = Failure(f"{type(error).__name__}: fold {number} ended with its worker each of {PATIENCE + 1} times (out of memory, or killed). {error}", "")
             losses = 0
+            yield place, left.pop((place, number)), result
 
 # %% ../nbs/api/370_sweeping.ipynb #184052ca
 class Asking(Protocol):
@@ -238,12 +239,13 @@ class _Sweep:
         texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else {}
         schedule = Schedule([course.works for course in courses])
         self.display.show(self.standing)
-        for place, work, result in _results(schedule, n_jobs, texts):
-            schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
-            if not courses[place].has_ended: self._advance(courses[place], 1)
-            if not courses[place].has_ended: self._take(courses[place], work, result)
-            if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores): self._prune(schedule, place, courses[place])
-            self.display.show(self.standing)
+        with closing(_results(schedule, n_jobs, texts)) as results: # whatever is raised here, the workers end
+            for place, work, result in results:
+                schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
+                if not courses[place].has_ended: self._advance(courses[place], 1)
+                if not courses[place].has_ended: self._take(courses[place], work, result)
+                if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores): self._prune(schedule, place, courses[place])
+                self.display.show(self.standing)
 
     def _take(self, course:Course, work:Work, result:Fold|Failure) -> None:
         "A fold is done."
