@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from .errors import InvalidQuery, NotFound, did_you_mean
 from .logged import CORRECTIONS, ID, LABEL, LABELLED, LATENCY, MODEL, RECORDED, TIME, VERSION, label_tables, request_tables
 from .prediction_log import LABELS, log_folder
-from .segments import concatenated, frame_of, kept_tables
+from .segments import Span, concatenated, frame_of, kept_tables
 from .workspace import Workspace
 
 # %% ../nbs/api/487_logged_predictions.ipynb #c21ae3d9
@@ -30,15 +30,12 @@ def _moment(when:Moment) -> pd.Timestamp:
     return moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
 
 # %% ../nbs/api/487_logged_predictions.ipynb #cd4504da
-def _wanted(since:Moment|None, until:Moment|None, version:str|None) -> pc.Expression:
-    wanted = pc.scalar(True)
+def _span(since:Moment|None, until:Moment|None) -> Span:
+    "Raises `InvalidQuery`."
     if since is not None and until is not None and _moment(since) > _moment(until): raise InvalidQuery(f"no moment is from {since} on and before {until}: 'since' cannot be after 'until'")
-    if since is not None: wanted &= pc.field(TIME) >= _arrow(since)
-    if until is not None: wanted &= pc.field(TIME) < _arrow(until)
-    if version is not None: wanted &= pc.field(VERSION) == str(version)
-    return wanted
+    return Span(TIME, *(None if when is None else _moment(when).to_pydatetime() for when in (since, until)))
 
-def _arrow(when:Moment) -> pa.Scalar: return pa.scalar(_moment(when).to_pydatetime(), pa.timestamp("us", "UTC"))
+def _by(version:str|None) -> pc.Expression: return pc.scalar(True) if version is None else pc.field(VERSION) == str(version)
 
 # %% ../nbs/api/487_logged_predictions.ipynb #89ddf3ec
 def _folder(logs:Workspace|Path|None, name:str) -> Path:
@@ -100,7 +97,7 @@ def read_predictions(
     logs:Workspace|Path|None=None, # as `read_log` takes them
 ) -> pd.DataFrame:                 # the same without labels
     "What was asked and answered, for whoever reads labels once for many such tables. Raises what `read_log` raises."
-    frame = frame_of(concatenated(kept_tables(_folder(logs, name), request_tables, _wanted(since, until, version))))
+    frame = frame_of(concatenated(kept_tables(_folder(logs, name), request_tables, _by(version), span=_span(since, until))))
     if frame.empty: frame = frame.reindex(columns=[*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])]).astype({TIME: "datetime64[us, UTC]"})
     return _each_once(frame.astype({ID: "str"}).sort_values(TIME, kind="stable", ignore_index=True))
 
@@ -125,6 +122,6 @@ def read_times(
 ) -> pd.DataFrame:                 # one row a row that was asked about: id, time, and label, labelled, corrections
     "When something was asked, and when its label came. Raises what `read_log` raises."
     folder = _folder(logs, name)
-    frame = frame_of(concatenated(kept_tables(folder, request_tables, _wanted(since, until, version), [ID, TIME]))).reindex(columns=[ID, TIME])
+    frame = frame_of(concatenated(kept_tables(folder, request_tables, _by(version), [ID, TIME], _span(since, until)))).reindex(columns=[ID, TIME])
     frame = _each_once(frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True))
     return frame.merge(_labels(folder).astype({ID: "str"}), on=ID, how="left")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AHEAD', 'SEGMENT', 'TablesOf', 'column', 'table', 'common_schema', 'fitted', 'concatenated', 'frame_of', 'left_over',
-           'seal_all', 'kept_tables', 'Retention', 'segments_in']
+           'seal_all', 'Span', 'kept_tables', 'Retention', 'segments_in']
 
 # %% ../nbs/api/484_segments.ipynb #34a2c426
 import json
@@ -13,13 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from .errors import DamagedFile
@@ -143,18 +141,41 @@ def seal_all(
     return troubles
 
 # %% ../nbs/api/484_segments.ipynb #3fcdfd6d
-_MOST_ENDS = 4_096 # that are remembered: some 10 KB each, if there are 30 columns
+class Span(NamedTuple):
+    "The rows in which a column, which all of them have, lies from `low` on and before `high`. None is no bound."
+    column: str
+    low: Any = None
+    high: Any = None
 
-@lru_cache(_MOST_ENDS)
-def _end(segment:Path, changed:int, size:int) -> ds.ParquetFileFragment: return ds.ParquetFileFormat().make_fragment(str(segment), pafs.LocalFileSystem())
+    @property
+    def wanted(self) -> pc.Expression:
+        wanted = pc.scalar(True)
+        if self.low is not None: wanted &= pc.field(self.column) >= self.low
+        if self.high is not None: wanted &= pc.field(self.column) < self.high
+        return wanted
 
-def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None) -> pa.Table:
+    def may_meet(self, least:Any, greatest:Any) -> bool:
+        "Whether there may be one of them among rows with such extremes."
+        return (self.low is None or self.low <= greatest) and (self.high is None or least < self.high)
+
+@lru_cache(100_000) # some 300 bytes each
+def _extremes(segment:Path, column:str, state:tuple[int, ...]) -> tuple[Any, Any] | None:
+    "The least and the greatest value of a column, where the segment says so. A file in another state is asked again."
+    footer = pq.read_metadata(segment)
+    place = next((each for each in range(footer.num_columns) if footer.schema.column(each).path == column), None)
+    found = [] if place is None else [footer.row_group(each).column(place).statistics for each in range(footer.num_row_groups)]
+    return (min(each.min for each in found), max(each.max for each in found)) if found and all(each and each.has_min_max for each in found) else None
+
+def _may_meet(segment:Path, span:Span) -> bool:
+    state = segment.stat()
+    extremes = _extremes(segment, span.column, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    return extremes is None or span.may_meet(*extremes)
+
+def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None, span:Span|None=None) -> pa.Table:
     try:
-        state = segment.stat()
-        end = _end(segment, state.st_mtime_ns, state.st_size)
-        if end.subset(wanted, schema=end.physical_schema).row_groups: return pq.read_table(segment, columns=columns, filters=wanted, partitioning=None)
-        none = end.physical_schema.empty_table()
-        return none.select(columns or none.column_names)
+        if span is None or _may_meet(segment, span): return pq.read_table(segment, columns=columns, filters=wanted, partitioning=None)
+        none = pq.read_schema(segment).empty_table()
+        return none if columns is None else none.select(columns)
     except FileNotFoundError: raise
     except (pa.ArrowException, OSError) as error: raise DamagedFile(f"{segment} cannot be read ({error}). Put it back from a copy, or move it away: the other segments do not need it") from error
 
@@ -172,11 +193,11 @@ def _alike(tables:Iterable[pa.Table]) -> Iterator[pa.Table]:
     if together: yield pa.concat_tables(together).combine_chunks()
 
 # %% ../nbs/api/484_segments.ipynb #a179a6aa
-def _rows(path:Path, tables_of:TablesOf, wanted:pc.Expression, columns:list[str]|None) -> Iterator[pa.Table]:
+def _rows(path:Path, tables_of:TablesOf, wanted:pc.Expression, columns:list[str]|None, span:Span|None=None) -> Iterator[pa.Table]:
     segment, ahead = path.with_name(path.name + SEGMENT), path.with_name(path.name + AHEAD)
     for attempt in (segment, ahead, segment):
         with suppress(FileNotFoundError): # became a segment, or was too old to be kept
-            yield from [_segment_rows(segment, wanted, columns)] if attempt == segment else [rows.filter(wanted).select(columns or rows.column_names) for rows in _alike(rows for record in whole_records(ahead) for rows in tables_of(record))]
+            yield from [_segment_rows(segment, wanted, columns, span)] if attempt == segment else [rows.filter(wanted).select(columns or rows.column_names) for rows in _alike(rows for record in whole_records(ahead) for rows in tables_of(record))]
             return
 
 # %% ../nbs/api/484_segments.ipynb #df50ce02
@@ -185,10 +206,12 @@ def kept_tables(
     tables_of:TablesOf,          # reads the tables of a file
     wanted:pc.Expression,        # which rows; it may speak of columns that all rows have
     columns:list[str]|None=None, # that all rows have; by default all columns
+    span:Span|None=None,         # where they lie; a segment that has none there is not opened
 ) -> Iterator[pa.Table]:
     "The rows of a folder, of segments and of what is to be one. Raises `DamagedFile`."
+    wanted = wanted if span is None else wanted & span.wanted
     names = {path.stem for path in folder.glob("[!.]*") if path.suffix in (AHEAD, SEGMENT)} if folder.is_dir() else set()
-    for name in sorted(names): yield from _rows(folder/name, tables_of, wanted, columns)
+    for name in sorted(names): yield from _rows(folder/name, tables_of, wanted, columns, span)
 
 # %% ../nbs/api/484_segments.ipynb #2993cde5
 @dataclass(frozen=True)
