@@ -61,7 +61,7 @@ class View:
 # %% ../nbs/api/346_calibration.ipynb #45d60008
 _MOST_COORDINATES = 8
 _MOST_TENDENCIES = 60   # numbers of classes times coordinates, so that what is kept stays small
-_MOST_HILLY = 160       # coefficients of all classes, up to which a tendency may rise and fall
+_MOST_HILLY = 160       # coefficients of all classes, up to which a tendency may rise and fall: what is kept grows with their square, to some 70 KB
 
 def _learnt_view(X:pd.DataFrame, probabilities:np.ndarray) -> View:
     "A view of rows like these."
