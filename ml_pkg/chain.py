@@ -180,6 +180,7 @@ def _next(place:Place, chain:list[Link], keys:list[str|None], reached:Reached, u
     with lease.held() as ours:
         def is_here() -> bool: return store.is_here(key or "") # it may have come since it was looked for, also if nobody is at it any more
         if (is_here() if ours else lease.wait(is_here, float("inf") if awaited else 2 * _took.get(kind, float("inf")))) and (found := _found(place, key, chain)): return found, 0.0
+        if awaited and not ours and not lease.path.exists(): return reached, unkept # its holder has died: of those who waited, one takes it now
         while len(reached.fitted) < goal: reached, unkept = _further(place, chain, keys, reached, unkept, advance)
     return reached, unkept
 
