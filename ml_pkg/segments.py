@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import DamagedFile
-from .workspace import written_whole
+from .workspace import remove_begun, written_whole
 from .write_ahead import flush_folder, is_damaged, taken_over, whole_records
 
 # %% ../nbs/api/484_segments.ipynb #7a3bc3d8
@@ -113,6 +113,7 @@ def _write_segment(rows:pa.Table, segment:Path) -> None:
 def _seal(ahead:Path, tables_of:TablesOf) -> None:
     "Make a segment of a file that nobody writes to. Raises OSError or ValueError."
     segment = ahead.with_suffix(SEGMENT)
+    remove_begun(segment) # whoever was at it was killed: it had the file that is ours now
     if not segment.exists() and next(whole_records(ahead), b""): _write_segment(concatenated(rows for record in whole_records(ahead) for rows in tables_of(record)), segment)
     if is_damaged(ahead): ahead.rename(ahead.with_suffix(".damaged")) # somebody may want to see what can be saved
     else: ahead.unlink()

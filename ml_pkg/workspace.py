@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROJECT_FILES', 'project_root', 'project_package', 'Workspace', 'unusable', 'temporary_workspace', 'is_alive',
-           'begun', 'written_whole']
+           'remove_begun', 'begun', 'written_whole']
 
 # %% ../nbs/api/060_workspace.ipynb #bc144cb3
 import configparser
@@ -97,21 +97,34 @@ def _umask() -> int:
     return mask
 
 # %% ../nbs/api/060_workspace.ipynb #8f4bbe8c
+def _is_over(process:int) -> bool:
+    "Whether a process has ended, and whoever started it has not asked how; systems without /proc do not tell."
+    with suppress(OSError): return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    return False
+
 def is_alive(
     process:int, # its number
 ) -> bool:
-    "Whether a process of this machine is there."
+    "Whether a process of this machine is there, and has not ended."
     try: os.kill(process, 0)
     except ProcessLookupError: return False
     except (OSError, OverflowError): return True # somebody else's, or no number of a process
-    return True
+    return not _is_over(process)
 
 # %% ../nbs/api/060_workspace.ipynb #d8e5ed1b
+def _parts(path:Path, machine:str) -> Iterator[Path]: return path.parent.glob(f".{glob.escape(path.name)}.{machine}.*.part")
+
 def _remove_leftovers(path:Path) -> None:
     "Remove what processes of this machine began to write there and were killed."
-    for part in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(socket.gethostname())}.*.part"):
+    for part in _parts(path, glob.escape(socket.gethostname())):
         process = part.name.split(".")[-3]
         if process.isdigit() and not is_alive(int(process)): part.unlink(missing_ok=True)
+
+def remove_begun(
+    path:Path, # where a file is, or shall be
+) -> None:
+    "Remove what anybody began to write there. For whoever knows that nobody is at it any more. Raises OSError."
+    for part in _parts(path, "*"): part.unlink(missing_ok=True)
 
 def begun(
     path:Path, # where the file shall be
