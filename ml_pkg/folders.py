@@ -288,15 +288,28 @@ class OnDask:
         "Raises `MissingExtra`, `ClusterUnusable`."
         distributed, joblib = optional("distributed", "dask"), optional("joblib", "dask")
         try: client = distributed.Client(self.address, timeout=self.patience, set_as_default=False)
-        except Exception as error: raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_first_line(error)}). Is the address right, and does its scheduler run? dask scheduler starts one") from error # whatever may be on that port
+        except Exception as error: raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_reason(error)}). Is the address right, and does its scheduler run? dask scheduler starts one") from error # whatever may be on that port
         with client:
             try: client.wait_for_workers(1, timeout=self.patience)
             except Exception as error: raise ClusterUnusable(f"{self} had no worker for {self.patience:g} s: dask worker {self.address} starts one") from error
             with joblib.parallel_config(backend="dask", client=client, n_jobs=-1): yield
 
-def _first_line(error:Exception) -> str: return next(iter(str(error).splitlines()), "no reason given")
+def _reason(error:Exception) -> str:
+    "The first line of what an error says; where that only announces others, the last one with words as well."
+    first, *others = str(error).strip().splitlines() or ["no reason given"]
+    words = [line.strip() for line in others if any(map(str.isalpha, line))]
+    return f"{first} {words[-1]}" if first.endswith(":") and words else first
 
 # %% ../nbs/api/442_folders.ipynb #9d37b614
+_TRIES = 5
+
+def _connect(ray:Any, address:str) -> None:
+    "Connect to a cluster, once more if it hangs up: some of the processes that Ray starts for those who come from outside end at once, unless its head was started with GRPC_ENABLE_FORK_SUPPORT=0 (https://github.com/ray-project/ray/issues/63202)."
+    for last in [False] * (_TRIES - 1) + [True]:
+        try: return ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionAbortedError:
+            if last: raise
+
 @dataclass(frozen=True)
 class OnRay:
     "The workers of a Ray cluster: one a processor."
@@ -313,7 +326,7 @@ class OnRay:
         is_ours = not ray.is_initialized() # whoever has connected already goes on with that afterwards
         try: count = self._connected(ray, is_ours)
         except Exception as error:
-            raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_first_line(error)}). Is the address right, and does it run? ray start --head starts one") from error
+            raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_reason(error)}). Is the address right, and does it run? GRPC_ENABLE_FORK_SUPPORT=0 ray start --head starts one") from error
         try:
             if count < 1: raise ClusterUnusable(f"{self} has no worker: ray start --address=HOST:PORT on a machine adds its processors")
             with joblib.parallel_config(backend="ray", n_jobs=count), redirect_stdout(sys.stderr): yield # Ray tells of lost workers on standard output, which is for answers
@@ -323,7 +336,7 @@ class OnRay:
     def _connected(self, ray:Any, is_ours:bool) -> int:
         "Connect, and say how many processors there are."
         from ray.util.joblib import register_ray
-        if is_ours: ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
+        if is_ours: _connect(ray, self.address)
         logging.getLogger("ray.util.multiprocessing").setLevel(logging.ERROR) # it warns of what joblib passes on
         register_ray()
         return int(ray.cluster_resources().get("CPU", 0))
@@ -341,7 +354,7 @@ def _check_workers(place:Place, job:Job, source:Path, output:Path) -> None:
     "Raise `ClusterUnusable` if the first worker cannot do the job. The block of the place has been entered."
     from sklearn.utils.parallel import Parallel, delayed
     try: complaint = Parallel()([delayed(_complaint)(job, source, output)])[0]
-    except Exception as error: complaint = f"{type(error).__name__}: {_first_line(error)}" # without the package there, not even the question is understood
+    except Exception as error: complaint = f"{type(error).__name__}: {_reason(error)}" # without the package there, not even the question is understood
     if complaint: raise ClusterUnusable(f"a worker of {place} cannot do it: {complaint}")
 
 # %% ../nbs/api/442_folders.ipynb #1386b187
@@ -358,7 +371,7 @@ def _outcomes(job:Job, parts:Iterable[Part]) -> Iterator[Outcome]:
                 in_a_row = 0
                 yield outcome
         except Exception as error: # no part raises: this is a worker that was lost, in the words of its backend
-            log.warning("a worker was lost: %s", _first_line(error))
+            log.warning("a worker was lost: %s", _reason(error))
             losses.update(under_way & left.keys() or left.keys())
         for name in [name for name in left if losses[name] >= LOST - 1]:
             outcome = _alone(job, left.pop(name))
@@ -376,7 +389,7 @@ def _alone(job:Job, part:Part) -> Outcome:
     "What comes of a part that is at work with no other beside it; if it takes its worker along, its rows are -1."
     from sklearn.utils.parallel import Parallel, delayed
     try: return Parallel()([delayed(_tried)(job, part)])[0]
-    except Exception as error: return Outcome(part.name, -1, why=f"its worker ended with it each of {LOST} times (out of memory, or killed): {type(error).__name__}: {_first_line(error)}")
+    except Exception as error: return Outcome(part.name, -1, why=f"its worker ended with it each of {LOST} times (out of memory, or killed): {type(error).__name__}: {_reason(error)}")
 
 # %% ../nbs/api/442_folders.ipynb #671eb5e0
 @dataclass
