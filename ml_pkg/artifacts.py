@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .code import remember_texts, source_texts
 from .entries import NotForUs, packed, read_about, read_entry, write_entry
-from .errors import DamagedFile, NotFound
+from .errors import DamagedFile, MlPkgError, NotFound, first_line
 from .identity import identify
 from .persistence import sha256
 from .signing import sealed, unsealed
@@ -108,8 +108,11 @@ def kept_declaration(
         def persistent_load(self, name:str) -> Any: return _kept_frame(path.parent.parent/"frames"/name)
 
     content = io.BytesIO(unsealed("declaration", _content(path), path))
-    declaration = Unpickler(content).load()
-    remember_texts(pickle.load(content))
+    try:
+        declaration = Unpickler(content).load()
+        remember_texts(pickle.load(content))
+    except MlPkgError: raise
+    except Exception as error: raise DamagedFile(f"{path} cannot be read here ({type(error).__name__}: {first_line(error)}). Bring back the code that it was declared with: a module, class or function may have been moved, renamed or deleted") from error
     return declaration
 
 # %% ../nbs/api/280_artifacts.ipynb #e7c0de9d

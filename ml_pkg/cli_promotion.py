@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .cli import AsJson, app, print_json, reported
+from .cli import AsJson, app, print_json, reported, waiting
 from .errors import InvalidDeclaration, MlPkgError, NotRewritable
 
 # %% ../nbs/api/810_cli_promotion.ipynb #4c8230be
@@ -40,7 +40,9 @@ def promote(
     try:
         found = run_of(run)
         if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
-        done = preview(found.experiment) if dry_run else promote(found.experiment, force, why)
+        if dry_run: done = preview(found.experiment)
+        else:
+            with waiting("held against its gates, written, exported, and asked in a fresh process"): done = promote(found.experiment, force, why)
     except MlPkgError as error:
         if not as_json and not isinstance(error, (PromotionRefused, NotRewritable)): raise # these two have lines of their own
         _say_why_not(error, as_json)
@@ -57,7 +59,8 @@ def verify(
     from ml_pkg.gates import verdict_table
     from ml_pkg.promotion import NotVerified
     from ml_pkg.promotion import verify as looked_at
-    try: verdicts, code = looked_at(name), 0
+    try:
+        with waiting("asked in a fresh process"): verdicts, code = looked_at(name), 0
     except NotVerified as error: verdicts, code = error.verdicts, 1
     if as_json: print_json([dataclasses.asdict(verdict) for verdict in verdicts])
     else: print(verdict_table(verdicts))

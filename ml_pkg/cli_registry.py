@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .cli import AsJson, app, print_columns, print_json, reported
+from .cli import AsJson, app, print_columns, print_json, reported, waiting
 
 # %% ../nbs/api/808_cli_registry.ipynb #50da0677
 WIDTH = 100 # characters of a line in the tables; --json has everything
@@ -106,7 +106,9 @@ def rollback(
         version = rollback_target(name) if dry_run else point_back(name, why)
         told, facts = f"{version} {'would be' if dry_run else 'is'} in production again (run {version.run})", {**dataclasses.asdict(version), "is_done": not dry_run}
     else:
-        promotion = preview_rollback(name) if dry_run else back(name, why)
+        if dry_run: promotion = preview_rollback(name)
+        else:
+            with waiting("written, exported, and asked in a fresh process"): promotion = back(name, why)
         told, facts = str(promotion), dataclasses.asdict(promotion)
     print_json(facts) if as_json else print(told)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .blocks import ROWS, in_blocks, same_bits, taken
-from .errors import InvalidInput
+from .errors import InvalidInput, first_line
 from .json_rows import Columns, InvalidRequest, as_columns, as_request, fits_an_array, plain_values
 from .model import Model, probability_columns, refusal
 from .parity import ALIKE, disturbed
@@ -253,7 +253,7 @@ def _refused(error:ValueError, columns:Columns, way:Way, rows:Any) -> InvalidReq
     told = refusal(error, Conformed(columns.frame, columns.nulls, columns.unseen))
     if told: return as_request(told)
     number = _first_refused(way.ask, rows)
-    return InvalidRequest(f"row {number}: the model cannot take it ({str(error).splitlines()[0] if str(error) else type(error).__name__})", f"rows[{number}]")
+    return InvalidRequest(f"row {number}: the model cannot take it ({first_line(error)})", f"rows[{number}]")
 
 def _first_refused(ask:Callable, rows:Any) -> int:
     "The place of the first row that is refused, found by halves."

@@ -6,7 +6,7 @@
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'InvalidQuery', 'NotRewritable',
            'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'TooLarge', 'UntrustedFile', 'Unwritable',
            'WorkspaceUnusable', 'ClusterUnusable', 'Overtaken', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning',
-           'listed', 'did_you_mean', 'optional']
+           'listed', 'did_you_mean', 'first_line', 'optional']
 
 # %% ../nbs/api/000_errors.ipynb #7f88b54c
 import difflib
@@ -90,6 +90,12 @@ def listed(
     return ", ".join(names[:limit]) + more if names else "none"
 
 # %% ../nbs/api/000_errors.ipynb #d445fa4b
+def _near(name:str, names:Iterable[str]) -> str | None:
+    "The one of some names that a name may stand for: it is spelled much alike, or made of its words' last initials, as rmse of neg_root_mean_squared_error."
+    if alike := difflib.get_close_matches(name, names, n=1): return alike[0]
+    written_out = [other for other in names if len(name) > 2 and "".join(word[:1] for word in other.split("_")).endswith(name)]
+    return min(written_out, key=len, default=None)
+
 def did_you_mean(
     name:str,        # what was asked for
     names:Iterable[Any],  # what there is
@@ -99,11 +105,17 @@ def did_you_mean(
     "A suggestion when a near name exists, and the list of all names in any case."
     names = [str(other) for other in names]
     by_lowercase = {str(other).lower(): str(other) for other in (names if meant is None else meant)}
-    near = difflib.get_close_matches(str(name).lower(), by_lowercase, n=1)
-    suggestion = f" Did you mean '{by_lowercase[near[0]]}'?" if near else ""
+    near = _near(str(name).lower(), by_lowercase)
+    suggestion = "" if near is None else f" Did you mean '{by_lowercase[near]}'?"
     return f"{suggestion} {kind.capitalize()}: {listed(names)}."
 
 # %% ../nbs/api/000_errors.ipynb #ef5913f0
+def first_line(
+    told:object, # an error, or anything else that says something
+) -> str:
+    "The first line of what it says; the name of its class where it says nothing."
+    return str(told).strip().partition("\n")[0].rstrip() or type(told).__name__
+
 def optional(
     module:str, # name of the module to import
     extra:str,  # the extra of ml_pkg that brings it

@@ -113,18 +113,23 @@ def _uniform(values:np.ndarray) -> np.ndarray:
     return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
 
 # %% ../nbs/api/140_evaluation.ipynb #924f2b23
+def _hashes(rows:Any) -> np.ndarray:
+    "A number for each row. Of a column of lists, or of whatever else has no hash, it is the text that counts."
+    import pandas as pd
+    try: return pd.util.hash_pandas_object(rows, index=False).to_numpy()
+    except TypeError: return pd.util.hash_pandas_object(rows.map(str) if rows.ndim == 1 else rows.assign(**{name: rows[name].map(str) for name in rows.columns if rows[name].dtype == object}), index=False).to_numpy()
+
 def locked_away(
     dataset:Dataset, # with the rows, and groups or times if there are any
     share:float,     # of the rows, approximately; exactly with a time role
 ) -> np.ndarray:     # bool, shape (n_rows,)
     "Which rows belong to the holdout: the same ones for every experiment on these data. Raises `InvalidData` if that leaves nothing on one side."
-    import pandas as pd
     n = len(dataset)
     if share == 0: return np.zeros(n, dtype=bool)
     if dataset.time is not None: held = np.arange(n) >= n - max(1, round(n * share))
     else:
         hashed = dataset.rows if dataset.groups is None else dataset.groups
-        held = _uniform(pd.util.hash_pandas_object(hashed, index=False).to_numpy()) < share
+        held = _uniform(_hashes(hashed)) < share
     if held.all() or not held.any(): raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
     return held
 

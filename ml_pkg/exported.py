@@ -22,14 +22,21 @@ def _relative(target:str, module:str) -> str:
     return "." * (len(here) - shared + 1) + ".".join(to[shared:])
 
 # %% ../nbs/api/397_exported.ipynb #104eefcf
-_DIRECTIVES = re.compile(r"\A(?:[ \t]*#[ \t]*\|.*\n)+")
+_DIRECTIVE = re.compile(r"\s*#\s*\|")
+_QUARTO = re.compile(r"(\s*#\s*\|\s*[\w|-]+\s*:)\s*")
+
+def _bare(source:str) -> str:
+    "A cell without the directives and empty lines on top of its code; those of Quarto stay, with a space behind the colon."
+    lines = source.splitlines(keepends=True)
+    first = next((place for place, line in enumerate(lines) if line.strip() and not _DIRECTIVE.match(line)), len(lines))
+    return "".join([*(_QUARTO.sub(r"\1 ", line, count=1) for line in lines[:first] if _QUARTO.match(line)), *lines[first:]])
 
 def exported_source(
     source:str,  # of a cell
     module:str,  # that it is exported to, such as 'flowers.experiments.iris'
 ) -> str:
     "The source of a cell as it stands in the module. Raises SyntaxError for what is no Python."
-    bare = _DIRECTIVES.sub("", source)
+    bare = _bare(source)
     lines = bare.split("\n")
     for node in ast.walk(ast.parse(bare)):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module and node.module.split(".")[0] == module.split(".")[0]:

@@ -100,11 +100,11 @@ def _used(experiment:"Experiment") -> "np.ndarray":
 
 def _fitted(experiment:"Experiment", threads:int) -> tuple[Any, Any, Any]:
     "The estimator, the features and the target that it was fitted on."
-    from ml_pkg.chain import fit_by_steps
+    from ml_pkg.chain import chain_of, fit_by_steps
     from ml_pkg.fitting import fit_parameters
     dataset, chosen, used = experiment.dataset, seeded(experiment.estimator, experiment.seed), _used(experiment)
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
-    with limited(threads): chosen, _ = fit_by_steps(chosen, X, y, fit_parameters(chosen, weights))
+    with limited(threads): chosen, _ = fit_by_steps(chosen, X, y, fit_parameters(chain_of(chosen)[-1].step, weights))
     return chosen, X, y
 
 def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _named(connection:sqlite3.Connection) -> Callable[[str], Term]:
     "What names stand for: a column, then a metric, then a parameter. Those in `metrics[…]` and `parameters[…]` come with that in front."
     def term(name:str) -> Term:
         kind, _, inside = name.partition(".")
-        if inside and _known(connection, kind, "metric" if kind == "metrics" else "name", inside): return _metric(inside) if kind == "metrics" else _parameter(inside)
+        if kind in ("metrics", "parameters") and inside and _known(connection, kind, "metric" if kind == "metrics" else "name", inside): return _metric(inside) if kind == "metrics" else _parameter(inside)
         if name in COLUMNS: return COLUMNS[name]
         if _known(connection, "metrics", "metric", name): return _metric(name)
         if _known(connection, "parameters", "name", name): return _parameter(name)

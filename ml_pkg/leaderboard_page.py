@@ -17,9 +17,9 @@ from .display import counted
 from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment, parameters_of
 from .history import STARRED, changed
-from .identity import identify
 from .intervals import Interval
 from .pages import ends, interval_bar, number, shortened, time_of_day
+from .report import ceiling
 from .run import Run, runs_on
 from .run_pages import id_list, recorded_run
 from .store import connected
@@ -83,12 +83,10 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str)
     import numpy as np
 
     from ml_pkg.resampling import FoldScores
-    from ml_pkg.row_metrics import highest
     tried = [run for run in runs_on(reference.workspace, reference.row["comparable"]) if run.row["train_size"] == reference.row["train_size"]]
     values = _fold_scores(connection, reference, metric, tried)
     runs = [run for run in tried if run.id in values]
-    top = highest(metric) if reference.meanings[metric] == identify(metric).key else math.inf # of what is called so and is it
-    return _Contest(runs, FoldScores(np.array([values[run.id] for run in runs]), reference.row["held_out"] or 0.0), _baseline(connection, name, reference, runs), top)
+    return _Contest(runs, FoldScores(np.array([values[run.id] for run in runs]), reference.row["held_out"] or 0.0), _baseline(connection, name, reference, runs), ceiling(reference, metric))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:

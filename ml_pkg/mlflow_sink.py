@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .deliveries import Refused
-from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, Unwritable, did_you_mean, optional
+from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, Unwritable, did_you_mean, first_line, optional
 from .model import Model, write_model
 from .persistence import Joblib, Skops, digest_of, sha256
 from .registry import Standing, standing_of
@@ -141,7 +141,7 @@ def _one_try(uri:str) -> Iterator[Any]:
             mlflow = optional("mlflow", "mlflow")
             with _quiet(logging.getLogger("mlflow")): yield mlflow.MlflowClient(uri, uri)
     except Exception as error:
-        if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429): raise Refused(f"{uri} says no ({status}): {_first_line(error)}") from error
+        if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429): raise Refused(f"{uri} says no ({status}): {first_line(error)[:500]}") from error
         raise
 
 class _Changes:
@@ -189,8 +189,6 @@ def _status(error:Exception) -> int | None:
     "The HTTP status behind an error of MLflow's, or of requests'; None for an error of another kind."
     if ask := getattr(error, "get_http_status_code", None): return ask()
     return getattr(getattr(error, "response", None), "status_code", None)
-
-def _first_line(error:Exception) -> str: return (str(error).splitlines() or [type(error).__name__])[0][:500]
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #906ea70a
 class MlflowSink:
@@ -497,7 +495,7 @@ def _reached(uri:str) -> Iterator[None]:
     except MlPkgError: raise
     except Exception as error:
         if _status(error) is None: raise
-        raise NotFound(f"the MLflow server {uri} cannot be asked for a model ({_first_line(error)}). Try again when it is there, or take a model of this workspace: ml_pkg runs") from error
+        raise NotFound(f"the MLflow server {uri} cannot be asked for a model ({first_line(error)[:500]}). Try again when it is there, or take a model of this workspace: ml_pkg runs") from error
 
 def _registered(uri:str) -> str:
     with _one_try(uri) as client: names = [f"{each.name}@{alias}" for each in client.search_registered_models() for alias in each.aliases or [""]]

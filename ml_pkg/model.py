@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DESCRIBED', 'UnusualInput', 'refusal', 'Model', 'probability_columns', 'probability_name', 'write_model',
-           'save_model', 'check_key']
+           'save_model', 'UnknownPersister', 'check_key']
 
 # %% ../nbs/api/220_model.ipynb #177fd036
 import json
@@ -22,7 +22,7 @@ import pandas as pd
 from .blocks import in_blocks
 from .code import library_version
 from .display import definition
-from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, listed
+from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, first_line, listed
 from .estimators import has_given_rows
 from .parts import changed_code, own_code
 from .persistence import Joblib, Persister, Pickle, Skops, read_archive, with_attached, write_archive
@@ -48,7 +48,7 @@ def refusal(
     first_row:int=0,     # number of the first of them
 ) -> InvalidInput | None:
     "What the estimator could not take, by column and row, if that can be told."
-    frame, reason = conformed.frame, str(error).splitlines()[0]
+    frame, reason = conformed.frame, first_line(error)
     for name in frame.columns:
         infinite = np.isinf(frame[name].to_numpy("float64", na_value=0.0)) if pd.api.types.is_float_dtype(frame[name].dtype) else np.zeros(len(frame), dtype=bool)
         odd = frame[name].isna().to_numpy() & (name in conformed.nulls) | infinite
@@ -182,6 +182,9 @@ def save_model(
     return path
 
 # %% ../nbs/api/220_model.ipynb #173a8ba7
+class UnknownPersister(DamagedFile):
+    "A model file that was written by a persister which is not given for reading it."
+
 def _file_of(path:str|Path) -> Path:
     if isinstance(path, Path) or path.endswith(".mlpkg") or Path(path).is_file(): return Path(path)
     from ml_pkg.addresses import model_file
@@ -193,7 +196,7 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     "Check everything about a file before its estimator is interpreted."
     manifest, members, _, ours = read_archive(path)
     name = manifest.get("persister")
-    if not isinstance(name, str) or name not in persisters: raise DamagedFile(f"{path} was written by a persister called {name!r}. Give it: Model.load(path, persisters=[…]). Given: {listed(persisters)}")
+    if not isinstance(name, str) or name not in persisters: raise UnknownPersister(f"{path} was written by a persister called {name!r}. Give it: Model.load(path, persisters=[…]). Given: {listed(persisters)}")
     vouched = trusted or ours
     if persisters[name].runs_code and not vouched: raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and it does not carry your signature. "
         "If you know where it comes from: trusted=True (on the command line: --trusted)")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from .checkpoints import NoCheckpoints
 from .declarations import run_notebook
 from .draft import declaration_text, estimator_text, imports_text, learner, lists_text
-from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, Unwritable, listed
+from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, Unwritable, first_line, listed
 from .exporting import Cell, cells_of, index_text, module_text, notebook_text
 from .roles import CATEGORY, GROUP, NUMBER, TIME, Proposal
 from .sources import FORMATS, read_table, table_format
@@ -222,9 +222,7 @@ def _tried(notebook:Path, name:str, path:Path) -> "tuple[Run, Preflight]":
             run = experiment.run(checkpoints=NoCheckpoints())
             run.model.predict(experiment.dataset.X.head())
             return run, experiment.check()
-    except Exception as error: raise InvalidData(f"the declaration that suits the columns of {path} does not run: {_first_line(error)}. Nothing was written. Mend the rows, or leave the column out of the file") from error
-
-def _first_line(error:Exception) -> str: return (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
+    except Exception as error: raise InvalidData(f"the declaration that suits the columns of {path} does not run: {first_line(error).removesuffix('.')}. Nothing was written. Mend the rows, or leave the column out of the file") from error
 
 # %% ../nbs/api/459_project.ipynb #c528ae4c
 def _beats_guessing(run:"Run", proposal:Proposal) -> bool:

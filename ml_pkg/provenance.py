@@ -51,9 +51,9 @@ def git(
     *words:str,  # such as "rev-parse", "HEAD"
 ) -> str | None:
     "What git says; None if it is not there, or says no."
-    try: done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    try: done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=10, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired): return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode("utf-8", "backslashreplace").strip() if done.returncode == 0 else None # git passes on the bytes of the files
 
 def _split(told:str) -> tuple[dict[str, str], str]:
     "What `git status` says of the branch, and its lines about files."

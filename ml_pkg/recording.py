@@ -312,7 +312,7 @@ def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
     seen:dict[tuple[type, str, str], set[int]] = {}
     for number, fold in enumerate(folds):
         for step in fold.steps:
-            for category, message in step.warnings: seen.setdefault((category, step.name, message.splitlines()[0]), set()).add(number)
+            for category, message in step.warnings: seen.setdefault((category, step.name, message.strip().partition("\n")[0] or category.__name__), set()).add(number)
     return seen
 
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8

@@ -54,8 +54,11 @@ class Version:
 
     def load(self, trusted:bool=False) -> "Model":
         "The model, if the file is what was registered. Raises `NotFound`, `DamagedFile`, and what `Model.load` raises."
-        from ml_pkg.model import Model, check_key
-        return check_key(Model.load(whole_file(self), trusted), self.key, self.path)
+        from ml_pkg.model import Model, UnknownPersister, check_key
+        file = whole_file(self)
+        try: model = Model.load(file, trusted)
+        except UnknownPersister: model = Model.load(file, trusted, [load_run(self.run).experiment.persister]) # one of the user's own
+        return check_key(model, self.key, self.path)
 
     def __str__(self) -> str: return f"{self.name}@{self.version}"
 
@@ -211,7 +214,7 @@ def version_of(
 ) -> Version:
     "The version that is meant. Raises `UnknownName`, or `NotFound` if an alias stands for one that the database has lost."
     known = aliases(connection, name)
-    number = int(which) if str(which).isdecimal() else known.get(str(which))
+    number = int(which) if str(which).isdecimal() and len(str(which)) < 19 else known.get(str(which)) # what SQLite can count to
     row = connection.execute("SELECT * FROM versions WHERE name = ? AND version = ?", [name, number]).fetchone()
     if row: return _version(connection, row)
     check_registered(connection, name)

@@ -197,7 +197,7 @@ def _whole_numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Integers stay integers. With something missing, where nothing was, they become floats with NaN, as pandas reads them."
     numbers = _numbers(series, column, first_row, _whole)
     missing, limits = numbers.isna().to_numpy(), np.iinfo(column.dtype.lower().partition("[")[0])
-    def fits(value:Any) -> bool: return math.isfinite(value) and value == int(value) and limits.min <= int(value) <= limits.max
+    def fits(value:Any) -> bool: return (isinstance(value, int) or math.isfinite(value)) and value == int(value) and limits.min <= int(value) <= limits.max
     good = (numbers >= limits.min) & (numbers <= limits.max) if numbers.dtype.kind in "iu" else numbers.map(fits, na_action="ignore")
     _refuse(series, ~good.fillna(False).astype(bool).to_numpy() & ~missing, column, first_row, expected=f"a whole number from {limits.min} to {limits.max}")
     if missing.any() and column.dtype[0].islower():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .code import library_version
-from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, listed, optional
+from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, first_line, listed, optional
 from .identity import Identity, digest, identify
 from .workspace import Workspace, project_package, project_root, written_whole
 
@@ -109,6 +109,11 @@ def reading(
     except ValueError as error: # pyarrow's errors are ValueErrors too
         if isinstance(error, InvalidData) or "arrow" not in type(error).__module__: raise
         raise InvalidData(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+        if not isinstance(error, EOFError) and type(error).__module__ not in _COMPRESSION: raise
+        raise InvalidData(f"{path} is compressed, and damaged or cut short ({first_line(error)}). Take it from its source again") from error
+
+_COMPRESSION = ("zlib", "zipfile", "lzma", "_lzma") # whose errors are of no common kind; a Python may lack some of them
 
 # %% ../nbs/api/100_sources.ipynb #2a3ab928
 def csv_options(
@@ -230,7 +235,7 @@ class SQL:
         "The rows that the query gives. Raises `InvalidData` with the database's own words."
         try: return self._from_duckdb() if self.url.startswith("duckdb:") else self._from_sqlalchemy()
         except (ImportError, InvalidData): raise
-        except Exception as error: raise InvalidData(f"{self} failed: {str(error).splitlines()[0]}") from error
+        except Exception as error: raise InvalidData(f"{self} failed: {first_line(error)}") from error
 
     def stamp(self) -> None:
         "None: nothing tells cheaply whether a database has changed, so it is asked each time."

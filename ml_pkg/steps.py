@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .checkpoints import NONE, Checkpoints, Made, NoCheckpoints, made
-from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, listed
+from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, first_line, listed
 from .identity import Identity, identify
 
 # %% ../nbs/api/240_steps.ipynb #437c8c7b
@@ -72,7 +72,7 @@ def blaming(
     except MlPkgError: raise
     except (ValueError, TypeError) as error:
         if isinstance(X, pd.DataFrame) and "not columns of the dataframe" in str(error): raise InvalidDeclaration(f"{step}: {error}. Columns: {listed(X.columns)}") from error
-        if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({str(error).splitlines()[0]})") from error
+        if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({first_line(error)})") from error
         raise
 
 # %% ../nbs/api/240_steps.ipynb #ac6a6e4b

@@ -7,7 +7,6 @@ __all__ = ['log', 'PATIENCE', 'PRUNED', 'Course', 'Asking', 'All', 'Here', 'Reco
 
 # %% ../nbs/api/370_sweeping.ipynb #7e61f118
 import logging
-import statistics
 import time
 import warnings
 from collections import deque
@@ -24,7 +23,7 @@ from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, wor
 from .identity import Identity
 from .progress import Display, Standing
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
-from .run import Run
+from .run import Run, mean_and_deviation
 from .running import news, reused
 from .schedule import Schedule, parting_keys
 
@@ -277,12 +276,12 @@ class _Sweep:
 
     def _prune(self, schedule:Schedule, place:int, course:Course) -> None:
         schedule.drop(place)
-        self._fail(course, Failure(f"{PRUNED}: {statistics.fmean(course.scores):.4f} after {len(course.folds)} of {len(course.works)} folds", ""))
+        self._fail(course, Failure(f"{PRUNED}: {mean_and_deviation(course.scores)[0]:.4f} after {len(course.folds)} of {len(course.works)} folds", ""))
 
     def _note(self, course:Course, scores:dict[str, list[float]]) -> None:
         "Whether a variant is the best so far."
         self.standing.metric = next(iter(scores))
-        self.standing.beaten(course.name, statistics.fmean(scores[self.standing.metric]))
+        self.standing.beaten(course.name, mean_and_deviation(scores[self.standing.metric])[0])
 
     def _end(self, course:Course, record:Callable, what:Any) -> None:
         "Nothing more is fitted for a variant."

@@ -7,8 +7,11 @@ __all__ = ['limited', 'limited_everywhere', 'in_turn']
 
 # %% ../nbs/api/090_threads.ipynb #fac9e8c1
 import functools
+import itertools
 import threading
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, cast
 
 # %% ../nbs/api/090_threads.ipynb #17f0d339
 @functools.cache
@@ -17,18 +20,46 @@ def _pools() -> Any:
     from threadpoolctl import ThreadpoolController
     return ThreadpoolController()
 
+class _Limit(NamedTuple):
+    "What a block was entered with."
+    threads: int
+    libraries: str|None # "blas", "openmp"; None for both
+    number: int
+
+class _Limits:
+    "Limits of blocks that threads enter and leave in any order. What was entered last counts, and after the last one it is as before the first."
+    def __init__(self): self._lock, self._numbers, self._entered, self._before = threading.Lock(), itertools.count(), [], None
+
+    @contextmanager
+    def within(self, threads:int, libraries:str|None) -> Iterator[None]:
+        limit = _Limit(threads, libraries, next(self._numbers))
+        with self._lock:
+            if not self._entered: self._before = _pools().limit(limits=None)
+            self._entered.append(limit)
+            self._set(limit)
+        try: yield
+        finally:
+            with self._lock:
+                self._entered.remove(limit)
+                cast(Any, self._before).restore_original_limits()
+                for each in self._entered: self._set(each)
+
+    def _set(self, limit:_Limit) -> None: _pools().limit(limits=limit.threads, user_api=limit.libraries)
+
+_limits = _Limits()
+
 def limited(
     threads:int, # of linear algebra (BLAS)
-) -> Any:        # a context manager
+) -> AbstractContextManager[None]:
     "Within the block, linear algebra uses so many threads, in the whole process."
-    return _pools().limit(limits=threads, user_api="blas")
+    return _limits.within(threads, "blas")
 
 # %% ../nbs/api/090_threads.ipynb #ada911a4
 def limited_everywhere(
     threads:int, # of linear algebra and of OpenMP
-) -> Any:        # a context manager
+) -> AbstractContextManager[None]:
     "Within the block, every library uses so many threads, in the whole process."
-    return _pools().limit(limits=threads)
+    return _limits.within(threads, None)
 
 # %% ../nbs/api/090_threads.ipynb #eb1744c3
 _turn = threading.RLock()
