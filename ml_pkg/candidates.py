@@ -7,7 +7,6 @@ __all__ = ['Incumbent', 'Candidate', 'Verdict', 'Gate', 'CostlyGate', 'check_amo
            'holdout_key', 'Look', 'looks', 'dataset_of', 'look', 'Holdout']
 
 # %% ../nbs/api/389_candidates.ipynb #78678ee5
-import getpass
 import json
 import math
 import warnings
@@ -27,6 +26,7 @@ from .fitting import takes_weights
 from .identity import Identity, identify
 from .intervals import Interval
 from .model import Model, UnusualInput, probability_name
+from .registry import who
 from .resampling import resampled
 from .run import Run
 from .schema import conform
@@ -278,11 +278,7 @@ def _record(workspace:Workspace, asked:dict[str, Any], scores:dict[str, float]) 
     "Record a look, unless another process has done so meanwhile."
     written = json.dumps({metric: value if math.isfinite(value) else None for metric, value in scores.items()})
     with connected(workspace) as connection, transaction(connection):
-        connection.execute(f"INSERT INTO looks (holdout, run, key, scores, made, who) SELECT :holdout, :run, :key, :scores, :made, :who WHERE NOT EXISTS ({_SAME_LOOK})", {**asked, "scores": written, "made": now(), "who": _user()})
-
-def _user() -> str:
-    try: return getpass.getuser()
-    except (OSError, KeyError, ImportError): return "unknown"
+        connection.execute(f"INSERT INTO looks (holdout, run, key, scores, made, who) SELECT :holdout, :run, :key, :scores, :made, :who WHERE NOT EXISTS ({_SAME_LOOK})", {**asked, "scores": written, "made": now(), "who": who()})
 
 # %% ../nbs/api/389_candidates.ipynb #d5f451a5
 def _answers(model:Model, locked:_Locked) -> pd.DataFrame:

@@ -56,12 +56,12 @@ def verify(
     as_json:AsJson = False,
 ) -> None:
     "Look whether notebook, module, registry and model are still one thing, in a fresh process. Exit code 1 if they are not."
-    from ml_pkg.gates import verdict_table
+    from ml_pkg.gates import Verdicts
     from ml_pkg.promotion import NotVerified
     from ml_pkg.promotion import verify as looked_at
     try:
         with waiting("asked in a fresh process"): verdicts, code = looked_at(name), 0
     except NotVerified as error: verdicts, code = error.verdicts, 1
     if as_json: print_json([dataclasses.asdict(verdict) for verdict in verdicts])
-    else: print(verdict_table(verdicts))
+    else: print(Verdicts(verdicts))
     raise typer.Exit(code)

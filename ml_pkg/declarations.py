@@ -10,25 +10,23 @@ import importlib
 import json
 import linecache
 import pkgutil
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from .cell_files import is_exported
 from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, listed
 from .experiment import Experiment
 from .workspace import project_root
 
 # %% ../nbs/api/420_declarations.ipynb #7f4ddfca
-_EXPORTED = re.compile(r"^#\s*\|\s*export[si]?\b", re.MULTILINE)
-
 def _exported_cells(path:Path) -> list[tuple[str, str]]:
     "Id and source of the exported cells of a notebook. Raises `InvalidDeclaration` if it is none, or has none."
     try: cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError as error: raise NotFound(f"there is no notebook {path}") from error
     except (ValueError, KeyError, TypeError) as error: raise InvalidDeclaration(f"{path} is no notebook: {error}") from error
     code = [(cell.get("id", str(place)), "".join(cell["source"])) for place, cell in enumerate(cells) if cell["cell_type"] == "code"]
-    exported = [(name, source) for name, source in code if _EXPORTED.search(source)]
+    exported = [(name, source) for name, source in code if is_exported(source)]
     if not exported: raise InvalidDeclaration(f"{path} has no exported cell among its {len(code)} code cells: put '#| export' on top of the cells that declare")
     return exported
 

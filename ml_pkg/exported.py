@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .cell_files import is_exported
 from .errors import NotRewritable
 
 # %% ../nbs/api/397_exported.ipynb #b4fdfcbe
@@ -90,8 +91,6 @@ def exported_again(
     return content, plain.replace("\n", ends).encode("utf-8")
 
 # %% ../nbs/api/397_exported.ipynb #92e45d5e
-_EXPORTED = re.compile(r"^#\s*\|\s*export[si]?\b", re.MULTILINE)
-
 def refuse_out_of_step(
     path:Path,      # of the module
     module:str,     # its name
@@ -99,4 +98,4 @@ def refuse_out_of_step(
 ) -> None:
     "Raise `NotRewritable` if a module does not hold the exported cells of its notebook as they are."
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"}
-    with_cells(path.read_bytes().decode("utf-8").replace("\r\n", "\n"), module, {name: (source, source) for name, source in cells.items() if _EXPORTED.search(source)})
+    with_cells(path.read_bytes().decode("utf-8").replace("\r\n", "\n"), module, {name: (source, source) for name, source in cells.items() if is_exported(source)})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'MEGABYTE', 'SMALLEST_GROUP', 'WITNESS_MINUTES', 'SameInputs', 'NoFindings',
-           'Latency', 'ModelSize', 'EnoughRows', 'FairAcross', 'Verdicts', 'verdict_table', 'Gates', 'Better',
-           'Candidate', 'Gate', 'Holdout', 'Incumbent', 'NotWorse', 'Verdict']
+           'Latency', 'ModelSize', 'EnoughRows', 'FairAcross', 'Verdicts', 'Gates', 'Better', 'Candidate', 'Gate',
+           'Holdout', 'Incumbent', 'NotWorse', 'Verdict']
 
 # %% ../nbs/api/395_gates.ipynb #78678ee5
 import inspect
@@ -254,12 +254,6 @@ class Verdicts(list[Verdict]):
     def __str__(self) -> str: return "\n".join([self.title, *map(str, self)])
     __repr__ = __str__
     def _repr_html_(self) -> str: return definition(self.title, {}) + table(["gate", "", "required", "found"], ([verdict.gate, verdict.state, verdict.required, verdict.found] for verdict in self))
-
-def verdict_table(
-    verdicts:Iterable[Verdict], # one of each gate
-) -> Verdicts:
-    "Verdicts to be shown: as text by `str` and `print`, as HTML in a notebook."
-    return Verdicts(verdicts)
 
 # %% ../nbs/api/395_gates.ipynb #3ba7f7f9
 def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:

@@ -327,7 +327,7 @@ def _float(value:float) -> str:
 # %% ../nbs/api/040_identity.ipynb #f0da3990
 def _sequence(value:list|tuple, visit:Callable) -> Identity: return Identity(type(value).__name__, parts=_numbered(value, visit))
 
-_CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered, np.ndarray: _array}
+_CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered, np.ndarray: _array, np.memmap: _array}
 
 _LEAVES: dict[type, Callable[[Any], str]] = {
     type(None): lambda value: "", bool: repr, int: repr, str: str, bytes: bytes.hex, float: _float, type(Ellipsis): lambda value: "",

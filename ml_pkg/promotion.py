@@ -34,7 +34,7 @@ from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, did_you_me
 from .explanation import described
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
-from .gates import Verdicts, verdict_table
+from .gates import Verdicts
 from .identity import components, differences, identify
 from .journal import Change, Journal, refuse_edited, settled, written_together
 from .leases import Lease
@@ -181,8 +181,8 @@ def _registry_only(expression:Expression, place:Place) -> str:
 class Refusal(MlPkgError):
     "An error with a table of what was required and what was found."
     def __init__(self, reason:str, verdicts:Sequence[Verdict]=(), advice:str=""):
-        super().__init__("\n\n".join(filter(None, [reason, str(verdict_table(verdicts)) if verdicts else "", advice])))
-        self.reason, self.verdicts = reason, verdict_table(verdicts)
+        super().__init__("\n\n".join(filter(None, [reason, str(Verdicts(verdicts)) if verdicts else "", advice])))
+        self.reason, self.verdicts = reason, Verdicts(verdicts)
 
     def _render_traceback_(self) -> list[str]: return f"{type(self).__name__}: {self}".splitlines() # which IPython asks for, in place of a traceback
 
@@ -258,7 +258,7 @@ class Promotion:
     def __str__(self) -> str:
         parts = [self.title, self.difference or f"{self.address} declares it already: no file changes", *(f"note: {remark}" for remark in self.remarks)]
         if self.version is None: parts.append("nothing has changed, and no gate was asked yet")
-        return "\n\n".join([*parts, *([str(verdict_table(self.verdicts))] if self.verdicts else [])])
+        return "\n\n".join([*parts, *([str(Verdicts(self.verdicts))] if self.verdicts else [])])
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
