@@ -84,6 +84,7 @@ def _of_runs(workspace:Workspace, known:_Known, before:float) -> Iterator[Entry]
 
 # %% ../nbs/api/452_cleaning.ipynb #a1226137
 def _of_registry(workspace:Workspace, known:_Known) -> Iterator[Entry]:
+    if (workspace.folder/"registry").is_symlink(): return # others may have theirs there
     for folder in sorted((workspace.folder/"registry").glob("[!.]*")):
         for path in _files_in(workspace, f"registry/{folder.name}"):
             if (folder.name, path.name) not in known.versions: yield _entry(path, "registry", "no version refers to it")
@@ -91,7 +92,7 @@ def _of_registry(workspace:Workspace, known:_Known) -> Iterator[Entry]:
 # %% ../nbs/api/452_cleaning.ipynb #cf913290
 def _frames(workspace:Workspace, gone:set[Path]) -> Iterator[Entry]:
     needed:set[str] = set()
-    for path in _files_in(workspace, "declarations"):
+    for path in (workspace.folder/"declarations").glob("[!.]*"): # wherever they are
         if path not in gone: needed |= frames_of(path)
     for path in _files_in(workspace, "frames"):
         if path.name not in needed: yield _entry(path, "frames", "no declaration refers to it")

@@ -174,7 +174,7 @@ def predict(
         from ml_pkg.addresses import model_file
         from ml_pkg.model import Model
         from ml_pkg.prediction import predict_file
-    if as_json and output is None: raise typer.BadParameter("--json needs --output: standard output can hold only one of them")
+    if as_json and output is None: raise InvalidDeclaration("--json needs --output: standard output can hold only one of them")
     loaded = Model.load(model_file(model), trusted=trusted)
     with _progress("predicting") as show:
         rows = predict_file(loaded, source, output, probabilities, keep or (), lambda rows, share: show(f"{rows:,} rows", share))

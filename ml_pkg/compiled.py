@@ -165,6 +165,7 @@ class CompiledEngine:
 
     def _is_within(self, columns:Columns) -> bool:
         if columns.slow or columns.nulls or columns.unseen or not columns.rows: return False
+        if not self._limits: return True # no column is a number
         if columns.rows < _MANY: return all(value is not None and low <= value <= high for name, low, high in self._limits for value in columns.values[name])
         numbers = columns.array if self._compiled.is_table else np.array([columns.values[name] for name in self.bounds.names], dtype=float).T
         return bool((numbers >= self.bounds.low).all() and (numbers <= self.bounds.high).all()) # NaN is in no bounds
@@ -204,7 +205,7 @@ def _complete(rows:pd.DataFrame, schema:Schema) -> pd.DataFrame:
 
 def _bounds(parts:list[Columns], schema:Schema) -> _Bounds:
     names = [column.name for column in schema.columns if column.kind in ("float", "integer")]
-    found = np.array([[value if value is not None else np.nan for part in parts for value in part.values[name]] for name in names], dtype=float)
+    found = np.array([[value if value is not None else np.nan for part in parts for value in part.values[name]] for name in names], dtype=float).reshape(len(names), sum(part.rows for part in parts))
     return _Bounds(names, np.nanmin(found, axis=1, initial=np.inf), np.nanmax(found, axis=1, initial=-np.inf))
 
 def _compared(expected:list[_Row | None], found:list[_Row | None], good:int, tolerance:float) -> str:

@@ -8,6 +8,7 @@ __all__ = ['Experiment']
 # %% ../nbs/api/400_experiment.ipynb #9450b25c
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from . import estimators
@@ -198,9 +199,14 @@ def _identity(experiment:Experiment) -> Identity:
     return Identity("experiment", parts=parts)
 
 # %% ../nbs/api/400_experiment.ipynb #c3401129
+def _diagram(estimator:Any) -> str:
+    "As scikit-learn draws it; as text where it draws none."
+    try: return estimator._repr_html_()
+    except AttributeError: return f"<pre>{escape(repr(estimator))}</pre>"
+
 def _page(experiment:Experiment) -> str:
     "What is declared, a diagram of the estimator, the last scores."
     last = next(iter(run_list(experiment.name, "status == 'finished'", limit=1)), None)
     facts = {"dataset": experiment.dataset, "evaluation": experiment.evaluation, "seed": experiment.seed}
     if last: facts["last run"] = ", ".join([last["id"], *(f"{name} {value:.4f}" for name, value in last.items() if isinstance(value, float) and name != "seconds")])
-    return definition(f"Experiment {experiment.name}", facts) + experiment.estimator._repr_html_()
+    return definition(f"Experiment {experiment.name}", facts) + _diagram(experiment.estimator)

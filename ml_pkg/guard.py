@@ -30,7 +30,7 @@ class Loopback:
 
 class Exposed(Loopback):
     "Hosts by which other machines can ask as well: addresses in numbers, which no foreign name can be pointed at, and this machine's own name."
-    def knows(self, name:str) -> bool: return super().knows(name) or name in (socket.gethostname().lower(), socket.getfqdn().lower()) or _is_number(name)
+    def knows(self, name:str) -> bool: return super().knows(name) or _is_number(name) or name in (socket.gethostname().lower(), socket.getfqdn().lower())
 
 def _split(host:str, default:int) -> tuple[str, int]:
     "Name and port of a host."

@@ -164,8 +164,9 @@ class Order:
     def __init__(self): self._last, self._lock = 0, threading.Lock()
 
     def next(self) -> int:
-        with self._lock: self._last = max(time.time_ns() // 1000, self._last + 1)
-        return self._last
+        with self._lock:
+            self._last = max(time.time_ns() // 1000, self._last + 1)
+            return self._last
 
 # %% ../nbs/api/485_logged.ipynb #9364d41c
 def label_of(

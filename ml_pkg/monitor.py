@@ -30,7 +30,7 @@ from .intervals import Interval
 from .joint import Tied
 from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, mature, measured
 from .logged import LABEL, TIME
-from .logged_predictions import Moment, read_log
+from .logged_predictions import Moment, moment_of, read_log
 from .model import Model, probability_name
 from .observed import Observed, observed, observed_log, profile_without
 from .quality import Fault
@@ -410,7 +410,7 @@ class LogMonitor(Monitor):
         "Judge what was logged. Raises `NotFound` if there is no log, `InvalidQuery` for what is no moment."
         log = read_log(self.name, version=self.version, logs=self.logs)
         window = log if since is None and until is None else read_log(self.name, since, until, self.version, self.logs)
-        found = _mature(log, window, pd.Timestamp.now("UTC") if now is None else pd.Timestamp(now), self.maturity)
+        found = _mature(log, window, pd.Timestamp.now("UTC") if now is None else moment_of(now), self.maturity)
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
         return self._judge(seen, seen.some(window.index.isin(found.labelled.index)), self._labels(found, window))
 
@@ -419,6 +419,5 @@ class LogMonitor(Monitor):
         return str(found) if window[LABEL].notna().any() else "no label is known yet"
 
 def _mature(log:pd.DataFrame, window:pd.DataFrame, now:pd.Timestamp, maturity:Maturity) -> Mature:
-    now = now.tz_localize("UTC") if now.tzinfo is None else now
     if not len(window): return Mature(window, Interval(math.nan, 0.0, 1.0), 0, None)
     return mature(log, window[window[TIME] <= now], now, maturity)

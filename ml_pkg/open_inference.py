@@ -145,8 +145,9 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
     meant, chosen = _meant(service, name, version), service.beside.choose(service.current, headers.raw)
     ready = chosen if chosen in meant else meant[0] # who names a version has that one
     document, behind = _split(body, headers.get(_PREFIX))
+    tensors = _tensors(document, behind)
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
-    answers, ids = await service.ask(ready, _rows(_tensors(document, behind)), service.ids(headers.raw, body))
+    answers, ids = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body))
     outputs, content = _outputs(wanted, {**logged_answers(answers), "id": ids})
     said = {"model_name": ready.name, "model_version": ready.version, **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
     written = json.dumps(said).encode()

@@ -41,14 +41,14 @@ def _check_columns(header:pd.DataFrame, schema:Schema, keep:list[str], path:Path
 
 # %% ../nbs/api/440_prediction.ipynb #cfaa416c
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
-    "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass."
+    "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is only kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
     options = csv_options(path)
     check_header(path, options["sep"])
     _check_columns(pd.read_csv(path, **options, nrows=0), schema, keep, path)
     plain = path.suffix.lower() in (".csv", ".tsv")
     size = path.stat().st_size
     with (path.open("rb") if plain else nullcontext(path)) as file, \
-         pd.read_csv(file, **options, dtype=_text_columns(schema), chunksize=rows) as parts:
+         pd.read_csv(file, **options, dtype={**dict.fromkeys(set(keep) - set(schema.names), "str"), **_text_columns(schema)}, chunksize=rows) as parts:
         for part in parts: yield part, 0.0 if isinstance(file, Path) else file.tell() / size
 
 # %% ../nbs/api/440_prediction.ipynb #660dc2fa

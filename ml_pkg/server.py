@@ -41,7 +41,7 @@ from .open_inference import add_open_inference
 from .periods import watch_folder
 from .prediction_log import PATIENCE, NoLog, PredictionLog, log_folder, no_log
 from .responses import ResponseCounts
-from .rivals import ENDS, Shadow, Split, held
+from .rivals import ENDS, Shadow, Split, check_share, held
 from .served_pages import add_dashboard
 from .service import Alone, Served, Service, logged_answers, serve_located
 from .threads import limited_everywhere
@@ -138,7 +138,10 @@ class SplitWith(NoRival):
     address: str   # of the candidate
     share: float   # between 0 and 1
 
-    def check(self, serving:Serving) -> None: serving.ready(located(self.address))
+    def check(self, serving:Serving) -> None:
+        check_share(self.share)
+        serving.ready(located(self.address))
+
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split: return Split(serving.ready(located(self.address)), self.share, instruments)
     def followed(self, serving:Serving, beside:Split, instruments:Instruments) -> list[Following]: return [serving.following(beside, self.address, instruments)]
 

@@ -45,8 +45,10 @@ def shadow_name(
 
 # %% ../nbs/api/491_traffic.ipynb #1d783a95
 def _answer(log:"pd.DataFrame") -> str:
-    "The column of the answer; of several targets, the first."
-    return "prediction" if "prediction" in log else next(name for name in log.columns[log.columns.get_loc("latency") + 1:] if name.startswith("answer "))
+    "The column of the answer. Raises `NotFound` if there are several targets: none of their columns is called so."
+    found = next((name for name in ("prediction", *log.columns[log.columns.get_loc("latency") + 1:]) if name in log and (name == "prediction" or name.startswith("answer "))), None)
+    if found is None: raise NotFound("these answers are about several targets, and answers of two models are compared for one")
+    return found
 
 # %% ../nbs/api/491_traffic.ipynb #72d12412
 def paired_answers(

@@ -31,7 +31,7 @@ from .estimated import Abstained, Estimated
 from .evidence import FIRST
 from .intervals import Interval
 from .leases import alone_in
-from .logged_predictions import Moment
+from .logged_predictions import Moment, moment_of
 from .monitor import Findings, LogMonitor, finite, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
@@ -229,8 +229,7 @@ class Watching:
 
     def look(self, now:Moment|None=None) -> Look:
         "Look at what is over by now. Raises what `monitor` and `Periods.update` raise."
-        moment = pd.Timestamp.now("UTC") if now is None else pd.Timestamp(now)
-        moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+        moment = pd.Timestamp.now("UTC") if now is None else moment_of(now)
         monitor = self.monitor
         looks = Looks(watch_folder(self.workspace, monitor.name))
         self.workspace.made(*looks.folder.relative_to(self.workspace.folder).parts)
