@@ -67,10 +67,11 @@ def _start() -> Iterator[None]:
         gc.enable()
 
 def print_json(
-    value:Any, # what JSON has no form for is written as text
+    value:Any, # what JSON has no form for is written as text, and no number as null
 ) -> None:
     "The one document that `--json` promises."
-    print(json.dumps(value, indent=1, default=str))
+    from ml_pkg.display import finite
+    print(json.dumps(finite(value), indent=1))
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 

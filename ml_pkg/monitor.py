@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'Worse', 'Judged',
-           'rows_behind', 'finite', 'Findings', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
+           'rows_behind', 'Findings', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
 
 # %% ../nbs/api/692_monitor.ipynb #401b00f4
 import math
@@ -21,7 +21,7 @@ from .addresses import located
 from .agreement import Comparison
 from .bins import coded, columns_of
 from .dataset import Dataset
-from .display import definition
+from .display import definition, finite
 from .errors import InvalidData, InvalidDeclaration, InvalidInput, MlPkgError, NotFound, UnknownName, did_you_mean
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
@@ -141,15 +141,6 @@ def rows_behind(
 # %% ../nbs/api/692_monitor.ipynb #af060672
 MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE = "worse, as measured", "the estimate does not hold", "worse, as estimated"
 ANSWERS_MOVED, INPUTS_MOVED, FAULTY = "answers have moved", "inputs have moved", "values are faulty"
-
-def finite(
-    value:Any, # numbers, text, lists and dicts
-) -> Any:
-    "As JSON can hold it: what is infinite or no number is null."
-    if isinstance(value, Mapping): return {str(name): finite(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)): return [finite(each) for each in value]
-    if isinstance(value, (bool, int, str)) or value is None: return value
-    return (float(value) if math.isfinite(value) else None) if isinstance(value, (float, np.floating)) else str(value)
 
 @dataclass(frozen=True, eq=False)
 class Findings:

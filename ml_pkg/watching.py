@@ -25,14 +25,14 @@ import pandas as pd
 from .addresses import located
 from .agreement import NotComparable
 from .alarms import Alarms, Event, Found, Persistence
-from .display import definition
+from .display import definition, finite
 from .errors import InvalidDeclaration, NotFound
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
 from .intervals import Interval
 from .leases import alone_in
 from .logged_predictions import Moment, moment_of
-from .monitor import Findings, LogMonitor, finite, watch_without
+from .monitor import Findings, LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .quality import faults_of
