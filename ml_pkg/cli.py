@@ -162,7 +162,7 @@ def predict(
     source:Annotated[Path, typer.Argument(metavar="INPUT", readable=False, help="Rows to predict: CSV (compressed too), Parquet or Feather; or a folder of such files.")],
     output:Annotated[Path|None, typer.Option("--output", "-o", help="CSV or Parquet file to write, standard output if left out; for a folder, the folder to write to.")] = None,
     probabilities:Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each class.")] = False,
-    keep:Annotated[list[str]|None, typer.Option("--keep", help="Column of the input to write beside the prediction; may be given several times.")] = None,
+    keep:Annotated[list[str]|None, typer.Option("--keep", help="Column of the input to write beside the prediction, of a CSV as it stands there; may be given several times.")] = None,
     jobs:Annotated[int|None, typer.Option("--jobs", "-j", help="Files of a folder predicted side by side, on this machine; -1 for one a core.")] = None,
     on:Annotated[str, typer.Option("--on", metavar="CLUSTER", help="Predict a folder on a cluster: dask://HOST:8786 (its scheduler), ray://HOST:10001, or ray on one of its machines.")] = "",
     trusted:Annotated[bool, typer.Option("--trusted", help="You know where the model file comes from: load it even if that could run code.")] = False,
