@@ -109,13 +109,14 @@ def did_you_mean(
     suggestion = "" if near is None else f" Did you mean '{by_lowercase[near]}'?"
     return f"{suggestion} {kind.capitalize()}: {listed(names)}."
 
-# %% ../nbs/api/000_errors.ipynb #ef5913f0
+# %% ../nbs/api/000_errors.ipynb #41041cc7
 def first_line(
     told:object, # an error, or anything else that says something
 ) -> str:
     "The first line of what it says; the name of its class where it says nothing."
     return str(told).strip().partition("\n")[0].rstrip() or type(told).__name__
 
+# %% ../nbs/api/000_errors.ipynb #ef5913f0
 def optional(
     module:str, # name of the module to import
     extra:str,  # the extra of ml_pkg that brings it

@@ -10,8 +10,8 @@ import functools
 import itertools
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, cast
+from contextlib import contextmanager
+from typing import Any
 
 # %% ../nbs/api/090_threads.ipynb #17f0d339
 @functools.cache
@@ -20,46 +20,36 @@ def _pools() -> Any:
     from threadpoolctl import ThreadpoolController
     return ThreadpoolController()
 
-class _Limit(NamedTuple):
-    "What a block was entered with."
-    threads: int
-    libraries: str|None # "blas", "openmp"; None for both
-    number: int
+_lock, _numbers, _entered, _before = threading.Lock(), itertools.count(), {}, [] # blocks that are under way, with their limits; the threads of each pool before the first of them
 
-class _Limits:
-    "Limits of blocks that threads enter and leave in any order. What was entered last counts, and after the last one it is as before the first."
-    def __init__(self): self._lock, self._numbers, self._entered, self._before = threading.Lock(), itertools.count(), [], None
+def _set() -> None:
+    "What was entered last counts, and after the last block it is as it was before the first."
+    limit = next(reversed(_entered.values()), None)
+    for pool, threads in zip(_pools().select(user_api="blas").lib_controllers, _before, strict=True): pool.set_num_threads(threads if limit is None else limit)
 
-    @contextmanager
-    def within(self, threads:int, libraries:str|None) -> Iterator[None]:
-        limit = _Limit(threads, libraries, next(self._numbers))
-        with self._lock:
-            if not self._entered: self._before = _pools().limit(limits=None)
-            self._entered.append(limit)
-            self._set(limit)
-        try: yield
-        finally:
-            with self._lock:
-                self._entered.remove(limit)
-                cast(Any, self._before).restore_original_limits()
-                for each in self._entered: self._set(each)
-
-    def _set(self, limit:_Limit) -> None: _pools().limit(limits=limit.threads, user_api=limit.libraries)
-
-_limits = _Limits()
-
+@contextmanager
 def limited(
     threads:int, # of linear algebra (BLAS)
-) -> AbstractContextManager[None]:
-    "Within the block, linear algebra uses so many threads, in the whole process."
-    return _limits.within(threads, "blas")
+) -> Iterator[None]:
+    "Within the block, linear algebra uses so many threads, in the whole process. Threads of the process may enter and leave such blocks in any order."
+    number = next(_numbers)
+    with _lock:
+        if not _entered: _before[:] = [pool.num_threads for pool in _pools().select(user_api="blas").lib_controllers]
+        _entered[number] = threads
+        _set()
+    try: yield
+    finally:
+        with _lock:
+            del _entered[number]
+            _set()
 
 # %% ../nbs/api/090_threads.ipynb #ada911a4
+@contextmanager
 def limited_everywhere(
     threads:int, # of linear algebra and of OpenMP
-) -> AbstractContextManager[None]:
-    "Within the block, every library uses so many threads, in the whole process."
-    return _limits.within(threads, None)
+) -> Iterator[None]:
+    "Within the block, every library uses so many threads: linear algebra in the whole process, OpenMP in the thread that entered."
+    with limited(threads), _pools().limit(limits=threads, user_api="openmp"): yield
 
 # %% ../nbs/api/090_threads.ipynb #eb1744c3
 _turn = threading.RLock()

@@ -46,7 +46,8 @@ def shadow_name(
 # %% ../nbs/api/491_traffic.ipynb #1d783a95
 def _answer(log:"pd.DataFrame") -> str:
     "The column of the answer. Raises `NotFound` if there are several targets: none of their columns is called so."
-    found = next((name for name in ("prediction", *log.columns[log.columns.get_loc("latency") + 1:]) if name in log and (name == "prediction" or name.startswith("answer "))), None)
+    if "prediction" in log: return "prediction"
+    found = next((name for name in log.columns[log.columns.get_loc("latency") + 1:] if name.startswith("answer ")), None)
     if found is None: raise NotFound("these answers are about several targets, and answers of two models are compared for one")
     return found
 

@@ -263,6 +263,7 @@ def ray(folder:Path, monkeypatch:pytest.MonkeyPatch) -> Iterator[tuple[str, str]
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32)) # this cluster's own
     temporary = Path(tempfile.gettempdir()) / f"ray-{secrets.token_hex(4)}" # the paths of sockets have to be short
     words = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={temporary}"]
+    # without the second variable some of those who come from outside are sent away at first: see ml_pkg.folders
     with (folder / "ray.log").open("w") as log: process = subprocess.Popen(list(map(str, words)), cwd=folder, env=with_project(folder, RAY_raylet_start_wait_time_s="120", GRPC_ENABLE_FORK_SUPPORT="0"), stdout=log, stderr=log, start_new_session=True)
     try:
         try: waited(lambda: "Ray runtime started" in (folder / "ray.log").read_text(), "cluster", 90)
