@@ -10,7 +10,7 @@ __all__ = ['Incumbent', 'Candidate', 'Verdict', 'Gate', 'CostlyGate', 'check_amo
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -20,7 +20,7 @@ import pandas as pd
 from .dataset import Dataset, feature_names
 from .difference import ScoreDifference, paired_interval
 from .display import counted
-from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean
+from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean, listed
 from .evaluation import holdout_identity, locked_away, scorers
 from .fitting import takes_weights
 from .identity import Identity, identify
@@ -305,6 +305,17 @@ def _locking(run:Run) -> dict[str, str]:
     return {path: content for path, content in run.components.items() if path.startswith(("dataset.rows", "dataset.roles.group", "dataset.roles.time", "evaluation.holdout"))}
 
 # %% ../nbs/api/389_candidates.ipynb #f2443d5c
+def _besides(candidate:Candidate, seen:Look) -> Iterator[str]:
+    "What the score on locked rows does not say of itself."
+    with connected(candidate.workspace) as connection:
+        before = connection.execute("SELECT count(*) FROM looks JOIN runs ON runs.id = looks.run WHERE runs.experiment = ? AND looks.holdout <> ?", [candidate.experiment.name, seen.holdout]).fetchone()[0]
+    if before: yield f"{counted(before, 'look')} before that at those of other data of {candidate.experiment.name}, which may be some of these"
+    if unseen := conform(_locked_rows(candidate).rows, candidate.model.schema).unseen:
+        columns, latest = listed(f"{column} ({counted(count, 'row')})" for column, count in unseen.items()), ", which is the latest rows," * (candidate.experiment.dataset.time is not None)
+        yield f"nothing was learnt of values that only locked rows have: {columns}. A smaller holdout{latest} would let it"
+    production = candidate.incumbent
+    if production and _locking(production.run) != _locking(candidate.run): yield f"version {production.version}, which is in production, may have been fitted on some of them"
+
 def _ordinal(number:int) -> str: return f"{number}{'th' if number % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 # %% ../nbs/api/389_candidates.ipynb #990593dc
@@ -322,10 +333,9 @@ class Holdout:
         metric, production, required = metric_of(candidate.run, self.metric), candidate.incumbent, self._required(candidate)
         if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True)
         seen = look(candidate)
-        said = f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}"
+        said = "; ".join([f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}", *_besides(candidate, seen)])
         if production is None: return Verdict(self.name, required, f"{metric} {seen.scores[metric]:.4f}, and nothing is in production yet; {said}", True)
         pair = _on_locked(candidate, metric, seen)
-        if _locking(production.run) != _locking(candidate.run): said += f"; version {production.version}, which is in production, may have been fitted on some of them"
         return Verdict(self.name, required, f"{pair}; {said}", pair.best_case >= -self.margin)
 
     def unasked(self, candidate:Candidate, why:str) -> Verdict:

@@ -360,8 +360,9 @@ def explain(
     import dataclasses
 
     from ml_pkg.registry import run_of
-    found = run_of(run).explain()
-    if as_json: return print_json([dataclasses.asdict(report) for report in found.steps])
+    told = run_of(run)
+    found = told.explain()
+    if as_json: return print_json({"run": told.id, "reuses": told.row["reuses"], "steps": [dataclasses.asdict(report) for report in found.steps]})
     print(found)
 
 # %% ../nbs/api/800_cli.ipynb #88269dca

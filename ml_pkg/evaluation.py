@@ -10,13 +10,16 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .dataset import Dataset
 from .errors import InvalidData, InvalidDeclaration, Unidentifiable, UnknownName, did_you_mean
 from .identity import Identity, identify
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/api/140_evaluation.ipynb #c4fc993b
 def _metric_name(metric:Any) -> str:
@@ -52,7 +55,7 @@ def holdout_identity(
     evaluation:"Evaluation", # with a share that is locked away, or none
 ) -> Identity:
     "What decides which rows are locked away, given the rows. The text names the rule: a result of another rule has another key."
-    return Identity("holdout", "by content, for every seed", (("share", identify(float(evaluation.holdout))),))
+    return Identity("holdout", "by the values of a row, for every seed", (("share", identify(float(evaluation.holdout))),))
 
 # %% ../nbs/api/140_evaluation.ipynb #d351af0c
 @dataclass(frozen=True, eq=False)
@@ -113,11 +116,25 @@ def _uniform(values:np.ndarray) -> np.ndarray:
     return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
 
 # %% ../nbs/api/140_evaluation.ipynb #924f2b23
-def _hashes(rows:Any) -> np.ndarray:
-    "A number for each row. Of a column of lists, or of whatever else has no hash, it is the text that counts."
+def _hashes(column:"pd.Series") -> np.ndarray:
+    "A number for each value, whatever it is stored as: the same for 1, 1.0 and True, and for text, categories and objects that read alike."
     import pandas as pd
-    try: return pd.util.hash_pandas_object(rows, index=False).to_numpy()
-    except TypeError: return pd.util.hash_pandas_object(rows.map(str) if rows.ndim == 1 else rows.assign(**{name: rows[name].map(str) for name in rows.columns if rows[name].dtype == object}), index=False).to_numpy()
+    kind = pd.api.types
+    if kind.is_numeric_dtype(column.dtype) and not kind.is_complex_dtype(column.dtype): values = column.to_numpy(np.float64, na_value=np.nan) + 0.0 # and so -0.0 is 0.0
+    elif isinstance(column.dtype, pd.DatetimeTZDtype) or kind.is_datetime64_dtype(column.dtype): values = column.to_numpy("datetime64[us]")
+    else: return _text_hashes(column)
+    return pd.util.hash_array(values)
+
+def _text_hashes(column:"pd.Series") -> np.ndarray:
+    "Of lists, and of whatever else has no hash of its own, the text counts."
+    import pandas as pd
+    try: codes, found = pd.factorize(column)
+    except TypeError: codes, found = pd.factorize(column.map(str))
+    return np.append(pd.util.hash_array(np.array([*map(str, found)], dtype=object)), np.uint64(0))[codes] # -1, where nothing stands, means the last
+
+def _row_hashes(rows:Any) -> np.ndarray:
+    "A number for each row of a frame, or for each value of a column. The order of the columns does not count."
+    return _hashes(rows) if rows.ndim == 1 else sum((_hashes(rows.iloc[:, place]) for place in range(rows.shape[1])), np.zeros(len(rows), np.uint64))
 
 def locked_away(
     dataset:Dataset, # with the rows, and groups or times if there are any
@@ -129,7 +146,7 @@ def locked_away(
     if dataset.time is not None: held = np.arange(n) >= n - max(1, round(n * share))
     else:
         hashed = dataset.rows if dataset.groups is None else dataset.groups
-        held = _uniform(_hashes(hashed)) < share
+        held = _uniform(_row_hashes(hashed)) < share
     if held.all() or not held.any(): raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
     return held
 

@@ -92,15 +92,17 @@ _OLD, _BELOW = 2 / 3, 0.8 # of the age of the oldest prediction that has a label
 @dataclass(frozen=True, eq=False)
 class Mature:
     "Predictions that are old enough, and how many of them have a label."
-    labelled: pd.DataFrame             # mature rows that have a label
-    coverage: Interval                 # share of the mature ones that have one
+    labelled: pd.DataFrame             # mature rows that had a label when they were as old as that
+    coverage: Interval                 # share of the mature ones that had one
     waiting: int                       # rows that are not old enough
     age: datetime.timedelta|None       # from which on a row is mature; None if that cannot be told yet
+    late: pd.DataFrame                 # mature rows whose label came later than that; they do not count, since what is slow may be of a kind
 
     def __str__(self) -> str:
         if self.age is None: return f"none of {self.waiting} predictions is judged: it cannot be told yet how long labels take"
         if math.isnan(self.coverage.mean): return f"none of {self.waiting} predictions is judged: they are judged at the age of {in_words(self.age.total_seconds())}"
-        return f"{len(self.labelled)} predictions are judged, {self.coverage.mean:.0%} of those that are {in_words(self.age.total_seconds())} old or older; {self.waiting} are younger"
+        late = f"; the labels of {len(self.late)} more came later than that, and do not count (--labels-after, MatureAfter: wait longer)" if len(self.late) else ""
+        return f"{len(self.labelled)} predictions are judged, {self.coverage.mean:.0%} of those that are {in_words(self.age.total_seconds())} old or older; {self.waiting} are younger{late}"
 
 def mature(
     log:pd.DataFrame,                   # all predictions, from which maturity is learnt
@@ -110,11 +112,11 @@ def mature(
 ) -> Mature:
     "The rows of a window that can be judged."
     age = maturity.age(log, now)
-    if age is None: return Mature(window[:0], Interval(math.nan, 0.0, 1.0), len(window), None)
+    if age is None: return Mature(window[:0], Interval(math.nan, 0.0, 1.0), len(window), None, window[:0])
     old = window[window[TIME] <= now - age]
-    in_time = old[_in_time(old, age)]
-    coverage = share_interval(len(in_time), len(old)) if len(old) else Interval(math.nan, 0.0, 1.0)
-    return Mature(in_time, coverage, len(window) - len(old), age)
+    in_time = _in_time(old, age)
+    coverage = share_interval(int(in_time.sum()), len(old)) if len(old) else Interval(math.nan, 0.0, 1.0)
+    return Mature(old[in_time], coverage, len(window) - len(old), age, old[~in_time & old[LABEL].notna().to_numpy()])
 
 # %% ../nbs/api/680_late_labels.ipynb #66c53ed7
 MEASURABLE:dict[str, Metric] = LOSSES | TABLES

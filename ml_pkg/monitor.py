@@ -180,9 +180,10 @@ class Report(Findings):
     window: Window
     seen: Observed
     labelled: Observed               # rows whose labels count
+    known: Observed                  # those that can be learnt from: as old as these, with a label, however late it came
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
-        "The rows to look at for an alarm, given as it is in `check`, or by the name of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
+        "The rows to look at for an alarm, given as it is in `check`, by its name, such as 'city: unseen', or by that of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
         if isinstance(alarm, str) and alarm not in self._told and (metric := alarm.removesuffix(", measured").removesuffix(", estimated")) in self._scores: return self._furthest_off(metric)
         found = alarm if isinstance(alarm, (Verdict, Fault)) else self._named(alarm)
         return rows_behind(self.profile, self.window, self.seen, found)
@@ -206,7 +207,13 @@ class Report(Findings):
         "What is said of a column, or of two; an alarm, if there is one."
         return {each.name: each for each in reversed(self.check.verdicts)} | {each.column: each for each in reversed(self.check.faults) if each.certain} | {each.name: each for each in reversed(self.check.alarms)}
 
+    @property
+    def _by_kind(self) -> dict[str, "Verdict|Fault"]:
+        "The same, by the names that alarms have: 'city: unseen', 'age (missing)'."
+        return {f"{each.name} ({each.kind})": each for each in self.check.verdicts} | {f"{each.column}: {each.kind}": each for each in self.check.faults}
+
     def _named(self, name:str) -> "Verdict|Fault":
+        if name in self._by_kind: return self._by_kind[name]
         if name not in self._told: raise UnknownName(f"nothing is said of '{name}'.{did_you_mean(name, [*self._told, *self._scores], 'columns and metrics')}")
         return self._told[name]
 
@@ -344,18 +351,21 @@ class Monitor:
         "Judge rows at hand. Raises `InvalidInput` for a column that is missing."
         seen = observed(self.model, self.profile.answers.bins.names, rows)
         known = seen.some(seen.labels.notna().to_numpy())
-        return self._judge(seen, known, f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label")
+        return self._judge(seen, known, known, f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label")
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows of the last check to look at for an alarm. Raises `InvalidInput` before the first check, `UnknownName`."
         return self.last.rows(alarm)
 
     def recent(self) -> Dataset:
-        "The rows of the last check whose labels count, to train on: `experiment.with_dataset(monitor.recent())`. Raises `InvalidData` if there are none."
-        labelled, target = self.last.labelled, self.model.card["target"]
-        if len(target) > 1 or not len(labelled.X): raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1 else "labels belong to one target, and the model has several")
-        if gone := [name for name in self.model.schema.names if name not in labelled.X]: raise InvalidData(f"these rows cannot be trained on: {labelled.unread[gone[0]]}")
-        return Dataset(labelled.X.assign(**{target[0]: labelled.labels.infer_objects()}).reset_index(drop=True), target=target[0])
+        "The labelled rows of the last check, to train on: `experiment.with_dataset(monitor.recent())`. Rows of a log are those that are old enough, also where a label came too late to be judged by, and of the roles beside the target they have that of time. Raises `InvalidData` if there are none."
+        known, target, time = self.last.known, self.model.card["target"], self.model.card.get("time")
+        if len(target) > 1 or not len(known.X): raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1 else "labels belong to one target, and the model has several")
+        if gone := [name for name in self.model.schema.names if name not in known.X]: raise InvalidData(f"these rows cannot be trained on: {known.unread[gone[0]]}")
+        moments = {time: self._times(known.frame)[time]} if time and time in self._times(known.frame) else {}
+        return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0], time=time if moments else None)
+
+    def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame # as they came, with the column that tells the time
 
     @property
     def last(self) -> Report:
@@ -363,11 +373,11 @@ class Monitor:
         if self._last is None: raise InvalidInput("nothing was checked yet: monitor.check(rows), or monitor.check_log() of a model that is served")
         return self._last
 
-    def _judge(self, seen:Observed, labelled:Observed, labels:str) -> Report:
+    def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str) -> Report:
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(seen.X, seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), self.name, labels, profile, window, seen, labelled)
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), self.name, labels, profile, window, seen, labelled, known)
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
@@ -403,12 +413,15 @@ class LogMonitor(Monitor):
         window = log if since is None and until is None else read_log(self.name, since, until, self.version, self.logs)
         found = _mature(log, window, pd.Timestamp.now("UTC") if now is None else moment_of(now), self.maturity)
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
-        return self._judge(seen, seen.some(window.index.isin(found.labelled.index)), self._labels(found, window))
+        counted = window.index.isin(found.labelled.index)
+        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window))
+
+    def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
 
     def _labels(self, found:Mature, window:pd.DataFrame) -> str:
         if not len(window): return f"no prediction of version {self.version} was logged then"
         return str(found) if window[LABEL].notna().any() else "no label is known yet"
 
 def _mature(log:pd.DataFrame, window:pd.DataFrame, now:pd.Timestamp, maturity:Maturity) -> Mature:
-    if not len(window): return Mature(window, Interval(math.nan, 0.0, 1.0), 0, None)
+    if not len(window): return Mature(window, Interval(math.nan, 0.0, 1.0), 0, None, window)
     return mature(log, window[window[TIME] <= now], now, maturity)

@@ -65,6 +65,7 @@ def in_words(
     seconds:float, # not below zero
 ) -> str:
     "A time as a person would say it: '40 s', '3 min', '2.5 h', '2.0 days'."
+    if 0 < seconds < 0.5: return "under 1 s"
     if seconds < 90: return f"{seconds:.0f} s"
     if seconds < 5400: return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

@@ -28,6 +28,7 @@ from sklearn import config_context, get_config
 
 from .candidates import Candidate, Incumbent, Verdict
 from .code import is_library_file
+from .dataset import Dataset
 from .declared_changes import in_a_line
 from .display import definition, difference
 from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
@@ -45,6 +46,7 @@ from .provenance import git_state
 from .registry import Version, add_version, aliases, check_expected, kept_copy, point, rollback_target, tell_of_aliases, version_of, who
 from .rewriting import Rewriting, find_declared, notebook_of, rewrite
 from .run import load_run
+from .sources import File
 from .store import connected, transaction
 from .workspace import Workspace, project_root
 
@@ -267,6 +269,7 @@ class Promotion:
         return definition(self.title, facts) + difference(self.difference or "no file changes") + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
+_REGISTRY_ALONE = "ml_pkg rollback {} --registry-only brings its model back alone"
 _declared_since:dict[tuple[Path|None, str], str] = {} # what this process has written; the module that it imported does not know of it
 
 def preview(
@@ -280,7 +283,18 @@ def preview(
 
 def _planned(experiment:"Experiment", place:Place, workspace:Workspace) -> Rewritten:
     imported = vars(place.module)[place.variable].source or ""
-    return rewritten(experiment.named(place.name), place, _declared_since.get((place.written, place.variable), imported), _added_imports(workspace, place.name))
+    found = rewritten(experiment.named(place.name), place, _declared_since.get((place.written, place.variable), imported), _added_imports(workspace, place.name))
+    return found._replace(remarks=(*found.remarks, *_remarks_on_rows(experiment.dataset, place, _in_production(workspace, place.name))))
+
+def _remarks_on_rows(dataset:Dataset, place:Place, version:Version|None) -> Iterator[str]:
+    "What will be missed of the rows on a day to come: those of the version before, and all of them where only the package is installed."
+    if not isinstance(dataset.source, File): return
+    before = load_run(version.run).row if version else {"dataset": None}
+    if version and before["dataset"] == str(dataset.source) and before["dataset_key"] != dataset.fingerprint:
+        yield f"{dataset.source} had other rows when {version} was made. To go back to it with its declaration, they have to be there again; without them {_REGISTRY_ALONE.format(version.name)}. A file of its own for each training keeps both"
+    package, file = sys.modules[place.module.__name__.partition(".")[0]], dataset.source.found()
+    if place.written and isinstance(file, Path) and before["dataset"] != str(dataset.source) and hasattr(package, "__path__") and Path(package.__path__[0]).resolve() not in file.parents:
+        yield f"{file} is no part of the package {package.__name__}: where only that is installed, {place.name} can be served, and not trained or verified. Files below {package.__name__}/data are installed with it"
 
 def _added_imports(workspace:Workspace, name:str) -> list[str]:
     "Names that earlier promotions imported: theirs to remove, when nothing uses them any more."
@@ -424,6 +438,7 @@ def _otherwise_by_now(before:Version, found:dict[str, tuple[str, str]]) -> str:
     "Why a version cannot be brought back as it was, with what has changed since, then and now."
     whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
     changed = "; ".join(described(path, *found[path]) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
+    if all(path.startswith("dataset.rows") for path in found): return f"{before} is declared as it was, and its rows are not there any more ({changed}). Put the file back that it was fitted on, and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until {before.name} is trained and promoted again"
     return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {changed}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
 
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:

@@ -274,14 +274,15 @@ def _facts(run:Run) -> dict[str, str]:
 def _steps(connection:Any, run:str) -> list[str]: return step_names([dict(row) for row in connection.execute("SELECT place, step FROM timings WHERE run = ? AND fold = 0", [run])])
 
 def earlier_runs(
-    run:Run,      # reused or computed
-    limit:int=50, # how many runs to go back
+    run:Run,         # reused or computed
+    limit:int=1_000, # how many runs to go back
 ) -> list[Earlier]:
-    "What finished runs did before the one that computed this run's results, newest first."
+    "What finished runs did before the one that computed this run's results, newest first; and the one that it varies, however long ago that was."
     with connected(run.workspace) as connection:
         computed = connection.execute("SELECT number FROM runs WHERE id = ?", [run.row["reuses"] or run.id]).fetchone()["number"]
-        before = connection.execute("SELECT id FROM runs WHERE number < ? AND status = 'finished' AND reuses IS NULL ORDER BY number DESC LIMIT ?", [computed, limit]).fetchall()
-        return [Earlier(dict(connection.execute("SELECT path, content FROM components WHERE run = ?", [row["id"]]).fetchall()), _steps(connection, row["id"])) for row in before]
+        before = [row["id"] for row in connection.execute("SELECT id FROM runs WHERE number < ? AND status = 'finished' AND reuses IS NULL ORDER BY number DESC LIMIT ?", [computed, limit])]
+        before += [each for each in (run.row["variation_of"],) if each and each not in before]
+        return [Earlier(dict(connection.execute("SELECT path, content FROM components WHERE run = ?", [each]).fetchall()), _steps(connection, each), each) for each in before]
 
 # %% ../nbs/api/290_run.ipynb #3b9951d3
 def _failure_explained(run:Run) -> Explanation:

@@ -116,6 +116,19 @@ def test_what_was_declared_first_is_in_production_until_something_is_promoted(ga
     run(garden, "ml_pkg", "verify", "flowers")
 
 
+def test_a_file_that_was_written_over_is_missed_at_a_rollback(promoted:Path):
+    rows = promoted / "flowers/data/iris.csv"
+    kept = rows.read_bytes()
+    rows.write_bytes(b"".join(kept.splitlines(keepends=True)[:-5]))
+    assert "note: data/iris.csv had other rows when flowers@1 was made" in run(promoted, "python", "-c", "from flowers.experiments.flowers import flowers; print(flowers.promote(force='a test'))")
+    said = run(promoted, "ml_pkg", "rollback", "flowers", code=2)
+    assert "flowers@1 is declared as it was, and its rows are not there any more (dataset.rows: DataFrame 150 rows" in said and "ml_pkg rollback flowers --registry-only" in said
+    shutil.move(rows, promoted / "elsewhere.csv")
+    said = run(promoted, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Dataset; print(flowers.with_dataset(Dataset('elsewhere.csv', target='species')).promote(force='a test'))")
+    assert f"note: {promoted.resolve() / 'elsewhere.csv'} is no part of the package flowers" in said and "had other rows" not in said
+    assert "flowers@1 is in production again" in run(promoted, "ml_pkg", "rollback", "flowers", "--registry-only")
+
+
 def test_each_rollback_goes_back_further(promoted:Path):
     before = [sources(promoted)]
     for strength in (5.0, 50.0):
@@ -201,7 +214,7 @@ def test_what_nobody_promoted_is_not_lost_in_going_back(promoted:Path):
     rows = table.read_text()
     table.write_text(rows + rows.splitlines()[-1] + "\n")
     said = run(promoted, "ml_pkg", "rollback", "flowers", code=2)
-    assert "What has changed since: dataset.rows: DataFrame 150 rows, 5 columns → DataFrame 151 rows, 5 columns. Bring that back first" in said, said
+    assert "its rows are not there any more (dataset.rows: DataFrame 150 rows, 5 columns → DataFrame 151 rows, 5 columns). Put the file back" in said, said
     table.write_text(rows)
     notebook = promoted / "nbs/experiments/flowers.ipynb"
     notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
