@@ -27,9 +27,9 @@ def ui(
     serve_ui(port, host, open_browser, exposed)
 
 # %% ../nbs/api/804_cli_ui.ipynb #87233186
-def _cells(line:dict[str, Any]) -> list[str]:
-    "What is said of one."
-    return [line["id"], number(line["score"]), line["interval"], line["difference"], line["beside"], "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
+def _cells(line:dict[str, Any], several:bool) -> list[str]:
+    "What is said of one; by name, if there are several experiments."
+    return [line["id"], *[line["experiment"]] * several, number(line["score"]), line["interval"], line["difference"], line["beside"], "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
 
 @app.command()
 @reported
@@ -37,17 +37,17 @@ def leaderboard(
     experiment:Annotated[str, typer.Argument(help="An experiment's name.")],
     metric:Annotated[str, typer.Option("--metric", "-m", help="The score that decides; without it the first one.")] = "",
     rows:Annotated[str, typer.Option("--rows", help="The newest run on other rows, as the list below a leaderboard names it; without it the rows of the latest run.")] = "",
-    limit:Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many, the best first.")] = 20,
+    limit:Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the best first.")] = 20,
     as_json:AsJson = False,
 ) -> None:
     "Hold all that was tried on the same rows against each other, the best first: which one is really better?"
-    from ml_pkg.leaderboard_page import leaderboard_page
-    page = leaderboard_page(experiment, metric, rows)
+    from ml_pkg.leaderboard_page import leaderboard_page, told_from_rows
+    page = leaderboard_page(experiment, metric, rows, told_from_rows, limit)
     if as_json: return print_json(page)
     board = page["board"]
     if not board: return print(page["why"])
-    left_out = f"; the best {limit} of them" if len(board["lines"]) > limit else ""
-    print(board["headline"], f"{board['caption'].partition(';')[0]}{left_out}:", sep="\n")
-    print_columns([["run", board["metric"], "95% interval", f"to {board['baseline']}", "95% interval", "fit", "", "varies"], *map(_cells, board["lines"][:limit])])
+    print(board["headline"], f"{board['caption']}:", sep="\n")
+    several = len({line["experiment"] for line in board["lines"]}) > 1
+    print_columns([["run", *["experiment"] * several, board["metric"], "95% interval", f"to {board['baseline']}", "95% interval", "fit", "", "varies"], *(_cells(line, several) for line in board["lines"])])
     print(board["how"])
     for other in page["others"]: print(f"other {other['words']}: --rows {other['rows']}")

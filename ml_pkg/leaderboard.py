@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
         corrected = f"; corrected for that {self.corrected.mean:.4f}{_ends(self.corrected)}" if self.tried > 1 else f"{_ends(self.corrected)}"
         equals = f"; {self.equals} other{'s' * (self.equals > 1)} cannot be told from it" if self.equals else ""
         place = f"best here, of {self.tried} tried, of which run {self.better_before} scored higher" if self.better_before else f"best of {self.tried} tried"
-        how = "" if self.by_rows else "; luck told from the folds"
+        how = "" if self.by_rows else "; luck told from the folds, which know less of it than rows do"
         return f"{self.best}: {self.score:.4f}, {place}{corrected}{equals}{how}"
 
 def _ends(interval:Interval) -> str: return f" ({interval.low:.4f} to {interval.high:.4f})" if math.isfinite(interval.low + interval.high) else ""
