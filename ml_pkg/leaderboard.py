@@ -55,7 +55,8 @@ class Leaderboard:
 
     The line on top names the best, its score, how many declarations were ever tried on these rows in this workspace, and the
     score corrected for having been picked among that many: the one to report, and to expect in production. Intervals are at
-    95%. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
+    95%, each by itself; "cannot be told from the best" holds at 95% for all variants together, so it may be said of one whose
+    own interval of the difference leaves zero out. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
     """
     results: tuple[Result, ...] # of the variants, those that failed too
     metric: str       # that decides

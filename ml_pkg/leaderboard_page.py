@@ -21,7 +21,7 @@ from .history import STARRED, changed
 from .intervals import Interval
 from .pages import ends, interval_bar, number, shortened, time_of_day
 from .report import ceiling
-from .run import Run, load_run, runs_on
+from .run import Run, load_run, median_fit, runs_on
 from .run_pages import id_list, recorded_run
 from .store import connected
 
@@ -147,9 +147,10 @@ def _view(intervals:Sequence[Interval]) -> tuple[float, float]:
 # %% ../nbs/api/466_leaderboard_page.ipynb #7cc6c0df
 def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[str, dict[str, Any]]:
     "Of each run, whether it is starred, and the seconds to fit a fold."
-    fits = dict(connection.execute("SELECT run, sum(seconds) / count(DISTINCT fold) FROM timings WHERE step NOT IN ('predict', 'score') AND run IN (SELECT value FROM json_each(?)) GROUP BY run", [id_list(runs)]).fetchall())
+    timings:dict[str, list[dict[str, Any]]] = {}
+    for row in connection.execute("SELECT run, fold, step, seconds FROM timings WHERE run IN (SELECT value FROM json_each(?))", [id_list(runs)]): timings.setdefault(row["run"], []).append(dict(row))
     stars = dict(connection.execute(f"SELECT id, {STARRED} FROM runs WHERE id IN (SELECT value FROM json_each(?))", [id_list(runs)]).fetchall())
-    return {run: {"starred": bool(stars.get(run)), "fit": fits.get(run)} for run in runs}
+    return {run: {"starred": bool(stars.get(run)), "fit": median_fit(timings[run]) if run in timings else None} for run in runs}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
 LINES = 100 # variants of a leaderboard that are shown

@@ -222,7 +222,7 @@ def _faults(faults:Sequence[Fault]) -> list[str]:
     "Those that chance does not explain, and how many others there are."
     certain = [str(fault) for fault in faults if fault.certain]
     noted = len(faults) - len(certain)
-    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain: .check.faults"] if noted else [])
+    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report has them)"] if noted else [])
 
 def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."

@@ -96,8 +96,9 @@ def _kernel() -> bool:
 entrance: ContextVar[str] = ContextVar("entrance", default="script") # the command line says here that it is one
 
 def origin() -> str:
-    "How the code was started: 'CI', 'notebook', 'command line' or 'script'."
+    "How the code was started: 'CI', 'test' (by nbdev_test), 'notebook', 'command line' or 'script'."
     if os.environ.get("CI"): return "CI"
+    if os.environ.get("IN_TEST"): return "test"
     return "notebook" if _kernel() else entrance.get()
 
 # %% ../nbs/api/210_provenance.ipynb #541cd69a

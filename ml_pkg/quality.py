@@ -47,17 +47,19 @@ def _fault(reference:Sketch, current:Sketch, column:str, kind:str, count:int, wh
     if count: yield Fault(column, kind, int(count), by_chance(int(count), current.rows, reference.rows) < RARE, what, tuple(current.examples.get(f"{column}/{kind}", ())))
 
 # %% ../nbs/api/640_quality.ipynb #a45b5bd1
+def _of(count:int, rows:int) -> str: return f"{count} of {rows} values {'is' if count == 1 else 'are'}"
+
 def _missing(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     reference = baseline.sketch
     for name, before, now in zip(baseline.bins.names, reference.missing, current.missing, strict=True):
-        if not before: yield from _fault(reference, current, name, "missing", now, f"{now} of {current.rows} values are missing, and none was at training")
+        if not before: yield from _fault(reference, current, name, "missing", now, f"{_of(now, current.rows)} missing, and none was at training")
 
 # %% ../nbs/api/640_quality.ipynb #29c6031a
 def _unseen(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     bins = baseline.bins.categories
     for name, end, lumped in zip(bins.names, bins.starts[1:], bins.lumped, strict=True):
         count = 0 if lumped else int(current.slots[end - 1])
-        yield from _fault(baseline.sketch, current, name, "unseen", count, f"{count} of {current.rows} values were not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
+        yield from _fault(baseline.sketch, current, name, "unseen", count, f"{count} of {current.rows} values {'was' if count == 1 else 'were'} not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
 
 # %% ../nbs/api/640_quality.ipynb #7540aa9c
 def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
@@ -65,7 +67,7 @@ def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     for place, name in enumerate(bins.names):
         for side, (kind, bound) in enumerate((("below", bins.least[place]), ("above", bins.most[place]))):
             count, reached = current.outside[place, side], current.span[place, side]
-            yield from _fault(baseline.sketch, current, name, kind, count, f"{count} of {current.rows} values are {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
+            yield from _fault(baseline.sketch, current, name, kind, count, f"{_of(count, current.rows)} {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
 
 # %% ../nbs/api/640_quality.ipynb #509ec42b
 def _most_frequent(sketch:Sketch, baseline:Baseline) -> np.ndarray:
@@ -100,9 +102,11 @@ def _conversion(before:tuple[float, float], now:tuple[float, float]) -> str:
 
 # %% ../nbs/api/640_quality.ipynb #6a38d2c9
 def _mean_and_deviation(sketch:Sketch, baseline:Baseline, place:int) -> tuple[float, float]:
+    "No deviation is told of values whose squares no number can hold."
     count, total, squares = sketch.moments[place]
     centre, scale = baseline.bins.numbers.centre[place], baseline.bins.numbers.scale[place]
-    return centre + scale * total / count, scale * math.sqrt(max(0.0, squares / count - (total / count)**2))
+    with np.errstate(over="ignore", invalid="ignore"): variance = squares / count - (total / count)**2
+    return centre + scale * total / count, scale * math.sqrt(max(0.0, variance))
 
 # %% ../nbs/api/640_quality.ipynb #6ea7c23a
 def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:

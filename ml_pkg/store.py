@@ -295,8 +295,8 @@ def find_run(
     name:str,                      # a run's id, the beginning of one, 'latest', or the name of an experiment (its latest run)
 ) -> sqlite3.Row:
     "The run that is meant. Raises `UnknownName`."
-    choices = [("id = ?", [name]), ("experiment = ?", [name])]
-    if name == "latest": choices.insert(0, ("1", []))
+    choices = [("id = ?", [name]), ("experiment = ? AND origin <> 'test'", [name]), ("experiment = ?", [name])] # what nbdev_test runs is not what somebody ran last
+    if name == "latest": choices = [("origin <> 'test'", []), ("1", []), *choices]
     for condition, values in choices:
         if row := connection.execute(f"SELECT * FROM runs WHERE {condition} ORDER BY number DESC LIMIT 1", values).fetchone(): return row
     begins = connection.execute("SELECT * FROM runs WHERE substr(id, 1, ?) = ? LIMIT 2", [len(name), name]).fetchall() if name else []

@@ -35,6 +35,7 @@ from .logged_predictions import Moment, moment_of
 from .monitor import Findings, LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
+from .progress import whole_units
 from .quality import faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .shares import shares_of
@@ -244,7 +245,7 @@ class Watching:
     @property
     def described(self) -> str:
         "What it looks at, in words."
-        return f"{self.address} every {self.every.length}, {self.policy.window} held against {self.policy.against}"
+        return f"{self.address} every {whole_units(self.every.length)}, {whole_units(self.policy.window)} held against {self.policy.against}"
 
     def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:"Looks") -> tuple[Alarms, dict]:
         most = math.ceil(self.policy.reach / self.every.length) + _SPARE
@@ -323,10 +324,10 @@ class Looks:
         raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
 
     def forget_after(self, end:pd.Timestamp) -> None:
-        "Set aside looks at what is not over yet: the clock was wrong when they were made."
+        "Set aside looks at what is not over yet: the clock was wrong when they were made, or they were of shorter periods."
         wrong = [path for path in self.paths() if (look := _look_of(path)) is not None and look.end > end] if (last := self.last()) is not None and last.end > end else []
         if not wrong: return
-        log.warning("%d looks at %s were made by a clock that was ahead: they do not count", len(wrong), self.watched.name)
+        log.warning("%d looks at %s do not count: they are of times that are not over yet for this watch. Another one looked more often, or its clock was ahead", len(wrong), self.watched.name)
         for path in wrong: path.rename(path.with_suffix(".ahead"))
         state, last = self.state, next((path.stem for path in reversed(self.paths())), "")
         _write(self.watched/"alarms.json", {**state, "alarms": {**state["alarms"], "last": None}, "last": last})
