@@ -28,11 +28,12 @@ from .evidence import FIRST
 from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .joint import Tied
-from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, mature, measured
+from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, coverage_growing, mature, measured
 from .logged import LABEL, TIME
 from .logged_predictions import Moment, moment_of, read_log
 from .model import Model, probability_name
 from .observed import Observed, observed, observed_log, profile_without
+from .progress import whole_units
 from .quality import Fault
 from .reference import ReferenceProfile, Window
 from .remembered import TrainingScore, estimator_of, profile_of, scores_of
@@ -181,6 +182,7 @@ class Report(Findings):
     seen: Observed
     labelled: Observed               # rows whose labels count
     known: Observed                  # those that can be learnt from: as old as these, with a label, however late it came
+    coverage: pd.DataFrame           # share of predictions that have their label, by age; none for rows at hand
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows to look at for an alarm, given as it is in `check`, by its name, such as 'city: unseen', or by that of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
@@ -224,12 +226,17 @@ def _faults(faults:Sequence[Fault]) -> list[str]:
     noted = len(faults) - len(certain)
     return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report has them)"] if noted else [])
 
+def _coverage(report:Report) -> list[str]:
+    "How many labels have come, by the age of predictions."
+    ages = [f"{row.labelled:.0%} at {whole_units(row.Index)}" for row in report.coverage.itertuples()]
+    return [f"labels by the age of predictions: {', '.join(ages)}"] if ages else []
+
 def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."
     moved = [each for each in report.check.verdicts if each.verdict != OK]
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []), *([str(report.compared)] if report.measured and report.estimated else [])]
-    return {"measured": [*map(str, report.measured), report.labels], "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
+    return {"measured": [*map(str, report.measured), report.labels, *_coverage(report)], "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys(report.seen.unread.values()))}
 
 def _text(report:Report) -> str:
@@ -244,6 +251,7 @@ def _document(report:Report) -> dict[str, Any]:
     "As JSON can hold it."
     verdicts = [asdict(each) for each in report.check.verdicts]
     return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
+        "coverage": [{"age_seconds": age.total_seconds(), **row} for age, row in zip(report.coverage.index, report.coverage.to_dict("records"), strict=True)],
         "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None, "estimate_holds": report.compared.trusted,
         "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER], "faults": [asdict(each) for each in report.check.faults], "not_judged": report.seen.unread})
 
@@ -351,7 +359,7 @@ class Monitor:
         "Judge rows at hand. Raises `InvalidInput` for a column that is missing."
         seen = observed(self.model, self.profile.answers.bins.names, rows)
         known = seen.some(seen.labels.notna().to_numpy())
-        return self._judge(seen, known, known, f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label")
+        return self._judge(seen, known, known, f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label", pd.DataFrame())
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows of the last check to look at for an alarm. Raises `InvalidInput` before the first check, `UnknownName`."
@@ -373,11 +381,11 @@ class Monitor:
         if self._last is None: raise InvalidInput("nothing was checked yet: monitor.check(rows), or monitor.check_log() of a model that is served")
         return self._last
 
-    def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str) -> Report:
+    def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str, coverage:pd.DataFrame) -> Report:
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(seen.X, seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), self.name, labels, profile, window, seen, labelled, known)
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), self.name, labels, profile, window, seen, labelled, known, coverage)
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
@@ -411,10 +419,11 @@ class LogMonitor(Monitor):
         "Judge what was logged. Raises `NotFound` if there is no log, `InvalidQuery` for what is no moment."
         log = read_log(self.name, version=self.version, logs=self.logs)
         window = log if since is None and until is None else read_log(self.name, since, until, self.version, self.logs)
-        found = _mature(log, window, pd.Timestamp.now("UTC") if now is None else moment_of(now), self.maturity)
+        at = pd.Timestamp.now("UTC") if now is None else moment_of(now)
+        found = _mature(log, window, at, self.maturity)
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
         counted = window.index.isin(found.labelled.index)
-        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window))
+        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window), coverage_growing(log, at))
 
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
 

@@ -19,7 +19,7 @@ from ml_pkg.logged import Logged
 from ml_pkg.logged_predictions import read_feedback, read_log
 from ml_pkg.periods import Every
 from ml_pkg.prediction_log import Bound, Outcome, PredictionLog, Rotation
-from ml_pkg.windows import LastHours, LastRows, Recent, SameHour, SameWeekday
+from ml_pkg.windows import LastHours, Recent, SameHour, SameWeekday
 
 KILLS = int(os.environ.get("ML_PKG_KILLS", "4")) # servers that are killed, of each kind
 BOUND = 1.0 # seconds
@@ -218,7 +218,7 @@ def test_clock_that_moves(tmp_path:Path, what:str, monkeypatch:pytest.MonkeyPatc
     starts = every.over(rows["time"].min(), now, 1000)
     windows = [read_log("churn", start, start + every.length, logs=tmp_path)["id"].tolist() for start in starts]
     assert starts == sorted(set(starts)) and sorted(sum(windows, [])) == sorted(rows["id"])
-    for policy in (Recent(timedelta(hours=3)), LastHours(timedelta(hours=2)), LastRows(5), SameHour(1, "Europe/Vienna"), SameWeekday(1, "Europe/Vienna")):
+    for policy in (Recent(timedelta(hours=3)), LastHours(timedelta(hours=2)), SameHour(1, "Europe/Vienna"), SameWeekday(1, "Europe/Vienna")):
         for at in rows["time"]:
             chosen = policy.choose(rows["time"], at)
             assert (rows["time"][chosen.window] <= at).all() and (chosen.reference is None or not (chosen.window & chosen.reference).any())

@@ -5,7 +5,9 @@ that fails lost one attempt, after those that it had counted. One that was skipp
 """
 
 import argparse
+import datetime
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -126,6 +128,14 @@ def markdown(lines:list[Line]) -> Iterator[str]:
             yield f"| {each.number} | {each.fault.replace('|', chr(92) + '|')}{''.join(f'<br>**miss:** {miss}' for miss in each.misses)} | {each.attempts:,} | {each.passes:,} | {each.attempts - each.passes:,} | {each.seconds:.1f} |"
 
 
+def heading(end:str, words:list[str]) -> Iterator[str]:
+    "What stands above the table."
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    yield "# Faults\n\n> What the package promises when things go wrong, and how often that was tried\n"
+    yield f"{datetime.date.today()}, commit {commit}, Python {platform.python_version()}: {end}.\n"
+    yield f"Made by `python tools/scoreboard.py{' --long' * ('--long' in words)}`. Attempts are counted by the tests themselves; what stands for each line is in `tests/faults.toml`. A loss is an attempt that did not end as it says; a miss is a test that was not there, or was skipped."
+
+
 def is_well(each:Line) -> bool: return each.attempts == each.passes > 0 and not each.misses
 
 
@@ -150,7 +160,7 @@ def main(words:list[str]) -> int:
     lines = [line(case, tests, environment) for case in cases]
     end = totals(lines, [each for each in tests if any(stands_for(pattern, each.name) for case in cases for pattern in case.get("tests", []))], time.monotonic() - began)
     print(*text(lines), "", end, sep="\n")
-    if options.markdown: options.markdown.write_text("\n".join([*markdown(lines), "", end, ""]).lstrip(), encoding="utf-8")
+    if options.markdown: options.markdown.write_text("\n".join([*heading(end, words), *markdown(lines), ""]), encoding="utf-8")
     return 0 if all(map(is_well, lines)) else 1
 
 
