@@ -172,11 +172,10 @@ def predict(
     if source.is_dir(): return _predict_folder(model, source, output, probabilities, keep or [], jobs, on, trusted, as_json)
     if source.exists() and (jobs is not None or on): raise InvalidDeclaration(f"{source} is one file, and --jobs and --on are for a folder of files: leave them out")
     with _start():
-        from ml_pkg.addresses import model_file
-        from ml_pkg.model import Model
+        from ml_pkg.addresses import find_model
         from ml_pkg.prediction import predict_file
     if as_json and output is None: raise InvalidDeclaration("--json needs --output: standard output can hold only one of them")
-    loaded = Model.load(model_file(model), trusted=trusted)
+    loaded = find_model(model, trusted)
     with _progress("predicting") as show:
         rows = predict_file(loaded, source, output, probabilities, keep or (), lambda rows, share: show(f"{rows:,} rows", share))
     if as_json: return print_json({"rows": rows, "output": output, "run": loaded.card.get("run"), "model": loaded.card.get("name")})

@@ -33,7 +33,7 @@ def doctor(
     if as_json: print_json({"is_well": found.is_well, "facts": found.overview, "findings": [dataclasses.asdict(symptom) for symptom in found.symptoms], "rescue": saved and _as_json(saved)})
     else:
         if saved: print(f"{saved}\n")
-        elif rescue: print("the database is sound: there is nothing to rescue\n")
+        elif rescue: print("nothing was rescued: no damage was found in the database\n")
         print(found)
     if not found.is_well: raise typer.Exit(1)
 

@@ -60,6 +60,7 @@ class _Bounded(_Protocol):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.overhead, self.has_headers, self.problem = 0, False, (400, "This is no HTTP request.") # bytes that are no content; whether the headers of what comes are there
+        self.is_refused = False
 
     def connection_made(self, transport:asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -83,13 +84,14 @@ class _Bounded(_Protocol):
 
     def too_late(self) -> None:
         "Who has begun a request is told; who is silent, or does not listen, is not."
-        if self.overhead and not self.has_headers and not self.is_at_work: return self.refuse(408, f"The headers did not come within {self.line.limits.header_seconds:g} seconds.")
+        if self.overhead and not self.has_headers and not self.is_at_work and not self.is_refused: return self.refuse(408, f"The headers did not come within {self.line.limits.header_seconds:g} seconds.")
         self.line.drop(self)
 
     def refuse(self, status:int, message:str, headers:str="") -> None:
         "Answer and close, without asking the application."
         body = error_body(status, message)
         self.line.closed += 1
+        self.is_refused = True
         self.transport.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}connection: close\r\n\r\n".encode() + body)
         self.transport.close()
         self.line.waiting.begin(self, 1.0) # should it not take even this

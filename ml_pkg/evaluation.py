@@ -8,7 +8,7 @@ __all__ = ['holdout_identity', 'Evaluation', 'is_classification', 'scorers', 'lo
 # %% ../nbs/api/140_evaluation.ipynb #c7d9a542
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ def _check_scorer(name:str, metric:Any) -> None:
 def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     "Metrics as (name, scorer's name or callable) pairs, whatever form they came in."
     if isinstance(metrics, (str, Callable)): metrics = [metrics]
+    if not isinstance(metrics, Iterable): raise InvalidDeclaration(f"metrics are names or scorers: one of them, a list, or a dict of them by name, and not {metrics!r}")
     pairs = list(metrics.items()) if isinstance(metrics, Mapping) else [metric if isinstance(metric, tuple) else (_metric_name(metric), metric) for metric in metrics]
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
