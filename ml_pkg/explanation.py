@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'BEFORE', 'FIRST', 'UNKEPT', 'NOTHING', 'NOWHERE', 'AGAIN', 'upstream', 'Difference', 'nearest_difference',
-           'step_names', 'described', 'StepReport', 'Explanation', 'Earlier', 'explained', 'declared_steps',
-           'failing_step', 'explained_failure']
+           'step_names', 'described', 'StepReport', 'Explanation', 'Earlier', 'column_names', 'explained',
+           'declared_steps', 'failing_step', 'explained_failure']
 
 # %% ../nbs/api/270_explanation.ipynb #e8bf4235
 import ast
@@ -140,6 +140,12 @@ def _told_once(found:dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
 # %% ../nbs/api/270_explanation.ipynb #98cd01d9
 _COLUMN = re.compile(r"dataset\.rows\.column \d+ '(.*)'")
 
+def column_names(
+    paths:Iterable[str], # of components of a run's key
+) -> list[str]:          # in their order
+    "The columns of the rows that ran, those that no role uses among them."
+    return [name[1] for path in paths if (name := _COLUMN.fullmatch(path))]
+
 def _inside_rows(found:dict[str, tuple[str, str]], columns:list[str]) -> str:
     "What differs in rows of the same number."
     then, now = (sorted((name[1], pair[side]) for path, pair in found.items() if pair[side] != ABSENT and (name := _COLUMN.fullmatch(path))) for side in (0, 1))
@@ -150,7 +156,7 @@ def _inside_rows(found:dict[str, tuple[str, str]], columns:list[str]) -> str:
 def _reasons(found:dict[str, tuple[str, str]]) -> list[str]:
     "What differs, in words; what is in the rows in a line."
     others = {path: pair for path, pair in found.items() if not path.startswith("dataset.rows.")}
-    columns = [name[1] for path in found if path not in others and (name := _COLUMN.fullmatch(path))]
+    columns = column_names(path for path in found if path not in others)
     if "dataset.rows" in found: return [described(path, *pair) for path, pair in others.items()]
     inside = [_inside_rows(found, columns)] * (len(others) < len(found))
     return [*inside, *(described(path, *pair) for path, pair in others.items())]
