@@ -22,13 +22,13 @@ from .difference import ScoreDifference, paired_interval
 from .display import counted
 from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean, listed
 from .evaluation import holdout_identity, locked_away, scorers
-from .explanation import column_names
 from .fitting import takes_weights
 from .identity import Identity, identify
 from .intervals import Interval
 from .model import Model, UnusualInput, probability_name
 from .registry import who
 from .resampling import resampled
+from .row_traces import locking, told_before
 from .run import Run
 from .schema import conform
 from .store import connected, finished_run, now, transaction
@@ -300,11 +300,6 @@ def _on_locked(candidate:Candidate, metric:str, seen:Look) -> _Pair:
     interval = sample.difference(0, 1) if sample else Interval(scores[0] - scores[1], -math.inf, math.inf)
     return _Pair(metric, scores[1], scores[0], interval, "by drawing rows" if sample else "")
 
-# %% ../nbs/api/389_candidates.ipynb #91ca6dcd
-def _locking(run:Run) -> dict[str, str]:
-    "The components of a run's key that decide which rows are locked away."
-    return {path: content for path, content in run.components.items() if path.startswith(("dataset.rows", "dataset.roles.group", "dataset.roles.time", "evaluation.holdout"))}
-
 # %% ../nbs/api/389_candidates.ipynb #f2443d5c
 def _besides(candidate:Candidate, seen:Look) -> Iterator[str]:
     "What the score on locked rows does not say of itself."
@@ -315,15 +310,7 @@ def _besides(candidate:Candidate, seen:Look) -> Iterator[str]:
         columns, latest = listed(f"{column} ({counted(count, 'row')})" for column, count in unseen.items()), ", which is the latest rows," * (candidate.experiment.dataset.time is not None)
         yield f"nothing was learnt of values that only locked rows have: {columns}. A smaller holdout{latest} would let it"
     production = candidate.incumbent
-    if production and _locking(production.run) != _locking(candidate.run): yield f"version {production.version}, which is in production, {_fitted_on(production.run, candidate)}"
-
-def _fitted_on(run:Run, candidate:Candidate) -> str:
-    "What an earlier run may have seen of rows that are locked away now."
-    dataset, share = candidate.experiment.dataset, candidate.experiment.evaluation.holdout
-    then, now = (set(column_names(each.components)) for each in (run, candidate.run))
-    if then == now or dataset.group is not None or dataset.time is not None: return "may have been fitted on some of them"
-    changed = "; ".join(f"{listed(sorted(names), 5)} {'is' if len(names) == 1 else 'are'} {word}" for names, word in ((now - then, "new"), (then - now, "gone")) if names)
-    return f"was fitted on about {1 - share:.0%} of them: a row is told by all its columns, and {changed}. With group='COLUMN' a column tells it for good"
+    if production and locking(production.run.components) != locking(candidate.run.components): yield f"version {production.version}, which is in production, {told_before(production.run, candidate.experiment, candidate.run)}"
 
 def _ordinal(number:int) -> str: return f"{number}{'th' if number % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from .display import definition, table
 from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean, listed
 from .identity import Identity, identify
+from .row_hashes import row_hashes
 from .sources import as_source, declaring_place
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from ml_pkg.schema import Schema
@@ -97,6 +99,10 @@ class Dataset:
     def identity(self) -> Identity:
         "Content and roles, from which the key is made. A file that is known already is not read."
         return _identity_of(self)
+    @functools.cached_property
+    def row_hashes(self) -> "np.ndarray":
+        "A number for each row, by its values; uint64, shape (n_rows,)."
+        return row_hashes(self._rows)
     @functools.cached_property
     def _rows(self) -> "pd.DataFrame": return _in_order(_checked(self._read, self), self)
     @functools.cached_property

@@ -282,7 +282,7 @@ def _waiting(workspace:Workspace) -> Iterator[Symptom]:
             else: yield Symptom(f"refused by {sink}: {counted(count, 'run')}{reason}", sink, Severity.WRONG, "Mend what it says, then: ml_pkg sync")
 
 # %% ../nbs/api/450_doctor.ipynb #f74ee5ad
-_KINDS = ("registry", "models", "predictions", "declarations", "frames", "fingerprints", "checkpoints")
+_KINDS = ("registry", "models", "predictions", "declarations", "frames", "fingerprints", "holdouts", "checkpoints")
 
 def sizes(
     workspace:Workspace, # to be looked at

@@ -6,7 +6,7 @@
 __all__ = ['MlPkgError', 'InvalidDeclaration', 'InvalidData', 'InvalidInput', 'UnknownName', 'InvalidQuery', 'NotRewritable',
            'NotFound', 'Unidentifiable', 'NotWritable', 'DamagedFile', 'TooLarge', 'UntrustedFile', 'Unwritable',
            'WorkspaceUnusable', 'ClusterUnusable', 'Overtaken', 'MissingExtra', 'UnrecordedWarning', 'PreflightWarning',
-           'listed', 'did_you_mean', 'first_line', 'optional']
+           'HoldoutMoved', 'listed', 'did_you_mean', 'first_line', 'optional']
 
 # %% ../nbs/api/000_errors.ipynb #7f88b54c
 import difflib
@@ -78,6 +78,9 @@ class UnrecordedWarning(UserWarning):
 
 class PreflightWarning(UserWarning):
     "Something in a declaration that may make its scores mean less than they seem to."
+
+class HoldoutMoved(UserWarning):
+    "Rows that were locked away are not any more."
 
 # %% ../nbs/api/000_errors.ipynb #42d6532b
 def listed(

@@ -10,16 +10,14 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .dataset import Dataset
 from .errors import InvalidData, InvalidDeclaration, Unidentifiable, UnknownName, did_you_mean
 from .identity import Identity, identify
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .row_hashes import mixed, row_hashes
 
 # %% ../nbs/api/140_evaluation.ipynb #c4fc993b
 def _metric_name(metric:Any) -> str:
@@ -108,35 +106,9 @@ def scorers(
     return {name: get_scorer(metric) if isinstance(metric, str) else metric for name, metric in metrics}
 
 # %% ../nbs/api/140_evaluation.ipynb #957bdd84
-def _uniform(values:np.ndarray) -> np.ndarray:
-    "Hashes as numbers between 0 and 1 (the finaliser of splitmix64: Steele, Lea, Flood 2014)."
-    with np.errstate(over="ignore"):
-        mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
+def _uniform(hashes:np.ndarray) -> np.ndarray: return mixed(hashes) / 2.0**64 # as numbers between 0 and 1
 
 # %% ../nbs/api/140_evaluation.ipynb #924f2b23
-def _hashes(column:"pd.Series") -> np.ndarray:
-    "A number for each value, whatever it is stored as: the same for 1, 1.0 and True, and for text, categories and objects that read alike."
-    import pandas as pd
-    kind = pd.api.types
-    if kind.is_numeric_dtype(column.dtype) and not kind.is_complex_dtype(column.dtype): values = column.to_numpy(np.float64, na_value=np.nan) + 0.0 # and so -0.0 is 0.0
-    elif isinstance(column.dtype, pd.DatetimeTZDtype) or kind.is_datetime64_dtype(column.dtype): values = column.to_numpy("datetime64[us]")
-    else: return _text_hashes(column)
-    return pd.util.hash_array(values)
-
-def _text_hashes(column:"pd.Series") -> np.ndarray:
-    "Of lists, and of whatever else has no hash of its own, the text counts."
-    import pandas as pd
-    try: codes, found = pd.factorize(column)
-    except TypeError: codes, found = pd.factorize(column.map(str))
-    return np.append(pd.util.hash_array(np.array([*map(str, found)], dtype=object)), np.uint64(0))[codes] # -1, where nothing stands, means the last
-
-def _row_hashes(rows:Any) -> np.ndarray:
-    "A number for each row of a frame, or for each value of a column. The order of the columns does not count."
-    return _hashes(rows) if rows.ndim == 1 else sum((_hashes(rows.iloc[:, place]) for place in range(rows.shape[1])), np.zeros(len(rows), np.uint64))
-
 def locked_away(
     dataset:Dataset, # with the rows, and groups or times if there are any
     share:float,     # of the rows, approximately; exactly with a time role
@@ -145,9 +117,7 @@ def locked_away(
     n = len(dataset)
     if share == 0: return np.zeros(n, dtype=bool)
     if dataset.time is not None: held = np.arange(n) >= n - max(1, round(n * share))
-    else:
-        hashed = dataset.rows if dataset.groups is None else dataset.groups
-        held = _uniform(_row_hashes(hashed)) < share
+    else: held = _uniform(dataset.row_hashes if dataset.groups is None else row_hashes(dataset.groups)) < share
     if held.all() or not held.any(): raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
     return held
 

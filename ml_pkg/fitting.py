@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAITED_FOR', 'LAYOUT', 'weight_parameter', 'fit_parameters', 'takes_weights', 'Rows', 'Shared', 'pickled_bytes',
-           'Work', 'Fold', 'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'Plans', 'workers', 'handed_out',
-           'cross_validate']
+           'Work', 'Fold', 'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'whole_place', 'Plans', 'workers',
+           'handed_out', 'cross_validate']
 
 # %% ../nbs/api/260_fitting.ipynb #2b082522
 import functools
@@ -16,6 +16,7 @@ import os
 import pickle
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -262,6 +263,18 @@ def fold_places(
     split = _split_identity(dataset, evaluation, classification, seed, threads)
     if split is None: return [NOWHERE] * count
     return [Place(store, Identity("fold", parts=(*split.parts, ("fold", identify(number)))).key) for number in range(count)]
+
+def whole_place(
+    store:Checkpoints|NoCheckpoints, # where results are kept, if anywhere
+    dataset:Dataset,                 # with the rows
+    evaluation:Evaluation,           # with the share that is locked away
+    classification:bool,             # whether the target is a class
+    seed:int,                        # of the experiment
+    threads:int,                     # that a fit may use
+) -> Place:
+    "Where results for all rows outside of the holdout are kept. How the rows are split does not count."
+    split = _split_identity(dataset, replace(evaluation, cv=2, train_size=1.0), classification, seed, threads)
+    return NOWHERE if split is None else Place(store, Identity("all rows", parts=split.parts).key)
 
 # %% ../nbs/api/260_fitting.ipynb #0c00c20e
 LAYOUT = "4" # of a fold as it is kept; one of another layout is not found

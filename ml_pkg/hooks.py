@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .chain import NOWHERE, Link, Place, chain_of, fit_chain, keys_of
+from .chain import Link, Place, chain_of, fit_chain, keys_of
 from .checkpoints import IN_WORKSPACE
 from .errors import InvalidData, UnknownName, did_you_mean
 from .estimators import GivenRows, given, seeded
 from .evaluation import folds, is_classification, locked_away
-from .fitting import fold_places
+from .fitting import fold_places, whole_place
 from .threads import limited
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def _place_of(step:str, chain:list[Link]) -> int:
 def _split(experiment:"Experiment", fold:int|None) -> tuple[np.ndarray, np.ndarray|None, Place]:
     "Numbers of the rows to fit on and to score, and where results for them are kept; without a fold, all rows outside of the holdout."
     dataset, evaluation, seed = experiment.dataset, experiment.evaluation, experiment.seed
-    if fold is None: return np.flatnonzero(~locked_away(dataset, evaluation.holdout)), None, NOWHERE
     classification = is_classification(experiment.estimator, dataset.y)
+    if fold is None: return np.flatnonzero(~locked_away(dataset, evaluation.holdout)), None, whole_place(IN_WORKSPACE, dataset, evaluation, classification, seed, 1)
     pairs = folds(evaluation, dataset, classification, seed)
     if not 0 <= fold < len(pairs): raise UnknownName(f"there is no fold {fold}: folds are numbered from 0 to {len(pairs) - 1}")
     return *pairs[fold], fold_places(IN_WORKSPACE, dataset, evaluation, classification, seed, 1, len(pairs))[fold]

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .artifacts import Artifact, joined, keep_declaration, keep_predictions
 from .deliveries import chosen_sinks, new_deliveries, start_sender
-from .errors import MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
+from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
 from .explanation import Explanation, explained
 from .identity import Identity, components, identify
 from .provenance import GitState, git_state, origin, packages, place
+from .row_traces import keep_traces, moved_rows
 from .run import Run
 from .store import connected, find_run, finished_run, now, record
 from .workspace import Workspace
@@ -185,6 +186,7 @@ def finish(
     "Record a run that went well. If the workspace cannot be written now, the run is told all the same, and recorded later."
     outcome = {"status": "finished", "seconds": begun.seconds, **_spent(folds)}
     run = _recorded(begun, outcome, prepared, _outcome(folds), [fold.columns for fold in folds])
+    if run.row["holdout_rows"]: keep_traces(begun.experiment, run)
     if log.isEnabledFor(logging.INFO): _log_steps(begun, run, folds)
     log.info("run finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "seconds": begun.seconds}})
     return run
@@ -316,13 +318,22 @@ def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
     return seen
 
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
+def _moved_since(run:Run, experiment:"Experiment") -> str:
+    "What is to be said of rows that the last run of an experiment of that name had locked away."
+    if not run.row["holdout_rows"] or not run.is_recorded: return ""
+    with connected(run.workspace) as connection:
+        last = connection.execute("SELECT * FROM runs WHERE experiment = ? AND status = 'finished' AND holdout_rows > 0 AND number < ? ORDER BY number DESC LIMIT 1", [run.name, run.row["number"]]).fetchone()
+    return moved_rows(Run(run.workspace, dict(last)), experiment) if last else ""
+
 def remarks(
     begun:Attempt,     # the run, as it was begun
     folds:list[Any],        # what came of each, in order
     prepared:Prepared, # its declaration, described
+    run:Run,           # as it is recorded
 ) -> list[tuple[type, str]]: # category and message
     "What is to be said of a run that went well. Each warning of a step once, with the number of folds it came from."
     said = []
     if isinstance(prepared.declaration, Exception): said.append((UserWarning, f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}"))
+    if told := _moved_since(run, begun.experiment): said.append((HoldoutMoved, told))
     if not all(fold.reproducible for fold in folds): said.append((UserWarning, f"{begun.experiment.name} drew from a global random generator, so it will be run anew each time. Give the step that does a random_state, and draw from that"))
     return said + [(category, f"{step}, in {len(numbers)} of {len(folds)} folds: {message}") for (category, step, message), numbers in _repeated(folds).items()]

@@ -96,5 +96,5 @@ def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Chec
         except (Exception, KeyboardInterrupt) as error:
             fail(begun, failure(error))
             raise
-    for category, message in remarks(begun, folds, prepared): warnings.warn(message, category, stacklevel=4)
+    for category, message in remarks(begun, folds, prepared, run): warnings.warn(message, category, stacklevel=4)
     return run

@@ -139,7 +139,7 @@ def _finished(course:Course, folds:list[Fold]) -> list[tuple[type, str]]:
     begun = replace(course.begun, clock=time.perf_counter() - spent) # in a sweep, variants take turns
     prepared = prepare(begun)
     course.run = finish(begun, folds, prepared)
-    return remarks(begun, folds, prepared)
+    return remarks(begun, folds, prepared, course.run)
 
 def _failed(course:Course, why:Failure) -> list[tuple[type, str]]:
     course.run = fail(course.begun, why)
