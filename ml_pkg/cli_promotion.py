@@ -35,14 +35,15 @@ def promote(
     as_json:AsJson = False,
 ) -> None:
     "Make what ran production: the declaring cell, its module, the model and the registry, or nothing at all."
-    from ml_pkg.promotion import PromotionRefused, preview, promote
+    from ml_pkg.promotion import PromotionRefused, experiment_of, preview, promote
     from ml_pkg.registry import run_of
     try:
         found = run_of(run)
         if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
-        if dry_run: done = preview(found.experiment)
+        chosen = experiment_of(found)
+        if dry_run: done = preview(chosen)
         else:
-            with waiting("held against its gates, written, exported, and asked in a fresh process"): done = promote(found.experiment, force, why)
+            with waiting("held against its gates, written, exported, and asked in a fresh process"): done = promote(chosen, force, why)
     except MlPkgError as error:
         if not as_json and not isinstance(error, (PromotionRefused, NotRewritable)): raise # these two have lines of their own
         _say_why_not(error, as_json)

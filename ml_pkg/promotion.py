@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'Place', 'declared_place', 'Rewritten', 'rewritten', 'Refusal', 'PromotionRefused', 'only_one', 'settle',
-           'Promotion', 'preview', 'promote', 'preview_rollback', 'rollback', 'NotVerified', 'verify']
+           'Promotion', 'preview', 'promote', 'experiment_of', 'preview_rollback', 'rollback', 'NotVerified', 'verify']
 
 # %% ../nbs/api/399_promotion.ipynb #9692989f
 import ast
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -31,7 +31,7 @@ from .code import is_library_file
 from .dataset import Dataset
 from .declared_changes import in_a_line
 from .display import definition, difference
-from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
+from .errors import MlPkgError, NotFound, NotRewritable, Unidentifiable, UnknownName, did_you_mean, listed
 from .explanation import described
 from .exported import exported_again, refuse_out_of_step
 from .expressions import Expression, experiment_expression
@@ -45,7 +45,7 @@ from .persistence import Joblib, Pickle, Skops
 from .provenance import git_state
 from .registry import Version, add_version, aliases, check_expected, kept_copy, point, rollback_target, tell_of_aliases, version_of, who
 from .rewriting import Rewriting, find_declared, notebook_of, rewrite
-from .run import load_run
+from .run import Run, load_run
 from .sources import File
 from .store import connected, transaction
 from .workspace import Workspace, project_root
@@ -402,8 +402,8 @@ def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", plan
 
 def _folder(place:Place) -> Path:
     "Where the project is."
-    here = (place.written or place.module_file).parent
-    return project_root(here) or here
+    root = project_root((place.written or place.module_file).parent)
+    return root or place.module_file.resolve().parents[place.module.__name__.count(".")] # from which its module is found by its name
 
 def _answers_by(settings:dict[str, Any], model:Model, rows:pd.DataFrame) -> list[str]:
     "What a model answers under scikit-learn's settings of another thread."
@@ -427,24 +427,44 @@ def _parity(place:Place, chosen:"Experiment", model:Model, file:Path) -> Verdict
 
 # %% ../nbs/api/399_promotion.ipynb #a34888fc
 def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Place]:
-    "The version before, what it declared, and where that goes."
+    "The version before, what it declared, and where that goes. What is accepted and how it is promoted is no part of what ran, and stays as it is."
     before = rollback_target(name)
     run = load_run(before.run)
     chosen = run.experiment.named(name)
     if chosen.key != before.key: raise NotTheSame(_otherwise_by_now(before, differences(run.components, components(chosen.identity))))
-    return before, chosen, declared_place(chosen, workspace)
+    place = declared_place(chosen, workspace)
+    declared = vars(place.module)[place.variable]
+    if (place.written, place.variable) in _declared_since: return before, chosen, place # what the module says was imported before that
+    return before, replace(chosen, accepts=declared.accepts, promotion=declared.promotion, source=None), place
+
+def _changed_since(found:dict[str, tuple[str, str]]) -> str:
+    "What has changed in a declaration, then and now."
+    whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    return "; ".join(described(path, *found[path]) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
+
+def _are_rows(found:dict[str, tuple[str, str]]) -> bool: return all(path.startswith("dataset.rows") for path in found)
+
+def experiment_of(
+    run:Run, # that is to be promoted
+) -> "Experiment":
+    "Its declaration, if that still means what ran. Raises `NotTheSame`: whoever promotes a run means its model, and not that of other rows or other code."
+    declared = run.experiment
+    try: found = differences(run.components, components(declared.identity))
+    except Unidentifiable: return declared
+    if not found or not run.components: return declared
+    what = "its rows are not there any more" if _are_rows(found) else "its declaration means something else by now"
+    raise NotTheSame(f"run {run.id} of {run.name} cannot be promoted, since {what} ({_changed_since(found)}). {'Put the file back that it ran on' if _are_rows(found) else 'Bring back what was changed'}, or run {run.name} as it is now, and promote that run")
 
 def _otherwise_by_now(before:Version, found:dict[str, tuple[str, str]]) -> str:
-    "Why a version cannot be brought back as it was, with what has changed since, then and now."
-    whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
-    changed = "; ".join(described(path, *found[path]) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
-    if all(path.startswith("dataset.rows") for path in found): return f"{before} is declared as it was, and its rows are not there any more ({changed}). Put the file back that it was fitted on, and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until {before.name} is trained and promoted again"
+    "Why a version cannot be brought back as it was."
+    changed = _changed_since(found)
+    if _are_rows(found): return f"{before} is declared as it was, and its rows are not there any more ({changed}). Put the file back that it was fitted on (git checkout, if it is in git), and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until the file is back, or {before.name} is trained and promoted again"
     return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {changed}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
 
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
     "What changes in files. Raises `NotRewritable` if something is declared that was never promoted."
     declared = vars(place.module)[place.variable]
-    if version and (place.written, place.variable) not in _declared_since and declared.key != version.key: raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
+    if version and (place.written, place.variable) not in _declared_since and declared.key != version.key and not _are_rows(differences(load_run(version.run).components, components(declared.identity))): raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
     return rewritten(chosen, place, _declared_since.get((place.written, place.variable), declared.source or ""), _added_imports(workspace, chosen.name))
 
 def preview_rollback(

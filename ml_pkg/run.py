@@ -216,6 +216,8 @@ class AnnotatedRun(RunRecord):
         return self
 
 # %% ../nbs/api/290_run.ipynb #9b3a96fc
+_NEWEST = "SELECT path FROM runs JOIN files ON files.run = runs.id WHERE runs.key = ? AND runs.status = 'finished' AND runs.experiment = ? AND files.kind = 'declarations' ORDER BY files.rowid DESC LIMIT 1"
+
 @dataclass(frozen=True, eq=False)
 class Run(ScoredRun, AnnotatedRun):
     "What happened when an experiment ran. Read from the store; never changed."
@@ -227,8 +229,9 @@ class Run(ScoredRun, AnnotatedRun):
 
     @property
     def experiment(self) -> Any:
-        "The declaration, to start from again."
-        return kept_declaration(self._file("declarations")[0])
+        "The declaration, to start from again: of those of its name and key the newest, whose functions may have moved from a script into a module."
+        with connected(self.workspace) as connection: newest = connection.execute(_NEWEST, [self.row["key"], self.name]).fetchone()
+        return kept_declaration(Path(newest["path"]) if newest else self._file("declarations")[0])
 
     @property
     def model(self) -> Any:

@@ -11,14 +11,15 @@ import sqlite3
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .artifacts import keep_declaration
 from .checkpoints import Checkpoints, NoCheckpoints, warn_once
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .errors import PreflightWarning, WorkspaceUnusable
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run
-from .store import connected, find_run, finished_run, record
+from .store import connected, find_run, finished_run, now, record
 from .workspace import unusable
 
 if TYPE_CHECKING:
@@ -41,14 +42,21 @@ def reused(
         warn_once(f"{error}. Whether something has run before is not known")
         return None
 
-TAKEN_OVER = ("estimator", "seed", "task", "dataset", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes") # columns of the earlier run
+TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes") # columns of the earlier run
+
+def _declared_elsewhere(begun:Attempt, known:sqlite3.Row) -> list[dict[str, Any]]:
+    "The declaration as it stands here, if it is not where it stood then: what a script defined may be in a module by now."
+    if known["place"] == begun.place: return []
+    try: kept = keep_declaration(begun.workspace, begun.experiment)
+    except Exception: return [] # that of then is there
+    return [{"kind": kept.path.parent.name, "path": str(kept.path), "sha256": kept.sha256, "key": known["key"], "written": now()}]
 
 def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection) -> Run:
     "A run that takes over the results of an earlier one; the earlier one, if nothing can be recorded."
-    row = {**begun.row, **{name: known[name] for name in TAKEN_OVER}, "status": "finished", "reuses": known["id"], "seconds": begun.seconds}
+    row = {**begun.row, **{name: known[name] for name in TAKEN_OVER}, "dataset": str(begun.experiment.dataset.source), "status": "finished", "reuses": known["id"], "seconds": begun.seconds}
     accepts = begun.experiment.accepts
     findings = [{"name": name, "message": message, "accepted": accepts.get(name)} for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
-    try: identifier = record(connection, row, findings=findings, deliveries=new_deliveries(sinks := chosen_sinks()))
+    try: identifier = record(connection, row, findings=findings, files=_declared_elsewhere(begun, known), deliveries=new_deliveries(sinks := chosen_sinks()))
     except sqlite3.OperationalError as error:
         warn_once(f"{unusable(begun.workspace, error)}. That run {known['id']} was asked for again is not recorded")
         return Run(begun.workspace, dict(known))

@@ -129,6 +129,51 @@ def test_a_file_that_was_written_over_is_missed_at_a_rollback(promoted:Path):
     assert "flowers@1 is in production again" in run(promoted, "ml_pkg", "rollback", "flowers", "--registry-only")
 
 
+def test_a_run_of_other_rows_is_not_promoted_and_the_file_put_back_leads_back(promoted:Path):
+    rows = promoted / "flowers/data/iris.csv"
+    kept = rows.read_bytes()
+    rows.write_bytes(b"".join(kept.splitlines(keepends=True)[:-5]))
+    run(promoted, "python", "-c", "from flowers.experiments.flowers import flowers; flowers.promote(force='a test')")
+    first, second = (version["run"] for version in json.loads(run(promoted, "python", "-c", "from ml_pkg import versions; import json; print(json.dumps([{'run': each.run} for each in versions('flowers')]))")))
+    for what in (first, "flowers@1"):
+        for words in ((), ("--dry-run",)):
+            said = run(promoted, "ml_pkg", "promote", what, *words, code=2)
+            assert f"run {first} of flowers cannot be promoted, since its rows are not there any more" in said and "Put the file back" in said, said
+    rows.write_bytes(kept)
+    assert f"run {second} of flowers cannot be promoted" in run(promoted, "ml_pkg", "promote", "flowers@2", code=2)
+    assert "flowers@1 is in production, in place of flowers@2" in run(promoted, "ml_pkg", "rollback", "flowers")
+    run(promoted, "ml_pkg", "verify", "flowers")
+
+
+def test_a_function_that_moved_from_a_script_into_the_module_is_promoted_and_gone_back_to(garden:Path):
+    work = "from flowers.experiments.flowers import flowers\nfrom sklearn.preprocessing import FunctionTransformer\n{}\nprint(flowers.insert('tidy', FunctionTransformer(tidy), before=next(iter(flowers.estimator.named_steps))).run().id)"
+    tidy = "def tidy(rows): return rows.fillna(0)"
+    (garden / "explore.py").write_text(work.format(tidy))
+    first = run(garden, "python", "explore.py").split()[-1]
+    assert "defined in a notebook or a script" in run(garden, "ml_pkg", "promote", first, "--force", "a test", code=2)
+    notebook = garden / "nbs/experiments/flowers.ipynb"
+    cells = json.loads(notebook.read_text())
+    place = next(number for number, cell in enumerate(cells["cells"]) if "flowers = Experiment(" in "".join(cell["source"]))
+    cells["cells"].insert(place, {"cell_type": "code", "execution_count": None, "id": "0a1b2c3d", "metadata": {}, "outputs": [], "source": ["#| export\n", tidy]})
+    notebook.write_text(json.dumps(cells))
+    run(garden, "nbdev_export")
+    (garden / "again.py").write_text(work.format("from flowers.experiments.flowers import tidy"))
+    assert "reused" in run(garden, "ml_pkg", "show", run(garden, "python", "again.py").split()[-1])
+    assert "FunctionTransformer(tidy)" in run(garden, "ml_pkg", "promote", first, "--force", "a test") # also by the run of the script
+    promote(garden, 5.0)
+    assert "is in production, in place of" in run(garden, "ml_pkg", "rollback", "flowers") and "FunctionTransformer(tidy)" in sources(garden)[1].decode()
+
+
+def test_what_is_accepted_stays_when_a_model_is_brought_back(promoted:Path):
+    promote(promoted, 10.0)
+    notebook = promoted / "nbs/experiments/flowers.ipynb"
+    notebook.write_text(notebook.read_text().replace('    evaluation=Evaluation(', '    accepts={\\"duplicates\\": \\"flowers are alike\\"},\\n",\n    "    evaluation=Evaluation(') if '"    evaluation=Evaluation(' in notebook.read_text() else notebook.read_text())
+    run(promoted, "nbdev_export")
+    assert "flowers are alike" in sources(promoted)[1].decode()
+    run(promoted, "ml_pkg", "rollback", "flowers")
+    assert "flowers are alike" in sources(promoted)[1].decode() and "C=10.0" not in sources(promoted)[1].decode()
+
+
 def test_each_rollback_goes_back_further(promoted:Path):
     before = [sources(promoted)]
     for strength in (5.0, 50.0):
