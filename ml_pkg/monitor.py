@@ -7,6 +7,7 @@ __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', '
            'rows_behind', 'Findings', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
 
 # %% ../nbs/api/692_monitor.ipynb #401b00f4
+import datetime
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,13 +23,13 @@ from .agreement import Comparison
 from .bins import coded, columns_of
 from .dataset import Dataset
 from .display import definition, finite
-from .errors import InvalidData, InvalidDeclaration, InvalidInput, MlPkgError, NotFound, UnknownName, did_you_mean
+from .errors import InvalidData, InvalidDeclaration, InvalidInput, MlPkgError, NotFound, UnknownName, did_you_mean, listed
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
 from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .joint import Tied
-from .late_labels import MEASURABLE, LearntMaturity, Mature, Maturity, coverage_growing, mature, measured
+from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturity, coverage_growing, mature, measured
 from .logged import LABEL, TIME
 from .logged_predictions import Moment, moment_of, read_log
 from .model import Model, probability_name
@@ -77,6 +78,9 @@ class Judged:
     def verdict(self) -> str:
         if self.rows < FIRST: return NOT_ENOUGH
         return MOVED if self.difference.high < -self.tolerance else OK if self.difference.low >= -self.tolerance else NOT_ENOUGH
+
+    @property
+    def is_over(self) -> bool: return self.rows >= FIRST and self.difference.mean >= -self.tolerance # nothing speaks for its being worse, though that may not be ruled out
 
     def __str__(self) -> str:
         said = {MOVED: f"worse by more than {self.tolerance:.3g}", OK: f"ok, not worse by more than {self.tolerance:.3g}", NOT_ENOUGH: f"{NOT_ENOUGH} to tell whether it is worse by more than {self.tolerance:.3g}"}[self.verdict]
@@ -142,6 +146,7 @@ def rows_behind(
 # %% ../nbs/api/692_monitor.ipynb #af060672
 MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE = "worse, as measured", "the estimate does not hold", "worse, as estimated"
 ANSWERS_MOVED, INPUTS_MOVED, FAULTY = "answers have moved", "inputs have moved", "values are faulty"
+_HEAVIEST = (MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE, ANSWERS_MOVED, INPUTS_MOVED, FAULTY)
 
 @dataclass(frozen=True, eq=False)
 class Findings:
@@ -185,7 +190,8 @@ class Report(Findings):
     coverage: pd.DataFrame           # share of predictions that have their label, by age; none for rows at hand
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
-        "The rows to look at for an alarm, given as it is in `check`, by its name, such as 'city: unseen', or by that of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
+        "The rows to look at for an alarm, given as it is in `check`, one of `alarms`, by its name, such as 'city: unseen', or by that of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
+        if isinstance(alarm, str) and alarm not in self._told and alarm in _HEAVIEST: return self._of_heaviest(alarm)
         if isinstance(alarm, str) and alarm not in self._told and (metric := alarm.removesuffix(", measured").removesuffix(", estimated")) in self._scores: return self._furthest_off(metric)
         found = alarm if isinstance(alarm, (Verdict, Fault)) else self._named(alarm)
         return rows_behind(self.profile, self.window, self.seen, found)
@@ -198,6 +204,13 @@ class Report(Findings):
 
     @property
     def _scores(self) -> list[str]: return list(dict.fromkeys(each.metric for each in (*self.measured, *self.estimated)))
+
+    def _of_heaviest(self, alarm:str) -> pd.DataFrame:
+        "Of one of `alarms`: the rows of the first thing that it is about."
+        if alarm in (MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE): return self._furthest_off(", ".join(self._scores))
+        found = self.check.faults if alarm == FAULTY else [each for each in self.check.alarms if (each.kind == ANSWER) == (alarm == ANSWERS_MOVED)]
+        if not found: raise UnknownName(f"'{alarm}' is not among the alarms: {listed(self.alarms)}.")
+        return rows_behind(self.profile, self.window, self.seen, found[0])
 
     def _furthest_off(self, metric:str) -> pd.DataFrame:
         found = self.labelled.furthest_off
@@ -241,7 +254,9 @@ def _parts(report:Report) -> dict[str, list[str]]:
 
 def _text(report:Report) -> str:
     lines = [f"{what}: {said[0]}" if len(said) == 1 else "\n  ".join([f"{what}:", *said]) for what, said in _parts(report).items() if said]
-    return "\n".join([f"{report.verdict}: {report.check.rows:,} rows of {report.name}", *lines])
+    open_questions = [each for each in report.check.verdicts if each.verdict == NOT_ENOUGH]
+    for_good = "; more rows would not tell, since those of training are too few" if report.verdict == NOT_ENOUGH and open_questions and all(math.isinf(each.needed) and each.rows >= FIRST for each in open_questions) else ""
+    return "\n".join([f"{report.verdict}: {report.check.rows:,} rows of {report.name}{for_good}", *lines])
 
 def _page(report:Report) -> str:
     facts = {what: "; ".join(said) for what, said in _parts(report).items() if said and what not in ("answers", "inputs", "faults")}
@@ -405,11 +420,12 @@ class LogMonitor(Monitor):
         name:str,                              # by which it is logged
         version:str,
         logs:"Workspace|Path|None"=None,       # as `read_log` takes it
-        maturity:Maturity=LearntMaturity(),    # noqa: B008 - an immutable value: when predictions are old enough for their labels to count
+        maturity:Maturity|datetime.timedelta=LearntMaturity(), # noqa: B008 - an immutable value: when predictions are old enough for their labels to count; an age, or what learns it
         **options:Any,                             # as of a monitor
     ):
         super().__init__(model, **options)
-        self.name, self.version, self.logs, self.maturity = name, version, logs, maturity
+        self.name, self.version, self.logs, self.maturity = name, version, logs, MatureAfter(maturity) if isinstance(maturity, datetime.timedelta) else maturity
+        if not hasattr(self.maturity, "age"): raise InvalidDeclaration(f"maturity says when predictions are old enough for their labels to count: a timedelta, or LearntMaturity(), and not {maturity!r}")
 
     def check_log(self,
         since:Moment|None=None,  # the first moment that counts

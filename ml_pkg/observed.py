@@ -36,7 +36,8 @@ def _are_digests(values:pd.Series, column:Column) -> bool:
 def _read(values:pd.Series, column:Column) -> pd.Series:
     "A column as it was at training. Raises `InvalidInput` with the reason if it cannot be read so."
     if _are_digests(values, column): raise InvalidInput(f"column '{column.name}' holds digests in place of values")
-    return conform(values.to_frame(column.name), Schema((column,))).frame[column.name]
+    found = conform(values.to_frame(column.name), Schema((column,))).frame[column.name]
+    return found.map({1.0: True, 0.0: False}) if column.kind == "boolean" and found.dtype.kind == "f" else found # a model needs numbers where one is missing; what was counted at training are truths
 
 # %% ../nbs/api/691_observed.ipynb #e0f9bb40
 def _readable(frame:pd.DataFrame, schema:Schema) -> tuple[pd.DataFrame, dict[str, str]]:

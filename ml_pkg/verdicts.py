@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOVED', 'OK', 'FAULTY', 'NOT_ENOUGH', 'SHIFT', 'MISSING', 'DEPENDENCE', 'ANSWER', 'DEVIATIONS', 'ROWS', 'CORRELATION',
-           'Watch', 'Verdict', 'rows_needed', 'Check', 'check']
+           'Watch', 'Verdict', 'rows_needed', 'least_told', 'Check', 'check']
 
 # %% ../nbs/api/660_verdicts.ipynb #6694dbbe
 import math
@@ -73,6 +73,12 @@ class Verdict:
     rows: int        # of the window, that have a value
     needed: float    # rows at which it could be ok, if nothing moved; infinite if the training rows were too few
     log_gain: float  # evidence: logarithm of what a bet of 1 has become
+    least: float = 0.0 # the smallest move that the training rows can rule out
+
+    @property
+    def is_over(self) -> bool:
+        "Whether nothing speaks for a move beyond what is minded, or beyond what so few training rows look like at times, though it cannot be ruled out either."
+        return self.rows >= FIRST and self.effect <= max(self.tolerance, self.least)
 
     def __str__(self) -> str: return f"{self.name}{'' if self.kind == SHIFT else f' ({self.kind})'}: {self._said()}"
 
@@ -81,7 +87,7 @@ class Verdict:
         if self.verdict == MOVED: return f"moved by {amount}, more than {self.tolerance:g}"
         if self.verdict == OK: return f"ok, moved by no more than {self.tolerance:g} {self.unit} ({amount})"
         if self.rows < FIRST: return f"{NOT_ENOUGH} ({self.rows} rows, {FIRST} at least)"
-        if math.isinf(self.needed): return f"{NOT_ENOUGH} ({amount}): the training rows are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or train on more"
+        if math.isinf(self.needed): return f"cannot be told ({amount}): the training rows are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or train on more"
         return f"{NOT_ENOUGH} ({amount}): the move may be more than {self.tolerance:g}, or less{f'; about {self.needed:,.0f} rows would tell, if nothing has moved' if self.needed > self.rows else ''}"
 
 def rows_needed(
@@ -94,6 +100,14 @@ def rows_needed(
     unit = (tolerance / np.maximum(effects.noise + ndtri(confidence) * np.sqrt(effects.variance), 1e-12))**2
     free = unit - 1 / np.maximum(effects.reference, 1)
     return np.where(free > 0, np.maximum(1 / np.maximum(free, 1e-12), FIRST), np.inf)
+
+def least_told(
+    effects:Effects,          # one for each column
+    confidence:float=UNMOVED, # with which an unmoved column is to be called so
+) -> np.ndarray:              # in the unit of each column
+    "The smallest move that the training rows can rule out, however many rows a window has."
+    from scipy.special import ndtri
+    return (effects.noise + ndtri(confidence) * np.sqrt(effects.variance)) / np.sqrt(np.maximum(effects.reference, 1))
 
 # %% ../nbs/api/660_verdicts.ipynb #9ca55e47
 @dataclass(frozen=True, eq=False)
@@ -127,15 +141,15 @@ def _verdict(low:float, high:float, tolerance:float, alarm:bool) -> str: return 
 
 def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alarm:np.ndarray, alarms:int) -> list[Verdict]:
     effects = questions.effects
-    low, high, needed = lower(bets, share, level, alarms), upper(effects), rows_needed(effects, questions.tolerance)
-    return [Verdict(name, questions.kind, _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])), float(effects.value[place]), float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]), float(bets.log_gain[place]))
+    low, high, needed, least = lower(bets, share, level, alarms), upper(effects), rows_needed(effects, questions.tolerance), least_told(effects)
+    return [Verdict(name, questions.kind, _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])), float(effects.value[place]), float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]), float(bets.log_gain[place]), float(least[place]))
         for place, name in enumerate(questions.names) for limits in [(low[place], high[place], questions.tolerance[place])]]
 
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:
     low = found.lower(float(asked_of(np.array(share), watch.of_each)) - math.log(max(1, alarms)))
     effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared + 1) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
     return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high, watch.dependence, CORRELATION, int(effects.rows[0]),
-        float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain)
+        float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain, float(least_told(effects).max()))
 
 # %% ../nbs/api/660_verdicts.ipynb #37aeaca3
 @dataclass(frozen=True, eq=False)

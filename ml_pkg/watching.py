@@ -28,11 +28,10 @@ from .alarms import Alarms, Event, Found, Persistence
 from .display import definition, finite
 from .errors import InvalidDeclaration, NotFound
 from .estimated import Abstained, Estimated
-from .evidence import FIRST
 from .intervals import Interval
 from .leases import alone_in
 from .logged_predictions import Moment, moment_of
-from .monitor import Findings, LogMonitor, watch_without
+from .monitor import Findings, Judged, LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
@@ -125,16 +124,20 @@ _FOUND = {MOVED: Found.WRONG, OK: Found.FINE}
 
 def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
-    is_over = known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.rows >= FIRST and verdict.effect <= verdict.tolerance
-    return Found.FINE if is_over else known
+    return Found.FINE if known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.is_over else known
+
+def _score_found(judged:Judged, how:str, opened:Collection[str]) -> Found:
+    "An alarm of a score is over when the score is back, though the training rows may be too few to ever say that it is not worse."
+    known = _FOUND.get(judged.verdict, Found.UNKNOWN)
+    return Found.FINE if known is Found.UNKNOWN and f"{judged.metric}, {how}" in opened and judged.is_over else known
 
 # %% ../nbs/api/697_watching.ipynb #26ca6a02
 def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Found, str]]:
     "What is judged: its name, what was found, and what there is to say."
-    for each in findings.measured: yield f"{each.metric}, measured", _FOUND.get(each.verdict, Found.UNKNOWN), str(each)
+    for each in findings.measured: yield f"{each.metric}, measured", _score_found(each, "measured", opened), str(each)
     trusted = findings.compared.trusted
     yield "the estimate", {True: Found.FINE, False: Found.WRONG, None: Found.UNKNOWN}[trusted], str(findings.compared)
-    for each in findings.estimated: yield f"{each.metric}, estimated", Found.UNKNOWN if trusted is False else _FOUND.get(each.verdict, Found.UNKNOWN), str(each)
+    for each in findings.estimated: yield f"{each.metric}, estimated", Found.UNKNOWN if trusted is False else _score_found(each, "estimated", opened), str(each)
     for verdict in findings.check.verdicts: yield thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict)
     for fault in findings.check.faults: yield f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault)
 
