@@ -45,7 +45,7 @@ class Every:
         "The starts of periods since that of a moment which are over, at most so many of the last."
         end = self.start(now - self.grace)
         begin = max(self.start(since), end - most * self.length)
-        return list(pd.date_range(begin, end, freq=self.length, inclusive="left"))
+        return [] if begin >= end else list(pd.date_range(begin, end, freq=self.length, inclusive="left"))
 
 # %% ../nbs/api/696_periods.ipynb #93d9ab5d
 def _number(value:float) -> float|None: return value if math.isfinite(value) else None
