@@ -115,7 +115,7 @@ class _Pair(NamedTuple):
     def worst_case(self) -> float: return self.interval.low
 
     def __str__(self) -> str:
-        if self.interval == (0, 0, 0): return f"{self.metric} {self.candidate:.4f}, and what production declares scores the same on these rows"
+        if self.interval == (0, 0, 0): return f"{self.metric} {self.candidate:.4f}, and what production declares scores the same, fitted on these rows"
         if math.isfinite(self.interval.low): return f"{self.metric} {ScoreDifference(self.production, self.candidate, self.interval, self.method)}"
         return f"{self.metric} {self.production:.4f} → {self.candidate:.4f} ({self.candidate - self.production:+.4f}; how much of it is luck cannot be told)"
 

@@ -20,7 +20,7 @@ class CheckFinding:
     message: str  # what, where and how much
     remedy: str   # what to do about it
 
-    def __str__(self) -> str: return f"{self.check}: {self.message}. {self.remedy}. If it is meant: accepts={{\"{self.check}\": \"why that is all right\"}}"
+    def __str__(self) -> str: return f"{self.check}: {self.message}. {self.remedy}. If it is meant: Experiment(…, accepts={{\"{self.check}\": \"why that is all right\"}}), or .accepting({self.check}=…)"
 
 # %% ../nbs/api/146_findings.ipynb #9b74b734
 @dataclass(frozen=True, repr=False)

@@ -196,4 +196,6 @@ def mixed_times(
     if not found: return []
     first = next(iter(found))
     message = "; ".join(f"'{name}' is a time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score" for name, count in found.items())
-    return [CheckFinding("time", message, f"If the model will predict what comes after, declare it: time='{first}'")]
+    lacking = int(view.column(first).isna().sum())
+    before = f", once the {lacking:,} rows without one are left out" if lacking else ""
+    return [CheckFinding("time", message, f"If the model will predict what comes after, declare it{before}: time='{first}'")]

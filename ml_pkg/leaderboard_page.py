@@ -163,7 +163,7 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:in
     shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
     beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
     lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
-    caption = f"{counted(count, 'declaration')} tried on {baseline.row['dataset_rows'] or 0:,} rows" + (f"; the best {limit} are shown" if count > limit else "")
+    caption = f"{counted(count, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
     return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": _HOW[contest.by_rows]}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #8fd4e4cd

@@ -539,7 +539,7 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
         return
     if version is None:
         given = answers_digest(all_answers(cast(Model, fitted), fitted_rows(declared)))
-        yield Verdict("registry", "what is declared is in production", f"nothing called {place.name} was promoted in this workspace, so its own model was asked", said.key == declared.key)
+        yield Verdict("registry", "what is declared is in production", f"{'nothing is in production: it was retired' if _was_promoted(workspace, place.name) else f'nothing called {place.name} was promoted in this workspace'}, so its own model was asked", said.key == declared.key)
     else:
         given = _promoted_answers(workspace, version)
         yield Verdict("registry", "what is declared is in production", f"{version} is that" if version.key == said.key else _how_other(version, said), version.key == said.key)

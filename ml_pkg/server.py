@@ -352,6 +352,8 @@ def _to_try(
     header = " -H 'Authorization: Bearer mlp_…'" if asks_for_token else ""
     return f"curl{header} {address.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/predict -d {shlex.quote(rows)}"
 
+_NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "prometheus_client") # libraries, of the extra 'serve'
+
 def serve(
     serving:Serving,      # what is served, and how
     port:int=8000,        # 0 for any that is free
@@ -367,6 +369,7 @@ def serve(
     with ExitStack() as stack:
         bound = stack.enter_context(closing(listening(host, port, "ml_pkg serve")))
         if workers > 1: _share_counts(stack) # before the library that counts is imported
+        for each in _NEEDED: optional(each, "serve") # before an address is told at which nobody would answer
         stack.enter_context(limited_everywhere(1)) # before anything is predicted: threads of OpenMP do not outlive a fork, and a request's few rows need none
         ready = serving.ready(located(serving.address))
         serving.rival.check(serving)

@@ -90,6 +90,15 @@ def _line_of(path:str|Path) -> str:
     except OSError: return "" # it is gone meanwhile
 
 # %% ../nbs/api/100_sources.ipynb #3c1f0840
+def _separator_told(path:str|Path) -> str:
+    "What seems to stand between two cells, if that is no comma; nothing for what is compressed or somewhere else."
+    if "://" in str(path) or Path(path).suffix.lower() != ".csv": return ""
+    with suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8-sig") as file:
+        header = file.readline()
+        mark = max(";\t|", key=header.count)
+        if header.count(mark) > header.count(","): return f" Its cells seem to be separated by {mark!r}: write it with commas and decimal points, or read it yourself (pd.read_csv(…, sep={mark!r}, decimal=',')) and give the frame"
+    return ""
+
 @contextmanager
 def reading(
     path:str|Path, # what is read, for the message
@@ -102,7 +111,7 @@ def reading(
             yield
     except pd.errors.EmptyDataError as error: raise InvalidData(f"{path} is empty: a table needs a header and rows") from error
     except UnicodeDecodeError as error: raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x}{_line_of(path)}). Save it as UTF-8, or read it yourself and give the frame") from error
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error: raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error: raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}.{_separator_told(path)}") from error
     except OSError as error:
         if isinstance(error, MlPkgError): raise
         raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from error
