@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .declared_changes import Difference, code_changes, declared_changes, plain, readable
+from .declared_changes import Difference, code_changes, declared_changes, plain
 from .display import definition, table
 from .errors import MlPkgError, NotFound
-from .explanation import library_versions
+from .explanation import library_versions, readable
 from .identity import differences
 from .intervals import Interval
 from .resampling import FoldScores, Sample, means_the_same, sampled

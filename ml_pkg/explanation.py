@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'BEFORE', 'ORDER', 'FIRST', 'UNKEPT', 'NOTHING', 'LIBRARY', 'NOWHERE', 'AGAIN', 'column_names', 'upstream',
-           'Difference', 'nearest_difference', 'step_names', 'described', 'StepReport', 'Explanation', 'Earlier',
-           'library_versions', 'is_only_version', 'explained', 'declared_steps', 'failing_step', 'explained_failure']
+           'Difference', 'nearest_difference', 'step_names', 'readable', 'described', 'StepReport', 'Explanation',
+           'Earlier', 'library_versions', 'is_only_version', 'explained', 'declared_steps', 'failing_step',
+           'explained_failure']
 
 # %% ../nbs/api/270_explanation.ipynb #e8bf4235
 import ast
@@ -82,13 +83,20 @@ def _until(names:list[str], name:str) -> list[str]:
     return [*(each for each in names[:names.index(name)] if "__" not in each), name]
 
 # %% ../nbs/api/270_explanation.ipynb #711b9769
+def readable(
+    path:str, # of a component, such as estimator.steps.selectkbest.k
+) -> str:
+    "The path of a component as parameters are called, without the words that all paths have."
+    inside = re.sub(r"\btransformers\.([^.]+)(\.estimator\b)?", r"\1", path.removeprefix("estimator.")) # of a ColumnTransformer
+    return inside.replace("steps.", "").replace("transformer_list.", "")
+
 def described(
     path:str, # of the component, such as estimator.steps.selectkbest.k
     then:str, # its content in the earlier run
     now:str,  # its content in this one
 ) -> str:
     "One component that differed, in words."
-    name = path.removeprefix("estimator.").replace("steps.", "")
+    name = readable(path)
     if "\n" not in then + now or ABSENT in (then, now): return f"{name}: {_short(then)} → {_short(now)}"
     lines = list(difflib.unified_diff(then.splitlines(), now.splitlines(), "then", "now", lineterm="", n=2))
     return "\n".join([f"{name}:", *lines[2:]])

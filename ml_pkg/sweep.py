@@ -20,6 +20,7 @@ from .dataset import Dataset
 from .display import table
 from .errors import InvalidDeclaration, Unidentifiable
 from .events import configure
+from .explanation import readable
 from .identity import ABSENT, components, differences, identify
 from .leaderboard import Leaderboard, leaderboard
 from .progress import SUITED, Display
@@ -85,7 +86,7 @@ def _told(path:str, here:str, there:str) -> str:
     part, _, inside = path.partition(".")
     if part in ("dataset", "evaluation"): return f"other {part}"
     if part != "estimator": return f"{part}={there.partition(' ')[2]}"
-    name, (kind, _, value) = inside.replace("steps.", "").replace(".", "__"), there.partition(" ")
+    name, (kind, _, value) = readable(inside).replace(".", "__"), there.partition(" ")
     if there == ABSENT or there in ("str passthrough", "str drop"): return f"no {name}"
     if kind == "estimator": return f"with {name}" if here == ABSENT else value.lower()
     return f"{name}={_cut(value or {'NoneType': 'None'}.get(kind, kind))}"
