@@ -26,6 +26,7 @@ def model_file(
     if is_registry_uri(address): return fetch_model(address)
     return Path(address)/FILE if _is_mlflow_folder(address) else kept_file(address)
 
+def _is_file(address:str) -> bool: return address.endswith(".mlpkg") or Path(address).is_file()
 def _is_mlflow_folder(address:str) -> bool: return (Path(address)/"MLmodel").is_file() and (Path(address)/FILE).is_file()
 
 # %% ../nbs/api/438_addresses.ipynb #8d65588a
@@ -61,7 +62,7 @@ def located(
     "What an address stands for now. Raises what `model_file` raises, but for damage, which loading finds."
     if is_registry_uri(address): return _of_file(address.partition(":/")[2].strip("/").partition("@")[0].partition("/")[0], fetch_model(address))
     if address.startswith("run:"): return _of_run(address.removeprefix("run:"))
-    if address.endswith(".mlpkg") or Path(address).is_file(): return _of_file(Path(address).stem, Path(address))
+    if _is_file(address): return _of_file(Path(address).stem, Path(address))
     if _is_mlflow_folder(address): return _of_file(Path(address).resolve().name, Path(address)/FILE)
     name, at, which = address.partition("@")
     version = addressed_version(name, which) if at else in_production(name)
@@ -72,6 +73,7 @@ def find_model(
     trusted:bool=False,  # you know who wrote it: load it even if that could run code
 ) -> Model:
     "A model by its address. Raises `UnknownName`, `NotFound`, `DamagedFile`, and what `Model.load` raises."
+    if is_registry_uri(address) or _is_file(address) or _is_mlflow_folder(address): return Model.load(model_file(address), trusted=trusted) # its digest nobody asks for
     return located(address).load(trusted)
 
 # %% ../nbs/api/438_addresses.ipynb #e94340ca

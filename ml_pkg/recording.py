@@ -320,7 +320,7 @@ def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
 def _moved_since(run:Run, experiment:"Experiment") -> str:
     "What is to be said of rows that the last run of an experiment of that name had locked away."
-    if not run.row["holdout_rows"] or not run.is_recorded: return ""
+    if not run.row["holdout_rows"] or not run.is_recorded or not run.components: return "" # without a key nobody knows its rows
     with connected(run.workspace) as connection:
         last = connection.execute("SELECT * FROM runs WHERE experiment = ? AND status = 'finished' AND holdout_rows > 0 AND number < ? ORDER BY number DESC LIMIT 1", [run.name, run.row["number"]]).fetchone()
     return moved_rows(Run(run.workspace, dict(last)), experiment) if last else ""

@@ -87,7 +87,9 @@ def outer_functions(module:Module) -> Iterator[tuple[str, Function]]:
 def made(function:Function) -> set[str]:
     "Names that a function raises, calls or warns with."
     called = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-    places = [*(node.func for node in called), *(part for node in called if ast.unparse(node.func).endswith("warn") for part in node.args), *(node.exc for node in ast.walk(function) if isinstance(node, ast.Raise))]
+    places = [*(node.func for node in called), *(part for node in called if ast.unparse(node.func).endswith("warn") for part in node.args),
+              *(part.elts[0] for node in called if ast.unparse(node.func).endswith(".append") for part in node.args if isinstance(part, ast.Tuple) and part.elts), # to be warned with, by whoever reads the list
+              *(node.exc for node in ast.walk(function) if isinstance(node, ast.Raise))]
     return {name.id for place in places if isinstance(place, ast.Name | ast.IfExp) for name in ast.walk(place) if isinstance(name, ast.Name)}
 
 
