@@ -41,8 +41,8 @@ class Located:
     def load(self, trusted:bool=False) -> Model:
         "Raises `NotFound`, `DamagedFile` if the file is not what was registered, and what `Model.load` raises."
         if self.sha256 is not None: return addressed_version(self.name, self.version).load(trusted)
-        kind, _, run = self.version.partition("run:")
-        return load_of_run(self.path, run, trusted) if not kind else Model.load(self.path, trusted=trusted)
+        if self.version.startswith("run:"): return load_of_run(self.path, self.version.removeprefix("run:"), trusted)
+        return Model.load(self.path, trusted=trusted)
 
     def __str__(self) -> str: return f"{self.name}@{self.version}" if self.version.isdecimal() else f"{self.name} ({self.version})"
 

@@ -222,8 +222,9 @@ def fit_by_steps(
     X:pd.DataFrame,    # shape (n_rows, n_features)
     y:Any,             # shape (n_rows,) or (n_rows, n_targets)
     parameters:dict[str, Any]|None=None, # of the last step's fit
+    place:Place=NOWHERE, # where results for these rows are kept
 ) -> tuple[Any, list[Step]]: # the fitted estimator, and what happened in each step
     "Fit an estimator. Raises `InvalidData` naming the column, if one is to blame."
     chain = chain_of(estimator)
-    reached = fit_chain(chain, keys_of(NOWHERE, chain), lambda: (X, None), y, parameters or {})
+    reached = fit_chain(chain, keys_of(place, chain), lambda: (X, None), y, parameters or {}, place)
     return assembled(estimator, reached.fitted), reached.steps

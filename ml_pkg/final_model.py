@@ -100,15 +100,15 @@ def _used(experiment:"Experiment") -> "np.ndarray":
 
 def _fitted(experiment:"Experiment", threads:int) -> tuple[Any, Any, Any]:
     "The estimator, the features and the target that it was fitted on. Steps come from checkpoints as far as there are any."
-    from ml_pkg.chain import assembled, chain_of, fit_chain, keys_of
+    from ml_pkg.chain import chain_of, fit_by_steps
     from ml_pkg.checkpoints import IN_WORKSPACE
     from ml_pkg.evaluation import is_classification
     from ml_pkg.fitting import fit_parameters, whole_place
     dataset, chosen, used = experiment.dataset, seeded(experiment.estimator, experiment.seed), _used(experiment)
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
-    chain, place = chain_of(chosen), whole_place(IN_WORKSPACE, dataset, experiment.evaluation, is_classification(chosen, dataset.y), experiment.seed, threads)
-    with limited(threads): reached = fit_chain(chain, keys_of(place, chain), lambda: (X, None), y, fit_parameters(chain[-1].step, weights), place)
-    return assembled(chosen, reached.fitted), X, y
+    place = whole_place(IN_WORKSPACE, dataset, experiment.evaluation, is_classification(chosen, dataset.y), experiment.seed, threads)
+    with limited(threads): fitted, _ = fit_by_steps(chosen, X, y, fit_parameters(chain_of(chosen)[-1].step, weights), place)
+    return fitted, X, y
 
 def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]:
     "What a model tells of itself."

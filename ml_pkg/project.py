@@ -31,7 +31,7 @@ from .draft import declaration_text, estimator_text, imports_text, learner, list
 from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, Unwritable, first_line, listed
 from .exporting import Cell, cells_of, index_text, module_text, notebook_text
 from .roles import CATEGORY, GROUP, NUMBER, TIME, Proposal
-from .sources import FORMATS, read_table, table_format
+from .sources import FORMATS, read_table, separator_told, table_format
 from .workspace import _umask, temporary_workspace
 
 if TYPE_CHECKING:
@@ -79,11 +79,6 @@ def _tables_beside(path:Path) -> str:
     if not path.parent.is_dir(): return f"There is no folder {path.parent} either"
     return f"Tables in {path.parent}: {listed(sorted(each.name for each in path.parent.iterdir() if each.suffix in FORMATS))}"
 
-# %% ../nbs/api/459_project.ipynb #c6d726af
-def _about_separators(header:str) -> str:
-    found = next((mark for mark in ";\t|" if mark in header), None)
-    return f" Its values seem to be separated by {found!r}: write it with commas" if found else ""
-
 # %% ../nbs/api/459_project.ipynb #0023dcde
 def read_rows(
     path:Path, # a table: CSV (compressed too), Parquet or Feather
@@ -95,7 +90,7 @@ def read_rows(
     rows = read_table(path)
     if odd := next((name for name in rows.columns if not isinstance(name, str)), None): raise InvalidData(f"column names must be text, and {odd!r} of {path} is not")
     if not len(rows): raise InvalidData(f"{path} has a header and no rows")
-    if len(rows.columns) < 2: raise InvalidData(f"{path} has one column, '{rows.columns[0]}': one is needed to predict, and others to predict it from.{_about_separators(rows.columns[0])}")
+    if len(rows.columns) < 2: raise InvalidData(f"{path} has one column, '{rows.columns[0]}': one is needed to predict, and others to predict it from.{separator_told(rows.columns[0])}")
     return rows
 
 # %% ../nbs/api/459_project.ipynb #88460d8a

@@ -289,7 +289,8 @@ def _planned(experiment:"Experiment", place:Place, workspace:Workspace) -> Rewri
 def _remarks_on_rows(dataset:Dataset, place:Place, version:Version|None) -> Iterator[str]:
     "What will be missed of the rows on a day to come: those of the version before, and all of them where only the package is installed."
     if not isinstance(dataset.source, File): return
-    before = load_run(version.run).row if version else {"dataset": None}
+    try: before = load_run(version.run).row if version else {"dataset": None}
+    except UnknownName: return # its run is not in this workspace, and that is no reason not to promote
     if version and before["dataset"] == str(dataset.source) and before["dataset_key"] != dataset.fingerprint:
         yield f"{dataset.source} had other rows when {version} was made. To go back to it with its declaration, they have to be there again; without them {_REGISTRY_ALONE.format(version.name)}. A file of its own for each training keeps both"
     package, file = sys.modules[place.module.__name__.partition(".")[0]], dataset.source.found()
