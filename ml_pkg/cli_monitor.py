@@ -6,6 +6,7 @@
 __all__ = ['Every', 'Over', 'Against', 'LabelsAfter', 'watching_of', 'monitor', 'watch', 'alarms']
 
 # %% ../nbs/api/809_cli_monitor.ipynb #0128e142
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,7 @@ def monitor(
     since:Annotated[str | None, typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21 or 2026-09-21T14:00; UTC, if it names no zone. By default the whole log.")] = None,
     until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     labels_after:LabelsAfter = "",
+    behind:Annotated[str, typer.Option("--rows", metavar="ALARM", help="Instead of the report, the rows behind an alarm as CSV, those that tell most first: by the alarm's name, that of a column, or that of a metric.")] = "",
     as_json:AsJson = False,
     html:Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that needs no network, as well.")] = None,
     trusted:Annotated[bool, typer.Option("--trusted", help="You know who wrote the model: load it even if that could run code.")] = False,
@@ -56,10 +58,15 @@ def monitor(
     from ml_pkg.monitor import Monitor
     from ml_pkg.workspace import written_whole
     report = Monitor.of_log(name, trusted=trusted, **_maturity(labels_after)).check_log(since, until)
+    if behind: return _print_rows(report.rows(behind), as_json)
     if html is not None:
         with written_whole(html) as part: part.write_text(report.to_html(), encoding="utf-8", errors="backslashreplace")
     print_json(report.to_dict()) if as_json else print(report)
+    if report.alarms and not as_json: print(f"the rows behind an alarm, such as {report.alarms[0]!r}: the same command with --rows NAME")
     if report.alarms: raise typer.Exit(1)
+
+def _print_rows(rows:Any, as_json:bool) -> None:
+    print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso"))) if as_json else print(rows.to_csv(), end="")
 
 # %% ../nbs/api/809_cli_monitor.ipynb #4c2b99e0
 @app.command()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'STARRED', 'COLUMNS', 'FACTS', 'LAST', 'run_list', 'run_count', 'metrics_among', 'runs', 'History', 'changed',
-           'changes', 'history']
+           'told_apart', 'changes', 'history']
 
 # %% ../nbs/api/292_history.ipynb #35516329
 import json
@@ -205,6 +205,22 @@ def changed(
     steps = tuple(f"{name}__" for name in names if any(side.get(name, "").endswith(_STEP) for side in sides))
     return ", ".join(f"{name}={sides[1][name].removesuffix(_STEP)}" if name in sides[1] else f"no {name}" for name in names if not name.startswith(steps))
 
+# %% ../nbs/api/292_history.ipynb #b0368251
+def told_apart(
+    texts:list[str],                # as `changed` gives them, one a run
+    parameters:list[dict[str, str]], # of each run, flattened, each as text
+) -> list[str]:
+    "The same, and where several runs have one text, with the parameters in which they differ, three at most."
+    alike:dict[str, dict[str, dict[str, str]]] = {}
+    for text, each in zip(texts, parameters, strict=True): alike.setdefault(text, {})[json.dumps(each, sort_keys=True)] = each
+    differ = {text: _differing([*held.values()])[:3] for text, held in alike.items() if text}
+    def with_values(text:str, each:dict[str, str]) -> str: return f"{text} ({', '.join(name.rpartition('__')[2] + '=' + each[name] for name in differ[text])})"
+    return [with_values(text, each) if differ.get(text) else text for text, each in zip(texts, parameters, strict=True)]
+
+def _differing(held:list[dict[str, str]]) -> list[str]:
+    "Names of parameters that all have, with another value in one."
+    return [name for name, value in held[0].items() if _STEP not in value and all(name in each for each in held) and any(each[name] != value for each in held)]
+
 # %% ../nbs/api/292_history.ipynb #d84c5627
 def changes(
     ids:list[str],     # of runs
@@ -217,7 +233,8 @@ def changes(
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]
         held:dict[str, dict] = {}
         for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps([*ids, *filter(None, beside)])]): held.setdefault(run, {})[name] = value
-    return [changed(held.get(before or "", {}), held.get(run, {})) for run, before in zip(ids, beside, strict=True)]
+    parameters = [held.get(run, {}) for run in ids]
+    return told_apart([changed(held.get(before or "", {}), each) for each, before in zip(parameters, beside, strict=True)], parameters)
 
 # %% ../nbs/api/292_history.ipynb #be439463
 def history(

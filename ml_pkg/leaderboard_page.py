@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .display import counted
 from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment, parameters_of
-from .history import STARRED, changed
+from .history import STARRED, changed, told_apart
 from .intervals import Interval
 from .pages import ends, interval_bar, number, shortened, time_of_day
 from .report import ceiling
@@ -162,7 +162,8 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:in
     places, count, baseline = contest.order[:limit], len(contest.runs), contest.runs[contest.baseline]
     shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
     beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
-    lines = [{**_line(contest, place, view), "parameters": changed(parameters[baseline.id], parameters[run.id]), **beside[run.id]} for place, run in zip(places, shown, strict=True)]
+    varied = told_apart([changed(parameters[baseline.id], parameters[run.id]) for run in shown], [parameters[run.id] for run in shown])
+    lines = [{**_line(contest, place, view), "parameters": told, **beside[run.id]} for place, run, told in zip(places, shown, varied, strict=True)]
     caption = f"{counted(count, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
     return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": _HOW[contest.by_rows]}
 

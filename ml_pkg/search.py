@@ -16,7 +16,7 @@ import numpy as np
 from .errors import InvalidDeclaration, optional
 from .run import Run
 from .sweep import Space, Sweep, Variant
-from .sweeping import PRUNED, All, Asking
+from .sweeping import PRUNED, All, Asking, Named
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -132,7 +132,7 @@ class _Halves:
         first = variants[0].experiment
         self.rounds = rounds(len(variants), resource.least(first), resource.most(first), factor)
 
-    def ask(self) -> Sequence[tuple[str, "Experiment"]]:
+    def ask(self) -> Sequence[Named]:
         if not self.rounds: return []
         count, amount = self.rounds.pop(0)
         self.left = self.left[:count]
@@ -183,7 +183,7 @@ class _Study:
     def __init__(self, optuna:Any, study:Any, variants:Sweep|Space, count:int, at_once:int):
         self.optuna, self.study, self.variants, self.left, self.at_once, self.trials, self.seen = optuna, study, variants, count, at_once, [], {}
 
-    def ask(self) -> Sequence[tuple[str, "Experiment"]]:
+    def ask(self) -> Sequence[Named]:
         self.trials = [self.study.ask() for _ in range(min(self.left, self.at_once))]
         self.left -= len(self.trials)
         return [self._variant(trial) for trial in self.trials]

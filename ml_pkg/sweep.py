@@ -98,6 +98,7 @@ class Variant(NamedTuple):
     "A declaration and what it is called among others."
     name: str
     experiment: "Experiment"
+    shared: str = ""         # the name that it has in common with others, from which its parameters tell it
 
 # %% ../nbs/api/390_sweep.ipynb #0d2eeacc
 @dataclass(frozen=True)
@@ -227,21 +228,24 @@ def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
     differ = [name for name in settings[0] if all(name in each for each in settings) and len({each[name] for each in settings}) > 1][:3]
     last = [name.rpartition("__")[2] for name in differ]
     shown = last if len(set(last)) == len(last) else differ
-    return [Variant(f"{variant.name} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})" if differ else variant.name, variant.experiment) for variant, held in zip(alike, settings, strict=True)]
+    plain = _plain_name(alike[0])
+    return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ else variant for variant, held in zip(alike, settings, strict=True)]
+
+def _plain_name(variant:Variant) -> str: return variant.shared or variant.name
 
 def _distinct(variants:Iterable[Variant]) -> Sweep:
     "Each declaration once, under the first name it had; equal names are told apart by parameters, or numbered."
     kept = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
     alike:dict[str, list[Variant]] = {}
-    for variant in kept: alike.setdefault(variant.name, []).append(variant)
+    for variant in kept: alike.setdefault(_plain_name(variant), []).append(variant)
     named = {name: iter(_told_apart(each)) for name, each in alike.items()}
-    once = [next(named[variant.name]) for variant in kept]
+    once = [next(named[_plain_name(variant)]) for variant in kept]
     taken:set[str] = set()
     def apart(name:str) -> str:
         free = next(each for number in itertools.count(1) if (each := name if number == 1 else f"{name} ({number})") not in taken)
         taken.add(free)
         return free
-    return Sweep(tuple(Variant(apart(variant.name), variant.experiment) for variant in once))
+    return Sweep(tuple(variant._replace(name=apart(variant.name)) for variant in once))
 
 # %% ../nbs/api/390_sweep.ipynb #3f75198c
 _FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there, and one with another value
