@@ -328,8 +328,9 @@ class Holdout:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin."
         metric, production, required = metric_of(candidate.run, self.metric), candidate.incumbent, self._required(candidate)
         if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True)
-        seen = look(candidate)
-        said = "; ".join([f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}", *_besides(candidate, seen)])
+        begun, seen = now(), look(candidate)
+        known = f", of {seen.made[:16].replace('T', ' ')} UTC" * (seen.made < begun) # the same model has the same score
+        said = "; ".join([f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}{known}", *_besides(candidate, seen)])
         if production is None: return Verdict(self.name, required, f"{metric} {seen.scores[metric]:.4f}, and nothing is in production yet; {said}", True)
         pair = _on_locked(candidate, metric, seen)
         return Verdict(self.name, required, f"{pair}; {said}", pair.best_case >= -self.margin)

@@ -46,7 +46,7 @@ def watching_of(
 @reported
 def monitor(
     name:Annotated[str, typer.Argument(help="The address of a model that is or was served: NAME, NAME@ALIAS, NAME@VERSION.")],
-    since:Annotated[str | None, typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21 or 2026-09-21T14:00; UTC, if it names no zone. By default the whole log.")] = None,
+    since:Annotated[str | None, typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago); UTC, if it names no zone. By default the whole log.")] = None,
     until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     labels_after:LabelsAfter = "",
     behind:Annotated[str, typer.Option("--rows", metavar="ALARM", help="Instead of the report, the rows behind an alarm as CSV, those that tell most first: by the alarm's name, that of a column, or that of a metric.")] = "",
@@ -106,6 +106,6 @@ def alarms(
     if as_json: print_json({"channels": [str(each) for each in telling.channels], "waiting": telling.outbox.waiting, "tested": [each._asdict() for each in found]})
     else:
         for each in [f"{each.channel}: {each.trouble or 'told'}" for each in found] or telling.channels: print(each)
-        if not telling.channels: print("nobody hears of alarms. The setting alarms (in settings.ini, or the variable ML_PKG_ALARMS) names who does, one a line: https://host/path, smtp://user@host:587?from=a@b.org&to=c@d.org, or command:/path/to/program")
+        if not telling.channels: print("nobody hears of alarms. The setting alarms (in the section [ml_pkg] of settings.ini, or the variable ML_PKG_ALARMS) names who does, one a line: https://host/path, smtp://user@host:587?from=a@b.org&to=c@d.org, or command:/path/to/program")
         print(f"{counted(telling.outbox.waiting, 'message')} waiting")
     if test and not (found and all(not each.trouble for each in found)): raise typer.Exit(1)

@@ -123,4 +123,4 @@ def retire(
     from ml_pkg.registry import retire as take
     version = take(name, why)
     if as_json: print_json(dataclasses.asdict(version))
-    else: print(f"{version} is in production no more, and nothing else is. Back again: ml_pkg rollback {name}")
+    else: print(f"{version} is in production no more, and nothing else is. A server that runs goes on with it until it ends. Back again: ml_pkg rollback {name}")

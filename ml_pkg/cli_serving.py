@@ -92,19 +92,22 @@ def serve(
 @reported
 def traffic(
     name:Annotated[str, typer.Argument(help="Of a model that is or was served.")],
+    since:Annotated[str | None, typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago). By default the whole log.")] = None,
+    until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     as_json:AsJson = False,
 ) -> None:
     "Compare the versions of a model, and its shadow, on the requests that came: how many, how fast, how often right."
     from ml_pkg.errors import NotFound
-    from ml_pkg.traffic import agreement, by_version, paired_answers
+    from ml_pkg.traffic import agreement, by_version, gained, paired_answers
     from ml_pkg.workspace import Workspace
     workspace = Workspace.current()
-    found = by_version(workspace, name)
-    try: alike = agreement(both := paired_answers(workspace, name))
-    except NotFound: alike, both = None, ()
-    if as_json: return print_json({"versions": json.loads(found.to_json(orient="records", date_format="iso")), "shadow": alike and {"rows": len(both), **alike._asdict()}})
+    found = by_version(workspace, name, since, until)
+    try: alike, gain = agreement(both := paired_answers(workspace, name, since, until)), gained(both)
+    except NotFound: alike, gain, both = None, None, ()
+    if as_json: return print_json({"versions": json.loads(found.to_json(orient="records", date_format="iso")), "shadow": alike and {"rows": len(both), **alike._asdict(), "gained": gain and gain._asdict()}})
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if alike: print(f"\nthe shadow answered {len(both):,} rows, {alike.mean:.1%} of them as production did ({alike.low:.1%} to {alike.high:.1%})")
+    if gain: print(f"where labels are known, its share of right answers differs from production's by {gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, on the same rows)")
 
 def _line(row:dict) -> list[str]:
     right, error = row.get("right"), row.get("error")

@@ -74,6 +74,12 @@ class Experiment:
         return self if self.varied_from is None else self.varied_from.declared
 
     @property
+    def namesake(self) -> "Experiment":
+        "The declaration under the same name that this one varies, in however many steps; itself, if it varies none."
+        varied = self.varied_from
+        return self if varied is None or varied.name != self.name else varied.namesake
+
+    @property
     def identity(self) -> Identity:
         "Dataset, estimator, evaluation and seed; the name does not count. Raises `Unidentifiable`."
         return _identity(self)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'STARRED', 'COLUMNS', 'FACTS', 'LAST', 'run_list', 'run_count', 'metrics_among', 'runs', 'History', 'changed',
-           'told_apart', 'changes', 'history']
+           'told_apart', 'telling', 'parameters_of', 'changes', 'history']
 
 # %% ../nbs/api/292_history.ipynb #35516329
 import json
@@ -213,13 +213,37 @@ def told_apart(
     "The same, and where several runs have one text, with the parameters in which they differ, three at most."
     alike:dict[str, dict[str, dict[str, str]]] = {}
     for text, each in zip(texts, parameters, strict=True): alike.setdefault(text, {})[json.dumps(each, sort_keys=True)] = each
-    differ = {text: _differing([*held.values()])[:3] for text, held in alike.items() if text}
+    differ = {text: telling([*held.values()]) for text, held in alike.items() if text}
     def with_values(text:str, each:dict[str, str]) -> str: return f"{text} ({', '.join(name.rpartition('__')[2] + '=' + each[name] for name in differ[text])})"
     return [with_values(text, each) if differ.get(text) else text for text, each in zip(texts, parameters, strict=True)]
 
-def _differing(held:list[dict[str, str]]) -> list[str]:
-    "Names of parameters that all have, with another value in one."
-    return [name for name, value in held[0].items() if _STEP not in value and all(name in each for each in held) and any(each[name] != value for each in held)]
+_MOST_TELLING = 3 # parameters
+
+def telling(
+    held:list[dict[str, str]], # parameters of each, flattened, each as text
+) -> list[str]:
+    "The few parameters, out of those that all have, that tell most of them apart; nothing if none does."
+    common = [name for name, value in held[0].items() if _STEP not in value and all(name in each for each in held)]
+    def kinds(names:list[str]) -> int: return len({tuple(each[name] for name in names) for each in held})
+    chosen:list[str] = []
+    while len(chosen) < min(_MOST_TELLING, len(common)):
+        more = max(common, key=lambda name: kinds([*chosen, name]))
+        if kinds([*chosen, more]) == kinds(chosen): break
+        chosen.append(more)
+    return [name for name in common if name in chosen]
+
+# %% ../nbs/api/292_history.ipynb #a56a613a
+def parameters_of(
+    connection:sqlite3.Connection, # to the run store
+    ids:Sequence[str],             # of runs
+) -> dict[str, dict[str, str]]:    # by run, as text; the seed and a share of the rows to fit on are among them
+    "What some runs were declared with."
+    held:dict[str, dict[str, str]] = {run: {} for run in ids}
+    for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]): held[run][name] = value
+    for run, seed, share in connection.execute("SELECT id, seed, train_size FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]):
+        for name, value in (("seed", seed), ("train_size", share and f"{share:.3g}")):
+            if held[run] and value is not None: held[run].setdefault(name, str(value))
+    return held
 
 # %% ../nbs/api/292_history.ipynb #d84c5627
 def changes(
@@ -229,12 +253,21 @@ def changes(
     "For each run, the parameters that are not those of the run that it varies; nothing where there is none to hold it against."
     if not ids: return []
     with connected(Workspace.current()) as connection:
-        varied = dict(connection.execute("SELECT id, COALESCE(variation_of, (SELECT first.variation_of FROM runs AS first WHERE first.id = runs.reuses)) FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]).fetchall())
+        varied = dict(connection.execute(_VARIED, [json.dumps(ids)]).fetchall())
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]
-        held:dict[str, dict] = {}
-        for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps([*ids, *filter(None, beside)])]): held.setdefault(run, {})[name] = value
-    parameters = [held.get(run, {}) for run in ids]
-    return told_apart([changed(held.get(before or "", {}), each) for each, before in zip(parameters, beside, strict=True)], parameters)
+        held = parameters_of(connection, [*ids, *filter(None, beside)])
+        keys = dict(connection.execute("SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps([*held])]).fetchall())
+    def told(run:str, before:str|None) -> str:
+        if not before: return ""
+        is_other = keys[run] and keys[before] and keys[run] != keys[before]
+        return changed(held[before], held[run]) or _ELSE * bool(is_other)
+    return told_apart([told(run, before) for run, before in zip(ids, beside, strict=True)], [held[run] for run in ids])
+
+_ELSE = "other code, rows or versions" # which of them, `diff` and `explain` tell
+_VARIED = """
+    SELECT id, coalesce(variation_of, (SELECT first.variation_of FROM runs AS first WHERE first.id = runs.reuses),
+                        (SELECT declared.id FROM runs AS declared WHERE runs.varied AND declared.experiment = runs.experiment AND declared.status = 'finished' AND NOT declared.varied ORDER BY declared.number DESC LIMIT 1))
+    FROM runs WHERE id IN (SELECT value FROM json_each(?))""" # a variation that ran before what it varies is held against that as it ran later
 
 # %% ../nbs/api/292_history.ipynb #be439463
 def history(

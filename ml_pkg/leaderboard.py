@@ -54,7 +54,7 @@ class Leaderboard:
     """Variants that ran, the best on top, with what can be said of them.
 
     The line on top names the best, its score, how many declarations were ever tried on these rows in this workspace, and the
-    score corrected for having been picked among that many: the one to report, and to expect in production. Intervals are at
+    score corrected for having been picked among that many: the one to report, which is rather too low than too high. Intervals are at
     95%, each by itself; "cannot be told from the best" holds at 95% for all variants together, so it may be said of one whose
     own interval of the difference leaves zero out. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
     """

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from .display import counted
 from .errors import UnknownName, did_you_mean
-from .experiment_pages import chosen_metric, known_experiment, parameters_of
-from .history import STARRED, changed, told_apart
+from .experiment_pages import chosen_metric, known_experiment
+from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
 from .pages import ends, interval_bar, number, shortened, time_of_day
 from .report import ceiling
@@ -34,7 +34,7 @@ Luck = Callable[[Run, Sequence[Run], str], "Sample|None"] # what says how much o
 # %% ../nbs/api/466_leaderboard_page.ipynb #d6503d16
 def _groups(connection:sqlite3.Connection, name:str) -> list[sqlite3.Row]:
     "The rows that an experiment was scored on, the latest first, each with its newest run."
-    return connection.execute("SELECT id, comparable, train_size, count(*) AS runs, max(number) AS last, started FROM runs WHERE experiment = ? AND status = 'finished' AND comparable IS NOT NULL GROUP BY comparable, train_size ORDER BY last DESC LIMIT 50", [name]).fetchall()
+    return connection.execute("SELECT id, comparable, count(*) AS runs, max(number) AS last, started FROM runs WHERE experiment = ? AND status = 'finished' AND comparable IS NOT NULL GROUP BY comparable ORDER BY last DESC LIMIT 50", [name]).fetchall()
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #8e5068df
 def _fold_scores(connection:sqlite3.Connection, reference:Run, metric:str, runs:Sequence[Run]) -> dict[str, list[float]]:
@@ -48,7 +48,7 @@ def _fold_scores(connection:sqlite3.Connection, reference:Run, metric:str, runs:
 # %% ../nbs/api/466_leaderboard_page.ipynb #ff8b2caa
 def _baseline(connection:sqlite3.Connection, name:str, reference:Run, runs:Sequence[Run]) -> int:
     "The place of the experiment as it is declared; of its newest variation, if it has not run so on these rows."
-    row = connection.execute("SELECT * FROM runs WHERE experiment = ? AND comparable = ? AND train_size IS ? AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1", [name, reference.row["comparable"], reference.row["train_size"]]).fetchone()
+    row = connection.execute("SELECT * FROM runs WHERE experiment = ? AND comparable = ? AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1", [name, reference.row["comparable"]]).fetchone()
     contents = [run.content for run in runs]
     wanted = [Run(reference.workspace, dict(row)).content] if row else []
     return next((contents.index(each) for each in [*wanted, reference.content] if each in contents), 0)
@@ -113,7 +113,7 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
     import numpy as np
 
     from ml_pkg.resampling import FoldScores
-    tried = [run for run in runs_on(reference.workspace, reference.row["comparable"]) if run.row["train_size"] == reference.row["train_size"]]
+    tried = runs_on(reference.workspace, reference.row["comparable"]) # those that were fitted on fewer rows, too: they were looked at
     values = _fold_scores(connection, reference, metric, tried)
     runs = [run for run in tried if run.id in values]
     sample = luck(reference, runs, metric)
@@ -155,7 +155,7 @@ def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[s
 # %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
 LINES = 100 # variants of a leaderboard that are shown
 
-_HOW = {True: "Intervals at 95%, from rows drawn at random.", False: "Intervals at 95%, told from the folds; compare(…) in a notebook tells them from the rows, and is more exact."}
+_HOW = {True: "Intervals at 95%, from rows drawn at random.", False: "Intervals and marks at 95%, told from the folds: a page reads no rows. compare(…) in a notebook and the command ml_pkg leaderboard tell them from the rows, which know more, and there fewer may be equal to the best."}
 
 def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:int=LINES) -> dict[str, Any]:
     "The declarations, the best on top."

@@ -30,7 +30,7 @@ from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .joint import Tied
 from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturity, coverage_growing, mature, measured
-from .logged import LABEL, TIME
+from .logged import LABEL, TIME, VERSION
 from .logged_predictions import Moment, moment_of, read_log
 from .model import Model, probability_name
 from .observed import Observed, observed, observed_log, profile_without
@@ -439,12 +439,17 @@ class LogMonitor(Monitor):
         found = _mature(log, window, at, self.maturity)
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
         counted = window.index.isin(found.labelled.index)
-        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window), coverage_growing(log, at))
+        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window, since, until), coverage_growing(log, at))
 
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
 
-    def _labels(self, found:Mature, window:pd.DataFrame) -> str:
-        if not len(window): return f"no prediction of version {self.version} was logged then"
+    def _others(self, since:Moment|None, until:Moment|None) -> str:
+        "What other versions answered then."
+        counts = read_log(self.name, since, until, logs=self.logs)[VERSION].value_counts()
+        return "".join(f"; {rows:,} of version {version} were{f', so ask about {self.name}@{version}' * str(version).isdecimal()}" for version, rows in counts.items())
+
+    def _labels(self, found:Mature, window:pd.DataFrame, since:Moment|None, until:Moment|None) -> str:
+        if not len(window): return f"no prediction of version {self.version} was logged then{self._others(since, until)}"
         return str(found) if window[LABEL].notna().any() else "no label is known yet"
 
 def _mature(log:pd.DataFrame, window:pd.DataFrame, now:pd.Timestamp, maturity:Maturity) -> Mature:

@@ -71,9 +71,10 @@ class Attempt:
     @property
     def row(self) -> dict[str, Any]:
         "Columns of the run that are known from the beginning."
-        declared, parent = self.experiment, self.experiment.varied_from
+        declared, namesake = self.experiment, self.experiment.namesake
+        is_another = namesake is not declared and not (self.identity and self.identity.key == self.surroundings.key(namesake)) # what is as declared varies nothing
         return {"experiment": declared.name, "key": self.identity and self.identity.key, "started": self.started, "origin": self.origin, "place": self.place, "source": declared.source,
-                "module": declared.module, "varied": parent is not None and parent.name == declared.name, "threads": self.threads}
+                "module": declared.module, "varied": is_another, "threads": self.threads}
 
     @property
     def seconds(self) -> float: return time.perf_counter() - self.clock

@@ -20,6 +20,7 @@ from .deliveries import tell_more
 from .display import definition, score, table
 from .errors import InvalidDeclaration, NotFound, UnknownName, did_you_mean
 from .explanation import Earlier, Explanation, declared_steps, explained, explained_failure, failing_step, step_names
+from .provenance import origin
 from .store import annotate, connected, find_run
 from .workspace import Workspace, written_whole
 
@@ -351,11 +352,13 @@ def saved_model(
     return cast(Path, run_with_model(name).model_path)
 
 # %% ../nbs/api/290_run.ipynb #fda72abb
+_LOOKED_AT = "(origin <> 'test' OR EXISTS (SELECT 1 FROM runs AS again WHERE again.key = runs.key AND again.status = 'finished' AND again.origin <> 'test'))"
+
 def runs_on(
     workspace:Workspace, # with the runs
     comparable:str,      # the key of the rows that were scored, and of how they were split
 ) -> list[Run]:          # one for each declaration, oldest first
-    "Every declaration that was ever run on the same rows in the same way, and finished."
+    "Every declaration that was ever run on the same rows in the same way, and finished. What only tests ran counts for nobody but them."
     with connected(workspace) as connection:
-        rows = connection.execute("SELECT *, min(number) FROM runs WHERE comparable = ? AND status = 'finished' AND reuses IS NULL GROUP BY iif(reproducible, coalesce(key, id), id) ORDER BY number", [comparable]).fetchall()
+        rows = connection.execute(f"SELECT *, min(number) FROM runs WHERE comparable = :comparable AND status = 'finished' AND reuses IS NULL AND (:all OR {_LOOKED_AT}) GROUP BY iif(reproducible, coalesce(key, id), id) ORDER BY number", {"comparable": comparable, "all": origin() == "test"}).fetchall()
     return [Run(workspace, {name: row[name] for name in row.keys() if name != "min(number)"}) for row in rows] # noqa: SIM118 - a row is no dict

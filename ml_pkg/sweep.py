@@ -21,6 +21,7 @@ from .display import table
 from .errors import InvalidDeclaration, Unidentifiable
 from .events import configure
 from .explanation import readable
+from .history import telling
 from .identity import ABSENT, components, differences, identify
 from .leaderboard import Leaderboard, leaderboard
 from .progress import SUITED, Display
@@ -193,8 +194,7 @@ def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoint
 # %% ../nbs/api/390_sweep.ipynb #e9eedc78
 def _name_of(experiment:"Experiment", otherwise:str, varied:"Experiment") -> str:
     "What to call a variant: by what differs from the declaration that it goes back to. Of other rows or folds that what was varied had already, nothing is said, since all its variants have them."
-    declared = experiment
-    while declared.varied_from is not None and declared.varied_from.name == declared.name: declared = declared.varied_from
+    declared = experiment.namesake
     if _key_of(experiment) == id(experiment): return otherwise # it has no key, so what differs cannot be told
     told, had = _all_told(declared, experiment), {word for word in _all_told(declared, varied) if word.startswith(("other ", "dataset="))}.difference(_all_told(varied, experiment))
     return _joined(*([word for word in told if word not in had] or told))
@@ -222,12 +222,12 @@ def _settings(experiment:"Experiment") -> dict[str, str]:
     return {name: value for name, value in written.items() if " at 0x" not in value}
 
 def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
-    "Variants of one name, with the parameters that all have and in which they differ, three at most."
+    "Variants of one name, with the few parameters that tell them apart."
     if len(alike) == 1: return list(alike)
     settings = [_settings(variant.experiment) for variant in alike]
-    differ = [name for name in settings[0] if all(name in each for each in settings) and len({each[name] for each in settings}) > 1][:3]
-    last = [name.rpartition("__")[2] for name in differ]
-    shown = last if len(set(last)) == len(last) else differ
+    differ = telling(settings)
+    last = [name.rpartition("__")[2] for name in settings[0]]
+    shown = [short if last.count(short := name.rpartition("__")[2]) == 1 else name for name in differ]
     plain = _plain_name(alike[0])
     return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ else variant for variant, held in zip(alike, settings, strict=True)]
 
