@@ -46,20 +46,29 @@ def _print_project(made:"Project") -> None:
     for command in made.next_commands: print(f"  {command}")
 
 # %% ../nbs/api/806_cli_project.ipynb #4c28edf5
-def _asked(rows:"pd.DataFrame", proposal:"Proposal") -> "Proposal":
-    "The proposal for the target that is wanted."
+def _asked(rows:"pd.DataFrame", proposal:"Proposal", said:dict[str, str], has_target:bool) -> "Proposal":
+    "The proposal for the target and the roles that are wanted."
     from ml_pkg.roles import propose
-    while (target := typer.prompt("Column to predict", default=proposal.target)) != proposal.target:
-        try:
-            proposal = propose(rows, proposal.path, target, "you said so")
-            _show(proposal)
+    target, why = proposal.target, proposal.roles[proposal.target].why
+    while not has_target and (wanted := typer.prompt("Column to predict", default=target)) != target:
+        try: proposal, target, why = propose(rows, proposal.path, wanted, "you said so", said), wanted, "you said so"
         except MlPkgError as error: print(error)
+        else: _show(proposal)
+    while wanted := typer.prompt("Another role for a column, such as joined=dropped (empty: these are right)", default="", show_default=False):
+        try: proposal, said = propose(rows, proposal.path, target, why, more := {**said, **_roles([wanted])}), more
+        except MlPkgError as error: print(error)
+        else: _show(proposal)
     return proposal
 
-def _confirmed(rows:"pd.DataFrame", proposal:"Proposal", is_said:bool, place:Path) -> "Proposal":
+def _roles(said:list[str]) -> dict[str, str]:
+    "Column -> role. Raises `InvalidDeclaration`."
+    if odd := next((each for each in said if "=" not in each), None): raise InvalidDeclaration(f"'{odd}' gives no column a role: write COLUMN=ROLE, such as joined=dropped")
+    return {name.strip(): role.strip() for name, _, role in (each.rpartition("=") for each in said)}
+
+def _confirmed(rows:"pd.DataFrame", proposal:"Proposal", said:dict[str, str], has_target:bool, place:Path) -> "Proposal":
     "The proposal that somebody agrees to. Ends the command where nobody does."
     try:
-        agreed = proposal if is_said else _asked(rows, proposal)
+        agreed = _asked(rows, proposal, said, has_target)
         if typer.confirm(f"Write it to {place}?", default=True): return agreed
     except typer.Abort: print() # Ctrl-C or Ctrl-D
     print("nothing was written")
@@ -77,6 +86,7 @@ def new(
     name:Annotated[str, typer.Argument(help="Of the project, its package and its experiment.")],
     table:Annotated[str, typer.Option("--csv", metavar="FILE", help="The rows to learn from: CSV (compressed too), Parquet or Feather. The project gets a copy.")],
     target:Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column to predict. Without it, it is inferred.")] = "",
+    role:Annotated[list[str] | None, typer.Option("--role", metavar="COLUMN=ROLE", help="What a column is for, where that is known better than it can be inferred: number, category, time (rows are scored in its order), group (its rows stay together) or dropped. Once for each column.")] = None,
     yes:Annotated[bool, typer.Option("--yes", "-y", help="Take what is inferred and ask nothing.")] = False,
     folder:Annotated[Path, typer.Option("--folder", help="The folder to make it in.")] = Path(),
     as_json:AsJson = False,
@@ -87,10 +97,11 @@ def new(
     check_name(name)
     check_place(folder.absolute() / name)
     rows = read_rows(Path(table))
-    proposal = propose(rows, table, *((target, "you said so") if target else likely_target(rows, name)))
+    said = _roles(role or [])
+    proposal = propose(rows, table, *((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
     _check_askable(yes, proposal)
-    if not yes: proposal = _confirmed(rows, proposal, bool(target), folder.absolute() / name)
+    if not yes: proposal = _confirmed(rows, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
     if as_json: return print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target, "roles": {each: role.role for each, role in proposal.roles.items()}, "next": made.next_commands})
     _print_project(made)

@@ -62,9 +62,9 @@ def _numbers_pipeline(proposal:Proposal) -> list[str]:
 FEW_CATEGORIES = 20 # more of them are put together when they are rare
 
 def _encoder(proposal:Proposal) -> str:
-    "What makes numbers of the categories. One that was never seen is none of those known."
+    "What makes numbers of the categories, as a dense array, which every estimator takes. One that was never seen is none of those known."
     many = max(each.distinct for each in proposal.facts if each.name in proposal.names(CATEGORY)) > FEW_CATEGORIES
-    return f'OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories={FEW_CATEGORIES})' if many else 'OneHotEncoder(handle_unknown="ignore")'
+    return f'OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories={FEW_CATEGORIES}, sparse_output=False)' if many else 'OneHotEncoder(handle_unknown="ignore", sparse_output=False)'
 
 # %% ../nbs/api/458_draft.ipynb #6cc2d5d6
 def _branches(proposal:Proposal) -> str:

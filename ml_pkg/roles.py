@@ -9,7 +9,7 @@ __all__ = ['NUMBER', 'CATEGORY', 'TIME', 'GROUP', 'DROPPED', 'TARGET', 'MANY_ROW
 
 # %% ../nbs/api/456_roles.ipynb #a8472383
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -217,16 +217,26 @@ def _weaker_and_weaker(proposal:Proposal) -> Iterable[Proposal]:
         for cv in (5, 3, 2): yield replace(proposal, cv=cv, roles=_with_one(proposal, kept))
 
 # %% ../nbs/api/456_roles.ipynb #9665537c
+def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
+    "A role that somebody gives a column. Raises `UnknownName`, `InvalidData`."
+    if name not in rows.columns: raise UnknownName(f"'{name}' is not a column of {path}, so it has no role.{did_you_mean(name, rows.columns, 'columns')}")
+    if meant not in _ROLES: raise UnknownName(f"'{meant}' is no role of a column.{did_you_mean(meant, _ROLES, 'roles')}")
+    if meant == NUMBER and is_text(rows[name]): raise InvalidData(f"'{name}' of {path} is text, such as {facts(rows[name]).example}, so it cannot be a number as it is{_spelling(rows[name])}")
+    return Role(meant, "you said so")
+
+_ROLES = (NUMBER, CATEGORY, TIME, GROUP, DROPPED) # that can be given to a column; that of the target is given by itself
+
 def propose(
     rows:"pd.DataFrame",  # all rows and columns of a table
     path:str,             # where they come from, for messages
     target:str,           # column to predict
     why:str,              # it is that one
+    said:Mapping[str, str]={}, # column -> role, where it is known better than it can be inferred
 ) -> Proposal:
-    "Roles that work together. Raises `UnknownName` for a target that is not there, `InvalidData` for a table that nothing can be learnt from."
+    "Roles that work together. Raises `UnknownName` for a column or a role that is not there, `InvalidData` for a table that nothing can be learnt from."
     if target not in rows.columns: raise UnknownName(f"'{target}' is not a column of {path}, so it cannot be the target.{did_you_mean(target, rows.columns, 'columns')}")
     _check_target(rows[target], path)
-    found = {name: role(rows[name]) for name in rows} | {target: Role(TARGET, why)}
+    found = {name: role(rows[name]) for name in rows} | {name: _said(rows, path, name, meant) for name, meant in said.items()} | {target: Role(TARGET, why + _spelling(rows[target]))}
     _check_features(found, path)
     refused = None
     for proposal in _weaker_and_weaker(Proposal(rows, path, found)):

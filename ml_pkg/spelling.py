@@ -127,9 +127,9 @@ def spelt(
 def written_columns(
     view:View, # of the rows and the declaration
 ) -> list[CheckFinding]:
-    "Features of text that hold something else, or one value in several spellings; looked at in the sample."
-    found = [(name, each) for name in view.features for each in spelt(view.sample[name])]
+    "Features and targets of text that hold something else, or one value in several spellings; looked at in the sample."
+    found = [(name, each) for name in [*view.dataset.target, *view.features] for each in spelt(view.sample[name])]
     if not found: return []
     message = "; ".join(f"'{name}' {each.what}" for name, each in found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
     remedies = [f"'{name}': {each.remedy}" for name, each in found[:5]]
-    return [CheckFinding("spelling", f"{message} (of {len(view.sampled):,} rows looked at)", f"Mend it where the rows come from, and whoever asks the model later has to write them so, too. {'; '.join(remedies)}")]
+    return [CheckFinding("spelling", f"{message} (of {len(view.sampled):,} rows looked at)", f"Mend it where the rows come from, and whoever asks the model later has to write them so, too; or mend features in a first step of the pipeline, and accept this. {'; '.join(remedies)}")]
