@@ -136,7 +136,9 @@ def train(
     if path is None:
         experiment.fitted(run)
         path = run.model_path
-    if path is None: raise InvalidDeclaration(f"run {run.id} is recorded, and its model could not be saved; the warning says why")
+    if path is None:
+        if not as_json: print(run)
+        raise InvalidDeclaration(f"run {run.id} is recorded, and its model could not be saved; the warning says why")
     if as_json: return print_json({**_as_json(run), "model": path})
     print(f"{run}\n\nrun    {run.id}{' (reused: nothing had changed)' if run.reused else ''}\nmodel  {_short(path)}")
 

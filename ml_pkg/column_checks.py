@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['ALL_BUT_PERFECT', 'suspects', 'errors_avoided', 'leaking_columns', 'constant_columns', 'identifying_columns',
-           'is_standardised', 'scaled_columns', 'fitted_parts']
+           'is_standardised', 'scaled_columns', 'fitted_parts', 'unkeyed_reads']
 
 # %% ../nbs/api/148_column_checks.ipynb #79616a5d
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from .columns import coded, is_integer, is_key_name, is_text, is_time, shortly
-from .errors import listed
+from .errors import Unidentifiable, listed
 from .findings import CheckFinding
+from .identity import components, identify
 from .view import View
 
 if TYPE_CHECKING:
@@ -186,3 +188,26 @@ def fitted_parts(
     if frozen: found.append(CheckFinding("fitted_outside", f"{_written(frozen)} is frozen: it was fitted on rows that cannot be told from here, and those may be among the rows scored", "Make sure that it was fitted on other data, or let it be fitted in each fold, without FrozenEstimator"))
     if fitted: found.append(CheckFinding("fitted_outside", f"{_written(fitted)} has been fitted already, on rows that cannot be told from here", "It is fitted again in each fold and forgets what it learnt: give it unfitted, sklearn.base.clone(…), or in a FrozenEstimator if it is to be kept"))
     return found
+
+# %% ../nbs/api/148_column_checks.ipynb #f66b4ad8
+_READS = {"open", "urlopen", "read_text", "read_bytes", "read_csv", "read_table", "read_parquet", "read_feather", "read_json", "read_excel", "read_pickle", "read_sql", "loadtxt", "genfromtxt",
+          "fromfile", "memmap", "load_npz", "getenv", "now", "today", "utcnow"}
+
+def _reads_of(code:str) -> Iterator[str]:
+    "What a function reads, in the words of its code."
+    try: tree = ast.parse(code)
+    except SyntaxError: return # a library's, by its version
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "environ": yield ast.unparse(node)
+        name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+        if name in _READS: yield f"{ast.unparse(cast(ast.Call, node).func)}(…)"
+
+def unkeyed_reads(
+    estimator:Any, # as it was declared
+) -> list[CheckFinding]:
+    "Where code of the project reads what no key covers. Nothing for an estimator that cannot be identified: it is never reused."
+    try: code = {path.rpartition(".")[2]: content.removeprefix("code ") for path, content in components(identify(estimator)).items() if content.startswith("code ")}
+    except Unidentifiable: return []
+    found = dict.fromkeys(f"{read} in {function}" for function, content in code.items() for read in _reads_of(content))
+    message = f"the estimator reads by itself: {listed(found, 5)}. What that gives is in no key, so a result is reused although it has changed"
+    return [CheckFinding("reads", message, "Give the content to the step as a parameter, or to the dataset as a column; or run with checkpoints=NoCheckpoints() when it has changed")] if found else []

@@ -12,6 +12,7 @@ import linecache
 import pkgutil
 import sys
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from .cell_files import is_exported
@@ -42,7 +43,18 @@ def run_notebook(
         try: exec(compile(source, filename, "exec"), names)
         except MlPkgError: raise
         except Exception as error: raise InvalidDeclaration(f"cell {name} of {path} does not run: {type(error).__name__}: {error}") from error
+    _make_importable(names)
     return names
+
+def _make_importable(names:dict[str, Any]) -> None:
+    "Put classes and functions of a notebook where pickle looks for them, as in the notebook's own kernel: what their steps give can be kept then."
+    main = sys.modules["__main__"]
+    for name, value in names.items():
+        if isinstance(value, (type, FunctionType)) and value.__module__ == "__main__" and (name in _put or not hasattr(main, name)):
+            setattr(main, name, value)
+            _put.add(name)
+
+_put:set[str] = set() # names in __main__ that are ours to replace
 
 # %% ../nbs/api/420_declarations.ipynb #65d167e1
 def _run_module(name:str) -> dict[str, Any]:

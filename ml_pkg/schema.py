@@ -236,7 +236,8 @@ def _is_text(value:Any) -> bool:
 
 def _texts(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Text. A number is not turned into text: '02139' and 2139 would no longer be told apart."
-    if not isinstance(series.dtype, pd.StringDtype): _refuse(series, ~series.map(_is_text).astype(bool) & ~series.isna(), column, first_row)
+    hint = f"text (a number may have been written in several ways: pd.read_csv(…, dtype={{'{column.name}': str}}) leaves it as it was)" if pd.api.types.is_numeric_dtype(series.dtype) else ""
+    if not isinstance(series.dtype, pd.StringDtype): _refuse(series, ~series.map(_is_text).astype(bool) & ~series.isna(), column, first_row, expected=hint)
     if column.dtype != "object" or not isinstance(series.dtype, pd.StringDtype): return series.astype(column.dtype)
     return series.astype(object).where(series.notna(), np.nan)
 

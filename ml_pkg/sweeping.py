@@ -21,7 +21,7 @@ from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, workers
 from .identity import Identity
-from .progress import Display, Standing
+from .progress import DONE, Display, Standing
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run, mean_and_deviation
 from .running import news, reused
@@ -313,6 +313,6 @@ def run_variants(
             kept = "" if isinstance(checkpoints, NoCheckpoints) else "; what is done is kept, and running it again goes on from there"
             display.close(sweep.standing, ("stopped" if isinstance(error, KeyboardInterrupt) else "ended by an error") + kept)
             raise
-    display.close(sweep.standing, "done")
+    display.close(sweep.standing, DONE)
     sweep.recording.warn(sweep.standing.variants)
     return results
