@@ -335,7 +335,7 @@ def load_run(
 ) -> Run:
     "A run of the current workspace. Raises `UnknownName`."
     workspace = Workspace.current()
-    if not workspace.database.exists(): raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet")
+    if not workspace.database.exists(): raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet. Train it (ml_pkg train package.module:name), give the file of a model, or say by ML_PKG_WORKSPACE where it ran")
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
 
 # %% ../nbs/api/290_run.ipynb #ee10cf75
