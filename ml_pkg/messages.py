@@ -61,13 +61,21 @@ def _columns(found:Mapping[str, Any]) -> list[str]:
     moved = [each["name"] for each in found["verdicts"] if each["verdict"] == "moved"]
     return list(dict.fromkeys([*moved, *(each["column"] for each in found["faults"] if each["certain"])]))
 
-def _where(found:Mapping[str, Any]) -> str:
-    "How to get the rows behind what is wrong."
-    names = _columns(found)[:_MANY]
-    begin = ["from ml_pkg.monitor import Monitor", f"monitor = Monitor.of_log({found['model'] + '@' + found['version']!r})" if found["version"].isdecimal() else f"monitor = Monitor.of_log({found['model']!r})", f"monitor.check_log({found['start']!r}, {found['end']!r})"]
-    return "\n".join([*begin, *([f"monitor.rows({name!r})" for name in names] or [_furthest_off(found["measured"])])])
+def _measured(found:Mapping[str, Any]) -> str:
+    "The metric by which labels say that it is worse; of a model that has become worse in no other way known, the first that is measured."
+    metrics = [each["metric"] for each in found["measured"]]
+    is_worse = [metric for metric in metrics if f"{metric}, measured" in found["open"]]
+    return next(iter(is_worse or ([] if _columns(found) else metrics)), "")
 
-def _furthest_off(measured:Sequence[Mapping[str, Any]]) -> str: return f"monitor.rows({measured[0]['metric']!r}) # those first that it was furthest off on" if measured else "monitor.last.seen.frame # all: which are wrong is known when labels come"
+def _where(found:Mapping[str, Any]) -> str:
+    "How to get the rows behind what is wrong. What labels say is of rows of an earlier window, since labels take their time."
+    names, metric = _columns(found)[:_MANY], _measured(found)
+    model, after = (f"{found['model']}@{found['version']}" if found["version"].isdecimal() else found["model"]), found.get("labels_after")
+    maturity = f", maturity=timedelta(seconds={after:g})" if metric and after else ""
+    lines = [*(["from datetime import timedelta"] if maturity else []), "from ml_pkg.monitor import Monitor", f"monitor = Monitor.of_log({model!r}{maturity})"]
+    if metric: lines += [f"monitor.check_log({found.get('measured_from') or found['start']!r}, {found.get('measured_until') or found['end']!r}) # labels of these rows had come", f"monitor.rows({metric!r}) # those first that it was furthest off on"]
+    if names or not metric: lines += [f"monitor.check_log({found['start']!r}, {found['end']!r})", *([f"monitor.rows({name!r})" for name in names] or ["monitor.last.seen.frame # all: which are wrong is known when labels come"])]
+    return "\n".join(lines)
 
 # %% ../nbs/api/701_messages.ipynb #427d6bd6
 def _performance(found:Mapping[str, Any]) -> str:

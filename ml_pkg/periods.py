@@ -180,6 +180,8 @@ class Mature:
     seen: Observed
     coverage: Interval         # share of the rows that are old enough which have one
     until: pd.Timestamp|None   # end of the window; None if no window is old enough
+    since: pd.Timestamp|None=None         # its beginning
+    age: datetime.timedelta|None=None     # at which a row counts
 
 def mature_window(
     periods:Periods,           # counted before
@@ -192,7 +194,7 @@ def mature_window(
     if age is None or not ends: return Mature(observed_rows(monitor, now, now), Interval(math.nan, 0.0, 1.0), None)
     log = read_log(monitor.name, ends[-1] - length, ends[-1], monitor.version, monitor.logs)
     found = mature(log, log, now, MatureAfter(age))
-    return Mature(observed_log(monitor.model, monitor.profile.answers.bins.names, found.labelled), found.coverage, ends[-1])
+    return Mature(observed_log(monitor.model, monitor.profile.answers.bins.names, found.labelled), found.coverage, ends[-1], ends[-1] - length, age)
 
 def _age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> datetime.timedelta|None:
     "At which a row counts with its label; None if that is not known yet."

@@ -200,7 +200,7 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
     return finite({**told, "model": monitor.name, "version": monitor.version, "verdict": findings.verdict, "alarms": findings.alarms, "rows": findings.check.rows, "latency": newest.latency if newest else (None, None), "asked": newest.window.rows if newest else 0,
         "verdicts": [asdict(each) for each in findings.check.verdicts], "faults": [asdict(each) for each in findings.check.faults],
         "estimated": [each.to_dict() for each in findings.estimated], "abstained": findings.estimate.reason if isinstance(findings.estimate, Abstained) else "",
-        "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(), "coverage": labels.coverage.mean, "trusted": findings.compared.trusted, "compared": str(findings.compared),
+        "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(), "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean, "trusted": findings.compared.trusted, "compared": str(findings.compared),
         "not_judged": _unread(looked)})
 
 # %% ../nbs/api/697_watching.ipynb #4ab98683
