@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ml_pkg.api import create_app as create_app
     from ml_pkg.candidates import Better as Better
     from ml_pkg.candidates import Holdout as Holdout
+    from ml_pkg.candidates import InTraffic as InTraffic
     from ml_pkg.candidates import NotWorse as NotWorse
     from ml_pkg.checkpoints import Checkpoints as Checkpoints
     from ml_pkg.checkpoints import NoCheckpoints as NoCheckpoints
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ml_pkg.gates import EnoughRows as EnoughRows
     from ml_pkg.gates import FairAcross as FairAcross
     from ml_pkg.gates import Gates as Gates
-    from ml_pkg.gates import InTraffic as InTraffic
     from ml_pkg.gates import Latency as Latency
     from ml_pkg.gates import ModelSize as ModelSize
     from ml_pkg.gates import NoFindings as NoFindings
@@ -64,7 +64,7 @@ _PUBLIC = {
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "retire": "registry", "rollback": "promotion", "find_model": "addresses",
-    **dict.fromkeys(("NotWorse", "Better", "Holdout"), "candidates"), **dict.fromkeys(("Gates", "InTraffic", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
+    **dict.fromkeys(("NotWorse", "Better", "Holdout", "InTraffic"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
     "Monitor": "monitor", "Worse": "monitor", "Watch": "verdicts",
     "read_log": "logged_predictions", "read_feedback": "logged_predictions", "create_app": "api",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
