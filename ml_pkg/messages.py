@@ -83,7 +83,7 @@ def _performance(found:Mapping[str, Any]) -> str:
     return "\n".join(f"{each['metric']} {each['score']['mean']:.3f} {how}, {each['training']['score']:.3f} at training" for how, each in scores) or "not known"
 
 # %% ../nbs/api/701_messages.ipynb #ad44e756
-def _listed(names:Sequence[str]) -> str: return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _listed(names:Sequence[str]) -> str: return "; ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 # %% ../nbs/api/701_messages.ipynb #c86165f7
 def message_of(

@@ -30,7 +30,7 @@ from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .joint import Tied
 from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturity, coverage_growing, mature, measured
-from .logged import LABEL, TIME, VERSION
+from .logged import ID, LABEL, TIME, VERSION
 from .logged_predictions import Moment, moment_of, read_log
 from .model import Model, probability_name
 from .observed import Observed, observed, observed_log, profile_without
@@ -237,7 +237,7 @@ def _faults(faults:Sequence[Fault]) -> list[str]:
     "Those that chance does not explain, and how many others there are."
     certain = [str(fault) for fault in faults if fault.certain]
     noted = len(faults) - len(certain)
-    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report has them)"] if noted else [])
+    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report, or --json, has them)"] if noted else [])
 
 def _coverage(report:Report) -> list[str]:
     "How many labels have come, by the age of predictions."
@@ -388,6 +388,7 @@ class Monitor:
         moments = {time: self._times(known.frame)[time]} if time and time in self._times(known.frame) else {}
         return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0], time=time if moments else None)
 
+    def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X # the inputs, by what their rows are called
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame # as they came, with the column that tells the time
 
     @property
@@ -398,13 +399,13 @@ class Monitor:
 
     def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str, coverage:pd.DataFrame) -> Report:
         profile = profile_without(self.profile, seen.unread)
-        window, estimated, found = profile.count(seen.X, seen.answers), self.estimate(seen), self.measure(labelled)
+        window, estimated, found = profile.count(self._numbered(seen), seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
         self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), self.name, labels, profile, window, seen, labelled, known, coverage)
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
-        "What would have been estimated for labelled rows, held against what was measured on them, for the so-manieth time."
+        "What would have been estimated for labelled rows, held against what was measured on them; the more looks there were before, the more it takes."
         return _compare(self.comparison, estimated, found, self.metrics, look)
 
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
@@ -441,6 +442,7 @@ class LogMonitor(Monitor):
         counted = window.index.isin(found.labelled.index)
         return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window, since, until), coverage_growing(log, at))
 
+    def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X.set_axis(seen.frame[ID])
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
 
     def _others(self, since:Moment|None, until:Moment|None) -> str:

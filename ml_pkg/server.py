@@ -128,6 +128,9 @@ def _say_events(look:Look) -> None:
 # %% ../nbs/api/780_server.ipynb #23c1bd00
 class NoRival:
     "Nothing answers beside the model."
+    def says(self, name:str) -> str:
+        "What there is to say of it when a server of that model begins."
+        return ""
     def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served."
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone()
     def followed(self, serving:Serving, beside:Any, instruments:Instruments) -> list[Following]: return []
@@ -137,6 +140,8 @@ class SplitWith(NoRival):
     "A candidate answers a share of the requests."
     address: str   # of the candidate
     share: float   # between 0 and 1
+
+    def says(self, name:str) -> str: return f"{self.address} answers {self.share:.3g} of the requests. A watch does not look at it: ml_pkg monitor {self.address} does; compare the two: ml_pkg traffic {name}\n"
 
     def check(self, serving:Serving) -> None:
         check_share(self.share)
@@ -149,6 +154,8 @@ class SplitWith(NoRival):
 class ShadowedBy(NoRival):
     "A candidate sees every request, in a process of its own."
     address: str   # of the candidate
+
+    def says(self, name:str) -> str: return f"{self.address} sees every request, and only its log has what it answers; compare the two: ml_pkg traffic {name}\n"
 
     def check(self, serving:Serving) -> None:
         if serving.log is no_log: raise InvalidDeclaration(f"{self.address} would answer for nothing: the answers of a shadow are only logged, and nothing is to be logged. Leave out --shadow, or --no-log")
@@ -375,6 +382,6 @@ def serve(
         serving.rival.check(serving)
         serving.watch.check(serving)
         print(_unpromoted(ready, serving.address), end="", file=sys.stderr, flush=True)
-        print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}\n{serving.watch.says(serving)}", end="", flush=True)
+        print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}\n{serving.rival.says(ready.name)}{serving.watch.says(serving)}", end="", flush=True)
         work, beside = partial(_run, serving, ready, bound, workspace), [partial(_without, bound, each) for each in serving.watch.works(serving)]
         work() if workers == 1 and not beside else _Workers([work] * workers + beside).run()
