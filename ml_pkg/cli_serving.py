@@ -97,10 +97,10 @@ def traffic(
     as_json:AsJson = False,
 ) -> None:
     "Compare the versions of a model, and its shadow, on the requests that came: how many, how fast, how often right."
+    from ml_pkg.display import counted
     from ml_pkg.errors import NotFound
     from ml_pkg.logged_predictions import read_feedback
     from ml_pkg.traffic import agreement, by_version, gained, paired_answers
-    from ml_pkg.display import counted
     from ml_pkg.workspace import Workspace
     workspace = Workspace.current()
     found = by_version(workspace, name, since, until)
