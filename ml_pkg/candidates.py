@@ -250,9 +250,12 @@ def _locked_rows(candidate:Candidate) -> _Labelled:
 # %% ../nbs/api/389_candidates.ipynb #e2251771
 def _scored(candidate:Candidate, model:Model, locked:_Labelled) -> dict[str, float]:
     "Every declared metric of a model on locked rows."
-    X = conform(locked.rows, model.schema).frame
-    metrics = scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")
-    return {name: float(scorer(model.estimator, X, locked.y, **({"sample_weight": locked.weights} if locked.weights is not None and takes_weights(scorer) else {}))) for name, scorer in metrics.items()}
+    return {metric: _score(candidate, model, locked, metric) for metric in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")}
+
+def _score(candidate:Candidate, model:Model, rows:_Labelled, metric:str) -> float:
+    "One of them."
+    scorer = scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")[metric]
+    return float(scorer(model.estimator, conform(rows.rows, model.schema).frame, rows.y, **({"sample_weight": rows.weights} if rows.weights is not None and takes_weights(scorer) else {})))
 
 # %% ../nbs/api/389_candidates.ipynb #d7abd834
 def look(
@@ -296,7 +299,7 @@ def _on_locked(candidate:Candidate, metric:str, seen:Look) -> _Pair:
     return _on_rows(candidate, metric, _locked_rows(candidate), seen.scores[metric])
 
 def _on_rows(candidate:Candidate, metric:str, rows:_Labelled, score:float) -> _Pair:
-    declared, scores = dict(candidate.experiment.evaluation.metrics).get(metric, metric), [score, _scored(candidate, _production(candidate).model, rows)[metric]]
+    declared, scores = dict(candidate.experiment.evaluation.metrics).get(metric, metric), [score, _score(candidate, _production(candidate).model, rows, metric)]
     sample = None
     if isinstance(declared, str) and rows.y.ndim == 1:
         sample = resampled(declared, rows.y, [_answers(model, rows) for model in (candidate.model, _production(candidate).model)], scores, rows.weights, rows.units, widening=1.0)
@@ -350,20 +353,32 @@ FEWEST_LABELS, MOST_LABELS = 100, 20_000 # rows of traffic; fewer tell nothing, 
 
 def _labelled_traffic(candidate:Candidate, production:Incumbent) -> _Labelled:
     "Raises `InvalidData` with the reason if there are no rows that tell."
-    from ml_pkg.logged import LABEL
-    from ml_pkg.logged_predictions import read_log
     from ml_pkg.observed import observed_log
     models = (candidate.model, production.model)
     if len(candidate.experiment.dataset.target) != 1: raise InvalidData("labels belong to one target, and there are several")
-    try: log = read_log(candidate.experiment.name, max(model.card["fitted"] for model in models), logs=candidate.workspace)
-    except NotFound as error: raise InvalidData("nothing was logged") from error
-    log = log[log[LABEL].notna()].tail(MOST_LABELS)
-    if len(log) < FEWEST_LABELS: raise InvalidData(f"{counted(len(log), 'row')} with a label came after both models were fitted, and fewer than {FEWEST_LABELS} tell nothing")
+    if candidate.run.row["task"] != production.run.row["task"]: raise InvalidData("one of the two tells classes apart, and the other estimates a number")
+    log = _labelled_log(candidate, max(model.card["fitted"] for model in models))
     mine, theirs = (observed_log(model, (), log) for model in models)
     if unread := {**mine.unread, **theirs.unread}: raise InvalidData(f"rows of the log cannot be answered again: {next(iter(unread.values()))}")
-    known = mine.labels.notna() if candidate.run.row["task"] == "regression" else mine.labels.isin(production.model.card["classes"])
+    known = np.isfinite(mine.labels) if candidate.run.row["task"] == "regression" else mine.labels.isin([label for model in models for label in model.card["classes"]])
+    _check_enough(int(known.sum()))
     rows = mine.X.assign(**{name: theirs.X[name] for name in theirs.X if name not in mine.X})
-    return _Labelled(rows[known].reset_index(drop=True), mine.labels[known].infer_objects().reset_index(drop=True), None, None)
+    return _Labelled(rows[known].reset_index(drop=True), mine.labels[known].infer_objects().reset_index(drop=True), None, _blocks(int(known.sum())))
+
+def _labelled_log(candidate:Candidate, since:str) -> pd.DataFrame:
+    "The latest rows that have a label, by time. What is read is no more than what they are among."
+    from ml_pkg.logged import LABEL, TIME
+    from ml_pkg.logged_predictions import read_log, read_times
+    name, logs = candidate.experiment.name, candidate.workspace
+    try: times = read_times(name, since, logs=logs)
+    except NotFound as error: raise InvalidData("nothing was logged") from error
+    labelled = times.loc[times[LABEL].notna(), TIME].tail(MOST_LABELS)
+    _check_enough(len(labelled))
+    log = read_log(name, labelled.iloc[0], logs=logs)
+    return log[log[LABEL].notna()].tail(MOST_LABELS)
+
+def _check_enough(rows:int) -> None:
+    if rows < FEWEST_LABELS: raise InvalidData(f"{counted(rows, 'row')} with a label came after both models were fitted, and fewer than {FEWEST_LABELS} tell nothing")
 
 @dataclass(frozen=True)
 class InTraffic:
@@ -381,5 +396,9 @@ class InTraffic:
         if production is None: return Verdict(self.name, required, "nothing is in production yet", True)
         try: rows = _labelled_traffic(candidate, production)
         except InvalidData as error: return Verdict(self.name, required, str(error), True)
-        pair = _on_rows(candidate, metric, rows, _scored(candidate, candidate.model, rows)[metric])
-        return Verdict(self.name, required, f"{pair}; {counted(len(rows.rows), 'labelled row')} of the log, which came after both models were fitted", pair.best_case >= -self.margin)
+        told_by = f"{counted(len(rows.rows), 'labelled row')} of the log, which came after both models were fitted"
+        try: pair = _on_rows(candidate, metric, rows, _score(candidate, candidate.model, rows, metric))
+        except ValueError as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True) # a metric may ask for more classes than came
+        if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True)
+        said = f"{metric} {pair.candidate:.4f}, as production has" if pair.interval == (0, 0, 0) else str(pair)
+        return Verdict(self.name, required, f"{said}; {told_by}", pair.best_case >= -self.margin)

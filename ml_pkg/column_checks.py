@@ -190,24 +190,31 @@ def fitted_parts(
     return found
 
 # %% ../nbs/api/148_column_checks.ipynb #f66b4ad8
-_READS = {"open", "urlopen", "read_text", "read_bytes", "read_csv", "read_table", "read_parquet", "read_feather", "read_json", "read_excel", "read_pickle", "read_sql", "loadtxt", "genfromtxt",
-          "fromfile", "memmap", "load_npz", "getenv", "now", "today", "utcnow"}
+_READS = {"urlopen", "read_text", "read_bytes", "read_csv", "read_table", "read_parquet", "read_feather", "read_json", "read_excel", "read_pickle", "read_sql", "loadtxt", "genfromtxt", "fromfile",
+          "memmap", "load_npz", "getenv"} # whatever they belong to
+_READS_OF = {**dict.fromkeys(("", "io", "os", "gzip", "bz2", "lzma", "codecs", "fsspec"), {"open"}), **dict.fromkeys(("np", "numpy", "joblib", "pickle"), {"load"}), **dict.fromkeys(("datetime", "date", "Timestamp"), {"now", "today", "utcnow"}),
+             **dict.fromkeys(("requests", "httpx"), {"get", "post"}), **dict.fromkeys(("sqlite3", "duckdb", "psycopg", "psycopg2"), {"connect"})}
+
+def _is_read(called:str) -> bool:
+    "Whether a call, as it is written, gets something that is in no key."
+    owner, _, name = called.rpartition(".")
+    return name in _READS or name in _READS_OF.get(owner.rpartition(".")[2], ()) or name == "open" and "Path(" in owner
 
 def _reads_of(code:str) -> Iterator[str]:
     "What a function reads, in the words of its code."
     try: tree = ast.parse(code)
     except SyntaxError: return # a library's, by its version
+    name = next((node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))), "a function without a name")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr == "environ": yield ast.unparse(node)
-        name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
-        if name in _READS: yield f"{ast.unparse(cast(ast.Call, node).func)}(…)"
+        if "environ" in (getattr(node, "attr", ""), getattr(node, "id", "")): yield f"{ast.unparse(cast(ast.expr, node))} in {name}"
+        if isinstance(node, ast.Call) and _is_read(called := ast.unparse(node.func)): yield f"{called}(…) in {name}"
 
 def unkeyed_reads(
     estimator:Any, # as it was declared
 ) -> list[CheckFinding]:
     "Where code of the project reads what no key covers. Nothing for an estimator that cannot be identified: it is never reused."
-    try: code = {path.rpartition(".")[2]: content.removeprefix("code ") for path, content in components(identify(estimator)).items() if content.startswith("code ")}
+    try: code = [content.removeprefix("code ") for content in components(identify(estimator)).values() if content.startswith("code ")]
     except Unidentifiable: return []
-    found = dict.fromkeys(f"{read} in {function}" for function, content in code.items() for read in _reads_of(content))
+    found = dict.fromkeys(read for content in code for read in _reads_of(content))
     message = f"the estimator reads by itself: {listed(found, 5)}. What that gives is in no key, so a result is reused although it has changed"
     return [CheckFinding("reads", message, "Give the content to the step as a parameter, or to the dataset as a column; or run with checkpoints=NoCheckpoints() when it has changed")] if found else []

@@ -50,11 +50,12 @@ def _make_importable(names:dict[str, Any]) -> None:
     "Put classes and functions of a notebook where pickle looks for them, as in the notebook's own kernel: what their steps give can be kept then."
     main = sys.modules["__main__"]
     for name, value in names.items():
-        if isinstance(value, (type, FunctionType)) and value.__module__ == "__main__" and (name in _put or not hasattr(main, name)):
+        is_free = not hasattr(main, name) or getattr(main, name) is _put.get(name)
+        if is_free and isinstance(value, (type, FunctionType)) and value.__module__ == "__main__":
             setattr(main, name, value)
-            _put.add(name)
+            _put[name] = value
 
-_put:set[str] = set() # names in __main__ that are ours to replace
+_put:dict[str, Any] = {} # what is in __main__ by us, and ours to replace
 
 # %% ../nbs/api/420_declarations.ipynb #65d167e1
 def _run_module(name:str) -> dict[str, Any]:

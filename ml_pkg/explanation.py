@@ -107,8 +107,8 @@ def _short(content:str) -> str: return content if len(content) < 100 else conten
 FIRST = "no earlier run had this step"
 NOTHING = "nothing differs"
 UNKEPT = f"{NOTHING}: its result is not kept any more, could not be kept (a warning said so then), or was not looked for (NoCheckpoints)"
-CHEAP = f"{NOTHING}: to keep its result would take as long as to compute it again"
-QUICK = 0.05 # seconds; a step that takes less was not worth keeping, and one that takes more was
+CHEAP = f"{NOTHING}: to keep its result would hardly have been quicker than to compute it again"
+QUICK = 0.05 # seconds; a step that takes less is seldom worth keeping
 
 @dataclass(frozen=True)
 class StepReport:

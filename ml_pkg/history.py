@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'STARRED', 'COLUMNS', 'FACTS', 'LAST', 'run_list', 'run_count', 'metrics_among', 'runs', 'History', 'changed',
-           'told_apart', 'telling', 'parameters_of', 'changes', 'history']
+           'told_apart', 'short_names', 'telling', 'parameters_of', 'changes', 'history']
 
 # %% ../nbs/api/292_history.ipynb #35516329
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -214,8 +215,16 @@ def told_apart(
     alike:dict[str, dict[str, dict[str, str]]] = {}
     for text, each in zip(texts, parameters, strict=True): alike.setdefault(text, {})[json.dumps(each, sort_keys=True)] = each
     differ = {text: telling([*held.values()]) for text, held in alike.items() if text}
-    def with_values(text:str, each:dict[str, str]) -> str: return f"{text} ({', '.join(name.rpartition('__')[2] + '=' + each[name] for name in differ[text])})"
+    def with_values(text:str, each:dict[str, str]) -> str: return f"{text} ({', '.join(f'{short}={each[name]}' for short, name in zip(short_names(differ[text], each), differ[text], strict=True))})"
     return [with_values(text, each) if differ.get(text) else text for text, each in zip(texts, parameters, strict=True)]
+
+def short_names(
+    names:list[str],      # of parameters
+    among:Iterable[str],  # names of all
+) -> list[str]:
+    "The last parts of names, and whole names where another one ends alike."
+    ends = Counter(name.rpartition("__")[2] for name in among)
+    return [short if ends[short := name.rpartition("__")[2]] == 1 else name for name in names]
 
 _MOST_TELLING = 3 # parameters
 
@@ -265,9 +274,9 @@ def changes(
 
 _ELSE = "other code, rows or versions" # which of them, `diff` and `explain` tell
 _VARIED = """
-    SELECT id, coalesce(variation_of, (SELECT first.variation_of FROM runs AS first WHERE first.id = runs.reuses),
-                        (SELECT declared.id FROM runs AS declared WHERE runs.varied AND declared.experiment = runs.experiment AND declared.status = 'finished' AND NOT declared.varied ORDER BY declared.number DESC LIMIT 1))
-    FROM runs WHERE id IN (SELECT value FROM json_each(?))""" # a variation that ran before what it varies is held against that as it ran later
+    WITH chosen AS MATERIALIZED (SELECT runs.id, runs.experiment, runs.varied, coalesce(runs.variation_of, first.variation_of) AS known FROM runs LEFT JOIN runs AS first ON first.id = runs.reuses WHERE runs.id IN (SELECT value FROM json_each(?))),
+         declared AS MATERIALIZED (SELECT experiment, (SELECT id FROM runs WHERE runs.experiment = unknown.experiment AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1) AS id FROM (SELECT DISTINCT experiment FROM chosen WHERE varied AND known IS NULL) AS unknown)
+    SELECT chosen.id, coalesce(known, CASE WHEN varied THEN declared.id END) FROM chosen LEFT JOIN declared USING (experiment)""" # a variation that ran before what it varies is held against that as it ran later; that is looked for once for each experiment
 
 # %% ../nbs/api/292_history.ipynb #be439463
 def history(

@@ -117,8 +117,9 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
     values = _fold_scores(connection, reference, metric, tried)
     runs = [run for run in tried if run.id in values]
     sample = luck(reference, runs, metric)
-    scores = sample or FoldScores(np.array([values[run.id] for run in runs]), reference.row["held_out"] or 0.0)
-    return _Contest(runs, scores, _baseline(connection, name, reference, runs), ceiling(reference, metric), sample is not None)
+    baseline = _baseline(connection, name, reference, runs)
+    scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0)
+    return _Contest(runs, scores, baseline, ceiling(reference, metric), sample is not None)
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:

@@ -23,15 +23,14 @@ from .workspace import Workspace
 
 # %% ../nbs/api/487_logged_predictions.ipynb #c21ae3d9
 Moment = str|datetime.datetime|pd.Timestamp # without a time zone it is UTC
-_LENGTH = re.compile(r"\d+(\.\d+)?\s*[smhdw]")
+_LENGTH = re.compile(r"[0-9]+(\.[0-9]+)?\s*[smhdw]")
 
 def moment_of(
     when:Moment, # such as "2026-09-21"
 ) -> pd.Timestamp:
     "A moment in UTC; a length of time, such as \"15m\" or \"2d\", is so long ago. Raises `InvalidQuery`."
-    if isinstance(when, str) and _LENGTH.fullmatch(when.strip()): return pd.Timestamp.now("UTC") - pd.Timedelta(when)
     try:
-        moment = pd.Timestamp(when)
+        moment = pd.Timestamp.now("UTC") - pd.Timedelta(when.replace("w", "W")) if isinstance(when, str) and _LENGTH.fullmatch(when.strip()) else pd.Timestamp(when)
         if pd.isna(moment): raise ValueError("it is missing")
     except (ValueError, TypeError) as error: raise InvalidQuery(f"{when!r} is no moment: write it as 2026-09-21, or 2026-09-21T14:13, or as so long ago (15m, 2h, 3d), or give a datetime") from error
     return moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")

@@ -434,6 +434,7 @@ class LogMonitor(Monitor):
         now:Moment|None=None,    # up to when labels may have come; by default now
     ) -> Report:
         "Judge what was logged. Raises `NotFound` if there is no log, `InvalidQuery` for what is no moment."
+        since, until = (when if when is None else moment_of(when) for when in (since, until)) # one moment, however often it is asked for
         log = read_log(self.name, version=self.version, logs=self.logs)
         window = log if since is None and until is None else read_log(self.name, since, until, self.version, self.logs)
         at = pd.Timestamp.now("UTC") if now is None else moment_of(now)

@@ -222,7 +222,16 @@ def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
     if name not in rows.columns: raise UnknownName(f"'{name}' is not a column of {path}, so it has no role.{did_you_mean(name, rows.columns, 'columns')}")
     if meant not in _ROLES: raise UnknownName(f"'{meant}' is no role of a column.{did_you_mean(meant, _ROLES, 'roles')}")
     if meant == NUMBER and is_text(rows[name]): raise InvalidData(f"'{name}' of {path} is text, such as {facts(rows[name]).example}, so it cannot be a number as it is{_spelling(rows[name])}")
+    if meant == TIME and not (is_time(rows[name]) or _role_of_others(rows[name]).role == NUMBER): raise InvalidData(f"'{name}' of {path} has no times, but such as {facts(rows[name]).example}, so rows cannot be put in its order{_spelling(rows[name])}")
     return Role(meant, "you said so")
+
+def _all_said(rows:"pd.DataFrame", path:str, target:str, said:Mapping[str, str]) -> dict[str, Role]:
+    "The roles that somebody gave. Raises `UnknownName`, `InvalidData`."
+    if target in said: raise InvalidData(f"'{target}' is the target, so it cannot be {said[target]} as well")
+    found = {name: _said(rows, path, name, meant) for name, meant in said.items()}
+    ordering = [f"'{name}' ({each.role})" for name, each in found.items() if each.role in (TIME, GROUP)]
+    if len(ordering) > 1: raise InvalidData(f"one column says in which order rows came, or which belong together, and you gave several: {listed(ordering)}")
+    return found
 
 _ROLES = (NUMBER, CATEGORY, TIME, GROUP, DROPPED) # that can be given to a column; that of the target is given by itself
 
@@ -236,10 +245,15 @@ def propose(
     "Roles that work together. Raises `UnknownName` for a column or a role that is not there, `InvalidData` for a table that nothing can be learnt from."
     if target not in rows.columns: raise UnknownName(f"'{target}' is not a column of {path}, so it cannot be the target.{did_you_mean(target, rows.columns, 'columns')}")
     _check_target(rows[target], path)
-    found = {name: role(rows[name]) for name in rows} | {name: _said(rows, path, name, meant) for name, meant in said.items()} | {target: Role(TARGET, why + _spelling(rows[target]))}
+    given = _all_said(rows, path, target, said)
+    kept = next((name for name, each in given.items() if each.role in (TIME, GROUP)), "")
+    inferred = {name: role(rows[name]) for name in rows if name not in given}
+    if kept: inferred = {name: Role(DROPPED, f"{each.why}; '{kept}' is the {given[kept].role}, as you said") if each.role in (TIME, GROUP) else each for name, each in inferred.items()}
+    found = {name: (given | inferred)[name] for name in rows} | {target: Role(TARGET, why + _spelling(rows[target]))}
     _check_features(found, path)
     refused = None
     for proposal in _weaker_and_weaker(Proposal(rows, path, found)):
+        if kept and proposal.roles[kept] != given[kept]: continue # what somebody said is not given up
         try: return _tried(proposal)
         except MlPkgError as error: refused = error
     raise InvalidData(f"the {len(rows):,} rows of {path} cannot be split into rows to fit on, rows to score and a holdout, even with two folds: {refused}. Gather more rows")

@@ -21,7 +21,7 @@ from .display import table
 from .errors import InvalidDeclaration, Unidentifiable
 from .events import configure
 from .explanation import readable
-from .history import telling
+from .history import short_names, telling
 from .identity import ABSENT, components, differences, identify
 from .leaderboard import Leaderboard, leaderboard
 from .progress import SUITED, Display
@@ -226,8 +226,7 @@ def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
     if len(alike) == 1: return list(alike)
     settings = [_settings(variant.experiment) for variant in alike]
     differ = telling(settings)
-    last = [name.rpartition("__")[2] for name in settings[0]]
-    shown = [short if last.count(short := name.rpartition("__")[2]) == 1 else name for name in differ]
+    shown = short_names(differ, settings[0])
     plain = _plain_name(alike[0])
     return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ else variant for variant, held in zip(alike, settings, strict=True)]
 

@@ -76,15 +76,15 @@ def gained(
     both:"pd.DataFrame", # rows with the answers of both, and labels
     level:float=LEVEL,   # of confidence
 ) -> Interval|None:      # None without a label
-    "How much oftener the shadow is right than production, on the same labelled rows (Agresti and Min 2005: Wald's interval after half a row is added to each cell)."
+    "How much oftener the shadow is right than production, on the same labelled rows; None for numbers, of which none is right (Agresti and Min 2005: Wald's interval after half a row is added to each cell)."
     from scipy.stats import norm
     known = both[both["label"].notna()]
-    if known.empty: return None
+    if known.empty or known["prediction"].dtype.kind == "f": return None
     ours, theirs = (known[name].astype(object) == known["label"].astype(object) for name in ("prediction", "shadow prediction"))
     won, lost, rows = int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), len(known)
     difference, discordant = (won - lost) / (rows + 2), (won + lost + 1) / (rows + 2)
     half = norm.ppf((1 + level) / 2) * ((discordant - difference ** 2) / (rows + 2)) ** 0.5
-    return Interval((won - lost) / rows, difference - half, difference + half)
+    return Interval((won - lost) / rows, max(-1.0, float(difference - half)), min(1.0, float(difference + half)))
 
 # %% ../nbs/api/491_traffic.ipynb #59a9d497
 def _with_labels(shadow:"pd.DataFrame", production:"pd.DataFrame") -> "pd.DataFrame": return shadow.drop(columns="label").merge(production[["id", "label"]], on="id", how="left")
