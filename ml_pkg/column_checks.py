@@ -8,6 +8,7 @@ __all__ = ['ALL_BUT_PERFECT', 'suspects', 'errors_avoided', 'leaking_columns', '
 
 # %% ../nbs/api/148_column_checks.ipynb #79616a5d
 import ast
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -200,14 +201,17 @@ def _is_read(called:str) -> bool:
     owner, _, name = called.rpartition(".")
     return name in _READS or name in _READS_OF.get(owner.rpartition(".")[2], ()) or name == "open" and "Path(" in owner
 
-def _reads_of(code:str) -> Iterator[str]:
-    "What a function reads, in the words of its code."
-    try: tree = ast.parse(code)
-    except SyntaxError: return # a library's, by its version
+def _reads_in(tree:ast.Module) -> Iterator[str]:
     name = next((node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))), "a function without a name")
     for node in ast.walk(tree):
         if "environ" in (getattr(node, "attr", ""), getattr(node, "id", "")): yield f"{ast.unparse(cast(ast.expr, node))} in {name}"
         if isinstance(node, ast.Call) and _is_read(called := ast.unparse(node.func)): yield f"{called}(…) in {name}"
+
+@functools.lru_cache(1024) # every variant of a sweep has much the same code
+def _reads_of(code:str) -> tuple[str, ...]:
+    "What a function reads, in the words of its code."
+    try: return tuple(_reads_in(ast.parse(code)))
+    except SyntaxError: return () # a library's, by its version
 
 def unkeyed_reads(
     estimator:Any, # as it was declared
