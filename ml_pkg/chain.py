@@ -18,8 +18,7 @@ import pandas as pd
 
 from .checkpoints import NONE, Checkpoints, NoCheckpoints, is_reproducible, pack
 from .draws import Draws
-from .errors import Unidentifiable
-from .identity import Identity, identify
+from .identity import Identity, key_or_none
 from .steps import Step, blaming, fit_and_transform, remembered_branches, watched
 
 # %% ../nbs/api/250_chain.ipynb #45a14f44
@@ -41,16 +40,13 @@ def _steps_of(estimator:Any) -> list[tuple[str, Any]]:
     if not _is_plain_pipeline(estimator): return [("fit", estimator)]
     return [*((name, step) for name, step in estimator.steps[:-1] if step is not None and step != "passthrough"), estimator.steps[-1]]
 
-def _key_of(step:Any) -> str | None:
-    try: return identify(step).key
-    except Unidentifiable: return None
 
 # %% ../nbs/api/250_chain.ipynb #f372d998
 def chain_of(
     estimator:Any,   # unfitted; stays as it is
 ) -> list[Link]:     # the last one predicts
     "The steps of a pipeline that do something; any other estimator is one step."
-    return [Link(name, step, _key_of(step)) for name, step in _steps_of(estimator)]
+    return [Link(name, step, key_or_none(step)) for name, step in _steps_of(estimator)]
 
 # %% ../nbs/api/250_chain.ipynb #1823a845
 class Place(NamedTuple):
@@ -86,9 +82,9 @@ def taken_over(
 # %% ../nbs/api/250_chain.ipynb #ce50919c
 def _is_same_kind(fitted:Any, step:Any) -> bool:
     "Whether what was kept has the classes and functions that are meant; that its parameters are the same, its key says."
-    if type(fitted) is not type(step) or not hasattr(step, "get_params"): return _key_of(fitted) == _key_of(step)
+    if type(fitted) is not type(step) or not hasattr(step, "get_params"): return key_or_none(fitted) == key_or_none(step)
     held, meant = fitted.get_params(deep=False), step.get_params(deep=False)
-    return all(isinstance(value, (int, float, str, type(None))) or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else _key_of(held[name]) == _key_of(value)) for name, value in meant.items())
+    return all(isinstance(value, (int, float, str, type(None))) or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else key_or_none(held[name]) == key_or_none(value)) for name, value in meant.items())
 
 # %% ../nbs/api/250_chain.ipynb #3e5a6110
 class Reached(NamedTuple):
@@ -164,7 +160,7 @@ def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached
     depth, draws = len(reached.fitted), Draws()
     link, key = chain[depth], keys[depth + 1]
     reached, _took[_kind(link)] = advance(reached)
-    if _key_of(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"): keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
+    if key_or_none(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"): keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
     unkept += _took[_kind(link)]
     is_outcome = depth == len(chain) - 1 and place.wanted and key not in place.wanted # what comes of the fold is kept instead
     return reached, 0.0 if (key := keys[depth + 1]) and not is_outcome and _kept(place, key, link.name, reached, unkept) else unkept

@@ -220,7 +220,8 @@ def remember_texts(
     _told.update(texts)
 
 # %% ../nbs/api/020_code.ipynb #1925c08e
-_GENERATORS, _ENTROPY = {"default_rng", "RandomState", "Random", "SeedSequence"}, {"SystemRandom", "urandom", "uuid1", "uuid4"}
+_GENERATORS = {"default_rng", "RandomState", "Random", "SeedSequence"}
+_ENTROPY = {"SystemRandom", "urandom", "getrandom", "uuid1", "uuid4", "randbits", "randbelow", "token_bytes", "token_hex", "token_urlsafe"}
 
 def _seedless(code:CodeType) -> set[str]:
     "Names of generators that are called without a seed, and of what draws from the machine itself."
@@ -228,8 +229,9 @@ def _seedless(code:CodeType) -> set[str]:
     for part in _nested(code):
         called = None
         for step in dis.get_instructions(part):
-            if step.opname in ("CACHE", "PRECALL", "PUSH_NULL"): continue
-            if called in _GENERATORS and step.opname == "CALL" and step.arg == 0 or called in _ENTROPY: found.add(called)
+            if step.opname in ("CACHE", "PRECALL", "PUSH_NULL", "KW_NAMES"): continue
+            if called in _GENERATORS and step.opname == "LOAD_CONST" and step.argval in (None, ("seed",)): continue # default_rng(None)
+            if called in _GENERATORS and step.opname in ("CALL", "CALL_KW") and (step.arg or 0) <= 1 or called in _ENTROPY: found.add(called)
             called = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "LOAD_DEREF") else None
     return found
 
@@ -293,8 +295,17 @@ def _refuse_global_generator(value:Any, chain:tuple[str, ...]) -> None:
         value = getattr(value, attribute, None)
 
 # %% ../nbs/api/020_code.ipynb #83ac963b
+_BY_NAME, _BY_NAME_OF = {"eval", "exec", "globals", "__import__"}, {"importlib": "import_module", "sys": "modules"} # builtins; what modules have
+
+def _refuse_names(chain:tuple[str, ...], value:Any) -> None:
+    "Raise `Unidentifiable` for what finds code by a text: nobody can tell which code that is. `value` is what the first name stands for; None for a builtin."
+    is_builtin = value is None and chain[0] in _BY_NAME
+    if is_builtin or value is importlib.import_module or isinstance(value, ModuleType) and chain[1:2] == (_BY_NAME_OF.get(value.__name__),):
+        raise Unidentifiable(f"{'.'.join(chain[:2])} finds code by a name that is known only when it runs; use the code itself, or take it as a parameter")
+
 def _resolve(chain:tuple[str, ...], namespace:dict) -> tuple[str, Any] | None:
     "What a chain of attributes that begins at a global name leads to."
+    _refuse_names(chain, namespace.get(chain[0]))
     if chain[0] not in namespace: return None
     _refuse_global_generator(namespace[chain[0]], chain)
     return _follow(namespace[chain[0]], chain[0], chain[1:])
@@ -316,6 +327,7 @@ def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -
     name = importlib.util.resolve_name("." * level + module, namespace.get("__package__") or "") if level else module
     package = name.partition(".")[0]
     if attributes and package in sys.modules: _refuse_global_generator(sys.modules.get(name), (name, *attributes))
+    if attributes and name in _BY_NAME_OF: _refuse_names((name, *attributes), sys.modules.get(name))
     if package not in sys.modules and _is_library_package(package): return f"import {package}", library_version(package)
     try: loaded = importlib.import_module(name)
     except ImportError: return f"import {name}", "(cannot be imported)"
@@ -355,18 +367,24 @@ def members(
     "What a class is made of, without what Python keeps there for itself."
     own = {name: value for name, value in sorted(vars(cls).items()) if name not in _BOOKKEEPING and not isinstance(value, MemberDescriptorType)}
     made_by = {} if type(cls) in (type, ABCMeta) else {"metaclass": type(cls)}
-    return own | made_by | {f"base {index}": base for index, base in enumerate(cls.__bases__) if base is not object}
+    told = {f"field {name}": dict(field.metadata) for name, field in vars(cls).get("__dataclass_fields__", {}).items() if field.metadata} # code may read what a dataclass says of its fields
+    return own | told | made_by | {f"base {index}": base for index, base in enumerate(cls.__bases__) if base is not object}
 
 # %% ../nbs/api/020_code.ipynb #392df09a
+def _is_dispatched(value:Any) -> bool:
+    "Whether a function chooses another by the type of its argument."
+    return isinstance(value, FunctionType) and value.__code__.co_filename == functools.__file__ and hasattr(value, "registry")
+
 def unwrapped(
     value:Any, # an attribute of a class, as its `__dict__` has it
 ) -> tuple[Any, ...]:
-    "The functions inside a property, class method, static method or caching wrapper; nothing for anything else."
+    "The functions inside a property, class method, static method, caching wrapper or `singledispatch`, there with the types they are for; nothing for anything else."
     if isinstance(value, property): return tuple(part for part in (value.fget, value.fset, value.fdel) if part)
     if isinstance(value, (staticmethod, classmethod)): return (value.__func__,)
     if isinstance(value, functools.cached_property): return (value.func,)
     if inspect.ismethod(value) and isinstance(value.__self__, type): return (value.__func__, value.__self__)
-    return (cast(Any, value).__wrapped__,) if hasattr(value, "cache_info") else ()
+    if _is_dispatched(value): return tuple(part for pair in cast(Any, value).registry.items() for part in pair)
+    return (cast(Any, value).__wrapped__,) if isinstance(value, functools._lru_cache_wrapper) else ()
 
 # %% ../nbs/api/020_code.ipynb #45c478ed
 class Piece(NamedTuple):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['WAITED_FOR', 'LAYOUT', 'weight_parameter', 'fit_parameters', 'takes_weights', 'Rows', 'Shared', 'pickled_bytes',
-           'Work', 'Fold', 'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'whole_place', 'Plans', 'workers',
-           'handed_out', 'cross_validate']
+           'Work', 'Fold', 'OtherCode', 'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'whole_place',
+           'Plans', 'workers', 'handed_out', 'renew_workers', 'warn_of_other_code', 'cross_validate']
 
 # %% ../nbs/api/260_fitting.ipynb #2b082522
+import copy
 import functools
 import inspect
 import itertools
@@ -15,6 +16,7 @@ import numbers
 import os
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -27,11 +29,11 @@ from .checkpoints import NONE, Checkpoints, NoCheckpoints, pack
 from .code import remember_texts, texts_within
 from .dataset import Dataset
 from .draws import Draws, draw_apart
-from .errors import InvalidDeclaration, NotFound, Unidentifiable
+from .errors import InvalidDeclaration, NotFound, Unidentifiable, listed
 from .estimators import seeded, settings_identity
 from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
 from .heap import keep_freed
-from .identity import Identity, identify
+from .identity import Identity, identify, key_or_none
 from .model import probability_columns, probability_name
 from .steps import Step, watched
 from .threads import limited
@@ -66,7 +68,7 @@ class _Answers:
         if name not in ("predict", "predict_proba", "decision_function"): return found
         def answer(X:Any) -> Any:
             if name not in self._given: self._given[name] = found(X)
-            return self._given[name]
+            return copy.deepcopy(self._given[name]) # a metric may write into what it is given
         answer.__name__ = name # scorers ask methods for their names
         return answer
 
@@ -153,6 +155,7 @@ class Work(NamedTuple):
     place: Place                 # where the results are kept
     keys: tuple[str|None, ...]   # of the rows as they reach the first step and leave each step, and of what comes of the fold
     threads: int                 # of linear algebra
+    meaning: str|None = None     # key of what the metrics compute
 
 # %% ../nbs/api/260_fitting.ipynb #7682658c
 class Fold(NamedTuple):
@@ -203,16 +206,27 @@ def _keep_fold(work:Work, fold:Fold) -> None:
     content = pack(fold, "what came of a fold")
     if content is not None and (wanted or place.store.is_worth(content.size, seconds)): place.store.save(key, content, seconds)
 
+# %% ../nbs/api/260_fitting.ipynb #a227be21
+class OtherCode(RuntimeError):
+    "A worker has other code than the process that sent it work."
+
+def _refuse_other_code(work:Work) -> None:
+    "Raise `OtherCode` if a step or a metric is not here what it is where it was sent from."
+    other = [f"'{link.name}'" for link in work.chain if link.key and key_or_none(link.step) != link.key]
+    if work.meaning and key_or_none(work.metrics) != work.meaning: other.append("the metrics")
+    if other: raise OtherCode(f"workers have other code than this process has: {listed(other)}")
+
 # %% ../nbs/api/260_fitting.ipynb #1817486e
 def fit_fold(
     work:Work,            # all that a worker needs for one fold
-    texts:dict[tuple[Any, ...], str]|None=None, # of project functions whose source is not at hand in this process
+    texts:dict[tuple[Any, ...], str]|None=None, # of project functions whose source is not at hand in the process that it was sent to; None if it was not sent
 ) -> Fold:
-    "Fit on some rows, score and predict the others; as it is kept, if it is."
+    "Fit on some rows, score and predict the others; as it is kept, if it is. Raises `OtherCode`."
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
     keep_freed()
     remember_texts(texts or {})
     make_importable([link.step for link in work.chain])
+    if texts is not None: _refuse_other_code(work)
     if found := _kept_fold(work): return found
     draws, usage = Draws(), Usage()
     keys = list(work.keys[:-1])
@@ -238,8 +252,9 @@ def tried(
     work:Work,            # all that a worker needs for one fold
     texts:dict[tuple[Any, ...], str]|None=None, # of functions whose source is not at hand where it runs
 ) -> Fold|Failure:
-    "As `fit_fold`, with the error in place of the fold if there is one."
+    "As `fit_fold`, with the error in place of the fold if there is one. Raises `OtherCode`, of which no fold is to blame."
     try: return fit_fold(work, texts)
+    except OtherCode: raise
     except Exception as error: return failure(error)
 
 # %% ../nbs/api/260_fitting.ipynb #c05a8f82
@@ -307,7 +322,7 @@ class Plans:
         shared, places = self._split(dataset, evaluation, classification, seed)
         filled = seeded(estimator, seed)
         chain, meaning = chain_of(filled), _meaning(metrics)
-        return [Work(number, filled, chain, shared, metrics, place, _keys(place, chain, meaning), self.threads) for number, place in enumerate(places)]
+        return [Work(number, filled, chain, shared, metrics, place, _keys(place, chain, meaning), self.threads, meaning and meaning.key) for number, place in enumerate(places)]
 
     def _split(self, dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int) -> tuple[Shared, list[Place]]:
         identity = _split_identity(dataset, evaluation, classification, seed, self.threads)
@@ -353,6 +368,33 @@ def handed_out(
         with Parallel(n_jobs=n_jobs) as parallel: # the same workers each time
             while some := list(itertools.islice(tasks, workers(n_jobs))): yield from parallel(some)
 
+# %% ../nbs/api/260_fitting.ipynb #9ff48f97
+def renew_workers() -> None:
+    "Let joblib's own workers go: the next ones import the project's code as it stands in its files."
+    from joblib.externals.loky import reusable_executor
+    if (executor := reusable_executor._executor) is not None: executor.shutdown(kill_workers=True)
+
+def warn_of_other_code(
+    error:OtherCode, # of workers that have just been started
+) -> None:
+    "Say why folds are fitted one after the other."
+    warnings.warn(f"{error}. The folds are fitted here, one after the other. What was set or defined again after a module was imported has to stand in its file, or in the notebook, for workers to have it", UserWarning, stacklevel=2)
+
+def _in_order(work:list[Work], n_jobs:int|None) -> Iterator[Fold]:
+    "Folds from workers that have the code of this process."
+    from sklearn.utils.parallel import delayed
+    texts, left = texts_within((work[0].chain, work[0].metrics)), list(work)
+    for is_last in (False, True):
+        try:
+            for fold in handed_out((delayed(fit_fold)(each, texts) for each in tuple(left)), n_jobs, "generator"):
+                del left[0]
+                yield fold
+            return
+        except OtherCode as error:
+            renew_workers()
+            if is_last: warn_of_other_code(error)
+    yield from map(fit_fold, left)
+
 # %% ../nbs/api/260_fitting.ipynb #38fed183
 def cross_validate(
     estimator:Any,         # unfitted; stays as it is
@@ -365,9 +407,5 @@ def cross_validate(
     threads:int=1,         # of linear algebra, in each fit
 ) -> list[Fold]:
     "Fit and score every fold."
-    from sklearn.utils.parallel import delayed
-    is_sent = workers(n_jobs) > 1
     work = Plans(checkpoints, threads).of(estimator, dataset, evaluation, seed)
-    texts = texts_within(work[0].chain) if is_sent else None
-    done = handed_out((delayed(fit_fold)(each, texts) for each in work), n_jobs, "generator")
-    return list(progress(done, len(work)))
+    return list(progress(_in_order(work, n_jobs) if workers(n_jobs) > 1 else map(fit_fold, work), len(work)))

@@ -7,6 +7,7 @@ __all__ = ['is_beside', 'Judged', 'judged']
 
 # %% ../nbs/api/374_judging.ipynb #029c0fd2
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -50,8 +51,17 @@ def judged(
     try: tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
     except WorkspaceUnusable: tried = [] # those of the board are known all the same
     runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if means_the_same(each, run, metric)]
-    if sample := sampled(experiment, runs, metric): return Judged(runs, sample, True, _places(runs))
+    asked = {each.content for each in (run, *others)}
+    if (sample := sampled(experiment, runs, metric)) and not any(each.content in asked for each in _undrawn(runs, sample)): return Judged(runs, _of_drawn(sample), True, _places(runs))
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
     return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0), False, _places(runs))
+
+def _undrawn(runs:list[Run], sample:Sample) -> list[Run]:
+    "Those that have a score and nothing to draw from: no probabilities, or no predictions any more."
+    return [run for run, score, is_drawn in zip(runs, sample.scores, sample.is_drawn, strict=True) if np.isfinite(score) and not is_drawn]
+
+def _of_drawn(sample:Sample) -> Sample:
+    "Without the scores of variants that luck is not known of; they stay in their places, and have been tried all the same."
+    return replace(sample, scores=np.where(sample.is_drawn, sample.scores, np.nan))
 
 def _places(runs:list[Run]) -> dict[str, int]: return {each.content: place for place, each in enumerate(runs)}

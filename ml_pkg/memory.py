@@ -8,15 +8,17 @@ __all__ = ['SHARE', 'call_identity', 'Remembered']
 # %% ../nbs/api/230_memory.ipynb #8547e3c9
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .checkpoints import Checkpoints, made, warn_once
+from .code import is_library
 from .errors import Unidentifiable
 from .estimators import open_random_states, settings_identity
-from .identity import Identity, identify, known_digest
+from .identity import Identity, identify, known_digest, with_state
 
 # %% ../nbs/api/230_memory.ipynb #94bdafa6
 _PRINTED = ("message", "message_clsname") # what scikit-learn prints when it is verbose
@@ -26,9 +28,13 @@ def _plain(value:Any) -> Any:
     "scikit-learn's own kinds of dict as dicts."
     return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
-def _each(arguments:dict[str, Any]) -> Identity:
-    "Arguments by name; an estimator among them is to be fitted, so it counts without what it has learnt."
-    return Identity("arguments", parts=tuple((name, identify(value)) for name, value in arguments.items()))
+def _fits(function:Callable) -> bool:
+    "Whether a function is a library's own that fits what it is given, such as the one that pipelines call."
+    return is_library(function) and "fit" in getattr(function, "__name__", "")
+
+def _each(arguments:dict[str, Any], function:Callable) -> Identity:
+    "Arguments by name. An estimator among them counts with what it has learnt, unless it is going to be fitted."
+    with nullcontext() if _fits(function) else with_state(): return Identity("arguments", parts=tuple((name, identify(value)) for name, value in arguments.items()))
 
 def _open(value:Any) -> list[str]:
     "Parameters of an estimator that leave its random numbers open."
@@ -41,7 +47,7 @@ def call_identity(
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."
     for value in arguments.values():
         if found := _open(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
-    return Identity("call", parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()})), ("scikit-learn configuration", settings_identity())))
+    return Identity("call", parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()}, function)), ("scikit-learn configuration", settings_identity())))
 
 # %% ../nbs/api/230_memory.ipynb #73c36eae
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Remembered:
         printed = _PRINTED if self.function.__module__.startswith("sklearn.") else ()
         what = {name: value for name, value in bound.items() if name not in (*self.ignore, *printed)}
         estimators = {name: value for name, value in what.items() if hasattr(value, "get_params")}
-        def estimators_key() -> str: return _each(estimators).key
+        def estimators_key() -> str: return _each(estimators, self.function).key
         try: key, key_before = call_identity(self.function, what).key, estimators_key()
         except Unidentifiable as error:
             warn_once(f"a step is computed each time: {error}")

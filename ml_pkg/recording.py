@@ -26,7 +26,7 @@ from .artifacts import Artifact, joined, keep_declaration, keep_predictions
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
 from .explanation import Explanation, explained
-from .identity import Identity, components, identify
+from .identity import Identity, components, key_or_none
 from .provenance import GitState, git_state, origin, packages, place
 from .row_traces import keep_traces, moved_rows
 from .run import Run
@@ -108,18 +108,13 @@ def _in_short(value:Any) -> str:
     if isinstance(shape := getattr(value, "shape", None), tuple) and shape: return f"{type(value).__name__} of shape {shape}"
     return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
 
-# %% ../nbs/api/298_recording.ipynb #b5ac218b
-def _key_or_none(value:Any) -> str | None:
-    try: return identify(value).key
-    except Unidentifiable: return None
-
 # %% ../nbs/api/298_recording.ipynb #09d183fe
 def _meanings(experiment:"Experiment") -> list[dict]:
     "The metrics in the order of their declaration, with a key of what each computes."
     from ml_pkg.evaluation import is_classification, scorers
     named = scorers(experiment.evaluation, is_classification(experiment.estimator, experiment.dataset.y))
     declared = dict(experiment.evaluation.metrics)
-    return [{"metric": name, "place": place, "meaning": _key_or_none(declared.get(name, name))} for place, name in enumerate(named)]
+    return [{"metric": name, "place": place, "meaning": key_or_none(declared.get(name, name))} for place, name in enumerate(named)]
 
 # %% ../nbs/api/298_recording.ipynb #feff1ade
 def _about_rows(experiment:"Experiment") -> dict[str, Any]:

@@ -148,6 +148,11 @@ class Sample:
         found = _around(best - (np.nanmax(self.pooled) - fair), fair, self.winners, level)
         return Interval(*(min(end, self.highest) for end in found)) # winners may be luckier on the rows left out than any score can be
 
+    @property
+    def is_drawn(self) -> np.ndarray:
+        "Which variants have draws: bool, shape (n_variants,). The metric cannot be told from the predictions of others."
+        return ~np.isnan(self.draws).all(axis=0)
+
     def only(self, places:Sequence[int]) -> "Sample": return replace(self, scores=self.scores[places], pooled=self.pooled[places], draws=self.draws[:, places]) # some of the variants; the winners are still those of all
 
     def among_the_best(self, level:float=LEVEL) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
-from .fitting import Failure, Fold, Plans, Work, failure, handed_out, tried, workers
+from .fitting import Failure, Fold, OtherCode, Plans, Work, failure, handed_out, renew_workers, tried, warn_of_other_code, workers
 from .identity import Identity
 from .progress import DONE, Display, Standing
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
@@ -67,16 +67,17 @@ def _unsendable(work:Work) -> Failure | None:
 # %% ../nbs/api/370_sweeping.ipynb #28c46960
 PATIENCE = 2 # workers that may be lost over a fold that is at work alone, before it counts as failed
 
-def _labelled(place:int, work:Work, texts:dict) -> tuple[int, int, Fold|Failure]: return place, work.number, tried(work, texts)
+def _labelled(place:int, work:Work, texts:dict|None) -> tuple[int, int, Fold|Failure]: return place, work.number, tried(work, texts)
 
 def _results(
     schedule:Schedule,
     n_jobs:int|None,
-    texts:dict,       # of project functions whose source is not at hand in workers
+    texts:dict|None,  # of project functions whose source is not at hand in workers; None if nothing is sent
 ) -> Generator[tuple[int, Work, Fold|Failure], None, None]:
     "What comes of each fold, in the order in which they are done. What was lost with a worker is fitted again, one fold after the other, so that the one to blame is found."
     from sklearn.utils.parallel import delayed
     under_way:dict[tuple[int, int], Work] = {}
+    are_new = False # whether workers were started anew in the course of it
 
     def tasks() -> Iterator:
         for place, work in schedule:
@@ -86,13 +87,19 @@ def _results(
     while not schedule.is_over or under_way:
         try:
             for place, number, result in handed_out(tasks(), n_jobs, "generator_unordered"): yield place, under_way.pop((place, number)), result
+        except OtherCode as error:
+            if are_new:
+                warn_of_other_code(error)
+                n_jobs, texts = 1, None
+            renew_workers()
+            are_new = True
         except Exception as error: # no fold raises: this is a worker that was lost, in the words of its backend
             if not under_way: raise
             log.warning("a worker was lost: %s", error)
         yield from _one_by_one(under_way, n_jobs, texts)
 
 # %% ../nbs/api/370_sweeping.ipynb #46c2183c
-def _one_by_one(left:dict[tuple[int, int], Work], n_jobs:int|None, texts:dict) -> Iterator[tuple[int, Work, Fold|Failure]]:
+def _one_by_one(left:dict[tuple[int, int], Work], n_jobs:int|None, texts:dict|None) -> Iterator[tuple[int, Work, Fold|Failure]]:
     "What comes of each fold, at work with no other beside it; none is left. The workers stay the same until one is lost: a cluster may take seconds to start them."
     from sklearn.utils.parallel import Parallel, delayed
     parallel, losses = None, 0
@@ -102,6 +109,7 @@ def _one_by_one(left:dict[tuple[int, int], Work], n_jobs:int|None, texts:dict) -
             try:
                 if parallel is None: parallel = stack.enter_context(Parallel(n_jobs=n_jobs))
                 result = parallel([delayed(tried)(work, texts)])[0]
+            except OtherCode: result = tried(work)
             except Exception as error: # a worker, again; joblib has started others
                 losses += 1
                 if losses < PATIENCE: continue
@@ -237,7 +245,7 @@ class _Sweep:
 
     def _fit(self, courses:list[Course], n_jobs:int|None) -> None:
         "Hand out the folds, and take what comes of them."
-        texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else {}
+        texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else None
         schedule = Schedule([course.works for course in courses])
         self.display.show(self.standing)
         with closing(_results(schedule, n_jobs, texts)) as results: # whatever is raised here, the workers end

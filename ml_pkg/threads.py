@@ -33,15 +33,15 @@ def limited(
 ) -> Iterator[None]:
     "Within the block, linear algebra uses so many threads, in the whole process. Threads of the process may enter and leave such blocks in any order."
     number = next(_numbers)
-    with _lock:
-        if not _entered: _before[:] = [pool.num_threads for pool in _pools().select(user_api="blas").lib_controllers]
-        _entered[number] = threads
-        _set()
-    try: yield
+    try:
+        with _lock:
+            if not _entered: _before[:] = [pool.num_threads for pool in _pools().select(user_api="blas").lib_controllers]
+            _entered[number] = threads
+            _set()
+        yield
     finally:
         with _lock:
-            del _entered[number]
-            _set()
+            if _entered.pop(number, None) is not None: _set()
 
 # %% ../nbs/api/090_threads.ipynb #ada911a4
 @contextmanager

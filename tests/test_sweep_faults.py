@@ -146,3 +146,51 @@ def test_a_worker_that_is_killed_loses_only_its_running_step(swept:Path, tmp_pat
     assert "best of 4 tried" in out
     repeated = len(fitted(tmp_path / "trace")) - len(set(fitted(tmp_path / "trace")))
     assert len(set(fitted(tmp_path / "trace"))) == 2 * 3 + 4 * 3 and repeated <= 2 # what the two workers were at
+
+
+PICKED = """
+from sklearn.base import BaseEstimator, TransformerMixin
+
+PLACES = [0]
+
+class Picked(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None): return self
+    def transform(self, X): return X.iloc[:, PLACES]
+"""
+
+EDITED = """
+import importlib, linecache, os, warnings
+from pathlib import Path
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from ml_pkg import Dataset, Evaluation, Experiment, NoCheckpoints
+import picked
+
+def scores(n_jobs, **how):
+    flowers = Experiment("flowers", Dataset("iris.csv", target="species"), make_pipeline(picked.Picked(), LogisticRegression(max_iter=1000)), Evaluation(3, ["accuracy"]))
+    return flowers.vary(logisticregression__C=[0.1, 1.0, 10.0, 100.0]).run(n_jobs=n_jobs, **how).scores["score"].sort_index().tolist()
+
+first = scores(2)
+file = Path(picked.__file__)
+seconds = file.stat().st_mtime + 2 # a file of bytecode goes by seconds
+file.write_text(file.read_text().replace("[0]", "[1, 2]"))
+os.utime(file, (seconds, seconds))
+linecache.checkcache()
+importlib.reload(picked)
+edited = scores(2)
+assert edited == scores(1, checkpoints=NoCheckpoints()) != first, (first, edited)
+picked.PLACES = [3]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    given = scores(2)
+assert given == scores(1, checkpoints=NoCheckpoints()) != edited, (edited, given)
+print(sum("The folds are fitted here" in str(each.message) for each in said), "told")
+"""
+
+
+def test_workers_do_not_go_on_with_code_that_was_edited_since_they_were_started(swept:Path, tmp_path:Path):
+    (swept/"picked.py").write_text(PICKED)
+    (swept/"edited.py").write_text(EDITED)
+    done = subprocess.run([sys.executable, "edited.py"], cwd=swept, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "1 told", done.stdout
