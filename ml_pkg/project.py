@@ -88,7 +88,7 @@ def read_rows(
     if not path.is_file(): raise NotFound(f"there is no file {path}. {_tables_beside(path)}")
     table_format(path)
     rows = read_table(path)
-    if odd := next((name for name in rows.columns if not isinstance(name, str)), None): raise InvalidData(f"column names must be text, and {odd!r} of {path} is not")
+    if odd := [name for name in rows.columns if not isinstance(name, str)]: raise InvalidData(f"column names must be text, and {odd[0]!r} of {path} is not")
     if not len(rows): raise InvalidData(f"{path} has a header and no rows")
     if len(rows.columns) < 2: raise InvalidData(f"{path} has one column, '{rows.columns[0]}': one is needed to predict, and others to predict it from.{separator_told(rows.columns[0])}")
     return rows

@@ -23,6 +23,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .artifacts import Artifact, joined, keep_declaration, keep_predictions
+from .checkpoints import warn_once
+from .dataset import has_changed
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
 from .explanation import Explanation, explained
@@ -92,7 +94,8 @@ def attempt(
     threads:int,               # of linear algebra, in each fit
     surroundings:Surroundings, # what is the same for all runs of a process
 ) -> Attempt:
-    "Begin a run; warns of a declaration that cannot be identified."
+    "Begin a run; warns of a declaration that cannot be identified, and of a file that has changed since it was read."
+    if has_changed(experiment.dataset): warn_once(f"{experiment.dataset.source} has changed since this process read it, and {experiment.name} still stands for the rows of then. Declare it again (import its module anew, or run its cell) to start from the new ones")
     try: identity = experiment.identity
     except Unidentifiable as error:
         warnings.warn(f"{experiment.name} has no key, so its results will not be reused. {error}", UserWarning, stacklevel=4)

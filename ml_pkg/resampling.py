@@ -151,7 +151,7 @@ class Sample:
     @property
     def is_drawn(self) -> np.ndarray:
         "Which variants have draws: bool, shape (n_variants,). The metric cannot be told from the predictions of others."
-        return ~np.isnan(self.draws).all(axis=0)
+        return np.asarray(np.isfinite(self.draws).any(axis=0))
 
     def only(self, places:Sequence[int]) -> "Sample": return replace(self, scores=self.scores[places], pooled=self.pooled[places], draws=self.draws[:, places]) # some of the variants; the winners are still those of all
 

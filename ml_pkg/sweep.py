@@ -351,7 +351,7 @@ def compare(
     threads:int=1,                # of linear algebra, in each fit
 ) -> Leaderboard:
     "Experiments beside each other; those that have not run are run. Raises `InvalidDeclaration` for what is no experiment."
-    if odd := next((each for each in variants if not isinstance(each, Sweep) and not hasattr(each, "estimator")), None): raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd)}")
+    if odd := [each for each in variants if not isinstance(each, Sweep) and not hasattr(each, "estimator")]: raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd[0])}")
     whole = sum(cast("tuple[Sweep, ...]", variants[1:]), variants[0] + Sweep(())) if variants else Sweep(())
     checked = _within(whole, math.inf)
     return _run(All(checked, checked[0].name), n_jobs, display, checkpoints, threads)
