@@ -12,6 +12,7 @@ from typing import Protocol
 
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .estimated import Abstained, Estimated
+from .evidence import FIRST
 from .intervals import Interval
 
 # %% ../nbs/api/682_agreement.ipynb #0949e7fd
@@ -27,6 +28,8 @@ class Verdict(Protocol):
     "What came of a comparison."
     @property
     def trusted(self) -> bool|None: ... # None where labels are too few to tell
+    @property
+    def is_over(self) -> bool: ...      # whether nothing speaks for a difference any more, though it cannot be ruled out either
     def __str__(self) -> str: ...
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class _Compared:
     measured: float
     difference: Interval  # measured less estimated, as far as it may come from chance
     rows: int
+
+    @property
+    def is_over(self) -> bool: return self.rows >= FIRST and self.difference.low <= 0 <= self.difference.high
 
     def _numbers(self) -> str: return f"{self.metric}: estimated {self.estimated:.3f}, measured {self.measured:.3f} on the same {self.rows} rows (a difference between {self.difference.low:+.3f} and {self.difference.high:+.3f})"
 
@@ -62,6 +68,7 @@ class NotComparable:
     "Nothing was estimated, so there is nothing to hold against labels."
     reason: str
     trusted: bool|None = field(default=None, init=False)
+    is_over: bool = field(default=False, init=False)
     def __str__(self) -> str: return f"not compared: {self.reason}"
 
 # %% ../nbs/api/682_agreement.ipynb #b807c308

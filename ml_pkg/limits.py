@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'RETRY_SOON', 'CLOSE', 'OPEN', 'PAGES', 'ALWAYS', 'LINGER', 'Limits', 'Refused', 'error_body', 'answer_error',
-           'Hosts', 'AnyHost', 'hosts_of', 'Sheltered', 'Bearer', 'Limited']
+           'Hosts', 'AnyHost', 'hosts_of', 'Sheltered', 'Bearer', 'OpenUntilNamed', 'Limited']
 
 # %% ../nbs/api/490_limits.ipynb #81eba501
 import asyncio
@@ -189,6 +189,12 @@ class Bearer:
             self._buckets = {sha256: bucket for sha256, bucket in self._buckets.items() if sha256 in known} # those of removed tokens go
             found = self._buckets[token.sha256] = Bucket(token.rate, self.clock)
         return found
+
+# %% ../nbs/api/490_limits.ipynb #5f0f6e55
+class OpenUntilNamed(Bearer):
+    "An ASGI application that whoever reaches it may ask as long as nobody has a token."
+    async def __call__(self, scope:dict[str, Any], receive:Callable, send:Callable) -> None:
+        await (super().__call__ if len(self.tokens()) else self.app)(scope, receive, send)
 
 # %% ../nbs/api/490_limits.ipynb #867b5f14
 class _TooLong(Exception): "A body that is longer than allowed."

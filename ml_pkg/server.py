@@ -34,7 +34,7 @@ from .gauges import WatchGauges
 from .guard import listening
 from .heap import hand_back_freed
 from .instruments import Instruments, add_metrics
-from .limits import Bearer, Limited, Limits, Sheltered, hosts_of
+from .limits import Bearer, Limited, Limits, OpenUntilNamed, Sheltered, hosts_of
 from .logged import Private
 from .model import Model
 from .open_inference import add_open_inference
@@ -167,7 +167,7 @@ class ShadowedBy(NoRival):
 # %% ../nbs/api/780_server.ipynb #4829c9ab
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:
     inner = Limited(app, serving.limits)
-    known = Bearer(inner, tokens.current) if len(tokens.current()) else inner
+    known = (Bearer if len(tokens.current()) else OpenUntilNamed)(inner, tokens.current)
     return Sheltered(known, hosts_of(port, tokens.current()), instruments.responded)
 
 async def _on_and_on(step:Callable[[], Awaitable[None]], pause:float) -> None:

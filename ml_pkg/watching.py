@@ -24,6 +24,7 @@ import pandas as pd
 
 from .addresses import located
 from .agreement import NotComparable
+from .agreement import Verdict as Agreement
 from .alarms import Alarms, Event, Found, Persistence
 from .display import definition, finite
 from .errors import InvalidDeclaration, NotFound
@@ -126,6 +127,10 @@ def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
     return Found.FINE if known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.is_over else known
 
+def _estimate_found(compared:Agreement, opened:Collection[str]) -> Found:
+    if compared.trusted is None: return Found.FINE if "the estimate" in opened and compared.is_over else Found.UNKNOWN
+    return Found.FINE if compared.trusted else Found.WRONG
+
 def _score_found(judged:Judged, how:str, opened:Collection[str]) -> Found:
     "An alarm of a score is over when the score is back, though the training rows may be too few to ever say that it is not worse."
     known = _FOUND.get(judged.verdict, Found.UNKNOWN)
@@ -136,7 +141,7 @@ def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Fo
     "What is judged: its name, what was found, and what there is to say."
     for each in findings.measured: yield f"{each.metric}, measured", _score_found(each, "measured", opened), str(each)
     trusted = findings.compared.trusted
-    yield "the estimate", {True: Found.FINE, False: Found.WRONG, None: Found.UNKNOWN}[trusted], str(findings.compared)
+    yield "the estimate", _estimate_found(findings.compared, opened), str(findings.compared)
     for each in findings.estimated: yield f"{each.metric}, estimated", Found.UNKNOWN if trusted is False else _score_found(each, "estimated", opened), str(each)
     for verdict in findings.check.verdicts: yield thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict)
     for fault in findings.check.faults: yield f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault)
