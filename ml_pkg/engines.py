@@ -113,6 +113,14 @@ def _is_close(found:np.ndarray) -> bool:
     return not (largest[:, 1] - largest[:, 0] > CLOSE).all()
 
 # %% ../nbs/api/478_engines.ipynb #e6851a20
+_MOST_PROBABLE = {"LogisticRegression", "LogisticRegressionCV", "DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier", "HistGradientBoostingClassifier",
+                  "AdaBoostClassifier", "GaussianNB", "BernoulliNB", "MultinomialNB", "CategoricalNB", "LinearDiscriminantAnalysis", "QuadraticDiscriminantAnalysis", "MLPClassifier"} # scikit-learn's, by what their `predict` does
+
+def _says_the_most_probable(estimator:Any) -> bool:
+    "Whether a classifier is known to say the class of the highest probability. Others may have a threshold of their own, which no trial finds for certain."
+    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    return type(last).__module__.startswith("sklearn.") and type(last).__qualname__ in _MOST_PROBABLE and isinstance(last.classes_, np.ndarray) and last.classes_.ndim == 1 and len(last.classes_) > 1
+
 def _most_probable(estimator:Any) -> Callable:
     "Labels by their probabilities."
     classes, last = estimator.classes_, estimator[-1] if hasattr(estimator, "steps") else estimator
@@ -160,7 +168,7 @@ def _boundary(estimator:Any, frame:pd.DataFrame, pairs:int=ROWS // 2) -> pd.Data
 # %% ../nbs/api/478_engines.ipynb #606beb95
 def _ways(model:Model) -> Iterator[Way]:
     "Ways to ask, the shortest first."
-    decided = getattr(model.estimator, "predict_proba", None) and isinstance(getattr(model.estimator, "classes_", None), np.ndarray) and model.estimator.classes_.ndim == 1 and len(model.estimator.classes_) > 1
+    decided = _says_the_most_probable(model.estimator)
     for arrays in (True, False):
         if arrays and not fits_an_array(model.schema): continue
         estimator = without_names(model.estimator) if arrays else model.estimator

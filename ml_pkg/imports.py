@@ -50,13 +50,22 @@ def imports_wanted(
     return found
 
 # %% ../nbs/api/391_imports.ipynb #904adbd9
+def _run_at_once(tree:ast.Module) -> Iterator[ast.AST]:
+    "What runs when a cell does: not what is inside of functions, nor what only type checkers read."
+    waiting:list[ast.AST] = [*tree.body]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING": waiting += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)): waiting += ast.iter_child_nodes(node)
+
 def is_there(
     tree:ast.Module, # of a cell
     wanted:Import,   # what is looked for
     same:Callable[[str, str], bool], # whether an import that is there means the same as one that is wanted
 ) -> bool:
     "Whether a cell imports a name already, or one that means the same."
-    there = [each for node in ast.walk(tree) for each in imports_of(node) if each.bound == wanted.bound]
+    there = [each for node in _run_at_once(tree) for each in imports_of(node) if each.bound == wanted.bound]
     return wanted in there or any(same(str(each), str(wanted)) for each in there)
 
 # %% ../nbs/api/391_imports.ipynb #1241f377

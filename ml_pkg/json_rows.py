@@ -101,15 +101,23 @@ def _is_text(value:str) -> bool:
     except UnicodeEncodeError: return False
 
 # %% ../nbs/api/476_json_rows.ipynb #160b1fb4
+def _spelt(place:tuple) -> str:
+    "A field as it is written, such as 'rows[3].age'."
+    names:list[str] = []
+    while place:
+        place, name = place
+        names.append(f"[{name}]" if isinstance(name, int) else f".{name}")
+    return "".join(reversed(names)).lstrip(".")
+
 def _marks(document:Any) -> Iterator[tuple[str, _Wrong]]:
     "Fields that are wrong, in their order."
-    waiting = [("", document)]
+    waiting:list[tuple[Any, Any]] = [((), document)] # where it is: the place above and a name; spelt only where something is wrong
     while waiting:
-        field, each = waiting.pop()
-        if isinstance(each, _Wrong): yield field, each
-        if isinstance(each, str) and not _is_text(each): yield field, _Wrong("half of a pair of UTF-16 is no text")
+        place, each = waiting.pop()
+        if isinstance(each, _Wrong): yield _spelt(place), each
+        if isinstance(each, str) and not _is_text(each): yield _spelt(place), _Wrong("half of a pair of UTF-16 is no text")
         inner = each.items() if isinstance(each, dict) else enumerate(each) if isinstance(each, list) else ()
-        waiting.extend(reversed([(f"{field}[{name}]" if isinstance(name, int) else f"{field}.{name}".lstrip("."), value) for name, value in inner]))
+        waiting.extend(reversed([((place, name), value) for name, value in inner]))
 
 # %% ../nbs/api/476_json_rows.ipynb #f8516b8e
 def _read_again(body:bytes, name:str, reason:str) -> Any:

@@ -23,16 +23,18 @@ from .workspace import Workspace
 
 # %% ../nbs/api/487_logged_predictions.ipynb #c21ae3d9
 Moment = str|datetime.datetime|pd.Timestamp # without a time zone it is UTC
-_LENGTH = re.compile(r"[0-9]+(\.[0-9]+)?\s*[smhdw]")
+_LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 def moment_of(
     when:Moment, # such as "2026-09-21"
 ) -> pd.Timestamp:
     "A moment in UTC; a length of time, such as \"15m\" or \"2d\", is so long ago. Raises `InvalidQuery`."
     try:
-        moment = pd.Timestamp.now("UTC") - pd.Timedelta(when.replace("w", "W")) if isinstance(when, str) and _LENGTH.fullmatch(when.strip()) else pd.Timestamp(when)
+        ago = _LENGTH.fullmatch(when.strip()) if isinstance(when, str) else None
+        moment = pd.Timestamp.now("UTC") - datetime.timedelta(**{_UNITS[ago[2]]: float(ago[1])}) if ago else pd.Timestamp(when)
         if pd.isna(moment): raise ValueError("it is missing")
-    except (ValueError, TypeError) as error: raise InvalidQuery(f"{when!r} is no moment: write it as 2026-09-21, or 2026-09-21T14:13, or as so long ago (15m, 2h, 3d), or give a datetime") from error
+    except (ValueError, TypeError, OverflowError) as error: raise InvalidQuery(f"{when!r} is no moment: write it as 2026-09-21, or 2026-09-21T14:13, or as so long ago (15m, 2h, 3d), or give a datetime") from error
     return moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
 
 # %% ../nbs/api/487_logged_predictions.ipynb #cd4504da
@@ -94,6 +96,18 @@ def _each_once(frame:pd.DataFrame) -> pd.DataFrame:
     "Without what was asked again: what was answered first counts."
     return frame if frame[ID].is_unique else frame.drop_duplicates(ID, ignore_index=True)
 
+_AGAIN = datetime.timedelta(hours=1) # a request that is sent again so long after it was answered is not taken for another one, whichever period is looked at
+
+def _answered(folder:Path, version:str|None, since:Moment|None, until:Moment|None, columns:list[str]|None=None) -> pd.DataFrame:
+    "Rows by time, each once. Raises `InvalidQuery`, `DamagedFile`."
+    before = None if since is None else moment_of(since)
+    span = _span(before, until)
+    if before is not None: span = _span(before - _AGAIN, until)
+    frame = frame_of(concatenated(kept_tables(folder, request_tables, _by(version), columns, span)))
+    if frame.empty: frame = frame.reindex(columns=columns or [*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])])
+    frame = _each_once(frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True))
+    return frame if before is None else frame[frame[TIME] >= before].reset_index(drop=True)
+
 # %% ../nbs/api/487_logged_predictions.ipynb #38a123d2
 def read_predictions(
     name:str,                      # of the model
@@ -103,9 +117,7 @@ def read_predictions(
     logs:Workspace|Path|None=None, # as `read_log` takes them
 ) -> pd.DataFrame:                 # the same without labels
     "What was asked and answered, for whoever reads labels once for many such tables. Raises what `read_log` raises."
-    frame = frame_of(concatenated(kept_tables(_folder(logs, name), request_tables, _by(version), span=_span(since, until))))
-    if frame.empty: frame = frame.reindex(columns=[*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])]).astype({TIME: "datetime64[us, UTC]"})
-    return _each_once(frame.astype({ID: "str"}).sort_values(TIME, kind="stable", ignore_index=True))
+    return _answered(_folder(logs, name), version, since, until)
 
 # %% ../nbs/api/487_logged_predictions.ipynb #d336aac4
 def read_log(
@@ -128,6 +140,4 @@ def read_times(
 ) -> pd.DataFrame:                 # one row a row that was asked about: id, time, and label, labelled, corrections
     "When something was asked, and when its label came. Raises what `read_log` raises."
     folder = _folder(logs, name)
-    frame = frame_of(concatenated(kept_tables(folder, request_tables, _by(version), [ID, TIME], _span(since, until)))).reindex(columns=[ID, TIME])
-    frame = _each_once(frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True))
-    return frame.merge(_labels(folder).astype({ID: "str"}), on=ID, how="left")
+    return _answered(folder, version, since, until, [ID, TIME]).merge(_labels(folder).astype({ID: "str"}), on=ID, how="left")

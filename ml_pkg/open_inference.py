@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,19 +91,21 @@ def _rows(tensors:dict[str, list]) -> list[dict]:
     return [dict(zip(tensors, values, strict=True)) for values in zip(*tensors.values(), strict=True)]
 
 # %% ../nbs/api/498_open_inference.ipynb #0af58d77
-def _tensors(document:Any, behind:bytes) -> dict[str, list]:
-    "Values by the name of the input. Raises `Refused`."
+def _tensors(document:Any, behind:bytes, check_rows:Callable[[int], None]) -> dict[str, list]:
+    "Values by the name of the input. What is too long is refused before it is read. Raises `Refused`."
     inputs = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(inputs, list) or not inputs: raise Refused(400, "There are no inputs: one for each column, with name, shape, datatype and data.", "inputs")
     found, place = {}, 0
     for number, each in enumerate(inputs):
         field = f"inputs[{number}]"
         name, datatype, shape = _declared(each, field)
+        check_rows(shape[0])
         if name in found: raise Refused(400, f"The input '{name[:200]}' is there twice.", field)
         size = (each.get("parameters") or {}).get("binary_data_size")
         if size is None: values = _flat(each.get("data"), field)
         else:
             if type(size) is not int or size < 0 or place + size > len(behind): raise Refused(400, "binary_data_size says more than was sent, or is no number.", field)
+            if datatype != "BYTES" and size != shape[0] * np.dtype(_NUMPY[datatype]).itemsize: raise Refused(400, f"{size} bytes are not {shape[0]} values of {datatype}.", field)
             values, place = _from_bytes(behind[place:place + size], datatype, field), place + size
         if len(values) != shape[0]: raise Refused(400, f"The shape says {shape[0]} values, and {len(values)} are there.", f"{field}.shape")
         found[name] = values
@@ -145,7 +147,7 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
     meant, chosen = _meant(service, name, version), service.beside.choose(service.current, headers.raw)
     ready = chosen if chosen in meant else meant[0] # who names a version has that one
     document, behind = _split(body, headers.get(_PREFIX))
-    tensors = _tensors(document, behind)
+    tensors = _tensors(document, behind, service.limits.check_rows)
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
     answers, ids = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body))
     outputs, content = _outputs(wanted, {**logged_answers(answers), "id": ids})

@@ -117,7 +117,7 @@ def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         if count < 10: continue
         before, now = (_mean_and_deviation(sketch, baseline, place) for sketch in (baseline.sketch, current))
         if not (before[1] > 0 and now[1] > 0 and np.isfinite([*before, *now]).all()) or not (conversion := _conversion(before, now)): continue
-        certain = abs(now[0] - before[0]) > FAR * max(before[1], now[1]) / math.sqrt(count)
+        certain = abs(now[0] - before[0]) > FAR * max(before[1], now[1]) * math.sqrt(1 / count + 1 / max(1.0, float(baseline.sketch.moments[place, 0])))
         yield Fault(name, "unit", count, bool(certain), f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if values were {conversion}" if "by" in conversion else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
 
 # %% ../nbs/api/640_quality.ipynb #1bb322c8

@@ -254,10 +254,10 @@ def _expected_zone(column:Column) -> str:
 
 # %% ../nbs/api/080_schema.ipynb #97f58e80
 def _parsed_times(series:pd.Series, column:Column, first_row:int, aware:bool) -> pd.Series:
-    "ISO 8601 text and Python's own times as times, each with a zone or each without one, as the column has it."
+    "ISO 8601 text (which pandas takes 'now' and 'today' for as well) and Python's own times as times, each with a zone or each without one, as the column has it."
     missing, values = series.isna(), series.astype(object)
     _refuse(series, ~values.map(lambda value: isinstance(value, (str, datetime.date, np.datetime64))).astype(bool) & ~missing, column, first_row)
-    texts = [None if absent or not _is_text(str(value)) else value if isinstance(value, str) else pd.Timestamp(value).isoformat() for value, absent in zip(values, missing, strict=True)]
+    texts = [None if absent or not _is_text(str(value)) else (value if value.strip()[:1].isdecimal() else None) if isinstance(value, str) else pd.Timestamp(value).isoformat() for value, absent in zip(values, missing, strict=True)]
     times = pd.to_datetime(pd.Series(texts, index=series.index, dtype=object), format="ISO8601", errors="coerce", utc=True)
     _refuse(series, times.isna() & ~missing, column, first_row, expected="a time in ISO 8601")
     _refuse(series, (values.map(_has_zone).astype(bool) != aware) & ~missing, column, first_row, expected=_expected_zone(column))

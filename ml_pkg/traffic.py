@@ -62,7 +62,8 @@ def paired_answers(
     theirs, ours = (read_log(each, since, until, logs=workspace) for each in (shadow_name(name), name)) # without a shadow nothing else is read
     both = ours[:0] if ours.empty or theirs.empty else ours[["id", "version", _answer(ours), "label"]].merge(theirs[["id", "version", _answer(theirs)]], on="id", suffixes=("", " of shadow"))
     if both.empty: raise NotFound(f"there is no row of {name} that its shadow answered as well: ml_pkg serve {name} --shadow {name}@candidate")
-    return both.set_axis(["id", "version", "prediction", "label", "shadow", "shadow prediction"], axis=1)
+    named = both.set_axis(["id", "version", "prediction", "label", "shadow", "shadow prediction"], axis=1)
+    return named.astype({"prediction": object, "shadow prediction": object}) if any(column.startswith("probability ") for column in ours) else named # classes, also where they are 0.0 and 1.0
 
 # %% ../nbs/api/491_traffic.ipynb #bb8f60a2
 def agreement(

@@ -100,7 +100,6 @@ class SameHour:
     def __post_init__(self) -> None: _check_above_zero("the number of days to look back", self.days)
 
     def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
-        start = now.floor("h") - pd.Timedelta(hours=1)
-        local, here = times.dt.tz_convert(self.zone).dt.tz_localize(None), start.tz_convert(self.zone).tz_localize(None)
-        hours = local.dt.floor("h").isin([here - pd.Timedelta(days=day) for day in range(1, self.days + 1)])
-        return Chosen(((times >= start) & (times < start + pd.Timedelta(hours=1))).to_numpy(), hours.to_numpy())
+        hours = times.dt.tz_convert(self.zone).dt.tz_localize(None).dt.floor("h") # by the clock there, which may be half an hour apart
+        last = now.tz_convert(self.zone).tz_localize(None).floor("h") - pd.Timedelta(hours=1)
+        return Chosen((hours == last).to_numpy(), hours.isin([last - pd.Timedelta(days=day) for day in range(1, self.days + 1)]).to_numpy())
