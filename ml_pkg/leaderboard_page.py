@@ -65,9 +65,11 @@ class _Contest:
 
     @functools.cached_property
     def order(self) -> list[int]:
-        "The best first; what has no score comes last."
+        "The best first; what was fitted on a smaller share of the rows than the baseline, such as the rungs of a halving, comes after all others, and what has no score last."
         import numpy as np
-        return np.argsort(-self.scores.scores, kind="stable").tolist()
+        return sorted(np.argsort(-self.scores.scores, kind="stable").tolist(), key=lambda place: (bool(np.isnan(self.scores.scores[place])), self._share(place) < self._share(self.baseline)))
+
+    def _share(self, place:int) -> float: return self.runs[place].row.get("train_size") or 1.0 # of the rows to fit on
 
     @functools.cached_property
     def among_the_best(self) -> list[bool]: return self.scores.among_the_best().tolist()
@@ -99,11 +101,14 @@ def told_from_rows(
     metric:str,          # that decides
 ) -> "Sample|None":      # None if the rows or the declaration are not there any more, or cannot tell
     "Rows are drawn at random, for which data and predictions are read."
+    import numpy as np
+
     from ml_pkg.resampling import sampled
     if len(runs) > MANY: return None
     try:
         experiment = load_run(reference.id).experiment
-        return sampled(experiment, runs, metric) if experiment.dataset.fingerprint == reference.row["dataset_key"] else None
+        found = sampled(experiment, runs, metric) if experiment.dataset.fingerprint == reference.row["dataset_key"] else None
+        return found if found and (found.is_drawn | ~np.isfinite(found.scores)).all() else None # a difference to one without draws cannot be told
     except Exception as error: # whatever reading a declaration again raises
         log.info("luck is told from the folds: %s", error)
         return None
@@ -125,10 +130,12 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
 def _headline(contest:_Contest) -> str:
     "The best, and what is to be said of it."
     from ml_pkg.leaderboard import Verdict
-    best, count = contest.order[0], len(contest.runs)
-    name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", float(contest.scores.scores[best])
-    if not math.isfinite(score): return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
-    return str(Verdict(name, score, contest.corrected(), count, sum(contest.among_the_best) - 1, contest.by_rows, ""))
+    best, count, scores = contest.order[0], len(contest.runs), contest.scores.scores
+    name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", float(scores[best])
+    higher = max(range(count), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
+    if not math.isfinite(score) or scores[higher] == math.inf: return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
+    lower, corrected = float(scores[higher]) - score, contest.corrected()
+    return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best], contest.by_rows, contest.runs[higher].id if lower > 1e-12 else ""))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
 def _line(contest:_Contest, place:int, view:tuple[float, float]) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[s
 # %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
 LINES = 100 # variants of a leaderboard that are shown
 
-_HOW = {True: "Intervals at 95%, from rows drawn at random.", False: "Intervals and marks at 95%, told from the folds: a page reads no rows. compare(…) in a notebook and the command ml_pkg leaderboard tell them from the rows, which know more, and there fewer may be equal to the best."}
+_HOW = {True: "Intervals at 95%, from rows drawn at random.", False: "Intervals and marks at 95%, told from the folds. Rows know more, and by them fewer may be equal to the best: compare(…) in a notebook and the command ml_pkg leaderboard read them, where they can be drawn at random (not in order of time) and predictions tell the metric."}
 
 def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:int=LINES) -> dict[str, Any]:
     "The declarations, the best on top."

@@ -233,8 +233,10 @@ def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
 def _plain_name(variant:Variant) -> str: return variant.shared or variant.name
 
 def _distinct(variants:Iterable[Variant]) -> Sweep:
-    "Each declaration once, under the first name it had; equal names are told apart by parameters, or numbered."
-    kept = list({_key_of(variant.experiment): variant for variant in reversed(list(variants))}.values())[::-1]
+    "Each declaration once, where it came first and under the name it had there; equal names are told apart by parameters, or numbered."
+    first:dict[Any, Variant] = {}
+    for variant in variants: first.setdefault(_key_of(variant.experiment), variant)
+    kept = list(first.values())
     alike:dict[str, list[Variant]] = {}
     for variant in kept: alike.setdefault(_plain_name(variant), []).append(variant)
     named = {name: iter(_told_apart(each)) for name, each in alike.items()}
