@@ -85,7 +85,10 @@ def run_experiment(
 ) -> Run:
     "Look the key up; run and record what is not there. Raises what fitting raises, after recording the failure."
     begun = attempt(experiment, threads, Surroundings())
-    if isinstance(checkpoints, Checkpoints) and (found := reused(begun)): return found
+    if isinstance(checkpoints, Checkpoints) and (found := reused(begun)):
+        for finding in found.findings:
+            if finding["name"] == "reads" and finding["accepted"] is None: warn_once(f"{found.name} is reused. But {finding['message']}")
+        return found
     return _compute(begun, n_jobs, progress, checkpoints)
 
 def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Checkpoints|NoCheckpoints) -> Run:
