@@ -138,9 +138,11 @@ def _refuse(series:pd.Series, wrong:Any, column:Column, first_row:int, expected:
     if not len(places): return
     value = series.iloc[places[0]]
     shown = value if not isinstance(value, np.generic) else value.item()
+    gap = ". A value that is missing is null (None in Python)" if column.kind != "text" and isinstance(shown, str) and shown.strip().casefold() in _GAPS else ""
     raise InvalidInput(f"column '{column.name}', row {first_row + places[0]}: {shown!r} is not {expected or _EXPECTED[column.kind]}, "
-        f"which '{column.name}' held at training ({column.dtype}, such as {column.example!r}). {len(places)} of {len(series)} values in this column do not fit")
+        f"which '{column.name}' held at training ({column.dtype}, such as {column.example!r}). {len(places)} of {len(series)} values in this column do not fit{gap}")
 
+_GAPS = {"", "-", "?", "n/a", "na", "nan", "null", "none", "#n/a", "missing", "unknown"} # which pandas reads as missing from a file, and others like them
 _EXPECTED = {"integer": "a whole number", "float": "a number", "boolean": "true or false", "text": "text", "category": "a category", "datetime": "a time", "other": "of the same type"}
 
 # %% ../nbs/api/080_schema.ipynb #6c4061ff

@@ -32,7 +32,7 @@ from .estimated import Abstained, Estimated
 from .intervals import Interval
 from .leases import alone_in
 from .logged_predictions import Moment, moment_of
-from .monitor import Findings, Judged, LogMonitor, watch_without
+from .monitor import THE_ESTIMATE, Findings, Judged, LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
@@ -110,7 +110,7 @@ def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int) ->
     return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])), monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared)
 
 # %% ../nbs/api/697_watching.ipynb #9b1b35a4
-_TAKEN = re.compile(r".* \((missing|answer|dependence|values)\)|.*, (measured|estimated)|.*: \w+|the estimate", re.DOTALL) # what other things are called
+_TAKEN = re.compile(r".* \((missing|answer|dependence|values)\)|.*, (measured|estimated)|.*: \w+|" + THE_ESTIMATE, re.DOTALL) # what other things are called
 
 def thing_name(
     name:str, # of a column, or of something else
@@ -128,7 +128,7 @@ def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     return Found.FINE if known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.is_over else known
 
 def _estimate_found(compared:Agreement, opened:Collection[str]) -> Found:
-    if compared.trusted is None: return Found.FINE if "the estimate" in opened and compared.is_over else Found.UNKNOWN
+    if compared.trusted is None: return Found.FINE if THE_ESTIMATE in opened and compared.is_over else Found.UNKNOWN
     return Found.FINE if compared.trusted else Found.WRONG
 
 def _score_found(judged:Judged, how:str, opened:Collection[str]) -> Found:
@@ -141,7 +141,7 @@ def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Fo
     "What is judged: its name, what was found, and what there is to say."
     for each in findings.measured: yield f"{each.metric}, measured", _score_found(each, "measured", opened), str(each)
     trusted = findings.compared.trusted
-    yield "the estimate", _estimate_found(findings.compared, opened), str(findings.compared)
+    yield THE_ESTIMATE, _estimate_found(findings.compared, opened), str(findings.compared)
     for each in findings.estimated: yield f"{each.metric}, estimated", Found.UNKNOWN if trusted is False else _score_found(each, "estimated", opened), str(each)
     for verdict in findings.check.verdicts: yield thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict)
     for fault in findings.check.faults: yield f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault)
