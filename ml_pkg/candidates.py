@@ -20,7 +20,7 @@ import pandas as pd
 
 from .dataset import Dataset, feature_names
 from .difference import ScoreDifference, paired_interval
-from .display import counted
+from .display import counted, minute
 from .errors import InvalidData, InvalidDeclaration, NotFound, UnknownName, did_you_mean, listed
 from .evaluation import holdout_identity, locked_away, scorers
 from .fitting import takes_weights
@@ -335,7 +335,7 @@ class Holdout:
         metric, production, required = metric_of(candidate.run, self.metric), candidate.incumbent, self._required(candidate)
         if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True)
         begun, seen = now(), look(candidate)
-        known = f", of {seen.made[:16].replace('T', ' ')} UTC" * (seen.made < begun) # the same model has the same score
+        known = f", of {minute(seen.made)} UTC" * (seen.made < begun) # the same model has the same score
         said = "; ".join([f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}{known}", *_besides(candidate, seen)])
         if production is None: return Verdict(self.name, required, f"{metric} {seen.scores[metric]:.4f}, and nothing is in production yet; {said}", True)
         pair = _on_locked(candidate, metric, seen)

@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported, waiting
+from .display import minute
 
 # %% ../nbs/api/808_cli_registry.ipynb #50da0677
 WIDTH = 100 # characters of a line in the tables; --json has everything
 
-def _when(made:str) -> str: return made[:16].replace("T", " ")
 def _name(who:str) -> str: return _cut(who.partition(" <")[0], 12) # without the address
 def _cut(text:str, length:int) -> str: return text if len(text) <= length else text[:length - 1] + "…"
 
@@ -65,7 +65,7 @@ def history(
     if as_json: return print_json(found)
     if not found: return print(f"no alias of {name} was ever moved")
     lines = [["when", "what", "alias", "run", "gates", "who", "why"]]
-    for each in found: lines.append([_when(each["when"]), each["kind"], f"{each['alias']} {each['version'] or 'none'}", each["run"] or "", gate_text(each), _name(each["who"]), _reason(each)])
+    for each in found: lines.append([minute(each["when"]), each["kind"], f"{each['alias']} {each['version'] or 'none'}", each["run"] or "", gate_text(each), _name(each["who"]), _reason(each)])
     print_columns(_wrapped(lines))
 
 # %% ../nbs/api/808_cli_registry.ipynb #27107b66

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
+from .display import minute
 
 # %% ../nbs/api/811_cli_tokens.ipynb #c4341f52
 tokens = typer.Typer(help="Say who may ask a server that other machines can reach.", no_args_is_help=True)
@@ -56,7 +57,7 @@ def listed(as_json:AsJson = False) -> None:
     _say_what_counts()
     if as_json: return print_json(found)
     if not found: return print("nobody has a token: a server that is started now can be asked by this machine alone, and one that was started with tokens lets nobody in. Make one: ml_pkg token add NAME")
-    print_columns([["name", "a second", "at once", "since"], *([each["name"], f"{each['per_second']:g}", f"{each['burst']:g}", each["made"][:16].replace("T", " ")] for each in found)])
+    print_columns([["name", "a second", "at once", "since"], *([each["name"], f"{each['per_second']:g}", f"{each['burst']:g}", minute(each["made"])] for each in found)])
 
 @tokens.command()
 @reported

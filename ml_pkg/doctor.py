@@ -33,10 +33,11 @@ from .display import table as html_table
 from .entries import NotForUs, read_entry
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, listed
 from .persistence import digest_of
+from .processes import has_ended, is_alive
 from .registry import Version, registered_versions, whole_file
 from .signing import is_ours
 from .store import MIGRATIONS, journal_mode
-from .workspace import Workspace, is_alive
+from .workspace import Workspace
 
 logging.getLogger("ml_pkg").addHandler(logging.NullHandler()) # what is found is in the diagnosis, and need not be told twice
 
@@ -238,8 +239,7 @@ def _is_deserted(lease:Path) -> bool:
     "Whether the holder of a lease is gone; a living one touches it every second."
     try: holder = json.loads(lease.read_text())
     except (OSError, ValueError): holder = {}
-    if not isinstance(holder, dict) or holder.get("machine") != socket.gethostname() or not isinstance(holder.get("process"), int): return _age(lease) > _HOUR
-    return not is_alive(holder["process"]) or _age(lease) > _HOUR
+    return has_ended(holder) or _age(lease) > _HOUR
 
 # %% ../nbs/api/450_doctor.ipynb #2f8b7790
 def leftovers(

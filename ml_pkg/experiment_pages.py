@@ -13,9 +13,9 @@ from typing import Any
 
 from .display import counted
 from .errors import UnknownName, did_you_mean
-from .history import changed, parameters_of, run_count, run_list
+from .history import changed, metrics_among, parameters_of, run_count, run_list
 from .pages import line_chart, shortened, time_of_day
-from .run_pages import METRICS_SHOWN, RUNS_ON_PAGE, metrics_of, with_errors
+from .run_pages import METRICS_SHOWN, RUNS_ON_PAGE, with_errors
 from .store import connected
 from .workspace import Workspace
 
@@ -71,7 +71,7 @@ def experiment_page(
         found = run_list(name, limit=DRAWN)
         runs, total = with_errors(connection, found), run_count(name)
         listed = _with_changes(connection, runs[:RUNS_ON_PAGE + 1])
-    metrics = metrics_of(found)
+    metrics = metrics_among(found)
     drawn = chosen_metric(metric, metrics, f"was not scored in the last {len(runs)} runs of {shortened(name)}")
     words = counted(total, "run") + (f"; the last {RUNS_ON_PAGE} are listed" if total > RUNS_ON_PAGE else "") + (f", the last {DRAWN} are drawn" if total > DRAWN else "")
     return {"name": name, "metrics": metrics, "metric": drawn, "shown": metrics[:METRICS_SHOWN], "chart": _chart(runs, drawn), "words": words, "runs": listed}

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InvalidInput, did_you_mean, listed, optional
-from .schema import Column, Schema, conform
+from .schema import Column, Schema, conform, is_text
 
 # %% ../nbs/api/476_json_rows.ipynb #0227a05d
 class InvalidRequest(InvalidInput):
@@ -95,11 +95,6 @@ def _object(pairs:list[tuple[str, Any]]) -> Any:
     (twice, times), = Counter(name for name, _ in pairs).most_common(1)
     return found | {twice: _Wrong(f"'{twice[:200]}' is there {times} times, and which one is meant cannot be told")}
 
-# %% ../nbs/api/476_json_rows.ipynb #9d767ffb
-def _is_text(value:str) -> bool:
-    try: return value.isascii() or bool(value.encode("utf-8"))
-    except UnicodeEncodeError: return False
-
 # %% ../nbs/api/476_json_rows.ipynb #160b1fb4
 def _spelt(place:tuple) -> str:
     "A field as it is written, such as 'rows[3].age'."
@@ -115,7 +110,7 @@ def _marks(document:Any) -> Iterator[tuple[str, _Wrong]]:
     while waiting:
         place, each = waiting.pop()
         if isinstance(each, _Wrong): yield _spelt(place), each
-        if isinstance(each, str) and not _is_text(each): yield _spelt(place), _Wrong("half of a pair of UTF-16 is no text")
+        if isinstance(each, str) and not is_text(each): yield _spelt(place), _Wrong("half of a pair of UTF-16 is no text")
         inner = each.items() if isinstance(each, dict) else enumerate(each) if isinstance(each, list) else ()
         waiting.extend(reversed([((place, name), value) for name, value in inner]))
 

@@ -8,7 +8,6 @@ __all__ = ['BEAT', 'PATIENCE', 'alone_in', 'Lease']
 # %% ../nbs/api/050_leases.ipynb #425c6e6f
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from .processes import has_ended, process_mark
 
 # %% ../nbs/api/050_leases.ipynb #320a26ac
 BEAT = 1.0       # seconds between two signs of life
@@ -58,7 +59,7 @@ def _made_anew(path:Path) -> int:
 # %% ../nbs/api/050_leases.ipynb #357292d8
 def _holder() -> bytes:
     "What is written into a lease: who has it, told from everybody who ever had one."
-    return json.dumps({"machine": socket.gethostname(), "process": os.getpid(), "since": time.time_ns(), "name": uuid.uuid4().hex}).encode()
+    return json.dumps({**process_mark(), "since": time.time_ns(), "name": uuid.uuid4().hex}).encode()
 
 def _take(lease:Path, holder:bytes) -> bool:
     "Write the holder into the lease, if it is free; tells whether it was."
@@ -82,12 +83,7 @@ def _is_gone(lease:Path) -> bool:
     "Whether the holder is known to be dead."
     try: holder = json.loads(lease.read_text())
     except (OSError, ValueError): return False # being written, or removed
-    if not isinstance(holder, dict) or not {"machine", "process"} <= holder.keys(): return False # somebody else's file
-    if holder["machine"] != socket.gethostname() or holder["process"] == os.getpid(): return False
-    try: os.kill(holder["process"], 0)
-    except ProcessLookupError: return True
-    except OSError: return False
-    return False
+    return has_ended(holder)
 
 # %% ../nbs/api/050_leases.ipynb #c053c9b7
 def _touched(lease:Path) -> int | None:

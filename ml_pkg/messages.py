@@ -11,9 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import pandas as pd
-
 from .channels import Message, message_id
+from .display import minute
 from .errors import InvalidDeclaration, NotFound, did_you_mean
 from .watching import Look
 
@@ -47,11 +46,9 @@ def template_of(
     return template
 
 # %% ../nbs/api/701_messages.ipynb #36f87216
-def _minute(written:str) -> str: return f"{pd.Timestamp(written):%Y-%m-%d %H:%M}"
-
 def _changes(found:Mapping[str, Any]) -> str: return "\n".join(f"{each['change']}: {each['text'] or each['name']}" for each in found["events"])
 
-def _open(found:Mapping[str, Any]) -> str: return "\n".join(f"{name}, since {_minute(since)}" for name, since in found["open"].items()) or "nothing"
+def _open(found:Mapping[str, Any]) -> str: return "\n".join(f"{name}, since {minute(since)}" for name, since in found["open"].items()) or "nothing"
 
 # %% ../nbs/api/701_messages.ipynb #654aa1b1
 _MANY = 5 # things whose rows are told of
@@ -96,7 +93,7 @@ def message_of(
     if not found["events"]: return None
     raised = [each["name"] for each in found["events"] if each["change"] == "raised"]
     subject = f"{found['model']}@{found['version']}: {found['verdict']}" + (f": {_listed(raised)}" if raised else f" (cleared: {_listed([each['name'] for each in found['events']])})")
-    text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}", since=_minute(found["start"]), until=_minute(found["end"]), against=found["against"],
+    text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}", since=minute(found["start"]), until=minute(found["end"]), against=found["against"],
         changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))
     document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open")}
     return Message(message_id(found["model"], found["version"], found["time"]), subject, text, document)

@@ -17,7 +17,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from .persistence import digest_of, read_archive
 from .provenance import git
 from .run import Run, load_run, saved_model
 from .store import connected, encodable, now, transaction
-from .workspace import Workspace, begun
+from .workspace import Workspace, begun, flush_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,13 +161,6 @@ def _next(connection:sqlite3.Connection, copy:Copy) -> int:
     while (copy.part.parent/f"{number}.mlpkg").exists(): number += 1
     return number
 
-def _sync(folder:Path) -> None:
-    "Have the names in a folder on the disk; where folders cannot be opened, the system sees to it."
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
-
 # %% ../nbs/api/385_registry.ipynb #aec25cb5
 def add_version(
     connection:sqlite3.Connection, # inside of a transaction
@@ -178,7 +171,7 @@ def add_version(
     if found: return _mended(_version(connection, found), copy)
     number, folder = _next(connection, copy), copy.part.parent
     os.replace(copy.part, folder/f"{number}.mlpkg")
-    _sync(folder)
+    flush_folder(folder)
     row = connection.execute("INSERT INTO versions (name, version, run, key, sha256, path, made) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *", [copy.name, number, copy.run, copy.key, copy.sha256, f"registry/{copy.name}/{number}.mlpkg", now()]).fetchone()
     return _version(connection, row)
 

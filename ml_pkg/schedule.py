@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from .chain import kind_of
+
 # %% ../nbs/api/360_schedule.ipynb #ca9d886b
 def shared_keys(
     works:list[list[Any]],  # for each variant, its folds; each has `keys`, and may have None among them for what has no key
@@ -81,7 +83,7 @@ class Schedule:
 
     def _left(self, place:int) -> float:
         "Seconds that a variant still needs, as far as that is known."
-        return sum(self._took.get(_kind(link), 0.0) for work in self._open[place] for link, key in zip(work.chain, work.keys[1:], strict=False) if key not in self._made)
+        return sum(self._took.get(kind_of(link), 0.0) for work in self._open[place] for link, key in zip(work.chain, work.keys[1:], strict=False) if key not in self._made)
 
     def _wait(self, place:int) -> None:
         if self._open[place]: heapq.heappush(self._waiting, (self._left(place), place))
@@ -92,7 +94,7 @@ class Schedule:
 
     def _learn(self, work:Any, took:dict[str, float]) -> None:
         "The first time that a kind of step took stands for all of them, so that the order changes seldom."
-        new = {_kind(link): took[link.name] for link in work.chain if link.name in took and _kind(link) not in self._took}
+        new = {kind_of(link): took[link.name] for link in work.chain if link.name in took and kind_of(link) not in self._took}
         self._took |= new
         if new: self._sort()
 
@@ -117,6 +119,3 @@ class Schedule:
     def _begin(self, place:int, work:Any) -> None:
         self._open[place].remove(work)
         for key in self._shared_of(work): self._making[key] += 1
-
-# %% ../nbs/api/360_schedule.ipynb #77090931
-def _kind(link:Any) -> str: return f"{link.name} {type(link.step).__qualname__}"

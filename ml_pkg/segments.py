@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import DamagedFile
-from .workspace import remove_begun, written_whole
-from .write_ahead import flush_folder, is_damaged, taken_over, whole_records
+from .workspace import flush_folder, remove_begun, written_whole
+from .write_ahead import is_damaged, taken_over, whole_records
 
 # %% ../nbs/api/484_segments.ipynb #7a3bc3d8
 _JSON = {b"ml_pkg": b"json"} # marks columns whose text is JSON

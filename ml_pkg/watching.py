@@ -10,9 +10,7 @@ import datetime
 import json
 import logging
 import math
-import os
 import re
-import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +24,7 @@ from .addresses import located
 from .agreement import NotComparable
 from .agreement import Verdict as Agreement
 from .alarms import Alarms, Event, Found, Persistence
-from .display import definition, finite
+from .display import definition, finite, minute
 from .errors import InvalidDeclaration, NotFound
 from .estimated import Abstained, Estimated
 from .intervals import Interval
@@ -35,6 +33,7 @@ from .logged_predictions import Moment, moment_of
 from .monitor import THE_ESTIMATE, Findings, Judged, LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
+from .processes import has_ended, process_mark
 from .progress import whole_units
 from .quality import faults_of
 from .reference import Baseline, ReferenceProfile, Window
@@ -42,7 +41,7 @@ from .shares import shares_of
 from .traffic import agreement, paired_answers
 from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
 from .windows import Recent, WindowPolicy
-from .workspace import Workspace, is_alive, written_whole
+from .workspace import Workspace, written_whole
 
 log = logging.getLogger("ml_pkg.watch")
 
@@ -177,16 +176,14 @@ class Look:
 
     def __str__(self) -> str:
         found = self.document
-        first = f"{found['model']}@{found['version']} until {_minute(found['end'])}: {found['verdict']} ({found['rows']:,} rows, held against {found['against']})"
-        return "\n".join([first, *(f"  {each['change']}: {each['text'] or each['name']}" for each in self.events), *(f"  open since {_minute(since)}: {name}" for name, since in self.open.items())])
+        first = f"{found['model']}@{found['version']} until {minute(found['end'])}: {found['verdict']} ({found['rows']:,} rows, held against {found['against']})"
+        return "\n".join([first, *(f"  {each['change']}: {each['text'] or each['name']}" for each in self.events), *(f"  open since {minute(since)}: {name}" for name, since in self.open.items())])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         found = self.document
-        return definition(f"{found['model']}@{found['version']}: {found['verdict']}", {"until": _minute(found["end"]), "rows": f"{found['rows']:,}, held against {found['against']}", **{f"open since {_minute(since)}": name for name, since in self.open.items()}, **{each["change"]: each["text"] or each["name"] for each in self.events}})
-
-def _minute(written:str) -> str: return f"{pd.Timestamp(written):%Y-%m-%d %H:%M}"
+        return definition(f"{found['model']}@{found['version']}: {found['verdict']}", {"until": minute(found["end"]), "rows": f"{found['rows']:,}, held against {found['against']}", **{f"open since {minute(since)}": name for name, since in self.open.items()}, **{each["change"]: each["text"] or each["name"] for each in self.events}})
 
 def _all_shares(counted:_Counted) -> dict[str, dict]:
     "How what is judged is distributed now and in what it is held against, by the name of its verdict."
@@ -328,7 +325,7 @@ class Looks:
     def check(self, watch:str) -> None:
         "Raise `InvalidDeclaration` if another watch looks at the model."
         state, now = self.state, time.time()
-        if state.get("watch", watch) == watch or _is_gone(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60: return
+        if state.get("watch", watch) == watch or has_ended(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60: return
         raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
 
     def forget_after(self, end:pd.Timestamp) -> None:
@@ -345,15 +342,11 @@ class Looks:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
         for path in set(self.folder.glob("[!.]*.json")) - set(self.paths()): path.unlink(missing_ok=True) # of a process that was killed before it was done
         _write(self.folder/f"{name}.json", document)
-        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"], "machine": socket.gethostname(), "process": os.getpid()})
+        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"], **process_mark()})
         for path in self.paths()[:-_LOOKS]: path.unlink(missing_ok=True)
         return Look(document)
 
 # %% ../nbs/api/697_watching.ipynb #a67689c8
-def _is_gone(state:Mapping[str, Any]) -> bool:
-    "Whether the process that looked last has ended, as far as this machine can tell."
-    return state.get("machine") == socket.gethostname() and isinstance(state.get("process"), int) and not is_alive(state["process"])
-
 def _by(state:Mapping[str, Any]) -> str: return f" (process {state['process']} on {state['machine']})" if {"process", "machine"} <= state.keys() else ""
 
 def _look_of(path:Path) -> Look|None:
