@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # %% ../nbs/api/120_dataset.ipynb #33246917
 def _names(value:str|Iterable[str]|None) -> tuple[str, ...]:
     "One name or several, as a tuple."
-    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+    return () if value is None else tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 # %% ../nbs/api/120_dataset.ipynb #abb4e120
 def _named_roles(declare:Callable) -> Callable:
@@ -121,7 +121,11 @@ Dataset.__init__ = _named_roles(Dataset.__init__)
 def _twice(names:Iterable[str]) -> str | None: return next((name for name, count in Counter(names).items() if count > 1), None)
 
 def _check_roles(dataset:Dataset) -> None:
-    "Raise for roles that contradict each other."
+    "Raise for roles that are no names of columns, or contradict each other."
+    for role in ("target", "features", "drop"):
+        if wrong := [name for name in getattr(dataset, role) if not isinstance(name, str)]: raise InvalidDeclaration(f"{role}= takes names of columns, which are text, and {wrong[0]!r} is none")
+    for role in ("group", "time", "weight"):
+        if (name := getattr(dataset, role)) is not None and not isinstance(name, str): raise InvalidDeclaration(f"{role}= takes the name of one column, which is text, and {name!r} is none")
     if not dataset.target: raise InvalidDeclaration("a dataset needs a target: the column to predict, target='…'")
     if dataset.features and dataset.drop: raise InvalidDeclaration("give either features= (what to use) or drop= (what to leave out), not both")
     for role in ("target", "features", "drop"):

@@ -89,12 +89,16 @@ def _place(holder:Any, name:str) -> int:
     return names.index(name)
 
 # %% ../nbs/api/160_estimators.ipynb #dcb673f4
+def _check_name(step:Any) -> None:
+    if not isinstance(step, str): raise InvalidDeclaration(f"a step is given by its name, which is text, and not by {step!r}")
+
 def drop(
     estimator:Any, # stays as it is
     step:str,      # name of the step; inside another one as "outer__inner"
 ) -> Any:          # a new, unfitted estimator
     "The estimator without a step. Raises `UnknownName` if it has none of that name."
     from sklearn.base import clone
+    _check_name(step)
     changed, path = clone(estimator), step.split("__")
     holder = _within(changed, path)
     held = _children_name(holder) or ""
@@ -113,6 +117,7 @@ def insert(
 ) -> Any:            # a new, unfitted estimator
     "A pipeline with one more step. Raises `UnknownName` for a neighbour that is not there, `InvalidDeclaration` for a name that cannot be used."
     from sklearn.base import clone
+    for given in (name, before, after): _check_name(given)
     if bool(before) == bool(after): raise InvalidDeclaration(f"say where '{name}' goes: before='…' or after='…', one of them")
     if "__" in name or not name.isidentifier(): raise InvalidDeclaration(f"'{name}' cannot name a step: letters, digits and single underscores, not starting with a digit")
     if not (isinstance(step, str) and step in ("passthrough", "drop") or hasattr(step, "fit") and not isinstance(step, type)):

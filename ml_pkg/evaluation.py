@@ -10,6 +10,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", _named_metrics(self.metrics))
-        if not 0 < self.train_size <= 1: raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
-        if not 0 <= self.holdout < 1: raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")
+        if not (isinstance(self.train_size, Real) and 0 < self.train_size <= 1): raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
+        if not (isinstance(self.holdout, Real) and 0 <= self.holdout < 1): raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")
         if isinstance(self.cv, bool) or not (isinstance(self.cv, int) and self.cv >= 2 or hasattr(self.cv, "split") and hasattr(self.cv, "get_n_splits")):
             raise InvalidDeclaration(f"cv is a number of folds (2 or more) or a scikit-learn splitter such as KFold(5), and not {self.cv!r}")
 

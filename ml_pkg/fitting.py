@@ -12,7 +12,6 @@ import copy
 import functools
 import inspect
 import itertools
-import numbers
 import os
 import pickle
 import traceback
@@ -36,7 +35,7 @@ from .heap import keep_freed
 from .identity import Identity, identify, key_or_none
 from .model import probability_columns, probability_name
 from .steps import Step, watched
-from .threads import limited
+from .threads import check_jobs, limited
 from .usage import Usage
 
 # %% ../nbs/api/260_fitting.ipynb #4c1ec691
@@ -339,7 +338,7 @@ def workers(
 ) -> int:            # how many
     "How many workers there are. Raises `InvalidDeclaration` for a number that means nothing."
     from joblib import effective_n_jobs
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, numbers.Integral) or n_jobs == 0): raise InvalidDeclaration(f"n_jobs is how many workers there are, such as 1, 2, or -1 for one a core, and not {n_jobs!r}")
+    check_jobs(n_jobs)
     return effective_n_jobs(n_jobs)
 
 # %% ../nbs/api/260_fitting.ipynb #a8eff2e9

@@ -46,11 +46,19 @@ def _fold_scores(connection:sqlite3.Connection, reference:Run, metric:str, runs:
     return {run: values for run, values in found.items() if len(values) == len(reference.fold_scores[metric])}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #ff8b2caa
+_AS_DECLARED = "SELECT *, started AS since FROM runs WHERE experiment = ? AND comparable = ? AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1"
+_IN_PRODUCTION = """SELECT runs.*, promotions.made AS since FROM promotions LEFT JOIN versions ON versions.name = promotions.name AND versions.version = promotions.version
+                    LEFT JOIN runs ON runs.id = versions.run WHERE promotions.name = ? AND promotions.alias = 'production' ORDER BY promotions.number DESC LIMIT 1"""
+
+def _declared(connection:sqlite3.Connection, name:str, comparable:str) -> list[dict[str, Any]]:
+    "Runs of what is declared, the surest first: what has last run so, or what a promotion or a rollback has made of it since."
+    found = [connection.execute(_AS_DECLARED, [name, comparable]).fetchone(), connection.execute(_IN_PRODUCTION, [name]).fetchone()]
+    return sorted((dict(row) for row in found if row and row["id"]), key=lambda row: row["since"], reverse=True)
+
 def _baseline(connection:sqlite3.Connection, name:str, reference:Run, runs:Sequence[Run]) -> int:
     "The place of the experiment as it is declared; of its newest variation, if it has not run so on these rows."
-    row = connection.execute("SELECT * FROM runs WHERE experiment = ? AND comparable = ? AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1", [name, reference.row["comparable"]]).fetchone()
     contents = [run.content for run in runs]
-    wanted = [Run(reference.workspace, dict(row)).content] if row else []
+    wanted = [Run(reference.workspace, row).content for row in _declared(connection, name, reference.row["comparable"])]
     return next((contents.index(each) for each in [*wanted, reference.content] if each in contents), 0)
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3ded2b7e

@@ -336,7 +336,8 @@ def promote(
         forced = "" if verdicts.passed else force
         with ExitStack() as kept:
             copies = [kept.enter_context(kept_copy(workspace, place.name, each, cast(Path, each.model_path))) for each in ([outset.run] if outset else []) + [run]]
-            return _write_and_enter(workspace, place, chosen, planned, model, copies[-1].part, version, lambda connection: _entered(connection, copies), "promote", why=why, forced=forced, verdicts=verdicts)
+            move = _Move("promote", workspace, place, chosen, planned, model, copies[-1].part, version, why, forced, tuple(verdicts))
+            return _write_and_enter(move, lambda connection: _entered(connection, copies))
 
 def _entered(connection:sqlite3.Connection, copies:Sequence["Copy"]) -> Version:
     "The last copy as a version. One before it is what was declared at the outset, and was in production until now."
@@ -382,24 +383,39 @@ def _incumbent(version:Version|None, force:str) -> Incumbent | None:
         raise PromotionRefused(f"{version} is in production and cannot be loaded, so nothing can be held against it ({error}). promote(force='the reason') goes on without") from error
 
 # %% ../nbs/api/399_promotion.ipynb #ffe20c2a
-def _write_and_enter(workspace:Workspace, place:Place, chosen:"Experiment", planned:Rewritten, model:Model, file:Path, before:Version|None, version_in:Callable[[sqlite3.Connection], Version], kind:str, why:str, forced:str="", verdicts:Sequence[Verdict]=()) -> Promotion:
+class _Move(NamedTuple):
+    "What goes into production, and where."
+    kind: str                # 'promote' or 'rollback', in the registry's history
+    workspace: Workspace
+    place: Place
+    chosen: "Experiment"     # under the name of the place
+    planned: Rewritten
+    model: Model             # of the chosen experiment
+    file: Path               # which it is saved in
+    before: Version|None     # that is in production so far
+    why: str
+    forced: str = ""         # why, although a gate refuses it
+    verdicts: tuple[Verdict, ...] = ()
+
+def _write_and_enter(move:_Move, version_in:Callable[[sqlite3.Connection], Version]) -> Promotion:
     "Write, ask a fresh process, and enter it in the registry; if anything is wrong, nothing was written."
+    workspace, place, planned, name = move.workspace, move.place, move.planned, move.place.name
     with connected(workspace) as connection: last = connection.execute("SELECT coalesce(max(number), 0) FROM promotions").fetchone()[0]
-    journaled = {"after": last, "kind": kind, "difference": planned.difference, "file": str(place.file)}
-    with written_together(_journal(workspace, place.name), planned.changes, journaled, lambda: _is_entered(workspace, place.name, journaled)):
-        verdicts = [*verdicts, _parity(place, chosen, model, file)]
-        about = {"why": why, "forced": forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
+    journaled = {"after": last, "kind": move.kind, "difference": planned.difference, "file": str(place.file)}
+    with written_together(_journal(workspace, name), planned.changes, journaled, lambda: _is_entered(workspace, name, journaled)):
+        verdicts = (*move.verdicts, _parity(move))
+        about = {"why": move.why, "forced": move.forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
         refuse_edited(planned.changes)
         statement = find_declared(place.written, place.variable).source if place.written and planned.changes else ""
         with connected(workspace) as connection, transaction(connection):
-            check_expected(connection, place.name, "production", before and before.version)
+            check_expected(connection, name, "production", move.before and move.before.version)
             version = version_in(connection)
-            replaced = aliases(connection, place.name).get("production")
-            point(connection, place.name, "production", version.version, kind, who(), **about)
+            replaced = aliases(connection, name).get("production")
+            point(connection, name, "production", version.version, move.kind, who(), **about)
     if statement: _declared_since[place.written, place.variable] = statement
-    try: tell_of_aliases(workspace, place.name)
-    except MlPkgError as error: warnings.warn(f"{place.name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
-    return Promotion(place.name, version.version, place.address, planned.difference, tuple(verdicts), replaced, remarks=planned.remarks)
+    try: tell_of_aliases(workspace, name)
+    except MlPkgError as error: warnings.warn(f"{name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
+    return Promotion(name, version.version, place.address, planned.difference, verdicts, replaced, remarks=planned.remarks)
 
 def _folder(place:Place) -> Path:
     "Where the project is."
@@ -410,8 +426,9 @@ def _answers_by(settings:dict[str, Any], model:Model, rows:pd.DataFrame) -> list
     "What a model answers under scikit-learn's settings of another thread."
     with config_context(**settings): return all_answers(model, rows)
 
-def _parity(place:Place, chosen:"Experiment", model:Model, file:Path) -> Verdict:
+def _parity(move:_Move) -> Verdict:
     "Raise `NotTheSame` if a fresh process finds another experiment, or other answers."
+    place, chosen, model, file = move.place, move.chosen, move.model, move.file
     rows = fitted_rows(chosen)
     required = f"the same experiment, and {len(rows) + DISTURBED:,} answers that are the same to the bit ({DISTURBED:,} of them to disturbed rows)"
     if place.written is None:
@@ -465,7 +482,9 @@ def _otherwise_by_now(before:Version, found:dict[str, tuple[str, str]]) -> str:
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
     "What changes in files. Raises `NotRewritable` if something is declared that was never promoted."
     declared = vars(place.module)[place.variable]
-    if version and (place.written, place.variable) not in _declared_since and declared.key != version.key and not _are_rows(differences(load_run(version.run).components, components(declared.identity))): raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
+    is_imported_before = (place.written, place.variable) in _declared_since
+    if version and not is_imported_before and declared.key != version.key and not _are_rows(differences(load_run(version.run).components, components(declared.identity))):
+        raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
     return rewritten(chosen, place, _declared_since.get((place.written, place.variable), declared.source or ""), _added_imports(workspace, chosen.name))
 
 def preview_rollback(
@@ -489,7 +508,7 @@ def rollback(
         before, chosen, place = _way_back(workspace, name) # once more: somebody else may have been at it
         version = _in_production(workspace, name)
         planned = _planned_back(workspace, chosen, place, version)
-        return _write_and_enter(workspace, place, chosen, planned, before.model, before.path, version, lambda connection: before, "rollback", why)
+        return _write_and_enter(_Move("rollback", workspace, place, chosen, planned, before.model, before.path, version, why), lambda connection: before)
 
 # %% ../nbs/api/399_promotion.ipynb #aa688bc1
 class NotVerified(Refusal, AssertionError):

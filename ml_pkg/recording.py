@@ -33,6 +33,7 @@ from .provenance import GitState, git_state, origin, packages, place
 from .row_traces import keep_traces, moved_rows
 from .run import Run
 from .store import connected, find_run, finished_run, now, record
+from .threads import check_threads
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def attempt(
     threads:int,               # of linear algebra, in each fit
     surroundings:Surroundings, # what is the same for all runs of a process
 ) -> Attempt:
-    "Begin a run; warns of a declaration that cannot be identified, and of a file that has changed since it was read."
+    "Begin a run; warns of a declaration that cannot be identified, and of a file that has changed since it was read. Raises `InvalidDeclaration` for what is no number of threads."
+    check_threads(threads)
     if has_changed(experiment.dataset): warn_once(f"{experiment.dataset.source} has changed since this process read it, and {experiment.name} still stands for the rows of then. Declare it again (import its module anew, or run its cell) to start from the new ones")
     try: identity = experiment.identity
     except Unidentifiable as error:

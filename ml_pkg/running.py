@@ -20,6 +20,7 @@ from .errors import PreflightWarning, WorkspaceUnusable
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run
 from .store import connected, find_run, finished_run, now, record
+from .threads import check_jobs
 from .workspace import unusable
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def run_experiment(
     threads:int,             # of linear algebra, in each fit
 ) -> Run:
     "Look the key up; run and record what is not there. Raises what fitting raises, after recording the failure."
+    check_jobs(n_jobs)
     begun = attempt(experiment, threads, Surroundings())
     if isinstance(checkpoints, Checkpoints) and (found := reused(begun)):
         for finding in found.findings:
