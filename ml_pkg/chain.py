@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .checkpoints import NONE, Checkpoints, NoCheckpoints, is_reproducible, pack
-from .draws import Draws
+from .draws import Draws, without_idle_draws
 from .identity import Identity, key_or_none
 from .steps import Step, blaming, fit_and_transform, remembered_branches, watched
 
@@ -163,7 +163,7 @@ def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached
     "One step further, made here."
     depth, draws = len(reached.fitted), Draws()
     link, key = chain[depth], keys[depth + 1]
-    reached, _took[kind_of(link)] = advance(reached)
+    with without_idle_draws(link.step): reached, _took[kind_of(link)] = advance(reached)
     if key_or_none(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"): keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
     unkept += _took[kind_of(link)]
     is_outcome = depth == len(chain) - 1 and place.wanted and key not in place.wanted # what comes of the fold is kept instead

@@ -6,12 +6,15 @@
 __all__ = ['ui', 'leaderboard']
 
 # %% ../nbs/api/804_cli_ui.ipynb #72fe4076
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported
-from .pages import number
+from .pages import ends, number
+
+if TYPE_CHECKING:
+    from ml_pkg.intervals import Interval
 
 # %% ../nbs/api/804_cli_ui.ipynb #b386c094
 @app.command()
@@ -27,9 +30,16 @@ def ui(
     serve_ui(port, host, open_browser, exposed)
 
 # %% ../nbs/api/804_cli_ui.ipynb #87233186
+def _to_baseline(difference:"Interval|None") -> tuple[str, str]: return ("baseline", "") if difference is None else (number(difference.mean, sign="+"), ends(difference, "+"))
+
 def _cells(line:dict[str, Any], several:bool) -> list[str]:
     "What is said of one; by name, if there are several experiments."
-    return [line["id"], *[line["experiment"]] * several, number(line["score"]), line["interval"], line["difference"], line["beside"], "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
+    return [line["id"], *[line["experiment"]] * several, number(line["score"].mean), ends(line["score"]), *_to_baseline(line["difference"]), "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
+
+def _in_numbers(line:dict[str, Any]) -> dict[str, Any]:
+    "The same, as a program reads it."
+    def ends_of(name:str, interval:"Interval|None") -> dict[str, Any]: return dict(zip((name, f"{name}_low", f"{name}_high"), interval or (None,) * 3, strict=True))
+    return {**line, **ends_of("score", line["score"]), **ends_of("difference", line["difference"])}
 
 @app.command()
 @reported
@@ -43,8 +53,8 @@ def leaderboard(
     "Hold all that was tried on the same rows against each other, the best first: which one is really better?"
     from ml_pkg.leaderboard_page import leaderboard_page, told_from_rows
     page = leaderboard_page(experiment, metric, rows, told_from_rows, limit)
-    if as_json: return print_json(page)
     board = page["board"]
+    if as_json: return print_json({**page, "board": board and {**board, "lines": list(map(_in_numbers, board["lines"]))}})
     if not board: return print(page["why"])
     print(board["headline"], f"{board['caption']}:", sep="\n")
     several = len({line["experiment"] for line in board["lines"]}) > 1

@@ -221,4 +221,4 @@ def unkeyed_reads(
     except Unidentifiable: return []
     found = dict.fromkeys(read for content in code for read in _reads_of(content))
     message = f"the estimator reads by itself: {listed(found, 5)}. What that gives is in no key, so a result is reused although it has changed"
-    return [CheckFinding("reads", message, "Give the content to the step as a parameter, or to the dataset as a column; or run with checkpoints=NoCheckpoints() when it has changed")] if found else []
+    return [CheckFinding("reads", message, "Give the content to the step as a parameter, or to the dataset as a column; or write a version into the code of the step, and another one whenever the content has changed")] if found else []

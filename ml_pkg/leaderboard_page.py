@@ -19,7 +19,7 @@ from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment
 from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
-from .pages import ends, interval_bar, number, shortened, time_of_day
+from .pages import number, shortened, time_of_day
 from .report import ceiling
 from .run import Run, load_run, median_fit, runs_on
 from .run_pages import id_list, recorded_run
@@ -146,12 +146,10 @@ def _headline(contest:_Contest) -> str:
     return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best], contest.by_rows, contest.runs[higher].id if lower > 1e-12 else ""))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
-def _line(contest:_Contest, place:int, view:tuple[float, float]) -> dict[str, Any]:
-    "What the scores of one say."
-    run, interval, difference = contest.runs[place], contest.interval(place), contest.difference(place)
-    mark = "best" if place == contest.order[0] else "cannot be told from the best" if contest.among_the_best[place] else ""
-    told = ("baseline", "") if place == contest.baseline else (number(difference.mean, sign="+"), ends(difference, "+"))
-    return {"id": run.id, "experiment": run.name, "score": interval.mean, "interval": ends(interval), "bar": interval_bar(interval, view), "difference": told[0], "beside": told[1], "mark": mark}
+def _line(contest:_Contest, place:int) -> dict[str, Any]:
+    "What the scores of one say; the baseline has no difference to itself."
+    run, mark = contest.runs[place], "best" if place == contest.order[0] else "cannot be told from the best" if contest.among_the_best[place] else ""
+    return {"id": run.id, "experiment": run.name, "score": contest.interval(place), "difference": None if place == contest.baseline else contest.difference(place), "mark": mark}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #07caecb2
 def _view(intervals:Sequence[Interval]) -> tuple[float, float]:
@@ -173,15 +171,20 @@ LINES = 100 # variants of a leaderboard that are shown
 
 _HOW = {True: "Intervals at 95%, from rows drawn at random.", False: "Intervals and marks at 95%, told from the folds. Rows know more, and by them fewer may be equal to the best: compare(…) in a notebook and the command ml_pkg leaderboard read them, where they can be drawn at random (not in order of time) and predictions tell the metric."}
 
+def _varied(connection:sqlite3.Connection, contest:_Contest, limit:int) -> dict[int, str]:
+    "By place, the parameters that are not those of the baseline, and what tells the best ones apart, however many of them are shown."
+    places, baseline = contest.order[:limit], contest.runs[contest.baseline]
+    parameters = parameters_of(connection, [baseline.id, *(contest.runs[place].id for place in places)])
+    each = [parameters[contest.runs[place].id] for place in places]
+    return dict(zip(places, told_apart([changed(parameters[baseline.id], own) for own in each], each), strict=True))
+
 def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:int=LINES) -> dict[str, Any]:
     "The declarations, the best on top."
     places, count, baseline = contest.order[:limit], len(contest.runs), contest.runs[contest.baseline]
-    shown, view = [contest.runs[place] for place in places], _view([contest.interval(place) for place in places])
-    beside, parameters = _stars_and_fits(connection, [run.id for run in shown]), parameters_of(connection, [run.id for run in [*shown, baseline]])
-    varied = told_apart([changed(parameters[baseline.id], parameters[run.id]) for run in shown], [parameters[run.id] for run in shown])
-    lines = [{**_line(contest, place, view), "parameters": told, **beside[run.id]} for place, run, told in zip(places, shown, varied, strict=True)]
+    varied, beside = _varied(connection, contest, max(limit, LINES)), _stars_and_fits(connection, [contest.runs[place].id for place in places])
+    lines = [{**_line(contest, place), "parameters": varied[place], **beside[contest.runs[place].id]} for place in places]
     caption = f"{counted(count, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
-    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "how": _HOW[contest.by_rows]}
+    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "view": _view([line["score"] for line in lines]), "how": _HOW[contest.by_rows]}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #8fd4e4cd
 def _meant(groups:Sequence[sqlite3.Row], rows:str, name:str) -> sqlite3.Row:

@@ -210,7 +210,7 @@ def _environment() -> "Environment":
     jinja2 = optional("jinja2", "ui")
     made = jinja2.Environment(loader=jinja2.PackageLoader("ml_pkg", "templates"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.globals["address"] = address
-    made.filters |= {"shortened": shortened, "number": number, "seconds": seconds, "size": size, "state": state, "time_of_day": time_of_day, "repr": repr}
+    made.filters |= {"shortened": shortened, "number": number, "seconds": seconds, "size": size, "state": state, "time_of_day": time_of_day, "repr": repr, "ends": ends, "interval_bar": interval_bar}
     return made
 
 # %% ../nbs/api/460_pages.ipynb #edea5eb3

@@ -145,7 +145,8 @@ class Sample:
         "Of the best, without what it won by being chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018)."
         if not np.isfinite(best := _best(self.scores)): return Interval(best, -math.inf, math.inf)
         fair = float(np.nanmean(self.winners))
-        found = _around(best - (np.nanmax(self.pooled) - fair), fair, self.winners, level)
+        bias = max(float(np.nanmax(self.pooled)) - fair, 0.0) # being chosen takes nothing away: where splits overlap or leave rows out, the two are not of the same rows
+        found = _around(best - bias, fair, self.winners, level)
         return Interval(*(min(end, self.highest) for end in found)) # winners may be luckier on the rows left out than any score can be
 
     @property

@@ -367,8 +367,8 @@ _LOOKED_AT = "(origin <> 'test' OR EXISTS (SELECT 1 FROM runs AS again WHERE aga
 def runs_on(
     workspace:Workspace, # with the runs
     comparable:str,      # the key of the rows that were scored, and of how they were split
-) -> list[Run]:          # one for each declaration, oldest first
+) -> list[Run]:          # one for each declaration, the last that computed it; oldest first
     "Every declaration that was ever run on the same rows in the same way, and finished. What only tests ran counts for nobody but them."
     with connected(workspace) as connection:
-        rows = connection.execute(f"SELECT *, min(number) FROM runs WHERE comparable = :comparable AND status = 'finished' AND reuses IS NULL AND (:all OR {_LOOKED_AT}) GROUP BY iif(reproducible, coalesce(key, id), id) ORDER BY number", {"comparable": comparable, "all": origin() == "test"}).fetchall()
-    return [Run(workspace, {name: row[name] for name in row.keys() if name != "min(number)"}) for row in rows] # noqa: SIM118 - a row is no dict
+        rows = connection.execute(f"SELECT *, max(number) FROM runs WHERE comparable = :comparable AND status = 'finished' AND reuses IS NULL AND (:all OR {_LOOKED_AT}) GROUP BY iif(reproducible, coalesce(key, id), id) ORDER BY number", {"comparable": comparable, "all": origin() == "test"}).fetchall()
+    return [Run(workspace, {name: row[name] for name in row.keys() if name != "max(number)"}) for row in rows] # noqa: SIM118 - a row is no dict

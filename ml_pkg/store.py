@@ -318,8 +318,8 @@ def finished_run(
     key:str,                       # of an experiment
     threads:int=1,                 # that a fit used: results can depend on it
 ) -> sqlite3.Row | None:
-    "The run that first computed the results for a key, if they can be computed again."
-    return connection.execute("SELECT * FROM runs WHERE key = ? AND threads = ? AND status = 'finished' AND reproducible AND reuses IS NULL ORDER BY number LIMIT 1", [key, threads]).fetchone()
+    "The run that last computed the results for a key, if they can be computed again."
+    return connection.execute("SELECT * FROM runs WHERE key = ? AND threads = ? AND status = 'finished' AND reproducible AND reuses IS NULL ORDER BY number DESC LIMIT 1", [key, threads]).fetchone()
 
 # %% ../nbs/api/180_store.ipynb #2075ca06
 class _Reading(_Writing):

@@ -224,7 +224,7 @@ class _Sweep:
     def _stop(self, courses:list[Course], why:Failure) -> None:
         "Variants that were under way have failed; those that had not begun are no runs."
         for course in courses:
-            if course.folds and not course.has_ended: self._fail(course, why)
+            if course.folds and not course.has_ended: self._end(course, _failed, why) # it is recorded, and no failure of its own
 
     def _repeat(self, course:Course, first:Course) -> None:
         "A variant with the declaration of another one takes over what came of that."
