@@ -246,6 +246,12 @@ def _report(name:str, timings:list[dict], why:str, nearest:str="") -> StepReport
     return StepReport(name, len(computed), len(reused), sum(computed), sum(reused), CHEAP if is_cheap else why, nearest=nearest)
 
 # %% ../nbs/api/270_explanation.ipynb #6e252dfa
+def _scored_anew(components:dict[str, str], earlier:list[Earlier]) -> list[StepReport]:
+    "What is said of a run that had every step already, and was asked for other metrics."
+    nearest = nearest_difference(components, ((other.run, other.components) for other in earlier))
+    found = {path: pair for path, pair in nearest.components.items() if path.startswith("evaluation.metrics")} if nearest else {}
+    return [StepReport("score", 0, 0, 0.0, 0.0, "\n".join(_reasons(found)), "scored anew, by other metrics", nearest.run)] if nearest and found else []
+
 def explained(
     title:str,                 # of the run
     timings:list[dict[str, Any]], # rows of a run: fold, place, step, seconds, outcome
@@ -255,6 +261,7 @@ def explained(
     "Each step but those that only ask and score, with the reason if it was computed."
     names = step_names(timings)
     computed = [name for name in names if any(row["step"] == name and row["outcome"] == "computed" for row in timings)]
+    if not computed: return Explanation(title, [*(_report(name, timings, "") for name in names), *_scored_anew(components, earlier)])
     found = {name: _why(_until(names, name), components, earlier) for name in computed}
     why = _code_once({name: found[name].reasons for name in computed})
     return Explanation(title, [_report(name, timings, why[name], found[name].nearest) if name in found else _report(name, timings, "") for name in names])

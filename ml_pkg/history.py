@@ -255,6 +255,16 @@ def parameters_of(
     return held
 
 # %% ../nbs/api/292_history.ipynb #d84c5627
+_APART = f"""SELECT path FROM runs JOIN components ON components.run = {_OWNER} WHERE runs.id IN (?, ?) AND (SELECT count(DISTINCT key) FROM runs WHERE id IN (?, ?) AND key IS NOT NULL) = 2
+             GROUP BY path, content HAVING count(*) = 1 ORDER BY path"""
+_KINDS = {"dataset": "other rows or roles", "estimator": "other code or versions", "evaluation.metrics": "other metrics", "evaluation": "another evaluation", "seed": "another seed"} # of what differs in a key; `diff` and `explain` tell more
+
+def _otherwise(connection:sqlite3.Connection, before:str, run:str) -> str:
+    "What differs in the keys of two runs with the same parameters, by its kind."
+    paths = [row[0] for row in connection.execute(_APART, [before, run] * 2)]
+    kinds = dict.fromkeys(next((kind for start, kind in _KINDS.items() if path == start or path.startswith(f"{start}.")), "other settings of scikit-learn") for path in paths)
+    return ", ".join(kinds)
+
 def changes(
     ids:list[str],     # of runs
     in_turn:bool=False, # a run that varies none is held against the one before it
@@ -265,14 +275,9 @@ def changes(
         varied = dict(connection.execute(_VARIED, [json.dumps(ids)]).fetchall())
         beside = [varied.get(run) or (before if in_turn else None) for run, before in zip(ids, [None, *ids], strict=False)]
         held = parameters_of(connection, [*ids, *filter(None, beside)])
-        keys = dict(connection.execute("SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps([*held])]).fetchall())
-    def told(run:str, before:str|None) -> str:
-        if not before: return ""
-        is_other = keys[run] and keys[before] and keys[run] != keys[before]
-        return changed(held[before], held[run]) or _ELSE * bool(is_other)
-    return told_apart([told(run, before) for run, before in zip(ids, beside, strict=True)], [held[run] for run in ids])
+        texts = [before and (changed(held[before], held[run]) or _otherwise(connection, before, run)) or "" for run, before in zip(ids, beside, strict=True)]
+    return told_apart(texts, [held[run] for run in ids])
 
-_ELSE = "other code, rows or versions" # which of them, `diff` and `explain` tell
 _VARIED = """
     WITH chosen AS MATERIALIZED (SELECT runs.id, runs.experiment, runs.varied, coalesce(runs.variation_of, first.variation_of) AS known FROM runs LEFT JOIN runs AS first ON first.id = runs.reuses WHERE runs.id IN (SELECT value FROM json_each(?))),
          declared AS MATERIALIZED (SELECT experiment, (SELECT id FROM runs WHERE runs.experiment = unknown.experiment AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1) AS id FROM (SELECT DISTINCT experiment FROM chosen WHERE varied AND known IS NULL) AS unknown)

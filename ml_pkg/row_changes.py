@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .errors import NotFound, listed
+from .explanation import column_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +114,7 @@ class DataDifference:
     first_added: "pd.DataFrame|None" = None       # some of them
     first_removed: "pd.DataFrame|None" = None
     reordered: bool = False                       # the same rows in another order
+    moved_columns: bool = False                   # the columns that both have stand in another order
 
     def __bool__(self) -> bool: return bool(self.fingerprint or self.added or self.removed or self.dtypes)
     def sentences(self) -> list[str]: return _sentences(self) # what differs, without the rows themselves
@@ -127,7 +129,7 @@ def _sentences(data:DataDifference) -> list[str]:
     "What differs, in lines, without the rows themselves."
     def several(names, what): return [f"{'columns' if len(names) > 1 else 'column'} {what}: {listed(names)}"] if names else []
     return [*several(data.added, "added"), *several(data.removed, "removed"), *(f"{name}: {one} → {other}" for name, (one, other) in dict(data.dtypes).items()), *several(data.values, "with other values"),
-            *([f"{data.rows[0]:,} → {data.rows[1]:,} rows"] if data.rows else []), *(["the same rows in another order"] if data.reordered else []),
+            *([f"{data.rows[0]:,} → {data.rows[1]:,} rows"] if data.rows else []), *(["the same rows in another order"] if data.reordered else []), *(["columns in another order"] if data.moved_columns else []),
             *([f"fingerprint: {data.fingerprint[0][:12]} → {data.fingerprint[1][:12]}"] if data.fingerprint else [])]
 
 def _some_rows(data:DataDifference) -> list[tuple[str, "pd.DataFrame"]]:
@@ -151,7 +153,7 @@ def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
 
 def _data_as_dict(data:DataDifference) -> dict[str, Any]:
     found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
-             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered}
+             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered, "columns_reordered": data.moved_columns}
     return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
 
 # %% ../nbs/api/276_row_changes.ipynb #7e18e544
@@ -178,12 +180,13 @@ def data_changes(
     if None in keys or keys[0] == keys[1]: return DataDifference()
     schemas, columns = [_schema(run) for run in (one, other)], [_columns(run.components) for run in (one, other)]
     both = [name for name in schemas[0] if name in schemas[1]]
+    orders = [[name for name in column_names(run.components) if name in columns[0] and name in columns[1]] for run in (one, other)]
     return DataDifference(
         fingerprint=keys, rows=counts if counts[0] != counts[1] else (),
         added=[name for name in schemas[1] if name not in schemas[0]], removed=[name for name in schemas[0] if name not in schemas[1]],
         dtypes={name: (schemas[0][name], schemas[1][name]) for name in both if schemas[0][name] != schemas[1][name]},
         values=[name for name in columns[0] if name in columns[1] and columns[0][name] != columns[1][name]] if counts[0] == counts[1] else [],
-        **(matched.told() if matched else {}))
+        moved_columns=orders[0] != orders[1], **(matched.told() if matched else {}))
 
 # %% ../nbs/api/276_row_changes.ipynb #b6dde9f4
 @dataclass(frozen=True, eq=False)
