@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import Checkpoints
-from .pages import size
+from .display import size
 from .workspace import Workspace
 
 # %% ../nbs/api/468_checkpoints_page.ipynb #2067f393

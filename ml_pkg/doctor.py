@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .checkpoints import Checkpoints
-from .display import counted, definition
+from .display import counted, definition, size
 from .display import table as html_table
 from .entries import NotForUs, read_entry
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, listed
@@ -255,13 +255,6 @@ def _left(workspace:Workspace) -> Iterator[Symptom]:
     if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE, "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
     if spoilt := sorted(workspace.folder.glob("predictions/*/**/*.damaged")): yield Symptom(f"damaged in the middle, and kept beside the segment of what could be read: {counted(len(spoilt), 'file')} of prediction logs", listed(map(str, spoilt), 5), Severity.WRONG, "Look at the disk; delete them when you miss nothing")
 
-# %% ../nbs/api/450_doctor.ipynb #ba67bc8d
-def _size(count:int) -> str:
-    "Bytes in words."
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size: return f"{count / size:,.1f} {unit}"
-    return f"{count:,} bytes"
-
 # %% ../nbs/api/450_doctor.ipynb #b4356520
 def _folder(workspace:Workspace) -> Iterator[Symptom]:
     "Whether something can be written."
@@ -269,7 +262,7 @@ def _folder(workspace:Workspace) -> Iterator[Symptom]:
     if not parent.is_dir() or not os.access(parent, os.W_OK): yield Symptom("the workspace cannot be written, so runs are not recorded", str(parent), Severity.WRONG, "Make it writable, or set ML_PKG_WORKSPACE to a folder that is")
     elif workspace.database.exists() and not os.access(workspace.database, os.W_OK): yield Symptom("the database cannot be written, so runs are not recorded", str(workspace.database), Severity.WRONG, "Make the file writable for you")
     with suppress(OSError):
-        if (free := shutil.disk_usage(parent).free) < 100 * 2**20: yield Symptom(f"the disk is nearly full: {_size(free)} are free", str(parent), Severity.WRONG, "Free some space: ml_pkg gc says what can go")
+        if (free := shutil.disk_usage(parent).free) < 100 * 2**20: yield Symptom(f"the disk is nearly full: {size(free)} are free", str(parent), Severity.WRONG, "Free some space: ml_pkg gc says what can go")
 
 # %% ../nbs/api/450_doctor.ipynb #b2a2e27d
 def _waiting(workspace:Workspace) -> Iterator[Symptom]:
@@ -316,7 +309,7 @@ def _overview(workspace:Workspace) -> dict[str, str]:
             overview["database"] = f"format {version} of {len(MIGRATIONS)}, journal mode {journal}" + (", brought forward when it is next used" if version < len(MIGRATIONS) else "")
             overview["runs"] = ", ".join(f"{count:,} {status}" for status, count in connection.execute("SELECT status, count(*) FROM runs GROUP BY status ORDER BY status DESC")) or "none"
     held = sizes(workspace)
-    return {**overview, "checkpoints": str(Checkpoints(workspace.folder/"checkpoints").usage()), "sizes": ", ".join(f"{kind} {_size(size)}" for kind, size in held.items()) or "nothing yet"}
+    return {**overview, "checkpoints": str(Checkpoints(workspace.folder/"checkpoints").usage()), "sizes": ", ".join(f"{kind} {size(count)}" for kind, count in held.items()) or "nothing yet"}
 
 # %% ../nbs/api/450_doctor.ipynb #9b9e65b3
 @dataclass(frozen=True)

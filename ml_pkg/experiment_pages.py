@@ -11,10 +11,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from .display import counted
+from .display import counted, moment
 from .errors import UnknownName, did_you_mean
 from .history import changed, metrics_among, parameters_of, run_count, run_list
-from .pages import line_chart, shortened, time_of_day
+from .pages import line_chart, shortened
 from .run_pages import METRICS_SHOWN, RUNS_ON_PAGE, with_errors
 from .store import connected
 from .workspace import Workspace
@@ -58,8 +58,8 @@ def chosen_metric(
 def _chart(runs:Sequence[dict], metric:str) -> str:
     "A metric over the runs, which come the newest first."
     scored = [run for run in reversed(runs) if math.isfinite(run["scores"].get(metric, math.nan))]
-    points = [(run["scores"][metric], f"{run['id']}: {run['scores'][metric]:.4f}, {time_of_day(run['started'])}") for run in scored]
-    return line_chart(points, metric, (time_of_day(scored[0]["started"]), time_of_day(scored[-1]["started"]))) if scored else ""
+    points = [(run["scores"][metric], f"{run['id']}: {run['scores'][metric]:.4f}, {moment(run['started'])}") for run in scored]
+    return line_chart(points, metric, (moment(scored[0]["started"]), moment(scored[-1]["started"]))) if scored else ""
 
 # %% ../nbs/api/464_experiment_pages.ipynb #2c2da58a
 def experiment_page(

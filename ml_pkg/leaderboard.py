@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from .display import table
+from .display import duration, size, table
 from .errors import UnknownName, did_you_mean
 from .intervals import Interval
 from .judging import Judged, is_beside, judged
@@ -217,18 +217,7 @@ def _verdict(board:Leaderboard) -> Verdict:
 # %% ../nbs/api/380_leaderboard.ipynb #16aade99
 SHOWN = 50 # variants of a board in a notebook
 
-def _seconds(value:float) -> str:
-    "A time in the unit that suits it."
-    if not math.isfinite(value): return ""
-    factor, unit = next(((factor, unit) for factor, unit in ((1, "s"), (1e3, "ms")) if value * factor >= 1), (1e6, "µs"))
-    return f"{value * factor:.3g} {unit}"
-
 # %% ../nbs/api/380_leaderboard.ipynb #3a81159d
-def _size(value:float) -> str:
-    if not math.isfinite(value): return ""
-    power = min(int(math.log(max(value, 1), 1024)), 3)
-    return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
-
 def _number(value:float, sign:str="") -> str: return "" if math.isnan(value) else f"{value:{sign}.4f}"
 def _between(low:float, high:float, sign:str="") -> str: return f"{_number(low, sign)} to {_number(high, sign)}" if math.isfinite(low + high) else ""
 
@@ -245,7 +234,7 @@ def _lines(board:Leaderboard) -> list[list[str]]:
     "The board as text, cell by cell."
     best = board.verdict.best
     return [[name, _number(row["score"]), _between(row["low"], row["high"]), *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
-             "" if math.isnan(row["score"]) else _seconds(row["fit_seconds"]), _seconds(row["predict_seconds_per_row"]), _size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
+             "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]), size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
 
 # %% ../nbs/api/380_leaderboard.ipynb #049bdffd
 def _html(board:Leaderboard, shown:int) -> str:

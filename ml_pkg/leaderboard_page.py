@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .display import counted
+from .display import counted, moment
 from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment
 from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
-from .pages import number, shortened, time_of_day
+from .pages import number, shortened
 from .report import ceiling
 from .run import Run, load_run, median_fit, runs_on
 from .run_pages import id_list, recorded_run
@@ -210,5 +210,5 @@ def leaderboard_page(
         reference = recorded_run(group["id"])
         chosen = chosen_metric(metric, reference.metrics)
         board = _board(connection, _contest(connection, name, reference, chosen, luck), chosen, limit) if chosen else None
-    others = [{"rows": each["id"], "words": f"rows of run {each['id']}, {time_of_day(each['started'])}: {each['runs']:,} runs of this experiment"} for each in groups if each is not group]
+    others = [{"rows": each["id"], "words": f"rows of run {each['id']}, {moment(each['started'])}: {each['runs']:,} runs of this experiment"} for each in groups if each is not group]
     return {"name": name, "board": board, "why": "" if board else "Nothing was scored on these rows.", "metrics": reference.metrics, "rows": rows, "others": others}

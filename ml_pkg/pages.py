@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'WIDE', 'HIGH', 'LEFT', 'RIGHT', 'TOP', 'BOTTOM', 'TEMPLATES', 'FILES', 'address', 'shortened', 'number',
-           'ends', 'time_of_day', 'seconds', 'size', 'state', 'plain', 'ticks', 'room_around', 'line_chart',
-           'interval_bar', 'rendered']
+           'ends', 'state', 'plain', 'ticks', 'room_around', 'line_chart', 'interval_bar', 'rendered']
 
 # %% ../nbs/api/460_pages.ipynb #4c3fe2c6
 import functools
@@ -17,6 +16,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from .display import duration, moment, size
 from .errors import optional
 from .intervals import Interval
 
@@ -59,31 +59,6 @@ def ends(
 ) -> str:
     "The ends of an interval in words; nothing if it has none."
     return f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}" if math.isfinite(interval.low + interval.high) else ""
-
-def time_of_day(
-    written:str, # ISO 8601, in UTC
-) -> str:
-    "A time as the store writes it, to the second, in UTC."
-    return written[:19].replace("T", " ")
-
-# %% ../nbs/api/460_pages.ipynb #1cf5fd74
-def seconds(
-    value:float|None, # None where there is none
-) -> str:
-    "A time in the unit that suits it."
-    if value is None or not math.isfinite(value): return ""
-    if value >= 100: return f"{value / 60:.1f} min"
-    factor, unit = next(((factor, unit) for factor, unit in ((1, "s"), (1e3, "ms")) if value * factor >= 1), (1e6, "µs"))
-    return f"{value * factor:.3g} {unit}"
-
-# %% ../nbs/api/460_pages.ipynb #127a9932
-def size(
-    value:float|None, # bytes; None where there are none
-) -> str:
-    "Bytes in the unit that suits them."
-    if value is None: return ""
-    power = min(int(math.log(max(value, 1), 1024)), 3)
-    return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 # %% ../nbs/api/460_pages.ipynb #8ea42896
 def state(
@@ -210,7 +185,7 @@ def _environment() -> "Environment":
     jinja2 = optional("jinja2", "ui")
     made = jinja2.Environment(loader=jinja2.PackageLoader("ml_pkg", "templates"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.globals["address"] = address
-    made.filters |= {"shortened": shortened, "number": number, "seconds": seconds, "size": size, "state": state, "time_of_day": time_of_day, "repr": repr, "ends": ends, "interval_bar": interval_bar}
+    made.filters |= {"shortened": shortened, "number": number, "seconds": duration, "size": size, "state": state, "time_of_day": moment, "repr": repr, "ends": ends, "interval_bar": interval_bar}
     return made
 
 # %% ../nbs/api/460_pages.ipynb #edea5eb3

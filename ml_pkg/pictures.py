@@ -25,18 +25,19 @@ def curve_of(
     board:"Leaderboard", # with the variants
     axis:str,            # what the variants differ in
 ) -> pd.DataFrame:
-    "Scores with their intervals, by the value that each variant has on an axis."
-    values = [_value(each, axis) for each in board if each.run.status == "finished"]
+    "Scores with their intervals, by the value that each variant has on an axis; variants without it are not on the curve."
+    finished = [each for each in board if each.run.status == "finished"]
+    having = [each for each in finished if axis in [*each.experiment.estimator.get_params(), "train_size"]]
+    if not having: raise UnknownName(f"'{axis}' is not a parameter of {finished[0].name if len(finished) == 1 else 'any variant'}.{did_you_mean(axis, [*dict.fromkeys(name for each in finished for name in each.experiment.estimator.get_params()), 'train_size'], 'parameters')}")
+    values = [_value(each, axis) for each in having]
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None: raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
-    return board.frame[board.frame["error"] == ""].set_axis(pd.Index(values, dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
+    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values, dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
 
 def _value(result:Result, axis:str) -> Any:
     "The value of a parameter; of `train_size`, how many rows were fitted on."
     if axis == "train_size": return round(len(result.run.predictions) / result.run.row["held_out"] / len(next(iter(result.run.fold_scores.values()))))
-    parameters = result.experiment.estimator.get_params()
-    if axis not in parameters: raise UnknownName(f"'{axis}' is not a parameter of {result.name}.{did_you_mean(axis, [*parameters, 'train_size'], 'parameters')}")
-    return parameters[axis]
+    return result.experiment.estimator.get_params()[axis]
 
 # %% ../nbs/api/378_pictures.ipynb #6d42554a
 def varied_parameters(

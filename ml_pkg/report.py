@@ -19,6 +19,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .difference import commit_of
+from .display import duration, moment, size
 from .errors import MissingExtra, MlPkgError, listed, optional
 from .identity import identify
 from .intervals import Interval
@@ -182,11 +183,6 @@ def verdict(
     said = [*found, f"{len(open_findings)} finding{'s' * (len(open_findings) > 1)} of the checks before it" if open_findings else "", f"{len(run.warnings)} warnings while it was fitted" if run.warnings else ""]
     return "; ".join(part for part in said if part) + (f". Taken over from run {run.row['reuses']}" if run.reused else "") + "."
 
-# %% ../nbs/api/286_report.ipynb #dc121c9a
-def _moment(time:str) -> str: return time[:19].replace("T", " ")
-def _seconds(value:float|None) -> str|None: return None if value is None else f"{value:.3f} s" if value >= 0.01 else f"{1000 * value:.3f} ms"
-def _bytes(value:float|None) -> str|None: return None if value is None else next((f"{value / size:.1f} {unit}" for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= size), f"{value:.0f} bytes")
-
 # %% ../nbs/api/286_report.ipynb #666d5b4a
 def headline(
     run:"Run", # finished or failed
@@ -195,7 +191,7 @@ def headline(
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in run.tags)
     if tags: tags = f"<ul class='tags' aria-label='tags'>{tags}</ul>"
     row = run.row
-    when = fact_list({"run": run.id, "started": f"{_moment(row['started'])} UTC", "took": _seconds(row["seconds"]), "data": row["dataset"], "key": run.key or "none: it could not be identified", "varies": row["variation_of"] and f"run {row['variation_of']}"}.items())
+    when = fact_list({"run": run.id, "started": f"{moment(row['started'])} UTC", "took": duration(row["seconds"]), "data": row["dataset"], "key": run.key or "none: it could not be identified", "varies": row["variation_of"] and f"run {row['variation_of']}"}.items())
     return f"<header><h1>{'★ ' if run.starred else ''}{escape(run.name)}</h1><p class='verdict {escape(run.status)}'>{escape(verdict(run))}</p>{tags}{when}</header>\n"
 
 # %% ../nbs/api/286_report.ipynb #f53ce54e
@@ -203,7 +199,7 @@ def notes_section(
     run:"Run", # finished or failed
 ) -> str:
     "What people wrote beside it."
-    return section("Notes", fact_list((_moment(note["made"]), note["text"]) for note in run.notes))
+    return section("Notes", fact_list((moment(note["made"]), note["text"]) for note in run.notes))
 
 # %% ../nbs/api/286_report.ipynb #efc3740b
 def failure_section(
@@ -329,7 +325,7 @@ def timing_section(
 ) -> str:
     "Seconds for each step, computed or reused, and why."
     explained, row = run.explain(), run.row
-    whole = {"the run": _seconds(row["seconds"]), "a fold's fit": _seconds(run.fit_seconds) if run.status != "failed" else None, "to predict a row": _seconds(row["seconds_per_row"]), "processor": _seconds(row.get("cpu_seconds")), "peak of memory": _bytes(row.get("peak_memory")), "size of the model": _bytes(row["model_bytes"])}
+    whole = {"the run": duration(row["seconds"]), "a fold's fit": duration(run.fit_seconds) if run.status != "failed" else None, "to predict a row": duration(row["seconds_per_row"]), "processor": duration(row.get("cpu_seconds")), "peak of memory": size(row.get("peak_memory")), "size of the model": size(row["model_bytes"])}
     return section("Time", fact_list(whole.items()), _steps_table(explained), _reasons(explained))
 
 # %% ../nbs/api/286_report.ipynb #db4b7928
