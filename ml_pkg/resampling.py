@@ -75,11 +75,16 @@ def _check_same_rows(expected:np.ndarray, place:int, frame:pd.DataFrame) -> None
 def _batches(count:int, size:int) -> list[slice]: return [slice(start, start + size) for start in range(0, count, max(1, size))]
 
 # %% ../nbs/api/283_resampling.ipynb #96c5bfda
-def _around(shown:float, pooled:float, draws:np.ndarray, level:float) -> Interval:
+def _decimals(*scores:Any) -> int:
+    "How many decimals of some scores mean something: nine of those about 1, and more of small ones. What lies behind is the rounding of sums."
+    largest = max((float(np.abs(known).max()) for each in scores if (known := np.asarray(each, dtype=float)[np.isfinite(each)]).size), default=1.0)
+    return min(9 - math.ceil(math.log10(largest)), 300) if largest > 1e-290 else 300
+
+def _around(shown:float, pooled:float, draws:np.ndarray, level:float, decimals:int) -> Interval:
     "The percentile interval of draws, moved from the score they vary about to the one that is shown. Without draws, it has no end."
     if not np.isfinite(shown) or np.isnan(draws).all(): return Interval(float(shown), -math.inf, math.inf)
     low, high = np.nanquantile(draws.astype(float), [(1 - level) / 2, (1 + level) / 2]) - pooled
-    return Interval(float(shown), round(float(shown + low), 9), round(float(shown + high), 9)) # what lies behind is the rounding of sums
+    return Interval(float(shown), round(float(shown + low), decimals), round(float(shown + high), decimals))
 
 # %% ../nbs/api/283_resampling.ipynb #24f64608
 _BLOCK = 1 << 17  # numbers compared at a time, so that they stay in the processor's cache
@@ -112,15 +117,20 @@ def _is_kept(luck:np.ndarray, place:int, precision:np.ndarray, lead:float, level
 def _not_told_from_best(
     scores:np.ndarray,  # shape (n_variants,)
     luck:np.ndarray,    # draws less the scores they vary about, shape (n_draws, n_variants)
-    smallest:float,     # standard error that still means something
+    smallest:np.ndarray, # standard errors of differences that still mean something, shape (n_variants, n_variants)
     level:float,
 ) -> np.ndarray:        # bool, shape (n_variants,)
     "Subset selection (Gupta 1965; Hsu 1996, chapter 4) by the bootstrap of a studentised maximum, as in the model confidence set of Hansen, Lunde and Nason (2011)."
-    precisions = 1 / np.maximum(_spreads(luck), np.float32(smallest))
+    precisions = 1 / np.maximum(_spreads(luck), smallest)
     leads = ((scores - scores[:, None]) * precisions).max(axis=1)
     return np.array([_is_kept(luck, place, precisions[place], leads[place], level) for place in range(len(scores))])
 
 # %% ../nbs/api/283_resampling.ipynb #77bf582f
+def _smallest(draws:np.ndarray) -> np.ndarray:
+    "Of each two variants, the standard error of their difference that is above the rounding of their scores; that of others does not count."
+    sizes = np.nan_to_num(np.abs(draws)).max(axis=0)
+    return (1e-6 * np.maximum(sizes[:, None], sizes) + 1e-30).astype(np.float32)
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     "Scores of variants, and what luck makes of them."
@@ -133,21 +143,24 @@ class Sample:
 
     def interval(self, place:int, level:float=LEVEL) -> Interval:
         "Of the score of a variant. One that made no error at all may yet make one: of a share of errors, what would hardly have shown itself in so many rows (Clopper and Pearson 1934)."
-        found = _around(self.scores[place], self.pooled[place], self.draws[:, place], level)
-        unseen = 1 - ((1 - level) / 2) ** (1 / self.units) if self.highest == 1 and found.low == 1 else 0.0
-        return Interval(found.mean, found.low - unseen, min(found.high, self.highest) if math.isfinite(found.high) else found.high)
+        found = self._with_unseen(_around(self.scores[place], self.pooled[place], self.draws[:, place], level, self._decimals(place)), level)
+        return found._replace(high=min(found.high, self.highest)) if math.isfinite(found.high) else found
+
+    def _decimals(self, *places:int) -> int: return _decimals(*(part for place in places for part in (self.scores[place], self.draws[:, place])))
+
+    def _with_unseen(self, found:Interval, level:float) -> Interval: return found._replace(low=found.low - (1 - ((1 - level) / 2) ** (1 / self.units))) if self.highest == 1 and found.low == 1 else found
 
     def difference(self, place:int, baseline:int, level:float=LEVEL) -> Interval:
         "Of what a variant has above another on the same rows."
-        return _around(self.scores[place] - self.scores[baseline], self.pooled[place] - self.pooled[baseline], self.draws[:, place] - self.draws[:, baseline], level)
+        return _around(self.scores[place] - self.scores[baseline], self.pooled[place] - self.pooled[baseline], self.draws[:, place] - self.draws[:, baseline], level, self._decimals(place, baseline))
 
     def corrected(self, level:float=LEVEL) -> Interval:
         "Of the best, without what it won by being chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018)."
         if not np.isfinite(best := _best(self.scores)): return Interval(best, -math.inf, math.inf)
         fair = float(np.nanmean(self.winners))
         bias = max(float(np.nanmax(self.pooled)) - fair, 0.0) # being chosen takes nothing away: where splits overlap or leave rows out, the two are not of the same rows
-        found = _around(best - bias, fair, self.winners, level)
-        return Interval(*(min(end, self.highest) for end in found)) # winners may be luckier on the rows left out than any score can be
+        found = _around(best - bias, fair, self.winners, level, _decimals(best, self.winners))
+        return self._with_unseen(Interval(*(min(end, self.highest) for end in found)), level) # winners may be luckier on the rows left out than any score can be
 
     @property
     def is_drawn(self) -> np.ndarray:
@@ -160,7 +173,7 @@ class Sample:
         "Which variants cannot be told from the best: bool, shape (n_variants,). A best one is left out with probability 1 - level at most."
         known = np.isfinite(self.scores)
         luck = np.nan_to_num(self.draws[:, known] - self.pooled[known].astype(np.float32))
-        if known.any(): known[known] = _not_told_from_best(self.scores[known], luck, 1e-6 * float(np.nanmax(np.abs(self.draws))) + 1e-30, level)
+        if known.any(): known[known] = _not_told_from_best(self.scores[known], luck, _smallest(self.draws[:, known]), level)
         return known
 
 # %% ../nbs/api/283_resampling.ipynb #c85caec1
@@ -220,6 +233,11 @@ def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:
     return found
 
 # %% ../nbs/api/283_resampling.ipynb #5e4b1980
+def _few(groups:int) -> float:
+    "How much wider than their draws scores are that come from so many groups: the standard deviation of few is too small, and known badly (Cameron, Gelbach and Miller 2008)."
+    from scipy.stats import norm, t
+    return float(t.ppf((1 + LEVEL) / 2, groups - 1) / norm.ppf((1 + LEVEL) / 2) * math.sqrt(groups / (groups - 1))) if groups > 1 else 1.0
+
 def resampled(
     metric:str,                        # a scorer's name
     y:pd.Series,                       # the target of all rows of the dataset
@@ -237,10 +255,12 @@ def resampled(
     if known is None or y.ndim != 1 or (first := next(frames, None)) is None: return None
     rows = _rows_predicted(y, first[1]["row"].to_numpy(), weights, clusters, seed)
     if known.needs(rows.labels) is None: return None
-    there, found = _drawn(known, _summed(known, rows, itertools.chain([first], frames)), _counts(rows.unit.max() + 1, draws, seed), math.sqrt(widening))
+    units = int(rows.unit.max() + 1)
+    factor = math.sqrt(widening) * (_few(units) if clusters is not None else 1.0)
+    there, found = _drawn(known, _summed(known, rows, itertools.chain([first], frames)), _counts(units, draws, seed), factor)
     if not there: return None # no variant has what the metric needs
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
-    return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out), int(rows.unit.max() + 1), highest(metric))
+    return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out), units, highest(metric))
 
 # %% ../nbs/api/283_resampling.ipynb #9d4f98c6
 @dataclass(frozen=True, eq=False)
