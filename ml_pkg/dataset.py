@@ -43,6 +43,11 @@ def _named_roles(declare:Callable) -> Callable:
     return initialise
 
 # %% ../nbs/api/120_dataset.ipynb #78dcaec6
+def _numpys(dtype:Any) -> "np.dtype|None":
+    "numpy's own type for numbers or truth values that pandas or Arrow hold; None for what needs none, or has none."
+    plain = getattr(dtype, "numpy_dtype", None)
+    return plain if plain is not None and plain.kind in "biuf" else None
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     "Rows and the roles of their columns; immutable, lazy, known by content."
@@ -71,8 +76,10 @@ class Dataset:
 
     @property
     def y(self) -> "pd.Series | pd.DataFrame":
-        "The target: a Series, or a DataFrame if there are several."
-        return self.rows[self.target[0]] if len(self.target) == 1 else self.rows[list(self.target)]
+        "The target: a Series, or a DataFrame if there are several. Numbers and truth values are numpy's, in which estimators answer."
+        found = self.rows[list(self.target)]
+        found = found.astype({name: plain for name, dtype in found.dtypes.items() if (plain := _numpys(dtype)) is not None})
+        return found[self.target[0]] if len(self.target) == 1 else found
 
     @property
     def fingerprint(self) -> str:

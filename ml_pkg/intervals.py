@@ -28,10 +28,11 @@ def mean_interval(
     held_out:float,          # rows scored in a fold over rows fitted on, such as 1/4 for five folds
     level:float=LEVEL,       # of confidence
 ) -> Interval:
-    "The corrected resampled t interval of a mean over folds (Nadeau and Bengio 2003, section 4). Without two values that are numbers, it has no end."
+    "The corrected resampled t interval of a mean over folds (Nadeau and Bengio 2003, section 4). Without two values that are numbers, or with two that are one, it has no end."
     found = np.asarray(values, dtype=float)
     if len(found) < 2 or not np.isfinite(found).all(): return Interval(float(found.mean()) if len(found) else float("nan"), float("-inf"), float("inf"))
     from scipy.stats import t
     mean, count = float(found.mean()), len(found)
+    if count == 2 and mean and found[0] == found[1]: return Interval(mean, float("-inf"), float("inf")) # of counts, two are often equal by chance, and then nothing is known of how they vary
     half = float(np.sqrt(found.var(ddof=1) * (1 / count + held_out)) * t.ppf((1 + level) / 2, count - 1))
     return Interval(mean, mean - half, mean + half)

@@ -121,8 +121,9 @@ def _off(answers:pd.DataFrame, labels:pd.Series) -> np.ndarray:
 
 # %% ../nbs/api/691_observed.ipynb #7b1f6772
 def _like_classes(values:pd.Series, classes:Sequence) -> pd.Series:
-    "Classes as they were at training, whether a log has them as numbers or as text."
+    "Classes as they were at training, whether a log has them as numbers, as text, or as true and false where they were 1 and 0."
     known = {as_text(label): label for label in classes}
+    if {"0", "1"} <= known.keys(): known = {"False": known["0"], "True": known["1"], **known}
     return values.map(lambda value: known.get(as_text(value), value), na_action="ignore").astype(object)
 
 # %% ../nbs/api/691_observed.ipynb #4e2b0f63

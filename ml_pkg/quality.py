@@ -67,6 +67,7 @@ def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     for place, name in enumerate(bins.names):
         for side, (kind, bound) in enumerate((("below", bins.least[place]), ("above", bins.most[place]))):
             count, reached = current.outside[place, side], current.span[place, side]
+            if baseline.sketch.outside[place, side]: continue # some were infinite at training, so there is no largest
             yield from _fault(baseline.sketch, current, name, kind, count, f"{_of(count, current.rows)} {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
 
 # %% ../nbs/api/640_quality.ipynb #509ec42b

@@ -44,6 +44,7 @@ def calibration_of(
     return {name: _reliability(probabilities[name].to_numpy("float64"), truth == name.removeprefix("probability "), bins) for name in probabilities.columns}
 
 def _reliability(said:np.ndarray, happened:np.ndarray, bins:int) -> dict[str, list]:
+    said = np.nan_to_num(said) # a class that a fold did not know had no chance there
     parts = [part for part in np.array_split(np.argsort(said, kind="stable"), bins) if len(part)]
     return {"rows": [len(part) for part in parts], "probability": [float(said[part].mean()) for part in parts], "share": [float(happened[part].mean()) for part in parts]}
 

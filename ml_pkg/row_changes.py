@@ -222,10 +222,14 @@ class PredictionDifference:
         return {"compared": self.compared, "count": self.count, "only_one": self.only_one, "only_other": self.only_other, "largest_change": self.largest_change, "changed": _records(self.changed)}
 
 # %% ../nbs/api/276_row_changes.ipynb #6ffa65ae
-def _probability_changes(found:"pd.DataFrame", one:"pd.DataFrame", other:"pd.DataFrame") -> "pd.Series | None":
+def _of_target(column:str, targets:Sequence[str]) -> str:
+    "Which of several targets a column of probabilities is about: the longest name that it can begin with."
+    return max((target for target in targets if column.startswith(f"probability {target} " if target else "probability ")), key=len, default="")
+
+def _probability_changes(found:"pd.DataFrame", one:"pd.DataFrame", other:"pd.DataFrame", target:str, targets:Sequence[str]) -> "pd.Series | None":
     "The largest change of a class's probability in each row; a class that one of the two did not know had none. None if one has no probabilities."
     import pandas as pd
-    sides = [{name for name in frame.columns if name.startswith("probability ")} for frame in (one, other)]
+    sides = [{name for name in frame.columns if name.startswith("probability ") and _of_target(name, targets) == target} for frame in (one, other)]
     if not all(sides): return None
     def of(name:str, side:str, is_there:bool, in_both:bool) -> "pd.Series | float": return (found[f"{name} of {side}" if in_both else name].fillna(0.0)) if is_there else 0.0
     changes = {name: of(name, "other", name in sides[1], name in sides[0]) - of(name, "one", name in sides[0], name in sides[1]) for name in sides[0] | sides[1]}
@@ -243,8 +247,8 @@ def compared_predictions(
     if not names: raise NotFound("the predictions are not compared: they are of different targets")
     both = _beside(one, other, numbers)
     found = both[both["_merge"] == "both"].sort_values(["row", "time"], ignore_index=True)
-    by_chance = _probability_changes(found, one, other)
-    parts = [_changes(found, name, by_chance) for name in names]
+    targets = [name.removeprefix("prediction").strip() for name in names]
+    parts = [_changes(found, name, _probability_changes(found, one, other, target, targets)) for name, target in zip(names, targets, strict=True)]
     changed = pd.concat([part for part, _ in parts], ignore_index=True)
     sides, largest = both["_merge"].value_counts(), max(size for _, size in parts)
     return PredictionDifference(len(found) * len(names), changed if len(names) > 1 else changed.drop(columns="target"), int(sides["left_only"]), int(sides["right_only"]), float(largest) if largest > 0 else None)
