@@ -41,6 +41,7 @@ def _one_error(y:np.ndarray, classification:bool) -> float:
 
 # %% ../nbs/api/148_column_checks.ipynb #73253c87
 ALL_BUT_PERFECT = 0.99 # share of the errors that one column avoids
+_MOST_LEAVES = 1_024   # of a tree on codes, each of which may decide the class
 
 def errors_avoided(
     values:np.ndarray,   # codes of one column, shape (n_rows,)
@@ -50,7 +51,7 @@ def errors_avoided(
     "What a small tree on one column achieves in three folds: 1 is perfect, 0 no better than a constant."
     from sklearn.model_selection import KFold
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-    tree = (DecisionTreeClassifier if classification else DecisionTreeRegressor)(max_leaf_nodes=max(64, 2 * len(np.unique(y)) if classification else 0), random_state=0)
+    tree = (DecisionTreeClassifier if classification else DecisionTreeRegressor)(max_leaf_nodes=max(64, 2 * len(np.unique(y)), min(2 * len(np.unique(values)), _MOST_LEAVES)) if classification else 64, random_state=0)
     predicted, column = np.empty_like(y), values.reshape(-1, 1).astype(np.float32)
     for train, test in KFold(3, shuffle=True, random_state=0).split(column): predicted[test] = tree.fit(column[train], y[train]).predict(column[test])
     if classification: return 1 - (predicted != y).sum() * _one_error(y, True)
@@ -61,14 +62,14 @@ def _ranks(y:np.ndarray) -> np.ndarray: return np.unique(y, return_inverse=True)
 
 def _in_words(score:float, y:np.ndarray, classification:bool) -> str:
     "The score of one column, as it is usually given."
-    if not classification: return f"R² {score:.4f}"
+    if not classification: return f"R² of the ranks {score:.4f}"
     commonest = np.bincount(y).max() / len(y)
     return f"{1 - (1 - score) * (1 - commonest):.2%} right, where the commonest class is {commonest:.2%}"
 
 # %% ../nbs/api/148_column_checks.ipynb #379f1f61
 def _leaking_to(view:View, target:str, codes:np.ndarray) -> list[str]:
     "For each column that predicts one target, how well it does, in words."
-    y = coded(view.sample[target]) if view.classification else view.sample[target].to_numpy(dtype=float)
+    y = coded(view.sample[target]) if view.classification else _ranks(view.sample[target].to_numpy(dtype=float)) # a few large amounts hide nothing
     if np.ptp(y) == 0: return []
     enough = ALL_BUT_PERFECT - _one_error(y, view.classification)
     scores = {column: errors_avoided(codes[column], y, view.classification) for column in suspects(codes, _ranks(y), view.classification)}
@@ -138,19 +139,24 @@ def _is_number(values:"pd.Series") -> bool:
 
 def _as_floats(values:"pd.Series") -> np.ndarray: return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
+def _rows_of(view:View, name:str) -> Iterator[np.ndarray]:
+    "The rows that a scaler may have been fitted on: all of them, and those that are not locked away. How a feature is distributed in locked rows gives nothing of their target away."
+    yield _as_floats(view.columns[name])
+    if len(view.open_rows) < view.n_rows: yield _as_floats(view.column(name))
+
 def _ends(values:np.ndarray) -> tuple[float, float]: return float(np.nanmin(values)), float(np.nanmax(values))
 
 # %% ../nbs/api/148_column_checks.ipynb #5dd8fb16
 def _standardised(view:View, numbers:Mapping[str, np.ndarray]) -> list[CheckFinding]:
-    scaled = [name for name, sampled in numbers.items() if abs(_mean(sampled)) < 0.5 and is_standardised(_as_floats(view.column(name)), 1e-6)]
+    scaled = [name for name, sampled in numbers.items() if abs(_mean(sampled)) < 0.5 and any(is_standardised(values, 1e-6) for values in _rows_of(view, name))]
     if not scaled: return []
-    message = f"{listed([repr(name) for name in scaled], 10)} {'has' if len(scaled) == 1 else 'have'} mean 0 and standard deviation 1 over all {len(view.open_rows):,} rows: scaled before the split"
+    message = f"{listed([repr(name) for name in scaled], 10)} {'has' if len(scaled) == 1 else 'have'} mean 0 and standard deviation 1 over all rows: scaled before the split"
     return [CheckFinding("fitted_outside", message, "Start from the rows as they were measured, and put StandardScaler() into the pipeline")]
 
 # %% ../nbs/api/148_column_checks.ipynb #6324ef68
 def _in_one_range(view:View, numbers:Mapping[str, np.ndarray]) -> list[CheckFinding]:
     in_range = [name for name, sampled in numbers.items() if np.nanmin(sampled) >= 0 and np.nanmax(sampled) <= 1]
-    if not len(in_range) == len(numbers) >= 3 or not all(_ends(_as_floats(view.column(name))) == (0, 1) for name in in_range): return []
+    if not len(in_range) == len(numbers) >= 3 or not all(any(_ends(values) == (0, 1) for values in _rows_of(view, name)) for name in in_range): return []
     message = f"all {len(in_range)} numeric columns begin at exactly 0 and end at exactly 1 ({listed([repr(name) for name in in_range], 10)}): scaled before the split"
     return [CheckFinding("fitted_outside", message, "Start from the rows as they were measured, and put MinMaxScaler() into the pipeline")]
 
@@ -176,36 +182,44 @@ def _was_fitted(part:Any) -> bool:
     return any(name.endswith("_") and not name.startswith("_") for name in getattr(part, "__dict__", {}))
 
 # %% ../nbs/api/148_column_checks.ipynb #5ab1f042
+def _handed_along(value:Any) -> list[Any]:
+    "What a parameter brings along that is not fitted again: the object of a method, and what stands in a dict, a list or a partial function."
+    if isinstance(value, functools.partial): return [*_handed_along(value.func), *value.args, *value.keywords.values()]
+    if isinstance(value, Mapping): return list(value.values())
+    if isinstance(value, (list, tuple)): return [part for part in value if not isinstance(part, tuple)] # and not the steps of a pipeline
+    return [value.__self__] if getattr(value, "__self__", None) is not None else []
+
 def fitted_parts(
     estimator:Any, # as it was declared, at any depth
 ) -> list[CheckFinding]:
-    "Parts of an estimator that were fitted before it is fitted here."
+    "What an estimator uses that was fitted before, and is not fitted in each fold."
     from sklearn.frozen import FrozenEstimator
     if not hasattr(estimator, "get_params"): return []
-    parts = {"": estimator, **{name: part for name, part in sorted(estimator.get_params(deep=True).items()) if hasattr(part, "get_params") and not isinstance(part, type)}}
+    given = sorted(estimator.get_params(deep=True).items())
+    parts = {"": estimator, **{name: part for name, part in given if hasattr(part, "get_params") and not isinstance(part, type)}}
     frozen = [name for name, part in parts.items() if isinstance(part, FrozenEstimator) and not _inside(name, parts)]
-    fitted = [name for name, part in parts.items() if _was_fitted(part) and name not in frozen and not _inside(name, parts)]
+    fitted = {name: type(held).__name__ for name, value in given if name not in parts and not _inside(name, parts) for held in _handed_along(value) if _was_fitted(held)}
     found = []
     if frozen: found.append(CheckFinding("fitted_outside", f"{_written(frozen)} is frozen: it was fitted on rows that cannot be told from here, and those may be among the rows scored", "Make sure that it was fitted on other data, or let it be fitted in each fold, without FrozenEstimator"))
-    if fitted: found.append(CheckFinding("fitted_outside", f"{_written(fitted)} has been fitted already, on rows that cannot be told from here", "It is fitted again in each fold and forgets what it learnt: give it unfitted, sklearn.base.clone(…), or in a FrozenEstimator if it is to be kept"))
+    if fitted: found.append(CheckFinding("fitted_outside", f"{listed([f'{name!r} brings along a fitted {kind}' for name, kind in fitted.items()], 10)}: on which rows cannot be told from here, and those may be among the rows scored", "Make it a step of the pipeline, which is fitted in each fold"))
     return found
 
 # %% ../nbs/api/148_column_checks.ipynb #f66b4ad8
 _READS = {"urlopen", "read_text", "read_bytes", "read_csv", "read_table", "read_parquet", "read_feather", "read_json", "read_excel", "read_pickle", "read_sql", "loadtxt", "genfromtxt", "fromfile",
-          "memmap", "load_npz", "getenv"} # whatever they belong to
-_READS_OF = {**dict.fromkeys(("", "io", "os", "gzip", "bz2", "lzma", "codecs", "fsspec"), {"open"}), **dict.fromkeys(("np", "numpy", "joblib", "pickle"), {"load"}), **dict.fromkeys(("datetime", "date", "Timestamp"), {"now", "today", "utcnow"}),
+          "memmap", "load_npz", "getenv", "open", "listdir", "scandir", "iterdir", "rglob", "exists", "is_file", "getmtime", "time_ns"} # whatever they belong to
+_READS_OF = {"time": {"time"}, **dict.fromkeys(("", "np", "numpy", "joblib", "pickle"), {"load"}), **dict.fromkeys(("datetime", "date", "Timestamp"), {"now", "today", "utcnow"}),
              **dict.fromkeys(("requests", "httpx"), {"get", "post"}), **dict.fromkeys(("sqlite3", "duckdb", "psycopg", "psycopg2"), {"connect"})}
 
 def _is_read(called:str) -> bool:
     "Whether a call, as it is written, gets something that is in no key."
     owner, _, name = called.rpartition(".")
-    return name in _READS or name in _READS_OF.get(owner.rpartition(".")[2], ()) or name == "open" and "Path(" in owner
+    return name in _READS or name in _READS_OF.get(owner.rpartition(".")[2], ())
 
 def _reads_in(tree:ast.Module) -> Iterator[str]:
     name = next((node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))), "a function without a name")
     for node in ast.walk(tree):
         if "environ" in (getattr(node, "attr", ""), getattr(node, "id", "")): yield f"{ast.unparse(cast(ast.expr, node))} in {name}"
-        if isinstance(node, ast.Call) and _is_read(called := ast.unparse(node.func)): yield f"{called}(…) in {name}"
+        if isinstance(node, ast.Call) and (_is_read(called := ast.unparse(node.func)) or called.rpartition(".")[2] in ("to_datetime", "Timestamp") and {"now", "today"} & {getattr(each, "value", None) for each in node.args}): yield f"{called}(…) in {name}"
 
 @functools.lru_cache(1024) # every variant of a sweep has much the same code
 def _reads_of(code:str) -> tuple[str, ...]:

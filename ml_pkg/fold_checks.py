@@ -82,6 +82,7 @@ def _hashed(values:"pd.Series") -> np.ndarray:
 
 # %% ../nbs/api/147_fold_checks.ipynb #f8acd440
 TIMES = 10 # as many equal rows as by chance are expected
+_MANY = 30 # different rows; of fewer, two features have to tell all of them apart
 
 def equal_by_chance(
     view:View, # of the rows and the folds
@@ -89,7 +90,7 @@ def equal_by_chance(
     "The share of scored rows that would have an equal among those fitted on if columns were independent; 1 if that cannot be told."
     codes = np.column_stack([*(view.sample_codes[name] for name in view.features), *(coded(view.sample[name]) for name in view.dataset.target)])
     codes = np.unique(codes, axis=0)
-    if len(codes) < 30: return 1.0
+    if len(codes) < _MANY and sum(len(np.unique(column)) == len(codes) for column in codes.T[:len(view.features)]) < 2: return 1.0 # as few as there may be kinds of things
     agree = [(counts * (counts - 1)).sum() / (len(codes) * (len(codes) - 1)) for counts in (np.unique(column, return_counts=True)[1] for column in codes.T)]
     return min(1.0, float(np.prod(agree)) * max(len(train) for _, train, _ in view.folds))
 
