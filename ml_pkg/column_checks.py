@@ -183,10 +183,8 @@ def _was_fitted(part:Any) -> bool:
 
 # %% ../nbs/api/148_column_checks.ipynb #5ab1f042
 def _handed_along(value:Any) -> list[Any]:
-    "What a parameter brings along that is not fitted again: the object of a method, and what stands in a dict, a list or a partial function."
+    "What a function brings along that is not fitted again, as what stands in lists and dicts is: the object of a method, the arguments of a partial function."
     if isinstance(value, functools.partial): return [*_handed_along(value.func), *value.args, *value.keywords.values()]
-    if isinstance(value, Mapping): return list(value.values())
-    if isinstance(value, (list, tuple)): return [part for part in value if not isinstance(part, tuple)] # and not the steps of a pipeline
     return [value.__self__] if getattr(value, "__self__", None) is not None else []
 
 def fitted_parts(
