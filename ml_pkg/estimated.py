@@ -17,7 +17,7 @@ import pandas as pd
 from .calibration import Calibration
 from .coordinates import evenly
 from .errors import InvalidData, UnknownName, did_you_mean
-from .intervals import LEVEL, Interval
+from .intervals import LEVEL, Interval, drawn_ends
 from .model import probability_name
 from .row_metrics import LOSSES, TABLES, Answers, Metric
 from .support import Support
@@ -102,7 +102,7 @@ def _estimate(metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarra
     rows = np.arange(terms.shape[0])
     mean = float(metric.score(np.einsum("nk,nkt->t", best, terms)))
     scores = metric.score(np.stack([terms[rows, drawn].sum(axis=0) for drawn in labels]))
-    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    low, high = drawn_ends(scores, level)
     return Estimate(Interval(mean, min(float(low), mean), max(float(high), mean)), float(scores.std(ddof=1)))
 
 # %% ../nbs/api/348_estimated.ipynb #0fa56a1e

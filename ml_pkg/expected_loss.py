@@ -17,7 +17,7 @@ import pandas as pd
 from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData, UnknownName, did_you_mean
 from .estimated import Abstained, Estimate, Estimated, abstains
-from .intervals import LEVEL, Interval
+from .intervals import LEVEL, Interval, drawn_ends
 from .support import Support, learn_support
 
 # %% ../nbs/api/350_expected_loss.ipynb #d4450668
@@ -185,7 +185,7 @@ class RegressionEstimator:
     def _estimate(self, name:str, X:pd.DataFrame, prediction:np.ndarray, random:np.random.Generator) -> Estimate:
         score, loss = _SCORE_OF[name], self.losses[name]
         mean, scores = float(score(loss(X, prediction).mean())), score(loss.means(X, prediction, _DRAWS, random))
-        low, high = np.quantile(scores, [(1 - self.level) / 2, (1 + self.level) / 2])
+        low, high = drawn_ends(scores, self.level)
         return Estimate(Interval(mean, min(float(low), mean), max(float(high), mean)), float(scores.std(ddof=1)))
 
 # %% ../nbs/api/350_expected_loss.ipynb #004bb8ab
