@@ -31,13 +31,23 @@ def _repeated(rows:np.ndarray) -> np.ndarray:
     block[:] = rows
     return block
 
+def _more_labels(labels:pd.Index) -> pd.Index:
+    "Labels of a few rows, and as many more of their kind as fill a block: what joins rows by their labels finds each of them once."
+    if isinstance(labels, pd.RangeIndex): return pd.RangeIndex(labels.start, labels.start + ROWS * labels.step, labels.step)
+    more = np.arange(1, ROWS - len(labels) + 1)
+    try:
+        if isinstance(labels, (pd.DatetimeIndex, pd.TimedeltaIndex)): return labels.append(labels.max() + pd.to_timedelta(more, unit="D"))
+        if pd.api.types.is_numeric_dtype(labels.dtype) and not pd.api.types.is_bool_dtype(labels.dtype): return labels.append(pd.Index(labels.max() + more, dtype=labels.dtype))
+        if pd.api.types.is_string_dtype(labels.dtype): return labels.append(pd.Index([f"{labels[0]} and {number} more" for number in more], dtype=labels.dtype))
+    except (ValueError, TypeError, OverflowError): pass # of times, or numbers, there are none after the last
+    return labels[_PLACES % len(labels)]
+
 def filled(
     rows:Any, # a frame or an array with 1 to ROWS rows, shape (n_rows, n_columns)
 ) -> Any:     # the same with ROWS rows
     "A block of these rows, repeated until it is full."
     if not isinstance(rows, pd.DataFrame): return np.asfortranarray(rows if len(rows) == ROWS else _repeated(rows))
-    block, labels = _by_columns(rows if len(rows) == ROWS else rows.iloc[_PLACES % len(rows)]), rows.index
-    return block.set_axis(pd.RangeIndex(labels.start, labels.start + ROWS * labels.step, labels.step)) if isinstance(labels, pd.RangeIndex) else block
+    return _by_columns(rows) if len(rows) == ROWS else _by_columns(rows.iloc[_PLACES % len(rows)]).set_axis(_more_labels(rows.index))
 
 # %% ../nbs/api/215_blocks.ipynb #37198238
 def _several(found:Any) -> bool: return isinstance(found, list) and len(found) > 0 and isinstance(found[0], (np.ndarray, list))

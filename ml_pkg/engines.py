@@ -98,9 +98,14 @@ def _plainly(estimator:Any) -> Callable:
     return lambda rows: [method(rows) for method in methods]
 
 # %% ../nbs/api/478_engines.ipynb #879f9052
+def _is_pipeline(estimator:Any) -> bool:
+    "Whether the answers of the last step are those of the estimator; a class of somebody's own may add to them."
+    from sklearn.pipeline import Pipeline
+    return type(estimator) is Pipeline
+
 def _transformed_once(estimator:Any) -> Callable:
     "Labels and probabilities, both from what the last step of a pipeline gets."
-    if len(getattr(estimator, "steps", ())) < 2: return _plainly(estimator)
+    if not _is_pipeline(estimator) or len(estimator.steps) < 2: return _plainly(estimator)
     before, ask = estimator[:-1], _plainly(estimator[-1])
     return lambda rows: ask(before.transform(rows))
 
@@ -118,13 +123,13 @@ _MOST_PROBABLE = {"LogisticRegression", "LogisticRegressionCV", "DecisionTreeCla
 
 def _says_the_most_probable(estimator:Any) -> bool:
     "Whether a classifier is known to say the class of the highest probability. Others may have a threshold of their own, which no trial finds for certain."
-    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    last = estimator[-1] if _is_pipeline(estimator) else estimator
     return type(last).__module__.startswith("sklearn.") and type(last).__qualname__ in _MOST_PROBABLE and isinstance(last.classes_, np.ndarray) and last.classes_.ndim == 1 and len(last.classes_) > 1
 
 def _most_probable(estimator:Any) -> Callable:
     "Labels by their probabilities."
-    classes, last = estimator.classes_, estimator[-1] if hasattr(estimator, "steps") else estimator
-    before = estimator[:-1].transform if hasattr(estimator, "steps") and len(estimator.steps) > 1 else lambda rows: rows
+    classes, last = estimator.classes_, estimator[-1] if _is_pipeline(estimator) else estimator
+    before = estimator[:-1].transform if _is_pipeline(estimator) and len(estimator.steps) > 1 else lambda rows: rows
     def ask(rows:Any) -> list[Any]:
         inner = before(rows)
         found = last.predict_proba(inner)

@@ -17,8 +17,10 @@ import numpy as np
 
 from . import __version__
 from .api import whole_body
+from .display import finite
 from .json_rows import InvalidRequest, read_json
 from .limits import Refused
+from .logged import answer_name
 from .schema import Column
 from .service import Served, Service, logged_answers, refused
 
@@ -28,15 +30,19 @@ if TYPE_CHECKING:
 # %% ../nbs/api/498_open_inference.ipynb #8291ca23
 _NUMPY = {"BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 DATATYPES = (*_NUMPY, "BYTES")
+_WHOLE = {"INT64": (-2**63, 2**63 - 1), "UINT64": (0, 2**64 - 1)}
 
 def _type_of_column(column:Column) -> str:
     of = {"integer": "INT64", "float": "FP64", "boolean": "BOOL"}
     return of.get(column.kind) or _type_of(list(column.values or ())) if column.kind in of or column.values else "BYTES"
 
 def _type_of(values:list) -> str:
-    "Of labels or numbers, as Python has them."
-    first = next((value for value in values if value is not None), None)
-    return {bool: "BOOL", int: "INT64", float: "FP64"}.get(type(first), "BYTES")
+    "Of labels or numbers, as Python has them: the narrowest that holds all of them."
+    known = [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
+    if kinds == {bool}: return "BOOL"
+    if kinds == {int}: return next((name for name, (least, most) in _WHOLE.items() if least <= min(known) and max(known) <= most), "BYTES")
+    return "FP64" if kinds and kinds <= {int, float} else "BYTES"
 
 # %% ../nbs/api/498_open_inference.ipynb #f293d026
 def _texts(content:bytes, field:str) -> Iterator[str]:
@@ -142,6 +148,15 @@ def _outputs(wanted:list[tuple[str, bool]], there:dict[str, list]) -> tuple[list
 # %% ../nbs/api/498_open_inference.ipynb #d3e4b4c1
 _PREFIX = "Inference-Header-Content-Length"
 
+def _written(said:dict[str, Any]) -> bytes:
+    "As JSON, which has no NaN."
+    try: return json.dumps(said, allow_nan=False).encode()
+    except ValueError: return json.dumps(finite(said)).encode()
+
+def _with_ids(answers:dict[str, list], ids:list[str]) -> dict[str, list]:
+    "The outputs; an answer that is called as the ids are is called as in the log."
+    return {**{answer_name(name) if name == "id" else name: values for name, values in answers.items()}, "id": ids}
+
 async def _infer(service:Service, name:str, version:str|None, body:bytes, headers:Any) -> tuple[bytes, dict[str, str]]:
     "An answer, and its headers. Raises `Refused`."
     meant, chosen = _meant(service, name, version), service.beside.choose(service.current, headers.raw)
@@ -150,9 +165,9 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
     tensors = _tensors(document, behind, service.limits.check_rows)
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
     answers, ids = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body))
-    outputs, content = _outputs(wanted, {**logged_answers(answers), "id": ids})
+    outputs, content = _outputs(wanted, _with_ids(logged_answers(answers), ids))
     said = {"model_name": ready.name, "model_version": ready.version, **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
-    written = json.dumps(said).encode()
+    written = _written(said)
     return written + content, {_PREFIX: str(len(written))} if content else {}
 
 def _meant(service:Service, name:str, version:str|None=None) -> list[Served]:
@@ -169,7 +184,7 @@ _known:weakref.WeakKeyDictionary[Served, dict[str, list]] = weakref.WeakKeyDicti
 
 def _columns(ready:Served) -> dict[str, list]:
     "An answer, which tells the outputs and their types. It is known as long as the version is there."
-    if ready not in _known: _known[ready] = {**logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), "id": [""]}
+    if ready not in _known: _known[ready] = _with_ids(logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), [""])
     return _known[ready]
 
 def _metadata(service:Service, name:str, version:str|None=None) -> dict:

@@ -206,7 +206,10 @@ def _whole_numbers(series:pd.Series, column:Column, first_row:int) -> pd.Series:
         _refuse(series, _inexact(numbers), column, first_row, expected="a number that a double can hold")
         return numbers.astype("float64")
     if numbers.dtype != object: return numbers.astype(column.dtype)
-    return pd.Series(pd.array([None if absent else int(value) for value, absent in zip(numbers, missing, strict=True)], dtype=column.dtype), index=series.index)
+    whole = [None if absent else int(value) for value, absent in zip(numbers, missing, strict=True)]
+    if "[" in column.dtype: return pd.Series(pd.array(whole, dtype=column.dtype), index=series.index) # Arrow's
+    exact = np.array([0 if value is None else value for value in whole], dtype=column.dtype.lower()) # pandas would go by way of doubles
+    return pd.Series(exact if column.dtype[0].islower() else pd.arrays.IntegerArray(exact, missing), index=series.index)
 
 # %% ../nbs/api/080_schema.ipynb #e7a5d7ac
 def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
