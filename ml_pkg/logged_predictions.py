@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from .errors import InvalidQuery, NotFound, did_you_mean
 from .logged import CORRECTIONS, ID, LABEL, LABELLED, LATENCY, MODEL, RECORDED, TIME, VERSION, label_tables, request_tables
 from .prediction_log import LABELS, log_folder
+from .schema import EXACT
 from .segments import Span, concatenated, frame_of, kept_tables
 from .workspace import Workspace
 
@@ -89,7 +90,9 @@ def with_labels(
     labels:pd.DataFrame,      # id, label, labelled, corrections; one row an id
 ) -> pd.DataFrame:
     "Predictions with the labels that belong to them, missing where there are none."
-    return predictions.merge(labels[[ID, LABEL, LABELLED, CORRECTIONS]].astype({ID: "str"}), on=ID, how="left")
+    known = labels[[ID, LABEL, LABELLED, CORRECTIONS]].astype({ID: "str"})
+    if known[LABEL].dtype == "int64" and (known[LABEL].abs() > EXACT).any(): known = known.astype({LABEL: "Int64"}) # rows without one would make doubles of them
+    return predictions.merge(known, on=ID, how="left")
 
 # %% ../nbs/api/487_logged_predictions.ipynb #0895994d
 def _each_once(frame:pd.DataFrame) -> pd.DataFrame:

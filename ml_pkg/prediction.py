@@ -20,8 +20,8 @@ import pandas as pd
 
 from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
-from .schema import Schema, conform
-from .sources import check_header, csv_options, reading, table_format
+from .schema import EXACT, Column, Schema, conform, frame_of_arrow
+from .sources import check_header, csv_options, has_blank_lines, reading, table_format
 from .threads import limited
 from .workspace import written_whole
 
@@ -29,7 +29,19 @@ from .workspace import written_whole
 ROWS = 50_000 # in one part
 
 def _text_columns(schema:Schema) -> dict[str, str]:
-    return {column.name: "str" for column in schema.columns if column.kind == "text" or (column.kind == "category" and all(isinstance(value, str) for value in column.values or ()))}
+    return {column.name: "str" for column in schema.columns if column.kind == "text" or _is_large(column) or (column.kind == "category" and all(isinstance(value, str) for value in column.values or ()))}
+
+def _is_large(column:Column) -> bool:
+    "Whether there are whole numbers in it that a double would round, as pandas has them beside gaps."
+    return column.kind == "integer" and any(isinstance(end, (int, float)) and abs(end) > EXACT for end in (column.low, column.high))
+
+_GAPS = ("", " ", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null") # what pandas takes for a gap
+
+def _gaps(names:list[str], schema:Schema, keep:list[str]) -> dict[str, Any]:
+    "What stands for a gap, by column: only an empty cell where such a word is one of the values that were learnt, as NA is for Namibia; and nothing in what is only kept."
+    values = {column.name: {value for value in column.values or () if isinstance(value, str)} for column in schema.columns}
+    def of(name:str) -> list[str]: return [] if name in keep and name not in values else [""] if values.get(name, set()) & set(_GAPS) else list(_GAPS)
+    return {"keep_default_na": False, "na_values": {name: of(name) for name in names}}
 
 # %% ../nbs/api/440_prediction.ipynb #0f9bb351
 def _check_columns(header:pd.DataFrame, schema:Schema, keep:list[str], path:Path) -> None:
@@ -43,7 +55,8 @@ def _check_columns(header:pd.DataFrame, schema:Schema, keep:list[str], path:Path
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is only kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
     options = csv_options(path)
-    check_header(path, options["sep"])
+    names = check_header(path, options["sep"])
+    options |= {"skip_blank_lines": has_blank_lines(names), **_gaps(names, schema, keep)}
     _check_columns(pd.read_csv(path, **options, nrows=0), schema, keep, path)
     plain = path.suffix.lower() in (".csv", ".tsv")
     size = path.stat().st_size
@@ -59,7 +72,7 @@ def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
         done, total = 0, max(1, file.metadata.num_rows)
         for part in file.iter_batches(rows, columns=list(dict.fromkeys([*schema.names, *keep]))):
             done += part.num_rows
-            yield part.to_pandas(), done / total
+            yield frame_of_arrow(part), done / total
 
 # %% ../nbs/api/440_prediction.ipynb #c2c3c9d8
 def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
@@ -68,7 +81,7 @@ def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
         _check_columns(file.schema.empty_table().to_pandas(), schema, keep, path)
         for number in range(file.num_record_batches):
             part = pa.Table.from_batches([file.get_batch(number)])
-            for start in range(0, part.num_rows, rows): yield part.slice(start, rows).to_pandas(), (number + 1) / file.num_record_batches
+            for start in range(0, part.num_rows, rows): yield frame_of_arrow(part.slice(start, rows)), (number + 1) / file.num_record_batches
 
 # %% ../nbs/api/440_prediction.ipynb #80afe967
 _READERS: dict[str, Callable] = {"csv": _csv_parts, "parquet": _parquet_parts, "feather": _feather_parts}

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import DamagedFile
+from .schema import frame_of_arrow
 from .workspace import flush_folder, remove_begun, written_whole
 from .write_ahead import is_damaged, taken_over, whole_records
 
@@ -95,7 +96,7 @@ def frame_of(
     rows:pa.Table, # as they are kept
 ) -> pd.DataFrame:
     "A table in pandas, with the values that JSON text stands for."
-    frame = rows.to_pandas()
+    frame = frame_of_arrow(rows)
     for field in rows.schema:
         if field.metadata == _JSON: frame[field.name] = pd.Series([None if text is None else json.loads(text) for text in rows.column(field.name).to_pylist()], index=frame.index, dtype=object)
     return frame

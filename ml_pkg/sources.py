@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'declaring_place', 'find_file', 'table_format', 'separator_told', 'reading', 'csv_options', 'check_header',
-           'read_table', 'File', 'Frame', 'SQL', 'as_source']
+           'has_blank_lines', 'read_table', 'File', 'Frame', 'SQL', 'as_source']
 
 # %% ../nbs/api/100_sources.ipynb #e93e9bec
 import csv
@@ -139,19 +139,26 @@ def csv_options(
 def check_header(
     path:str|Path, # of the file
     sep:str=",",   # between two cells
-) -> None:
-    "Raise for a column name that stands twice; pandas would rename the second one in silence."
+) -> list[str]:
+    "The names in the first line. Raises for one that stands twice; pandas would rename the second one in silence."
     import pandas as pd
     first = pd.read_csv(path, nrows=1, header=None, dtype=str, sep=sep, encoding="utf-8-sig", keep_default_na=False, quoting=csv.QUOTE_MINIMAL)
     names = [str(name) for name in first.iloc[0]]
     twice, count = Counter(names).most_common(1)[0]
     if count > 1: raise InvalidData(f"{path} has the column '{twice}' {count} times. Rename one: which is meant cannot be told")
+    return names
 
 # %% ../nbs/api/100_sources.ipynb #c9635c10
+def has_blank_lines(
+    names:list[str], # of the columns
+) -> bool:
+    "Whether an empty line is no row: of a single column, it is one without a value."
+    return len(names) != 1
+
 def read_table(
     path:str|Path, # a file or an fsspec URL; CSV (compressed too), Parquet or Feather
 ) -> "pd.DataFrame":
-    "All rows of a table. Raises `InvalidData` if it is empty, ragged, not UTF-8 or has a column twice."
+    "All rows of a table. Raises `InvalidData` if it is empty, has rows that are too long, is not UTF-8 or has a column twice."
     import pandas as pd
     kind = table_format(path)
     if "://" in str(path): optional("fsspec", "remote")
@@ -159,8 +166,7 @@ def read_table(
         if kind == "parquet": return pd.read_parquet(path)
         if kind == "feather": return pd.read_feather(path)
         options = csv_options(path)
-        check_header(path, options["sep"])
-        return pd.read_csv(path, **options)
+        return pd.read_csv(path, **options, skip_blank_lines=has_blank_lines(check_header(path, options["sep"])))
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040
 def _to_json(identity:Identity) -> list: return [identity.kind, identity.text, [[name, _to_json(part)] for name, part in identity.parts]]
