@@ -47,7 +47,7 @@ TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdo
 
 def _declared_elsewhere(begun:Attempt, known:sqlite3.Row) -> list[dict[str, Any]]:
     "The declaration as it stands here, if it is not where it stood then: what a script defined may be in a module by now."
-    if known["place"] == begun.place: return []
+    if (known["place"], known["module"]) == (begun.place, begun.row["module"]): return []
     try: kept = keep_declaration(begun.workspace, begun.experiment)
     except Exception: return [] # that of then is there
     return [{"kind": kept.path.parent.name, "path": str(kept.path), "sha256": kept.sha256, "key": known["key"], "written": now()}]
