@@ -79,6 +79,13 @@ def takes_weights(
     return "sample_weight" in inspect.signature(getattr(scorer, "_score_func", scorer)).parameters
 
 # %% ../nbs/api/260_fitting.ipynb #c23b2868
+def _which_counts(name:str, scorer:Any, y:Any) -> str:
+    "How to say which of two classes is the one to find; a metric that has to know takes it to be 1."
+    labels, function = pd.Series(np.ravel(y)).value_counts(), getattr(getattr(scorer, "_score_func", None), "__name__", "")
+    if len(labels) != 2 or not function or not all(isinstance(label, str) for label in labels.index): return ""
+    asked = "" if getattr(scorer, "_response_method", "predict") == "predict" else ", response_method='predict_proba'"
+    return f". Of two classes that are text, say which one is to be found: metrics={{'{name}': make_scorer({function}, pos_label={labels.index[-1]!r}{asked})}}, with make_scorer and {function} from sklearn.metrics"
+
 def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reached:Any, y:Any, weights:Any) -> dict[str, float]:
     "Every metric on one table of rows that were left out. `whole` gives the estimator and the rows as they are, for who asks for them."
     def value(scorer):
@@ -87,7 +94,7 @@ def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reache
     scores = {}
     for name, scorer in metrics.items():
         try: scores[name] = value(scorer)
-        except (ValueError, TypeError) as error: raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {error}") from error
+        except (ValueError, TypeError) as error: raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {error}{_which_counts(name, scorer, y)}") from error
     return scores
 
 # %% ../nbs/api/260_fitting.ipynb #034c5ec7
