@@ -72,6 +72,8 @@ class NotComparable:
     def __str__(self) -> str: return f"not compared: {self.reason}"
 
 # %% ../nbs/api/682_agreement.ipynb #b807c308
+_FEWEST = 30 # rows; what is measured on fewer is not spread as a normal distribution is
+
 @dataclass(frozen=True)
 class Comparison:
     "How an estimate is held against what was measured. Tolerance and margin are in units of the metric."
@@ -99,8 +101,9 @@ class Comparison:
         found, real = estimated.metrics[metric], measured[metric].mean
         far = float(norm.isf(level_of_look(look, self.alarms) / 2 / metrics)) * found.spread
         difference = Interval(real - found.interval.mean, real - found.interval.mean - far, real - found.interval.mean + far)
-        return self._kind(difference)(metric, found.interval.mean, real, difference, estimated.rows)
+        return self._kind(difference, estimated.rows)(metric, found.interval.mean, real, difference, estimated.rows)
 
-    def _kind(self, difference:Interval) -> type[Agree]|type[Disagree]|type[TooFewLabels]:
+    def _kind(self, difference:Interval, rows:int) -> type[Agree]|type[Disagree]|type[TooFewLabels]:
+        if rows < _FEWEST: return TooFewLabels
         if difference.low > self.tolerance or difference.high < -self.tolerance: return Disagree
         return Agree if max(abs(difference.low), abs(difference.high)) <= self.margin else TooFewLabels

@@ -33,7 +33,7 @@ from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturi
 from .logged import ID, LABEL, TIME, VERSION
 from .logged_predictions import Moment, moment_of, read_log
 from .model import Model, probability_name
-from .observed import Observed, observed, observed_log, profile_without
+from .observed import REFUSED, Observed, observed, observed_log, profile_without
 from .progress import whole_units
 from .quality import Fault
 from .reference import ReferenceProfile, Window
@@ -190,6 +190,15 @@ class Report(Findings):
     known: Observed                  # those that can be learnt from: as old as these, with a label, however late it came
     coverage: pd.DataFrame           # share of predictions that have their label, by age; none for rows at hand
 
+    @property
+    def alarms(self) -> list[str]:
+        "What is wrong, the heaviest first; rows that the model does not take at all are faulty."
+        found = super().alarms
+        return [*found, FAULTY] if self._refused and FAULTY not in found else found
+
+    @property
+    def _refused(self) -> str: return reason if (reason := self.seen.unread.get("prediction", "")).startswith(REFUSED) else ""
+
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows to look at for an alarm, given as it is in `check`, one of `alarms`, by its name, such as 'city: unseen', or by that of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
         if isinstance(alarm, str) and alarm not in self._told and alarm in (*_HEAVIEST, THE_ESTIMATE): return self._of_heaviest(MISTRUSTED if alarm == THE_ESTIMATE else alarm)
@@ -210,6 +219,7 @@ class Report(Findings):
         "Of one of `alarms`: the rows of all that it is about, those of the surest first; of faults, the rows of the first."
         if alarm in (MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE): return self._furthest_off(", ".join(self._scores))
         found = self.check.faults[:1] if alarm == FAULTY else [each for each in self.check.alarms if (each.kind == ANSWER) == (alarm == ANSWERS_MOVED)]
+        if not found and self._refused: raise InvalidData(self._refused)
         if not found: raise UnknownName(f"'{alarm}' is not among the alarms: {listed(self.alarms)}.")
         rows = pd.concat([rows_behind(self.profile, self.window, self.seen, each) for each in found])
         return rows[~rows.index.duplicated()]
