@@ -80,7 +80,8 @@ def size(
     if count is None or not math.isfinite(count): return ""
     power = min(int(math.log(max(count, 1), 1024)), 3)
     number = count / 1024**power
-    return f"{number:,.0f} {('bytes', 'KiB', 'MiB', 'GiB')[power]}" if number >= 100 or not power else f"{number:.3g} {('', 'KiB', 'MiB', 'GiB')[power]}"
+    if not power: return counted(round(count), "byte")
+    return f"{number:{',.0f' if number >= 100 else '.3g'}} {(None, 'KiB', 'MiB', 'GiB')[power]}"
 
 # %% ../nbs/api/030_display.ipynb #6f863864
 _SIGNS = {"+": "rgba(46,160,67,.2)", "-": "rgba(248,81,73,.2)"} # what came, what went
