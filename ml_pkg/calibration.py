@@ -91,8 +91,19 @@ def _scores(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
 
 def _chances(inputs:Inputs, theta:np.ndarray) -> np.ndarray:
     scores = np.ascontiguousarray(_scores(inputs, theta).T) # a class is a row: sums over a few columns are slow
+    return _softmax(scores).T
+
+def _softmax(scores:np.ndarray) -> np.ndarray:
+    "Probabilities of the classes, which are the first dimension."
     powers = np.exp(scores - scores.max(axis=0))
-    return (powers / powers.sum(axis=0)).T
+    return powers / powers.sum(axis=0)
+
+def _drawn_chances(inputs:Inputs, thetas:np.ndarray) -> np.ndarray:
+    "By each of several corrections, shape (n_draws, n_rows, n_classes)."
+    classes, own = inputs.shared.shape[1], inputs.by_class.shape[1]
+    by_class, shared = thetas[:, :classes * own].reshape(-1, classes, own), thetas[:, classes * own:]
+    scores = [by_class[:, one] @ inputs.by_class.T + shared @ inputs.shared[:, one].T for one in range(classes)]
+    return np.moveaxis(_softmax(np.stack(scores)), 0, -1)
 
 # %% ../nbs/api/346_calibration.ipynb #31eedf03
 def _targets(y:np.ndarray, classes:int) -> np.ndarray:
@@ -172,6 +183,7 @@ def _variance_between_fits(inputs:Inputs, y:np.ndarray, fold:np.ndarray, theta:n
 
 # %% ../nbs/api/346_calibration.ipynb #657f0d40
 _DEPENDENCE = 1 + 1 / math.pi
+_PART = 500 # rows, so that all draws of them fit a processor's cache
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -184,10 +196,10 @@ class Calibration:
         "Corrected probabilities, shape (n_rows, n_classes). Raises `InvalidInput` for a column that is missing."
         return _chances(self.view(X, probabilities), self.mode)
 
-    def draws(self, X:pd.DataFrame, probabilities:np.ndarray, count:int, random:np.random.Generator) -> Iterator[np.ndarray]:
-        "Corrected probabilities by other corrections that may as well be right, shape (n_rows, n_classes) each."
-        inputs = self.view(X, probabilities)
-        for _ in range(count): yield _chances(inputs, self.mode + self.factor @ random.normal(size=len(self.mode)))
+    def draws(self, X:pd.DataFrame, probabilities:np.ndarray, count:int, random:np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
+        "Corrected probabilities by other corrections that may as well be right: a part of the rows after another, each with an array of shape (n_draws, n_rows, n_classes)."
+        inputs, thetas = self.view(X, probabilities), self.mode + random.normal(size=(count, len(self.mode))) @ self.factor.T
+        for rows in (slice(start, start + _PART) for start in range(0, len(X), _PART)): yield rows, _drawn_chances(Inputs(*(each[rows] for each in inputs)), thetas)
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view

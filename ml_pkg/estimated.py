@@ -83,25 +83,24 @@ _DRAWS = 300
 _MOST_ROWS = 10_000
 
 def _drawn_labels(weights:np.ndarray, random:np.random.Generator) -> np.ndarray:
-    "Number of a class for each row. Weights are as chances, and need not sum to one."
-    upto = np.cumsum(weights.T, axis=0)
-    return (upto[:-1] < random.random(len(weights)) * upto[-1]).sum(axis=0)
+    "Number of a class for each row. Weights are as chances, shape (…, n_classes), and need not sum to one."
+    upto = np.cumsum(np.moveaxis(weights, -1, 0), axis=0)
+    return (upto[:-1] < random.random(weights.shape[:-1]) * upto[-1]).sum(axis=0)
 
 # %% ../nbs/api/348_estimated.ipynb #671f2ae1
 def _label_draws(calibration:Calibration, X:pd.DataFrame, probabilities:np.ndarray, best:np.ndarray, seed:int) -> np.ndarray:
     "Labels that there may be, shape (n_draws, n_rows)."
-    def draws(): return calibration.draws(X, probabilities, _DRAWS, np.random.default_rng(seed))
-    moved = best / np.maximum(sum(draws()) / _DRAWS, 1e-12)
     random, found = np.random.default_rng(seed + 1), np.empty((_DRAWS, len(X)), dtype=np.int32)
-    for place, chances in enumerate(draws()): found[place] = _drawn_labels(chances * moved, random)
+    for rows, chances in calibration.draws(X, probabilities, _DRAWS, np.random.default_rng(seed)):
+        found[:, rows] = _drawn_labels(chances * (best[rows] / np.maximum(chances.mean(axis=0), 1e-12)), random)
     return found
 
 # %% ../nbs/api/348_estimated.ipynb #5ee296b5
 def _estimate(metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarray, level:float) -> Estimate:
     "Of one metric, from what rows add under each label."
-    rows = np.arange(terms.shape[0])
-    mean = float(metric.score(np.einsum("nk,nkt->t", best, terms)))
-    scores = metric.score(np.stack([terms[rows, drawn].sum(axis=0) for drawn in labels]))
+    rows, classes, _ = terms.shape
+    mean, places = float(metric.score(np.einsum("nk,nkt->t", best, terms))), np.arange(rows) * classes + labels
+    scores = metric.score(np.stack([term.ravel()[places].sum(axis=1) for term in np.moveaxis(terms, 2, 0)], axis=1))
     low, high = drawn_ends(scores, level)
     return Estimate(Interval(mean, min(float(low), mean), max(float(high), mean)), float(scores.std(ddof=1)))
 
