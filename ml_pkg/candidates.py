@@ -25,7 +25,7 @@ from .errors import InvalidData, InvalidDeclaration, NotFound, UnknownName, did_
 from .evaluation import holdout_identity, locked_away, scorers
 from .fitting import takes_weights
 from .identity import Identity, identify
-from .intervals import Interval
+from .intervals import Interval, left_out_interval, parts_of
 from .model import Model, UnusualInput, probability_name
 from .registry import who
 from .resampling import resampled
@@ -161,7 +161,9 @@ def _against(gate:Gate, candidate:Candidate, required:str, metric:str, is_enough
     if candidate.incumbent is None: return Verdict(gate.name, required, "nothing is in production yet", True)
     try: pair = _on_same_folds(candidate, metric)
     except InvalidData as error: return Verdict(gate.name, required, str(error), False)
-    return Verdict(gate.name, required, str(pair), is_enough(pair))
+    gone = [each for each in candidate.incumbent.run.metrics if each not in candidate.run.metrics]
+    unjudged = f"; production was declared with {listed(gone)} as well, which nothing is judged by any more" if gone else ""
+    return Verdict(gate.name, required, f"{pair}{unjudged}", is_enough(pair))
 
 # %% ../nbs/api/389_candidates.ipynb #473cfdf8
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ class _Labelled(NamedTuple):
     weights: Any           # None if all count the same
     units: Any             # what is drawn together
 
+    def where(self, chosen:np.ndarray) -> "_Labelled": return _Labelled(*(None if each is None else each[chosen] for each in self))
+
 def _blocks(count:int) -> np.ndarray:
     "Blocks of rows that follow each other in time, for the block bootstrap (Carlstein 1986), about as long as the cube root of their number (Hall, Horowitz and Jing 1995)."
     return np.arange(count) // max(1, round(count ** (1 / 3)))
@@ -303,8 +307,17 @@ def _on_rows(candidate:Candidate, metric:str, rows:_Labelled, score:float) -> _P
     sample = None
     if isinstance(declared, str) and rows.y.ndim == 1:
         sample = resampled(declared, rows.y, [_answers(model, rows) for model in (candidate.model, _production(candidate).model)], scores, rows.weights, rows.units, widening=1.0)
-    interval = sample.difference(0, 1) if sample else Interval(scores[0] - scores[1], -math.inf, math.inf)
-    return _Pair(metric, scores[1], scores[0], interval, "by drawing rows" if sample else "")
+    interval, method = (sample.difference(0, 1), "by drawing rows") if sample else (_leaving_out(candidate, metric, rows, scores[0] - scores[1]), "by leaving out part after part of the rows")
+    return _Pair(metric, scores[1], scores[0], interval, method)
+
+def _leaving_out(candidate:Candidate, metric:str, rows:_Labelled, difference:float) -> Interval:
+    "Of a metric that cannot be told from predictions row by row, such as one of a team's own."
+    part = parts_of(np.arange(len(rows.rows)) if rows.units is None else pd.factorize(rows.units)[0])
+    def without(number:int) -> float:
+        left = rows.where(part != number)
+        return _score(candidate, candidate.model, left, metric) - _score(candidate, _production(candidate).model, left, metric)
+    try: return left_out_interval(difference, [without(number) for number in np.unique(part)])
+    except ValueError: return Interval(difference, -math.inf, math.inf) # a metric may ask for more classes than are left
 
 # %% ../nbs/api/389_candidates.ipynb #f2443d5c
 def _besides(candidate:Candidate, seen:Look) -> Iterator[str]:

@@ -57,13 +57,25 @@ def monitor(
     "Hold what was asked and answered against training: is it still the same world? Exits with 1 on an alarm."
     from ml_pkg.monitor import Monitor
     from ml_pkg.workspace import written_whole
-    report = Monitor.of_log(name, trusted=trusted, **_maturity(labels_after)).check_log(since, until)
+    watched = Monitor.of_log(name, trusted=trusted, **_maturity(labels_after))
+    report = watched.check_log(since, until)
     if behind: return _print_rows(report.rows(behind), as_json)
     if html is not None:
         with written_whole(html) as part: part.write_text(report.to_html(), encoding="utf-8", errors="backslashreplace")
     print_json(report.to_dict()) if as_json else print(report)
     if report.alarms and not as_json: print(f"the rows behind an alarm, such as {report.alarms[0]!r}: the same command with --rows NAME")
+    if not as_json: print(_still_open(watched.name), end="")
     if report.alarms: raise typer.Exit(1)
+
+def _still_open(model:str) -> str:
+    "What a watch of the model has found, which looks at other windows."
+    from ml_pkg.display import minute
+    from ml_pkg.errors import listed
+    from ml_pkg.periods import watch_folder
+    from ml_pkg.watching import Looks
+    from ml_pkg.workspace import Workspace
+    last = Looks(watch_folder(Workspace.current(), model)).last()
+    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {listed(last.open, 5)}. Since when: ml_pkg ui, or /dashboard of the server\n" if last and last.open else ""
 
 def _print_rows(rows:Any, as_json:bool) -> None:
     print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso"))) if as_json else print(rows.to_csv(), end="")

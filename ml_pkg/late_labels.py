@@ -80,12 +80,12 @@ class LearntMaturity:
     share: float = 0.95       # of the labels that ever come
     fewest: int = 100         # predictions that tell of it
     def age(self, log:pd.DataFrame, now:pd.Timestamp) -> datetime.timedelta|None:
-        "How long labels took of the oldest predictions that have one, but for the slowest. None until they have stopped coming: it must be well below the age of those predictions."
+        "How long labels took of the oldest predictions that have one, and of all, but for the slowest. None until they have stopped coming: it must be well below the age of those predictions."
         known = log[log[LABEL].notna()]
         had, took = now - known[TIME], pd.to_datetime(known[LABELLED], utc=True) - known[TIME]
         youngest = _OLD * had.max()
         if (old := had >= youngest).sum() < self.fewest: return None
-        age = took[old].quantile(self.share)
+        age = max(took[old].quantile(self.share), took.quantile(self.share)) # of late, labels may take longer
         return age.to_pytimedelta() if age <= _BELOW * youngest else None
 
 _OLD, _BELOW = 2 / 3, 0.8 # of the age of the oldest prediction that has a label; of the age of the youngest of those that tell

@@ -163,10 +163,30 @@ def read_table(
     kind = table_format(path)
     if "://" in str(path): optional("fsspec", "remote")
     with reading(path):
-        if kind == "parquet": return pd.read_parquet(path)
-        if kind == "feather": return pd.read_feather(path)
+        if kind != "csv": return _exact_table(getattr(pd, f"read_{kind}")(path), path, kind)
         options = csv_options(path)
-        return pd.read_csv(path, **options, skip_blank_lines=has_blank_lines(check_header(path, options["sep"])))
+        options["skip_blank_lines"] = has_blank_lines(check_header(path, options["sep"]))
+        return _exact_text(pd.read_csv(path, **options), path, options)
+
+def _rounded(frame:"pd.DataFrame") -> list[str]:
+    "Columns of doubles, as whole numbers beside gaps are, that are large enough to have been rounded."
+    from ml_pkg.schema import EXACT
+    return [name for name in frame.columns[frame.dtypes == "float64"] if (frame[name].abs() >= EXACT).any()]
+
+def _exact_table(frame:"pd.DataFrame", path:str|Path, kind:str) -> "pd.DataFrame":
+    from pyarrow import feather, parquet
+
+    from ml_pkg.schema import exact
+    if isinstance(path, str) or not (names := _rounded(frame)): return frame # of what is somewhere else, as pandas has it
+    return exact(frame, {"parquet": parquet, "feather": feather}[kind].read_table(path, columns=names))
+
+def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> "pd.DataFrame":
+    import pandas as pd
+    if not (names := _rounded(frame)): return frame
+    texts = pd.read_csv(path, **options, usecols=names, dtype="str")
+    for name in names:
+        if texts[name].dropna().str.fullmatch(r"[+-]?[0-9]{1,18}").all(): frame[name] = texts[name].astype("Int64") # a double such as 1e20 is meant as one
+    return frame
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040
 def _to_json(identity:Identity) -> list: return [identity.kind, identity.text, [[name, _to_json(part)] for name, part in identity.parts]]
