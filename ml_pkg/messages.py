@@ -67,7 +67,7 @@ def _measured(found:Mapping[str, Any]) -> str:
 
 def _where(found:Mapping[str, Any]) -> str:
     "How to get the rows behind what is wrong. What labels say is of rows of an earlier window, since labels take their time."
-    if found.get("verdict") == SILENT: return "none: nothing was answered. The page at /dashboard says how many requests were refused, or failed"
+    if found["verdict"] == SILENT: return "none: nothing was answered. The page at /dashboard says how many requests were refused, or failed"
     names, metric = _columns(found)[:_MANY], _measured(found)
     model, after = (f"{found['model']}@{found['version']}" if found["version"].isdecimal() else found["model"]), found.get("labels_after")
     maturity = f", maturity=timedelta(seconds={after:g})" if metric and after else ""
