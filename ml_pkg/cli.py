@@ -29,6 +29,10 @@ _options = {"debug": False}
 
 def _print_error(message:str) -> None: print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
+def _let_workers_go() -> None:
+    "What joblib's own workers leave behind is cleared away before a command's last word, and not complained of after it."
+    if fitting := sys.modules.get("ml_pkg.fitting"): fitting.renew_workers()
+
 def reported(
     command:Callable, # a function with the arguments and options of a command
 ) -> Callable:
@@ -51,10 +55,15 @@ def reported(
         except BrokenPipeError: # whoever read the output has seen enough, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except (Exception, KeyboardInterrupt) as error:
+        except KeyboardInterrupt as error:
             if _options["debug"]: raise
-            _print_error("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error} (the whole traceback: ml_pkg --debug …)")
-            raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from error
+            _let_workers_go()
+            _print_error("interrupted")
+            raise typer.Exit(130) from error
+        except Exception as error:
+            if _options["debug"]: raise
+            _print_error(f"{type(error).__name__}: {error} (the whole traceback: ml_pkg --debug …)")
+            raise typer.Exit(1) from error
     return run
 
 @contextmanager

@@ -180,6 +180,7 @@ class Findings:
     @property
     def verdict(self) -> str: return self.alarms[0] if self.alarms else NOT_ENOUGH if self.is_unsure else OK
 
+# %% ../nbs/api/692_monitor.ipynb #9acadfcf
 @dataclass(frozen=True, eq=False)
 class Report(Findings):
     "A window of production, judged, with its rows."
