@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .conditions import Asked, Term, asked
-from .display import table
+from .display import counted, table
 from .errors import InvalidQuery, UnknownName, did_you_mean, listed
 from .store import connected
 from .workspace import Workspace
@@ -187,7 +187,7 @@ class History:
         return plot_history(self.frame, chosen, ax) # it draws variants apart
 
     def __len__(self) -> int: return len(self.frame)
-    def __repr__(self) -> str: return f"{self.name}: {len(self)} runs\n{self.frame.drop(columns=['experiment', 'varied', 'key']).to_string()}"
+    def __repr__(self) -> str: return f"{self.name}: {counted(len(self), 'run')}\n{self.frame.drop(columns=['experiment', 'varied', 'key']).to_string()}"
     def _repr_html_(self) -> str:
         shown = self.frame.drop(columns=["experiment", "varied", "key"]).reset_index()
         return table(shown.columns, shown.astype(object).to_numpy().tolist())
