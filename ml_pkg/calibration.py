@@ -183,7 +183,7 @@ def _variance_between_fits(inputs:Inputs, y:np.ndarray, fold:np.ndarray, theta:n
 
 # %% ../nbs/api/346_calibration.ipynb #657f0d40
 _DEPENDENCE = 1 + 1 / math.pi
-_PART = 500 # rows, so that all draws of them fit a processor's cache
+_AT_ONCE = 600_000 # probabilities: of more rows, draws and classes they would not stay in a processor's cache, nor, of many classes, be small
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -199,7 +199,8 @@ class Calibration:
     def draws(self, X:pd.DataFrame, probabilities:np.ndarray, count:int, random:np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
         "Corrected probabilities by other corrections that may as well be right: a part of the rows after another, each with an array of shape (n_draws, n_rows, n_classes)."
         inputs, thetas = self.view(X, probabilities), self.mode + random.normal(size=(count, len(self.mode))) @ self.factor.T
-        for rows in (slice(start, start + _PART) for start in range(0, len(X), _PART)): yield rows, _drawn_chances(Inputs(*(each[rows] for each in inputs)), thetas)
+        length = max(1, _AT_ONCE // (count * probabilities.shape[1]))
+        for rows in (slice(start, start + length) for start in range(0, len(X), length)): yield rows, _drawn_chances(Inputs(*(each[rows] for each in inputs)), thetas)
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view

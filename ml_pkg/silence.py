@@ -38,10 +38,11 @@ class Silence:
 
     def heard(self, times:pd.Series) -> "Silence":
         "After more answers, given by their moments, with a zone; those up to the last one that is known do not count."
-        moments = np.unique(times.dropna()) if self.last is None else np.unique(times[times > self.last])
+        moments = pd.DatetimeIndex(times).dropna().unique().sort_values()
+        if self.last is not None: moments = moments[moments > self.last].insert(0, self.last)
+        pauses = np.diff(moments.as_unit("us").asi8) / 1e6
         if not len(moments): return self
-        pauses = np.diff(pd.DatetimeIndex(moments if self.last is None else [self.last, *moments]).as_unit("us").asi8) / 1e6
-        return Silence(self.first or pd.Timestamp(moments[0]), pd.Timestamp(moments[-1]), self.pauses + len(pauses), max(self.longest, float(pauses.max(initial=0.0))))
+        return Silence(self.first or moments[0], moments[-1], self.pauses + len(pauses), max(self.longest, float(pauses.max(initial=0.0))))
 
     def seconds(self, now:pd.Timestamp) -> float:
         "For how long nothing has been answered. Raises `ValueError` if nothing ever was."

@@ -171,7 +171,8 @@ def read_table(
 def _rounded(frame:"pd.DataFrame") -> list[str]:
     "Columns of doubles, as whole numbers beside gaps are, that are large enough to have been rounded."
     from ml_pkg.schema import EXACT
-    return [name for name in frame.columns[frame.dtypes == "float64"] if (frame[name].abs() >= EXACT).any()]
+    if frame.columns.has_duplicates: return [] # which is refused later on
+    return [name for name, column in frame.items() if isinstance(name, str) and column.dtype == "float64" and (column.abs() >= EXACT).any()]
 
 def _exact_table(frame:"pd.DataFrame", path:str|Path, kind:str) -> "pd.DataFrame":
     from pyarrow import feather, parquet
