@@ -147,13 +147,13 @@ def _on_same_folds(candidate:Candidate, metric:str) -> _Pair:
 # %% ../nbs/api/389_candidates.ipynb #56b41d28
 def _not_comparable(candidate:Candidate, metric:str) -> str:
     "Why two runs cannot be compared, and what to do."
-    run, name = _production(candidate).run, candidate.experiment.name
+    run = _production(candidate).run
     if run.row["dataset_key"] != candidate.run.row["dataset_key"]: why = "on other data"
     elif metric not in run.metrics: why = f"without the metric '{metric}'"
     else: why = "with other folds, another holdout, or another metric of that name"
-    dataset = f"dataclasses.replace({name}.dataset, features=load_run('{run.id}').model.schema.names, drop=())" if _needs_other_columns(candidate) else f"{name}.dataset"
-    again = f"load_run('{run.id}').experiment.with_dataset({dataset}).with_evaluation({name}.evaluation).with_seed({name}.seed).run()"
-    return f"what is in production (run {run.id}) ran {why}, so the two cannot be compared. Run it as {name} runs, and ask again: {again}"
+    dataset = f"dataclasses.replace(candidate.dataset, features=load_run('{run.id}').model.schema.names, drop=())" if _needs_other_columns(candidate) else "candidate.dataset"
+    again = f"load_run('{run.id}').experiment.with_dataset({dataset}).with_evaluation(candidate.evaluation).with_seed(candidate.seed).run()"
+    return f"what is in production (run {run.id}) ran {why}, so the two cannot be compared. Run it as the candidate runs, which is here what is to be promoted, and ask again: {again}"
 
 # %% ../nbs/api/389_candidates.ipynb #260a5334
 def _against(gate:Gate, candidate:Candidate, required:str, metric:str, is_enough:Callable[[_Pair], bool]) -> Verdict:

@@ -38,7 +38,7 @@ from .progress import whole_units
 from .quality import Fault
 from .reference import ReferenceProfile, Window
 from .remembered import TrainingScore, estimator_of, profile_of, scores_of
-from .silence import SILENT, Quiet, Silence
+from .silence import HEARD, SILENT, Pauses, Silence
 from .verdicts import ANSWER, DEPENDENCE, MISSING, MOVED, NOT_ENOUGH, OK, Check, Verdict, Watch, check
 from .workspace import Workspace
 
@@ -148,7 +148,7 @@ def rows_behind(
 MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE = "worse, as measured", "the estimate does not hold", "worse, as estimated"
 ANSWERS_MOVED, INPUTS_MOVED, FAULTY = "answers have moved", "inputs have moved", "values are faulty"
 THE_ESTIMATE = "the estimate" # as a watch calls it
-_HEAVIEST = (MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE, ANSWERS_MOVED, INPUTS_MOVED, FAULTY, SILENT)
+_HEAVIEST = (SILENT, MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE, ANSWERS_MOVED, INPUTS_MOVED, FAULTY)
 
 @dataclass(frozen=True, eq=False)
 class Findings:
@@ -158,14 +158,14 @@ class Findings:
     estimated: tuple[Judged, ...]    # on all rows
     estimate: Estimated|Abstained    # what they come from, or why there are none
     compared: agreement.Verdict      # the estimate, held against labels
-    quiet: Quiet                     # whether nothing is answered any more
+    silence: Silence                 # since the last answer
 
     @property
     def alarms(self) -> list[str]:
         "What is wrong, the heaviest first."
         kinds = {each.kind for each in self.check.alarms}
-        found = {MEASURED_WORSE: any(each.verdict == MOVED for each in self.measured), MISTRUSTED: self.compared.trusted is False, ESTIMATED_WORSE: self.compared.trusted is not False and any(each.verdict == MOVED for each in self.estimated),
-                 ANSWERS_MOVED: ANSWER in kinds, INPUTS_MOVED: bool(kinds - {ANSWER}), FAULTY: any(fault.certain for fault in self.check.faults), SILENT: bool(self.quiet.is_too_long)}
+        found = {SILENT: bool(self.silence.is_too_long), MEASURED_WORSE: any(each.verdict == MOVED for each in self.measured), MISTRUSTED: self.compared.trusted is False, ESTIMATED_WORSE: self.compared.trusted is not False and any(each.verdict == MOVED for each in self.estimated),
+                 ANSWERS_MOVED: ANSWER in kinds, INPUTS_MOVED: bool(kinds - {ANSWER}), FAULTY: any(fault.certain for fault in self.check.faults)}
         return [name for name, is_so in found.items() if is_so]
 
     @property
@@ -221,7 +221,7 @@ class Report(Findings):
     def _of_heaviest(self, alarm:str) -> pd.DataFrame:
         "Of one of `alarms`: the rows of all that it is about, those of the surest first; of faults, the rows of the first."
         if alarm in (MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE): return self._furthest_off(", ".join(self._scores))
-        if alarm == SILENT: raise InvalidData(f"no row is behind that: {self.quiet.text}")
+        if alarm == SILENT: raise InvalidData(f"no row is behind that: {self.silence.text}")
         found = self.check.faults[:1] if alarm == FAULTY else [each for each in self.check.alarms if (each.kind == ANSWER) == (alarm == ANSWERS_MOVED)]
         if not found and self._refused: raise InvalidData(self._refused)
         if not found: raise UnknownName(f"'{alarm}' is not among the alarms: {listed(self.alarms)}.")
@@ -265,7 +265,7 @@ def _parts(report:Report) -> dict[str, list[str]]:
     moved = [each for each in report.check.verdicts if each.verdict != OK]
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []), *([str(report.compared)] if report.measured and report.estimated else [])]
-    return {"traffic": [report.quiet.text] if report.quiet.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)], "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
+    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)], "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys(report.seen.unread.values()))}
 
 def _text(report:Report) -> str:
@@ -281,7 +281,7 @@ def _page(report:Report) -> str:
 def _document(report:Report) -> dict[str, Any]:
     "As JSON can hold it."
     verdicts = [asdict(each) for each in report.check.verdicts]
-    return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "traffic": report.quiet._asdict(), "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
+    return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "traffic": report.silence._asdict(), "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
         "coverage": [{"age_seconds": age.total_seconds(), **row} for age, row in zip(report.coverage.index, report.coverage.to_dict("records"), strict=True)],
         "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None, "estimate_holds": report.compared.trusted,
         "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER], "faults": [asdict(each) for each in report.check.faults], "not_judged": report.seen.unread})
@@ -338,7 +338,7 @@ def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping
     return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name, look)
 
 # %% ../nbs/api/692_monitor.ipynb #99aa8f3b
-_AT_HAND = Quiet(None, "") # there are rows to judge
+_AT_HAND = Silence(None, "") # there are rows to judge
 
 class Monitor:
     "Holds rows of production against what a model remembers."
@@ -415,11 +415,11 @@ class Monitor:
         if self._last is None: raise InvalidInput("nothing was checked yet: monitor.check(rows), or monitor.check_log() of a model that is served")
         return self._last
 
-    def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str, coverage:pd.DataFrame, quiet:Quiet) -> Report:
+    def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str, coverage:pd.DataFrame, silence:Silence) -> Report:
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(self._numbered(seen), seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), quiet, self.name, labels, profile, window, seen, labelled, known, coverage)
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile, window, seen, labelled, known, coverage)
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
@@ -459,14 +459,11 @@ class LogMonitor(Monitor):
         found = _mature(log, window, at, self.maturity)
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
         counted = window.index.isin(found.labelled.index)
-        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window, since, until), coverage_growing(log, at), _AT_HAND if until is not None or len(window) else self._quiet(at))
+        silence = _AT_HAND if until is not None or len(window) else Pauses().with_answers(read_moments(self.name, at - HEARD, at, self.logs)).silence(at)
+        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window, since, until), coverage_growing(log, at), silence)
 
     def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X.set_axis(seen.frame[ID])
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
-
-    def _quiet(self, at:pd.Timestamp) -> Quiet:
-        "Whether no version answers any more, for longer than chance explains."
-        return Silence().heard(read_moments(self.name, None, at, self.logs)).judged(at)
 
     def _others(self, since:Moment|None, until:Moment|None) -> str:
         "What other versions answered then."

@@ -87,7 +87,7 @@ def place_at(
     try: found = importlib.import_module(module)
     except Exception as error: raise UnknownName(f"the module {module} cannot be imported here ({type(error).__name__}: {error}). If it is not what its notebook exports: nbdev_export") from error
     declared = {name: value.name for name, value in vars(found).items() if type(value).__name__ == "Experiment"}
-    chosen = next((name for name, called in declared.items() if variable in (name, called)), None)
+    chosen = variable if variable in declared else next((name for name, called in declared.items() if variable == called), None)
     if chosen is None: raise UnknownName(f"{module} declares no experiment '{variable}'.{did_you_mean(variable, declared, 'experiments')}")
     return Place(found, chosen, declared[chosen], _written(found))
 

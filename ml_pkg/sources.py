@@ -186,7 +186,9 @@ def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> 
     if not (names := _rounded(frame)): return frame
     texts = pd.read_csv(path, **options, usecols=names, dtype="str")
     for name in names:
-        if texts[name].dropna().str.fullmatch(r"[+-]?[0-9]{1,18}").all(): frame[name] = texts[name].astype("Int64") # a double such as 1e20 is meant as one
+        digits = texts[name].str.strip()
+        if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one
+        with suppress(OverflowError): frame[name] = pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64")
     return frame
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040

@@ -27,6 +27,7 @@ from .alarms import Alarms, Event, Found, Persistence
 from .display import definition, finite, minute
 from .errors import InvalidDeclaration, NotFound
 from .estimated import Abstained, Estimated
+from .evidence import FIRST
 from .intervals import Interval
 from .leases import alone_in
 from .logged_predictions import Moment, moment_of, read_moments
@@ -37,8 +38,9 @@ from .processes import has_ended, process_mark
 from .progress import whole_units
 from .quality import faults_of
 from .reference import Baseline, ReferenceProfile, Window
+from .responses import responses
 from .shares import shares_of
-from .silence import Quiet, Silence
+from .silence import HEARD, Pauses, Silence
 from .traffic import agreement, paired_answers
 from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
 from .windows import Recent, WindowPolicy
@@ -101,13 +103,13 @@ def _finite_scores(scores:Mapping[str, Interval]) -> dict[str, Interval]:
     "Without those that are no number: a single label of 1e200 is enough for that."
     return {name: score for name, score in scores.items() if all(map(math.isfinite, score))}
 
-def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int, quiet:Quiet) -> Findings:
+def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int, silence:Silence) -> Findings:
     "What a window says."
     estimate, measured = monitor.estimate(looked.seen), _finite_scores(monitor.measure(looked.labels.seen))
     scores = _finite_scores({name: each.interval for name, each in estimate.metrics.items()}) if isinstance(estimate, Estimated) else {}
     compared = monitor.compared(monitor.estimate(looked.labels.seen), measured, look) if measured else NotComparable("there are no labels")
     names = (*counted.trained.inputs.bins.names, *counted.trained.answers.bins.names)
-    return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])), monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared, quiet)
+    return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])), monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared, silence)
 
 # %% ../nbs/api/697_watching.ipynb #9b1b35a4
 TRAFFIC = "traffic" # whether anything is answered at all
@@ -124,7 +126,7 @@ def thing_name(
 
 # %% ../nbs/api/697_watching.ipynb #6971a2a7
 _FOUND = {MOVED: Found.WRONG, OK: Found.FINE}
-_QUIET_FOUND = {True: Found.WRONG, False: Found.FINE, None: Found.UNKNOWN}
+_SILENCE_FOUND = {True: Found.WRONG, False: Found.FINE, None: Found.UNKNOWN}
 
 def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
@@ -143,7 +145,7 @@ def _score_found(judged:Judged, how:str, opened:Collection[str]) -> Found:
 def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Found, str]]:
     "What is judged: its name, what was found, and what there is to say."
     for each in findings.measured: yield f"{each.metric}, measured", _score_found(each, "measured", opened), str(each)
-    yield TRAFFIC, _QUIET_FOUND[findings.quiet.is_too_long], findings.quiet.text
+    yield TRAFFIC, _SILENCE_FOUND[findings.silence.is_too_long], findings.silence.text
     trusted = findings.compared.trusted
     yield THE_ESTIMATE, _estimate_found(findings.compared, opened), str(findings.compared)
     for each in findings.estimated: yield f"{each.metric}, estimated", Found.UNKNOWN if trusted is False else _score_found(each, "estimated", opened), str(each)
@@ -213,7 +215,6 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
 # %% ../nbs/api/697_watching.ipynb #4ab98683
 _LOOKS = 1000 # that are kept
 _EVENTS = 1000
-_HEARD = datetime.timedelta(days=60) # whose answers are read at the first look
 _SPARE = 10 # periods that are kept besides those that a policy reaches back to
 
 class Watching:
@@ -264,17 +265,25 @@ class Watching:
         periods.update(now)
         looked = self._chosen(periods, end, now)
         counted = _counted(monitor, looked)
-        silence = self._silence(monitor, looks.silence, end, now)
-        findings = _findings(monitor, looked, counted, looks.count + 1, silence.judged(end))
+        pauses = self._pauses(monitor, looks.pauses(), end, now)
+        findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
         found, texts = _found(findings, list(monitor.metrics), before.open, _unread(looked))
         after, events = before.look(found, now.to_pydatetime(), texts)
-        told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(), "every": self.every.length.total_seconds(), "against": self.policy.against, "silence": silence.to_dict(), "open": after.open, "events": [_event(event) for event in events]}
+        told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(), "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), "open": after.open, "events": [_event(event) for event in events]}
         return after, _document(monitor, looked, findings, told | {"shares": _all_shares(counted), "shadow": _shadow(self.workspace, monitor.name, told["start"], end)})
 
-    def _silence(self, monitor:LogMonitor, known:Silence, end:pd.Timestamp, now:pd.Timestamp) -> Silence:
+    def _pauses(self, monitor:LogMonitor, known:Pauses, end:pd.Timestamp, now:pd.Timestamp) -> Pauses:
         "With what was answered since the last look, whichever version did."
-        if known.last is not None and known.last > end: known = Silence() # the clock was ahead
-        return known.heard(read_moments(monitor.name, known.last or now - _HEARD, end, monitor.logs))
+        if known.last is not None and known.last > end: known = Pauses() # the clock was ahead, or periods were shorter
+        return known.with_answers(read_moments(monitor.name, known.last or now - HEARD, end, monitor.logs))
+
+    def _silence(self, pauses:Pauses, watched:Path, end:pd.Timestamp) -> Silence:
+        "Too long as well if requests come, throughout a window, and none of them is answered."
+        silence, window = pauses.silence(end), pd.Timedelta(self.policy.window)
+        if pauses.last is None: return silence
+        if pauses.last >= end - window: return silence._replace(is_too_long=bool(silence.is_too_long)) # somebody was answered
+        turned_away = responses(watched, pd.DatetimeIndex([end]), window)[0].unanswered
+        return Silence(True, f"{turned_away:,} requests were refused or failed within {whole_units(self.policy.window)}, and none was answered; {silence.text}") if turned_away >= FIRST else silence
 
     def _chosen(self, periods:Periods, end:pd.Timestamp, now:pd.Timestamp) -> _Looked:
         starts = [start for start in periods.starts if start < end]
@@ -325,11 +334,10 @@ class Looks:
         told = self.told
         return {path.stem: look for path in self.paths() if path.stem > told and (look := _look_of(path)) is not None}
 
-    @property
-    def silence(self) -> Silence:
+    def pauses(self) -> Pauses:
         "What is remembered of when the model answered."
-        with suppress(KeyError, ValueError, TypeError): return Silence.from_dict(self.state["silence"])
-        return Silence() # nobody looked yet, or an earlier release did
+        with suppress(KeyError, ValueError, TypeError): return Pauses.from_dict(self.state["pauses"])
+        return Pauses() # nobody looked yet, or an earlier release did
 
     def alarms(self, persistence:Persistence) -> Alarms:
         "What is remembered of alarms."
@@ -360,7 +368,7 @@ class Looks:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
         for path in set(self.folder.glob("[!.]*.json")) - set(self.paths()): path.unlink(missing_ok=True) # of a process that was killed before it was done
         _write(self.folder/f"{name}.json", document)
-        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"], "silence": document["silence"], **process_mark()})
+        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"], "pauses": document["pauses"], **process_mark()})
         for path in self.paths()[:-_LOOKS]: path.unlink(missing_ok=True)
         return Look(document)
 
