@@ -94,7 +94,9 @@ def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reache
     scores = {}
     for name, scorer in metrics.items():
         try: scores[name] = value(scorer)
-        except (ValueError, TypeError) as error: raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {error}{_which_counts(name, scorer, y)}") from error
+        except Exception as error: # whatever a metric of somebody's own raises
+            said = error if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
+            raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {said}{_which_counts(name, scorer, y)}") from error
     return scores
 
 # %% ../nbs/api/260_fitting.ipynb #034c5ec7
