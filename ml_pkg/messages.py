@@ -26,7 +26,7 @@ $changes
 Open now:
 $open
 
-How sure: as long as nothing drifts, one false alarm or more in a year of looks has a probability of $level at most. An alarm of traffic has a level of its own: 5 % for ever, where requests are independent of each other.
+How sure: as long as nothing drifts, one false alarm or more in a year of looks has a probability of $level at most. An alarm of traffic has a level of its own: 5 % for ever, where requests, or bursts of them, are independent of each other.
 
 The rows to look at, those that tell most first:
 $where

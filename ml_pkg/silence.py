@@ -8,7 +8,7 @@ __all__ = ['SILENT', 'PAUSES', 'WEEK', 'HEARD', 'Silence', 'Pauses']
 # %% ../nbs/api/689_silence.ipynb #6179bb59
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,13 @@ from .progress import in_words
 
 # %% ../nbs/api/689_silence.ipynb #3df565c6
 SILENT = "nothing is answered"
-PAUSES = 40 # after which silence is judged
+PAUSES = 40 # comparable with the longest, after which silence is judged
 WEEK = datetime.timedelta(days=7) # likewise: by then there was a weekend
-HEARD = datetime.timedelta(days=60) # whose answers are read where nothing is remembered
+HEARD = datetime.timedelta(days=60) # whose answers are read where nothing is remembered; a longer pause is the end of what is known
+
+_SIZES = 24 # of pauses: each twice as long as the one before, from a second to more than HEARD
+
+def _sizes(seconds:np.ndarray) -> np.ndarray: return np.log2(np.clip(seconds, 1, None)).astype(int)
 
 # %% ../nbs/api/689_silence.ipynb #4cc1d425
 class Silence(NamedTuple):
@@ -34,35 +38,51 @@ class Pauses:
     "When a model answered, as far as it matters to how long it may be silent."
     first: pd.Timestamp|None = None # answer that is known
     last: pd.Timestamp|None = None  # answer that is known
-    count: int = 0                  # of the pauses between answers
+    sizes: tuple[int, ...] = (0,) * _SIZES # how many pauses between answers are of each size
     longest: float = 0.0            # of them, in seconds, but for the exceptional ones
     exceptional: float = 0.0        # the longest that was too long when it was over; a second one like it is none any more
+    is_known: bool = False          # whether enough was known of them once: then it is, also after an outage that is none any more
+
+    def can_judge(self, begun:pd.Timestamp) -> bool:
+        "Whether enough is known for a pause that began then."
+        comparable = sum(self.sizes[max(0, int(_sizes(np.array(self.longest))) - 2):]) # a fourth of the longest, to an eighth
+        return self.is_known or self.first is not None and begun - self.first >= WEEK and comparable >= PAUSES
 
     def with_answers(self, times:pd.Series) -> "Pauses":
         "After more answers, given by their moments, with a zone; those up to the last one that is known do not count."
         moments = pd.DatetimeIndex(times).dropna().unique().sort_values()
         if self.last is not None: moments = moments[moments > self.last].insert(0, self.last)
         if not len(moments): return self
-        seconds, first = np.diff(moments.as_unit("us").asi8) / 1e6, self.first or moments[0]
-        judged = (self.count + np.arange(len(seconds)) >= PAUSES) & (moments[:-1] - first >= WEEK)
-        longest, exceptional = max(self.longest, float(seconds[~judged].max(initial=0.0))), self.exceptional
-        for pause in map(float, seconds[judged & (seconds > longest)]):
-            if pause > 2 * longest: longest, exceptional = max(longest, min(pause, exceptional)), max(pause, exceptional)
-            else: longest = max(longest, pause)
-        return Pauses(first, moments[-1], self.count + len(seconds), longest, exceptional)
+        seconds = np.diff(moments.as_unit("us").asi8) / 1e6
+        if len(ends := np.flatnonzero(seconds > HEARD.total_seconds())): return Pauses().with_answers(pd.Series(moments[ends[-1] + 1:])) # of before, or of a clock that was wrong
+        known, done = replace(self, first=self.first or moments[0], last=moments[-1]), 0
+        while len(longer := np.flatnonzero(seconds[done:] > known.longest)):
+            place = done + int(longer[0])
+            known = known._with(seconds[done:place])._with_longer(float(seconds[place]), moments[place])
+            done = place + 1
+        known = known._with(seconds[done:])
+        return replace(known, is_known=known.can_judge(moments[-1]))
+
+    def _with(self, seconds:np.ndarray) -> "Pauses": return replace(self, sizes=tuple((np.array(self.sizes) + np.bincount(_sizes(seconds), minlength=_SIZES)).tolist())) # none is longer than the longest
+
+    def _with_longer(self, pause:float, begun:pd.Timestamp) -> "Pauses":
+        is_known = self.can_judge(begun)
+        longest = max(self.longest, min(pause, self.exceptional)) if is_known and pause > 2 * self.longest else pause
+        return replace(self, longest=longest, exceptional=max(self.exceptional, pause if longest < pause else 0.0), is_known=is_known)._with(np.array([pause]))
 
     def silence(self, now:pd.Timestamp) -> Silence:
-        "Since the last answer. It is too long when it is twice as long as any pause before; of one that began after 40 pauses, and a week, that can be told."
-        if self.first is None or self.last is None: return Silence(None, "nothing was ever answered")
+        "Since the last answer. It is too long when it is twice as long as any pause before."
+        if self.last is None: return Silence(None, f"no answer of the last {HEARD.days} days is known")
         seconds = (now - self.last).total_seconds()
-        if self.count < PAUSES or self.last - self.first < WEEK: return Silence(None, f"the last answer was given {in_words(seconds)} ago")
+        if not self.can_judge(self.last): return Silence(None, f"the last answer was given {in_words(seconds)} ago")
         if seconds <= 2 * self.longest: return Silence(False, f"the last answer was given {in_words(seconds)} ago, and pauses of {in_words(self.longest)} are known")
         return Silence(True, f"nothing was answered since {minute(self.last.isoformat())} UTC, for {in_words(seconds)}; before, no pause was longer than {in_words(self.longest)}" + (", but for one" if self.exceptional else ""))
 
-    def to_dict(self) -> dict[str, Any]: return {"first": self.first and self.first.isoformat(), "last": self.last and self.last.isoformat(), "count": self.count, "longest": self.longest, "exceptional": self.exceptional}
+    def to_dict(self) -> dict[str, Any]: return {"first": self.first and self.first.isoformat(), "last": self.last and self.last.isoformat(), "sizes": list(self.sizes), "longest": self.longest, "exceptional": self.exceptional, "is_known": self.is_known}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Pauses":
-        "Raises `KeyError`, `ValueError`."
+        "Raises `KeyError`, `ValueError`, `TypeError`."
         first, last = (None if content[name] is None else pd.Timestamp(content[name]) for name in ("first", "last"))
-        return cls(first, last, int(content["count"]), float(content["longest"]), float(content["exceptional"]))
+        if len(content["sizes"]) != _SIZES: raise ValueError(f"{len(content['sizes'])} sizes of pauses, and not {_SIZES}")
+        return cls(first, last, tuple(map(int, content["sizes"])), float(content["longest"]), float(content["exceptional"]), bool(content["is_known"]))
