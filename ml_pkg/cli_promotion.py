@@ -40,7 +40,7 @@ def promote(
     try:
         found = run_of(run)
         if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
-        chosen = experiment_of(found)
+        chosen = experiment_of(found, run.partition("@")[0] if "@" in run else "")
         if dry_run: done = preview(chosen)
         else:
             with waiting("held against its gates, written, exported, and asked in a fresh process"): done = promote(chosen, force, why)

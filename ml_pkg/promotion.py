@@ -324,7 +324,7 @@ def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Pla
     "The version before, what it declared, and where that goes. What is accepted and how it is promoted is no part of what ran, and stays as it is."
     before = rollback_target(name)
     run = load_run(before.run)
-    chosen = run.experiment.named(name)
+    chosen = run.declared_as(name)
     if chosen.key != before.key: raise NotTheSame(_otherwise_by_now(before, differences(run.components, components(chosen.identity))))
     place = declared_place(chosen, workspace)
     declared = vars(place.module)[place.variable]
@@ -339,10 +339,11 @@ def _changed_since(found:dict[str, tuple[str, str]]) -> str:
 def _are_rows(found:dict[str, tuple[str, str]]) -> bool: return all(path.startswith("dataset.rows") for path in found)
 
 def experiment_of(
-    run:Run, # that is to be promoted
+    run:Run,     # that is to be promoted
+    name:str="", # of the version that was made from it; its own, if that is not said
 ) -> "Experiment":
     "Its declaration, if that still means what ran. Raises `NotTheSame`: whoever promotes a run means its model, and not that of other rows or other code."
-    declared = run.experiment
+    declared = run.declared_as(name or run.name)
     try: found = differences(run.components, components(declared.identity))
     except Unidentifiable: return declared
     if not found or not run.components: return declared

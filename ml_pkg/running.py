@@ -18,7 +18,7 @@ from .checkpoints import Checkpoints, NoCheckpoints, warn_once
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .errors import PreflightWarning, WorkspaceUnusable
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
-from .run import Run
+from .run import Run, newest_declaration
 from .store import connected, find_run, finished_run, now, record
 from .threads import check_jobs
 from .workspace import unusable
@@ -45,9 +45,16 @@ def reused(
 
 TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes") # columns of the earlier run
 
-def _declared_elsewhere(begun:Attempt, known:sqlite3.Row) -> list[dict[str, Any]]:
-    "The declaration as it stands here, if it is not where it stood then: what a script defined may be in a module by now."
-    if (known["place"], known["module"]) == (begun.place, begun.row["module"]): return []
+_DECLARED = ("experiment", "place", "module", "source") # columns in which declarations of the same content can differ
+
+def _says_otherwise(experiment:"Experiment") -> bool:
+    "Whether it has other gates, reasons or another format than what it varies: these are no part of the key."
+    return any(getattr(experiment, name) != getattr(experiment.declared, name) for name in ("accepts", "promotion", "persister"))
+
+def _declared_anew(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection) -> list[dict[str, Any]]:
+    "The declaration as it stands here, if it is not the one of then: what a script defined may be in a module by now, and another experiment may have the same content."
+    last = newest_declaration(connection, known["key"], begun.row["experiment"])
+    if last and last["run"] == known["id"] and all(known[name] == begun.row[name] for name in _DECLARED) and not _says_otherwise(begun.experiment): return []
     try: kept = keep_declaration(begun.workspace, begun.experiment)
     except Exception: return [] # that of then is there
     return [{"kind": kept.path.parent.name, "path": str(kept.path), "sha256": kept.sha256, "key": known["key"], "written": now()}]
@@ -57,7 +64,7 @@ def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection)
     row = {**begun.row, **{name: known[name] for name in TAKEN_OVER}, "dataset": str(begun.experiment.dataset.source), "status": "finished", "reuses": known["id"], "seconds": begun.seconds}
     accepts = begun.experiment.accepts
     findings = [{"name": name, "message": message, "accepted": accepts.get(name)} for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
-    try: identifier = record(connection, row, findings=findings, files=_declared_elsewhere(begun, known), deliveries=new_deliveries(sinks := chosen_sinks()))
+    try: identifier = record(connection, row, findings=findings, files=_declared_anew(begun, known, connection), deliveries=new_deliveries(sinks := chosen_sinks()))
     except sqlite3.OperationalError as error:
         warn_once(f"{unusable(begun.workspace, error)}. That run {known['id']} was asked for again is not recorded")
         return Run(begun.workspace, dict(known))

@@ -164,6 +164,18 @@ def test_a_function_that_moved_from_a_script_into_the_module_is_promoted_and_gon
     assert "is in production, in place of" in run(garden, "ml_pkg", "rollback", "flowers") and "FunctionTransformer(tidy)" in sources(garden)[1].decode()
 
 
+def test_of_two_experiments_of_the_same_content_each_is_promoted_in_its_own_notebook(promoted:Path):
+    notebook = promoted / "nbs/experiments/flowers.ipynb"
+    (promoted / "nbs/experiments/herbs.ipynb").write_text(notebook.read_text().replace("flowers = Experiment(", "herbs = Experiment(").replace("name=\\\"flowers\\\"", "name=\\\"herbs\\\"").replace("default_exp experiments.flowers", "default_exp experiments.herbs"))
+    run(promoted, "nbdev_export")
+    assert "reused" in run(promoted, "ml_pkg", "train", "flowers.experiments.herbs:herbs")
+    before = sources(promoted)
+    assert "flowers.experiments.herbs:herbs" in run(promoted, "ml_pkg", "promote", "latest", "--force", "a test")
+    assert "flowers.experiments.herbs:herbs" in run(promoted, "ml_pkg", "promote", "herbs@1", "--dry-run")
+    run(promoted, "python", "-c", PROMOTE.format(7.0).replace("flowers.experiments.flowers import flowers; print(flowers", "flowers.experiments.herbs import herbs; print(herbs"))
+    assert "herbs@1 is in production" in run(promoted, "ml_pkg", "rollback", "herbs") and sources(promoted) == before
+
+
 def test_what_is_accepted_stays_when_a_model_is_brought_back(promoted:Path):
     promote(promoted, 10.0)
     notebook = promoted / "nbs/experiments/flowers.ipynb"
