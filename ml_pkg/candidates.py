@@ -25,7 +25,7 @@ from .errors import InvalidData, InvalidDeclaration, NotFound, UnknownName, did_
 from .evaluation import holdout_identity, locked_away, scorers
 from .fitting import takes_weights
 from .identity import Identity, identify
-from .intervals import Interval, left_out_interval, parts_of
+from .intervals import Interval, jackknife_parts, left_out_interval
 from .model import Model, UnusualInput, probability_name
 from .registry import who
 from .resampling import resampled
@@ -116,7 +116,7 @@ class _Pair(NamedTuple):
     def worst_case(self) -> float: return self.interval.low
 
     def __str__(self) -> str:
-        if self.interval == (0, 0, 0): return f"{self.metric} {self.candidate:.4f}, and what production declares scores the same, fitted on these rows"
+        if self.interval == (0, 0, 0): return f"{self.metric} {self.candidate:.4f}, as production has"
         if math.isfinite(self.interval.low): return f"{self.metric} {ScoreDifference(self.production, self.candidate, self.interval, self.method)}"
         return f"{self.metric} {self.production:.4f} → {self.candidate:.4f} ({self.candidate - self.production:+.4f}; how much of it is luck cannot be told)"
 
@@ -312,12 +312,13 @@ def _on_rows(candidate:Candidate, metric:str, rows:_Labelled, score:float) -> _P
 
 def _leaving_out(candidate:Candidate, metric:str, rows:_Labelled, difference:float) -> Interval:
     "Of a metric that cannot be told from predictions row by row, such as one of a team's own."
-    part = parts_of(np.arange(len(rows.rows)) if rows.units is None else pd.factorize(rows.units)[0])
+    part = jackknife_parts(np.arange(len(rows.rows)) if rows.units is None else pd.factorize(rows.units)[0])
     def without(number:int) -> float:
         left = rows.where(part != number)
         return _score(candidate, candidate.model, left, metric) - _score(candidate, _production(candidate).model, left, metric)
-    try: return left_out_interval(difference, [without(number) for number in np.unique(part)])
-    except ValueError: return Interval(difference, -math.inf, math.inf) # a metric may ask for more classes than are left
+    try: found = left_out_interval(difference, [without(number) for number in np.unique(part)])
+    except Exception: return Interval(difference, -math.inf, math.inf) # a metric may ask for more classes than are left, and raises what its author chose
+    return found if found.high > found.low or not difference else Interval(difference, -math.inf, math.inf) # a median of whole numbers may be the same without any part
 
 # %% ../nbs/api/389_candidates.ipynb #f2443d5c
 def _besides(candidate:Candidate, seen:Look) -> Iterator[str]:
@@ -411,7 +412,7 @@ class InTraffic:
         except InvalidData as error: return Verdict(self.name, required, str(error), True)
         told_by = f"{counted(len(rows.rows), 'labelled row')} of the log, which came after both models were fitted"
         try: pair = _on_rows(candidate, metric, rows, _score(candidate, candidate.model, rows, metric))
-        except ValueError as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True) # a metric may ask for more classes than came
+        except Exception as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True) # a metric may ask for more classes than came
         if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True)
-        said = f"{metric} {pair.candidate:.4f}, as production has" if pair.interval == (0, 0, 0) else str(pair)
+        said = str(pair)
         return Verdict(self.name, required, f"{said}; {told_by}", pair.best_case >= -self.margin)

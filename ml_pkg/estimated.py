@@ -99,7 +99,8 @@ def _label_draws(calibration:Calibration, X:pd.DataFrame, probabilities:np.ndarr
 def _estimate(metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarray, level:float) -> Estimate:
     "Of one metric, from what rows add under each label."
     rows, classes, _ = terms.shape
-    mean, places = float(metric.score(np.einsum("nk,nkt->t", best, terms))), np.arange(rows) * classes + labels
+    mean = float(metric.score(np.einsum("nk,nkt->t", best, terms)))
+    places = np.arange(rows) * classes + labels
     scores = metric.score(np.stack([term.ravel()[places].sum(axis=1) for term in np.moveaxis(terms, 2, 0)], axis=1))
     low, high = drawn_ends(scores, level)
     return Estimate(Interval(mean, min(float(low), mean), max(float(high), mean)), float(scores.std(ddof=1)))

@@ -169,26 +169,33 @@ def read_table(
         return _exact_text(pd.read_csv(path, **options), path, options)
 
 def _rounded(frame:"pd.DataFrame") -> list[str]:
-    "Columns of doubles, as whole numbers beside gaps are, that are large enough to have been rounded."
+    "Columns of doubles with gaps, as whole numbers beside gaps are, that are large enough to have been rounded."
+    import numpy as np
+
     from ml_pkg.schema import EXACT
-    if frame.columns.has_duplicates: return [] # which is refused later on
-    return [name for name, column in frame.items() if isinstance(name, str) and column.dtype == "float64" and (column.abs() >= EXACT).any()]
+    def is_large(doubles:np.ndarray) -> bool: return bool(np.isnan(doubles.max()) and max(np.fmax.reduce(doubles), -np.fmin.reduce(doubles)) >= EXACT)
+    if frame.columns.has_duplicates or not len(frame): return [] # which is refused later on
+    return [name for name, column in frame.select_dtypes("float64").items() if isinstance(name, str) and is_large(column.to_numpy())]
 
 def _exact_table(frame:"pd.DataFrame", path:str|Path, kind:str) -> "pd.DataFrame":
+    "What was read of Parquet or Feather, with whole numbers as the file has them."
     from pyarrow import feather, parquet
 
-    from ml_pkg.schema import exact
+    from ml_pkg.schema import with_exact_integers
     if isinstance(path, str) or not (names := _rounded(frame)): return frame # of what is somewhere else, as pandas has it
-    return exact(frame, {"parquet": parquet, "feather": feather}[kind].read_table(path, columns=names))
+    return with_exact_integers(frame, {"parquet": parquet, "feather": feather}[kind].read_table(path, columns=names))
 
 def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> "pd.DataFrame":
+    "What was read of a CSV, with whole numbers as they are written there."
     import pandas as pd
+
+    from ml_pkg.schema import undo_rounding
     if not (names := _rounded(frame)): return frame
     texts = pd.read_csv(path, **options, usecols=names, dtype="str")
     for name in names:
         digits = texts[name].str.strip()
         if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one
-        with suppress(OverflowError): frame[name] = pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64")
+        with suppress(OverflowError): undo_rounding(frame, name, pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
     return frame
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040
