@@ -280,8 +280,7 @@ class Watching:
     def _silence(self, pauses:Pauses, watched:Path, end:pd.Timestamp) -> Silence:
         "Too long as well if requests come, throughout a window, and none of them is answered."
         silence, window = pauses.silence(end), pd.Timedelta(self.policy.window)
-        if pauses.last is None: return silence
-        if pauses.last >= end - window: return silence._replace(is_too_long=bool(silence.is_too_long)) # somebody was answered
+        if pauses.last is not None and pauses.last >= end - window: return silence._replace(is_too_long=bool(silence.is_too_long)) # somebody was answered
         turned_away = responses(watched, pd.DatetimeIndex([end]), window)[0].unanswered
         return Silence(True, f"{turned_away:,} requests were refused or failed within {whole_units(self.policy.window)}, and none was answered; {silence.text}") if turned_away >= FIRST else silence
 
