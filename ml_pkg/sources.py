@@ -194,8 +194,8 @@ def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> 
     texts = pd.read_csv(path, **options, usecols=names, dtype="str")
     for name in names:
         digits = texts[name].str.strip()
-        if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one
-        with suppress(OverflowError): undo_rounding(frame, name, pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
+        if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one, and of whole numbers that are too large pandas made none
+        undo_rounding(frame, name, pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
     return frame
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040
