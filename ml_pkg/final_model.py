@@ -116,7 +116,7 @@ def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]
     classes = [_listed(each) for each in fitted.classes_] if isinstance(getattr(fitted, "classes_", None), list) else _listed(getattr(fitted, "classes_", []))
     return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id, "task": "classification" if is_classification(fitted, y) else "regression",
             "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, "scores": {name: mean for name, (mean, _) in run.summary.items()},
-            "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
+            "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)], "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
             "fitted": now(), "versions": packages(fitted), "source": experiment.source}
 
 def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]

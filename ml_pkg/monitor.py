@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'THE_ESTIMATE', 'Worse',
-           'Judged', 'rows_behind', 'Findings', 'Report', 'watched_metrics', 'watch_without', 'Monitor', 'LogMonitor']
+           'Judged', 'rows_behind', 'Findings', 'Report', 'watched_metrics', 'unwatched_metrics', 'watch_without',
+           'Monitor', 'LogMonitor']
 
 # %% ../nbs/api/692_monitor.ipynb #401b00f4
 import datetime
@@ -192,6 +193,7 @@ class Report(Findings):
     labelled: Observed               # rows whose labels count
     known: Observed                  # those that can be learnt from: as old as these, with a label, however late it came
     coverage: pd.DataFrame           # share of predictions that have their label, by age; none for rows at hand
+    unwatched: Mapping[str, str]     # declared metrics that are not judged -> why
 
     @property
     def alarms(self) -> list[str]:
@@ -266,7 +268,7 @@ def _parts(report:Report) -> dict[str, list[str]]:
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []), *([str(report.compared)] if report.measured and report.estimated else [])]
     return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)], "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
-            "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys(report.seen.unread.values()))}
+            "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
 
 def _text(report:Report) -> str:
     lines = [f"{what}: {said[0]}" if len(said) == 1 else "\n  ".join([f"{what}:", *said]) for what, said in _parts(report).items() if said]
@@ -284,7 +286,7 @@ def _document(report:Report) -> dict[str, Any]:
     return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "traffic": report.silence._asdict(), "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
         "coverage": [{"age_seconds": age.total_seconds(), **row} for age, row in zip(report.coverage.index, report.coverage.to_dict("records"), strict=True)],
         "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None, "estimate_holds": report.compared.trusted,
-        "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER], "faults": [asdict(each) for each in report.check.faults], "not_judged": report.seen.unread})
+        "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER], "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread}})
 
 def _whole_page(report:Report) -> str:
     "A page that needs no network."
@@ -302,6 +304,14 @@ def watched_metrics(
     if unknown is not None: raise UnknownName(f"'{unknown}' was not kept when the model was fitted.{did_you_mean(unknown, known, 'metrics')}")
     chosen = metrics or [name for name in model.card.get("scorers", []) if name in known] or [name for name in ("accuracy", "neg_mean_absolute_error") if name in known]
     return {name: known[name] for name in chosen}
+
+def unwatched_metrics(
+    model:Model,               # with a card
+    watched:Collection[str],   # metrics that are judged
+) -> dict[str, str]:           # by name why not
+    "Metrics that were declared, and that no monitor can judge."
+    declared = [*model.card.get("scorers", []), *model.card.get("own_metrics", [])] if watched else [] # without any, all are told of at once
+    return {name: f"the metric {name} is declared and not watched: it is none of those that are told from what single rows add to them. Watched: {listed(watched)}" for name in declared if name not in watched}
 
 def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Estimated|Abstained:
     "How well the model does on rows that have an answer, without labels."
@@ -348,6 +358,7 @@ class Monitor:
     comparison: Comparison
     profile: ReferenceProfile
     metrics: dict[str, TrainingScore] # those that are judged
+    unwatched: dict[str, str]         # metrics that cannot be, though they were declared -> why
     name: str                         # of the model
 
     def __init__(self,
@@ -360,6 +371,7 @@ class Monitor:
         "Raises `NotFound` for a model that remembers nothing, `UnknownName` for a metric or a column that it does not know."
         self.model, self.watch, self.worse, self.comparison = model, watch, worse, comparison
         self.profile, self.metrics = profile_of(model), watched_metrics(model, metrics)
+        self.unwatched = {} if metrics else unwatched_metrics(model, self.metrics)
         self.name, self._last = model.card.get("name", "unnamed"), None
         watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
 
@@ -419,7 +431,7 @@ class Monitor:
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(self._numbered(seen), seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile, window, seen, labelled, known, coverage)
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile, window, seen, labelled, known, coverage, self.unwatched)
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:

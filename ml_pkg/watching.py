@@ -210,7 +210,7 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
         "verdicts": [asdict(each) for each in findings.check.verdicts], "faults": [asdict(each) for each in findings.check.faults],
         "estimated": [each.to_dict() for each in findings.estimated], "abstained": findings.estimate.reason if isinstance(findings.estimate, Abstained) else "",
         "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(), "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean, "trusted": findings.compared.trusted, "compared": str(findings.compared),
-        "not_judged": _unread(looked)})
+        "not_judged": {**monitor.unwatched, **_unread(looked)}})
 
 # %% ../nbs/api/697_watching.ipynb #4ab98683
 _LOOKS = 1000 # that are kept
