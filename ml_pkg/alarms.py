@@ -91,7 +91,8 @@ class Alarms:
         return replace(self, streaks=tuple(sorted(streaks.items())), history=(*self.history, *events), last=time), tuple(events)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"persistence": asdict(self.persistence), "streaks": {name: asdict(streak) for name, streak in self.streaks}, "history": [asdict(event) | {"change": event.change.value} for event in self.history], "last": self.last}
+        return {"persistence": asdict(self.persistence), "streaks": {name: asdict(streak) for name, streak in self.streaks},
+            "history": [asdict(event) | {"change": event.change.value} for event in self.history], "last": self.last}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Alarms":

@@ -88,7 +88,8 @@ def answer_schema(
 ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"], "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
     "status": {"type": "integer"}, "message": {"type": "string"}, "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
 
-_ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address", 405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
+_ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address",
+           405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
            421: "Not by this name", 422: "A field is wrong, and is named", 429: "Too often", 431: "The headers are too long", 500: "Something went wrong here", 503: "There is too much to do"}
 
 def _responses(what:str, schema:dict, example:Any) -> dict[int|str, dict[str, Any]]:
@@ -123,7 +124,8 @@ def _tell_errors(app:"FastAPI") -> None:
 # %% ../nbs/api/495_api.ipynb #75a30cbf
 _LABEL = {"type": ["string", "number", "boolean"]}
 FEEDBACK_SCHEMA:dict[str, Any] = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
-    "type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"}, "label": {**_LABEL, "description": "what really was"}}}}}}
+    "type": "object", "required": ["id", "label"],
+    "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"}, "label": {**_LABEL, "description": "what really was"}}}}}}
 
 def _labels(body:bytes) -> list[tuple[str, Any]]:
     "Ids and labels. Raises `Refused`."
@@ -136,7 +138,8 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
         for name in ("id", "label"):
             if name not in each: raise Refused(422, f"'{name}' is missing.", f"feedback[{number}].{name}")
         if not isinstance(each["id"], str) or not 0 < len(each["id"]) <= 200: raise Refused(422, "An id is a text, as it was told with the prediction.", f"feedback[{number}].id")
-        if each["label"] is None or isinstance(each["label"], (list, dict)): raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.", f"feedback[{number}].label")
+        if each["label"] is None or isinstance(each["label"], (list, dict)):
+            raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.", f"feedback[{number}].label")
     return [(each["id"], each["label"]) for each in found]
 
 # %% ../nbs/api/495_api.ipynb #1b634d3e
@@ -146,7 +149,8 @@ def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
     if len(model.card.get("target", ["prediction"])) > 1: return
     example = next(iter(model.card.get("classes") or [1.5]))
     for number, (_, label) in enumerate(labels):
-        if _kind_of(label) != _kind_of(example): raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.", f"feedback[{number}].label")
+        if _kind_of(label) != _kind_of(example):
+            raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.", f"feedback[{number}].label")
 
 def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool) else "a number" if isinstance(label, (int, float)) else "a text"
 
@@ -251,7 +255,8 @@ def _about_predictions(service:Service) -> dict[str, Any]:
     model = service.current.model
     example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
     request = {"type": "object", "title": "Rows", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row_schema(model.schema)}}}
-    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)), "openapi_extra": {**_sent(request, example), "parameters": [_REPEATED]}}
+    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)),
+        "openapi_extra": {**_sent(request, example), "parameters": [_REPEATED]}}
 
 _REPEATED = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}, "example": "order-7",
              "description": "A text of your own for a request that may be sent again, after a broken connection for example. The same request with the same key has the same ids, and is found once in the log."}
@@ -271,7 +276,8 @@ def _add_feedback(app:"FastAPI", service:Service) -> None:
 
 def _about_feedback(service:Service) -> dict[str, Any]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
-    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}, "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
+    accepted = {"type": "object", "required": ["accepted"],
+        "properties": {"accepted": {"type": "integer"}, "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
     return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
 def _first_label(model:Model) -> list:
@@ -292,15 +298,18 @@ def _can_be_written(folder:Path) -> bool:
 
 async def _check_log(log:PredictionLog|NoLog) -> None:
     "Raise `Refused` where nothing can be answered, because each answer has to be on the disk first. One that says nothing is not asked: whoever asks it waits."
-    if log.is_durable and (log.is_stuck or log.counts.is_failing and not await asyncio.to_thread(_can_be_written, cast(PredictionLog, log).folder)): raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
+    if log.is_durable and (log.is_stuck or log.counts.is_failing and not await asyncio.to_thread(_can_be_written, cast(PredictionLog, log).folder)):
+        raise Refused(503, "Predictions cannot be logged, and this server answers only what is.", headers=RETRY_SOON)
 
 def _add_about(app:"FastAPI", service:Service) -> None:
     async def about() -> dict: return model_document(service)
     async def health() -> dict: return {"status": "ok"}
     async def ready() -> dict:
         await _check_log(service.log)
-        return {"status": "ready", "model": service.current.name, "version": service.current.version, "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
-    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version, "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes) if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
+        return {"status": "ready", "model": service.current.name, "version": service.current.version,
+            "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
+    async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version,
+        "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes) if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
     app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version", responses=_responses("The model", {"type": "object"}, {}), response_model=None)

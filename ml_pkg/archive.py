@@ -90,7 +90,8 @@ def _snapshot(
             if _is_of_the_disk(error): raise _unwritable(beside, error) from error
             raise DamagedFile(f"{workspace.database} cannot be exported ({error}): ml_pkg doctor says what to do") from error
         if complaint != "ok": raise DamagedFile(f"{workspace.database} is damaged, and cannot be exported: ml_pkg doctor says what to do")
-        if version > len(MIGRATIONS): raise WorkspaceUnusable(f"{workspace.database} was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)}). Upgrade: pip install -U ml_pkg")
+        if version > len(MIGRATIONS):
+            raise WorkspaceUnusable(f"{workspace.database} was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)}). Upgrade: pip install -U ml_pkg")
         yield Path(name)
     finally: Path(name).unlink(missing_ok=True)
 
@@ -150,11 +151,13 @@ def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connectio
     done.files = len(writer.members) - 1
     done.runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0]
     registered = len(registered_versions(connection, workspace.folder))
-    if registered: done.remarks.append(f"not in the archive: {counted(registered, 'registered model')}. What is in production, and what was, is this workspace's own business; the runs that the models came from are in the archive, with their models")
+    if registered:
+        done.remarks.append(f"not in the archive: {counted(registered, 'registered model')}. What is in production, and what was, is this workspace's own business; the runs that the models came from are in the archive, with their models")
     if missing: done.remarks.append(f"gone, and not in the archive: {listed(missing, 5)}")
     if changed: done.remarks.append(f"not what was recorded, and not in the archive: {listed(changed, 5)}")
     with suppress(sqlite3.Error): # a store of an earlier version tells nobody
-        if waiting := connection.execute("SELECT count(*) FROM deliveries WHERE state = 'waiting'").fetchone()[0]: done.remarks.append(f"still to be told elsewhere: {counted(waiting, 'run')}. That is not in the archive; send them from here: ml_pkg sync")
+        if waiting := connection.execute("SELECT count(*) FROM deliveries WHERE state = 'waiting'").fetchone()[0]:
+            done.remarks.append(f"still to be told elsewhere: {counted(waiting, 'run')}. That is not in the archive; send them from here: ml_pkg sync")
 
 def _add_frames(writer:_Writer, workspace:Workspace, declaration:Path) -> list[str]: # names of those that are gone
     missing = []
@@ -194,7 +197,8 @@ def _manifest(archive:zipfile.ZipFile, path:Path) -> tuple[dict[str, Member], bo
     stated = json.loads(written)
     if stated["format"] != FORMAT: raise DamagedFile(f"{path} has format {stated['format']!r}, and this ml_pkg reads format {FORMAT}: it was written by another version")
     members = {name: Member(str(digest), int(length)) for name, (digest, length) in stated["members"].items()}
-    if {name: member.size for name, member in members.items()} != {name: size for name, size in sizes.items() if name not in (MANIFEST, SIGNATURE)}: raise _refused(path, "its members are not those of the manifest")
+    if {name: member.size for name, member in members.items()} != {name: size for name, size in sizes.items() if name not in (MANIFEST, SIGNATURE)}:
+        raise _refused(path, "its members are not those of the manifest")
     ours = False
     with suppress(Unwritable): ours = SIGNATURE in sizes and is_ours("workspace", written, archive.read(SIGNATURE))
     return members, ours
@@ -237,7 +241,8 @@ def _copy(source:Path, target:Path, path:Path) -> None:
         migrate(connection, version, len(MIGRATIONS))
         connection.execute(f"UPDATE metrics SET mean = {MEAN}") # what the archive says of it need not be so
         connection.execute("COMMIT")
-        if connection.execute("PRAGMA main.foreign_key_check").fetchone() or connection.execute(f"SELECT 1 FROM runs WHERE id NOT GLOB '{_ID}'").fetchone(): raise _refused(path, "its database is not consistent")
+        if connection.execute("PRAGMA main.foreign_key_check").fetchone() or connection.execute(f"SELECT 1 FROM runs WHERE id NOT GLOB '{_ID}'").fetchone():
+            raise _refused(path, "its database is not consistent")
 
 def _copy_table(connection:sqlite3.Connection, table:str, path:Path) -> None:
     columns = _columns(connection, table)
@@ -246,13 +251,15 @@ def _copy_table(connection:sqlite3.Connection, table:str, path:Path) -> None:
     try: connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM stranger.{table}")
     except sqlite3.IntegrityError as error: raise _refused(path, f"the table {table} holds what it cannot hold: {error}") from error
     for name, kind in columns.items():
-        if connection.execute(f"SELECT EXISTS (SELECT 1 FROM main.{table} WHERE typeof({name}) NOT IN ({_KINDS[kind]}))").fetchone()[0]: raise _refused(path, f"the table {table} holds what is no {kind} as its {name}")
+        if connection.execute(f"SELECT EXISTS (SELECT 1 FROM main.{table} WHERE typeof({name}) NOT IN ({_KINDS[kind]}))").fetchone()[0]:
+            raise _refused(path, f"the table {table} holds what is no {kind} as its {name}")
 
 # %% ../nbs/api/454_archive.ipynb #f099b38b
 def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouched:bool, path:Path) -> None:
     "Let the rows say where the files will be, and what may be believed."
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection, transaction(connection):
-        kept = {f"{each.path.parent.name}/{each.path.name}": each for each in recorded_files(connection) if members.get(f"{each.path.parent.name}/{each.path.name}", Member("", 0)).sha256 == each.sha256}
+        kept = {f"{each.path.parent.name}/{each.path.name}": each for each in recorded_files(connection)
+            if members.get(f"{each.path.parent.name}/{each.path.name}", Member("", 0)).sha256 == each.sha256}
         if unknown := [name for name in members if name.split("/")[0] in FOLDERS and name not in kept]: raise _refused(path, f"its database does not know {listed(unknown, 5)}")
         rows = [(str(workspace.folder/name), each.sha256, str(each.path)) for name, each in kept.items()]
         connection.execute("CREATE TEMP TABLE settled (path TEXT, sha256 TEXT, before TEXT PRIMARY KEY)")
@@ -275,7 +282,8 @@ def _refuse_collisions(connection:sqlite3.Connection, path:Path) -> None:
         names, key = _shared(connection, table), "id" if table == "runs" else "run"
         for one, other in (("main", "incoming"), ("incoming", "main")):
             found = connection.execute(f"SELECT {key} FROM (SELECT {names} FROM {one}.{table} WHERE {key} IN ({both}) EXCEPT SELECT {names} FROM {other}.{table} WHERE {key} IN ({both}))").fetchone()
-            if found: raise DamagedFile(f"{path} has a run {found[0]} that differs from the run of that id here (in what is recorded as its {table}), so nothing was imported. Import it into a workspace of its own: set ML_PKG_WORKSPACE to another folder")
+            if found:
+                raise DamagedFile(f"{path} has a run {found[0]} that differs from the run of that id here (in what is recorded as its {table}), so nothing was imported. Import it into a workspace of its own: set ML_PKG_WORKSPACE to another folder")
 
 def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
     "Take over the runs that are not here, with all that belongs to them."

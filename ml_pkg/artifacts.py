@@ -112,7 +112,8 @@ def kept_declaration(
         declaration = Unpickler(content).load()
         remember_texts(pickle.load(content))
     except MlPkgError: raise
-    except Exception as error: raise DamagedFile(f"{path} cannot be read here ({type(error).__name__}: {first_line(error)}). Bring back the code that it was declared with: a module, class or function may have been moved, renamed or deleted") from error
+    except Exception as error:
+        raise DamagedFile(f"{path} cannot be read here ({type(error).__name__}: {first_line(error)}). Bring back the code that it was declared with: a module, class or function may have been moved, renamed or deleted") from error
     return declaration
 
 # %% ../nbs/api/280_artifacts.ipynb #e7c0de9d

@@ -87,7 +87,9 @@ class Attending:
         "Look, if a period is over, and tell. What goes wrong is told in the log, once as long as it is the same."
         try: look = self.look()
         except Exception as error: # whatever it is, the next turn may go well
-            if repr(error) != self._trouble: log.log(_LEVELS.get(type(error), logging.WARNING if isinstance(error, MlPkgError) else logging.ERROR), "%s could not be looked at: %s", self.watching.address, error, exc_info=None if isinstance(error, MlPkgError) else error)
+            if repr(error) != self._trouble:
+                log.log(_LEVELS.get(type(error), logging.WARNING if isinstance(error, MlPkgError) else logging.ERROR), "%s could not be looked at: %s",
+                    self.watching.address, error, exc_info=None if isinstance(error, MlPkgError) else error)
             self._trouble = repr(error)
             return None
         self._trouble = ""

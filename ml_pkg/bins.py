@@ -200,7 +200,8 @@ class Bins:
     def to_dict(self) -> dict[str, Any]:
         numbers, categories = self.numbers, self.categories
         arrays = {name: packed(getattr(numbers, name)) for name in ("low", "width", "lines", "centre", "scale", "least", "most")}
-        return {"numbers": {"names": list(numbers.names), **arrays}, "categories": {"names": list(categories.names), "tables": [list(table) for table in categories.tables], "lumped": packed(categories.lumped)}}
+        return {"numbers": {"names": list(numbers.names), **arrays},
+            "categories": {"names": list(categories.names), "tables": [list(table) for table in categories.tables], "lumped": packed(categories.lumped)}}
 
     @classmethod
     def from_dict(cls, written:dict[str, Any]) -> "Bins":
@@ -223,7 +224,8 @@ def _check(bins:Bins) -> None:
     if numbers.lines.shape != (len(numbers.names), LINES): raise ValueError(f"ends of bins of shape {numbers.lines.shape} for {len(numbers.names)} columns")
     if numbers.lines.size and (numbers.lines.max() > CELLS or (np.diff(numbers.lines.astype(int)) < 0).any()): raise ValueError("ends of bins that do not ascend")
     if any(array.shape != (len(numbers.names),) for array in (numbers.low, numbers.width, numbers.centre, numbers.scale, numbers.least, numbers.most)): raise ValueError("not one number a column")
-    if len({*bins.names}) < len(bins.names) or len(categories.tables) != len(categories.names) or categories.lumped.shape != (len(categories.names),): raise ValueError("columns that are there twice, or without categories")
+    if len({*bins.names}) < len(bins.names) or len(categories.tables) != len(categories.names) or categories.lumped.shape != (len(categories.names),):
+        raise ValueError("columns that are there twice, or without categories")
 
 def _is_number(series:pd.Series) -> bool:
     types = pd.api.types

@@ -204,7 +204,9 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view
-        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "is_hilly": view.is_hilly, **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")}, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))])}
+        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "is_hilly": view.is_hilly,
+            **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")}, "mode": packed_single(self.mode),
+            "factor": packed_single(self.factor[np.tril_indices(len(self.mode))])}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Calibration":
@@ -212,15 +214,19 @@ class Calibration:
         mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
         factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
-        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], unpacked_single(content["knots"]), content.get("is_hilly", False)), mode, factor) # those of before did not say so
+        return cls(View(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"],
+            unpacked_single(content["knots"]), content.get("is_hilly", False)), mode, factor) # those of before did not say so
 
 # %% ../nbs/api/346_calibration.ipynb #6125f927
 def _check_rows(rows:int, y:np.ndarray, probabilities:np.ndarray, fold:np.ndarray) -> None:
     "Raise `InvalidData`."
-    if not rows == len(y) == len(probabilities) == len(fold): raise InvalidData(f"{rows} rows, {len(y)} classes, {len(probabilities)} rows of probabilities and {len(fold)} numbers of folds do not belong together: give all of them for the same rows")
+    if not rows == len(y) == len(probabilities) == len(fold):
+        raise InvalidData(f"{rows} rows, {len(y)} classes, {len(probabilities)} rows of probabilities and {len(fold)} numbers of folds do not belong together: give all of them for the same rows")
     if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
-    if not np.isfinite(probabilities).all() or (np.abs(probabilities.sum(axis=1) - 1) > 1e-3).any(): raise InvalidData("probabilities of all classes add up to 1 in every row, and these do not: leave out rows that no fold predicted")
-    if y.dtype.kind not in "iu" or not (y.min() >= 0 and y.max() < probabilities.shape[1]): raise InvalidData(f"y is the number of a class, from 0 to {probabilities.shape[1] - 1}: the column of `probabilities` that belongs to it")
+    if not np.isfinite(probabilities).all() or (np.abs(probabilities.sum(axis=1) - 1) > 1e-3).any():
+        raise InvalidData("probabilities of all classes add up to 1 in every row, and these do not: leave out rows that no fold predicted")
+    if y.dtype.kind not in "iu" or not (y.min() >= 0 and y.max() < probabilities.shape[1]):
+        raise InvalidData(f"y is the number of a class, from 0 to {probabilities.shape[1] - 1}: the column of `probabilities` that belongs to it")
 
 # %% ../nbs/api/346_calibration.ipynb #b27f8b43
 _MOST_ROWS = 10_000 # more make it no better that matters, and slower

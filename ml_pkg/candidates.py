@@ -89,7 +89,8 @@ def check_amounts(
     "Raise `InvalidDeclaration` for an amount that is no number, or below zero."
     for name in names:
         amount = getattr(gate, name)
-        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not amount >= 0: raise InvalidDeclaration(f"{name} of {type(gate).__name__} is a number, zero or above, and not {amount!r}")
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not amount >= 0:
+            raise InvalidDeclaration(f"{name} of {type(gate).__name__} is a number, zero or above, and not {amount!r}")
 
 # %% ../nbs/api/389_candidates.ipynb #ad784775
 def metric_of(
@@ -287,7 +288,8 @@ def _record(workspace:Workspace, asked:dict[str, Any], scores:dict[str, float]) 
     "Record a look, unless another process has done so meanwhile."
     written = json.dumps({metric: value if math.isfinite(value) else None for metric, value in scores.items()})
     with connected(workspace) as connection, transaction(connection):
-        connection.execute(f"INSERT INTO looks (holdout, run, key, scores, made, who) SELECT :holdout, :run, :key, :scores, :made, :who WHERE NOT EXISTS ({_SAME_LOOK})", {**asked, "scores": written, "made": now(), "who": who()})
+        connection.execute(f"INSERT INTO looks (holdout, run, key, scores, made, who) SELECT :holdout, :run, :key, :scores, :made, :who WHERE NOT EXISTS ({_SAME_LOOK})",
+            {**asked, "scores": written, "made": now(), "who": who()})
 
 # %% ../nbs/api/389_candidates.ipynb #d5f451a5
 def _answers(model:Model, locked:_Labelled) -> pd.DataFrame:
@@ -324,13 +326,15 @@ def _leaving_out(candidate:Candidate, metric:str, rows:_Labelled, difference:flo
 def _besides(candidate:Candidate, seen:Look) -> Iterator[str]:
     "What the score on locked rows does not say of itself."
     with connected(candidate.workspace) as connection:
-        before = connection.execute("SELECT count(*) FROM looks JOIN runs ON runs.id = looks.run WHERE runs.experiment = ? AND looks.holdout <> ?", [candidate.experiment.name, seen.holdout]).fetchone()[0]
+        before = connection.execute("SELECT count(*) FROM looks JOIN runs ON runs.id = looks.run WHERE runs.experiment = ? AND looks.holdout <> ?",
+            [candidate.experiment.name, seen.holdout]).fetchone()[0]
     if before: yield f"{counted(before, 'look')} before that at those of other data of {candidate.experiment.name}, which may be some of these"
     if unseen := conform(_locked_rows(candidate).rows, candidate.model.schema).unseen:
         columns, latest = listed(f"{column} ({counted(count, 'row')})" for column, count in unseen.items()), ", which is the latest rows," * (candidate.experiment.dataset.time is not None)
         yield f"nothing was learnt of values that only locked rows have: {columns}. A smaller holdout{latest} would let it"
     production = candidate.incumbent
-    if production and locking(production.run.components) != locking(candidate.run.components): yield f"version {production.version}, which is in production, {told_before(production.run, candidate.experiment, candidate.run)}"
+    if production and locking(production.run.components) != locking(candidate.run.components):
+        yield f"version {production.version}, which is in production, {told_before(production.run, candidate.experiment, candidate.run)}"
 
 def _ordinal(number:int) -> str: return f"{number}{'th' if number % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 

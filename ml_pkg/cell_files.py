@@ -141,7 +141,8 @@ def opened(
 ) -> ModuleFile|NotebookFile:
     "A file's cells. Raises `NotRewritable` if it cannot be read, or not be written the same."
     try: file = (NotebookFile if path.suffix == ".ipynb" else ModuleFile)(content)
-    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error: raise NotRewritable(f"{path} is not a {'notebook' if path.suffix == '.ipynb' else 'module'} that can be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+        raise NotRewritable(f"{path} is not a {'notebook' if path.suffix == '.ipynb' else 'module'} that can be read: {error}") from error
     if file.changed({}) != content: raise NotRewritable(f"{path} holds bytes that would not stay the same")
     return file
 

@@ -43,7 +43,8 @@ def _masked(source:str) -> str:
     while position < len(source):
         found = _MAGIC.match(source, position)
         magic = found and (found["magic"] or found["help"])
-        if magic and magic.startswith("%%") and (kind := re.split(r"\s", magic[2:], maxsplit=1)[0]) not in _RUN_AS_PYTHON: raise NotRewritable(f"the cell magic %%{kind} makes something else of the cell than Python that declares a name")
+        if magic and magic.startswith("%%") and (kind := re.split(r"\s", magic[2:], maxsplit=1)[0]) not in _RUN_AS_PYTHON:
+            raise NotRewritable(f"the cell magic %%{kind} makes something else of the cell than Python that declares a name")
         end = found.end() if found else _logical_end(source, position)
         parts.append((found["before"] or found["indent"] or "") + _stand_in(magic or "") if found else source[position:end])
         position = end
@@ -99,7 +100,8 @@ class Binding(NamedTuple):
     node: ast.AST # that binds it: the statement, or the part of one
     how: str      # "" for an assignment of its own at the margin, or else what else it is
 
-_BLOCKS = {ast.For: "a loop", ast.AsyncFor: "a loop", ast.While: "a loop", ast.If: "an `if`", ast.Try: "a `try`", ast.TryStar: "a `try`", ast.With: "a `with`", ast.AsyncWith: "a `with`", ast.Match: "a `match`"}
+_BLOCKS = {ast.For: "a loop", ast.AsyncFor: "a loop", ast.While: "a loop", ast.If: "an `if`", ast.Try: "a `try`", ast.TryStar: "a `try`", ast.With: "a `with`",
+    ast.AsyncWith: "a `with`", ast.Match: "a `match`"}
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
@@ -117,7 +119,8 @@ def _names(node:ast.AST) -> Iterator[str]:
 # %% ../nbs/api/386_cells.ipynb #0cbe1a2b
 def _described(node:ast.AST, how:str) -> str:
     "What a statement makes of the names in it."
-    if isinstance(node, ast.Assign) and not (len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)): return how or ("assigned together with another name" if all(isinstance(each, ast.Name) for each in node.targets) else "assigned by unpacking")
+    if isinstance(node, ast.Assign) and not (len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+        return how or ("assigned together with another name" if all(isinstance(each, ast.Name) for each in node.targets) else "assigned by unpacking")
     if isinstance(node, ast.AugAssign): return how or "assigned by an augmented assignment"
     if isinstance(node, ast.NamedExpr): return how or "assigned by :="
     if isinstance(node, (ast.Import, ast.ImportFrom)): return how or "imported"
@@ -146,7 +149,8 @@ def bindings(
             yield from (each._replace(how=f"assigned in the function {getattr(child, 'name', '')}") for each in all_bindings(child) if each.name in shared)
         elif isinstance(child, _COMPREHENSIONS): yield from (Binding(each.target.id, each, how or "assigned by :=") for each in ast.walk(child) if isinstance(each, ast.NamedExpr))
         else:
-            yield from (Binding(name, node if isinstance(node, (ast.Import, ast.ImportFrom, *_ASSIGNED)) else child, how or ("" if isinstance(node, _ASSIGNED) else "bound, but not assigned")) for name in _names(child))
+            yield from (Binding(name, node if isinstance(node, (ast.Import, ast.ImportFrom, *_ASSIGNED)) else child, how or ("" if isinstance(node, _ASSIGNED) else "bound, but not assigned"))
+                for name in _names(child))
             yield from bindings(child, how)
 
 # %% ../nbs/api/386_cells.ipynb #5eed79ef
@@ -157,11 +161,14 @@ def declared_value(
     "The value that is assigned to a name. Raises `NotRewritable` with the reason if it is not assigned once, by itself, at the margin."
     tree = syntax_tree(source)
     found = [binding for binding in bindings(tree) if binding.name == name]
-    if len(found) > 1: raise NotRewritable(f"'{name}' is bound {len(found)} times, in the lines {listed(getattr(binding.node, 'lineno', 0) for binding in found)}; it can be changed where it is assigned once")
-    if found and found[0].how: raise NotRewritable(f"'{name}' is {found[0].how} (line {getattr(found[0].node, 'lineno', 0)}); it can be changed where it is assigned by itself and at the margin, as in: {name} = Experiment(…)")
+    if len(found) > 1:
+        raise NotRewritable(f"'{name}' is bound {len(found)} times, in the lines {listed(getattr(binding.node, 'lineno', 0) for binding in found)}; it can be changed where it is assigned once")
+    if found and found[0].how:
+        raise NotRewritable(f"'{name}' is {found[0].how} (line {getattr(found[0].node, 'lineno', 0)}); it can be changed where it is assigned by itself and at the margin, as in: {name} = Experiment(…)")
     if found: return cast(ast.Assign, found[0].node).value
     within = [scope for scope in ast.walk(tree) if isinstance(scope, _SCOPES[:3]) and name in [binding.name for binding in all_bindings(scope)]]
-    if within: raise NotRewritable(f"'{name}' is assigned only within {'the class' if isinstance(within[0], ast.ClassDef) else 'the function'} {within[0].name} (line {within[0].lineno}); it can be changed where it is assigned at the margin")
+    if within:
+        raise NotRewritable(f"'{name}' is assigned only within {'the class' if isinstance(within[0], ast.ClassDef) else 'the function'} {within[0].name} (line {within[0].lineno}); it can be changed where it is assigned at the margin")
     raise NotRewritable(f"'{name}' is not assigned here.{did_you_mean(name, dict.fromkeys(binding.name for binding in bindings(tree) if not binding.how), 'names assigned here')}")
 
 # %% ../nbs/api/386_cells.ipynb #5a3552a3

@@ -84,7 +84,9 @@ def _is_same_kind(fitted:Any, step:Any) -> bool:
     "Whether what was kept has the classes and functions that are meant; that its parameters are the same, its key says."
     if type(fitted) is not type(step) or not hasattr(step, "get_params"): return key_or_none(fitted) == key_or_none(step)
     held, meant = fitted.get_params(deep=False), step.get_params(deep=False)
-    return all(isinstance(value, (int, float, str, type(None))) or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else key_or_none(held[name]) == key_or_none(value)) for name, value in meant.items())
+    return all(isinstance(value, (int, float, str, type(None)))
+        or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else key_or_none(held[name]) == key_or_none(value))
+        for name, value in meant.items())
 
 # %% ../nbs/api/250_chain.ipynb #3e5a6110
 class Reached(NamedTuple):

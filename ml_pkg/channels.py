@@ -56,7 +56,8 @@ class Message:
     document: Mapping[str, Any] = field(default_factory=dict) # the same for programs, as JSON can hold it
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id): raise InvalidInput(f"{self.id!r} cannot be the id of a message: it has up to 64 letters, digits, '-' and '_', with single dots between them. message_id makes one of any words")
+        if not _ID.fullmatch(self.id):
+            raise InvalidInput(f"{self.id!r} cannot be the id of a message: it has up to 64 letters, digits, '-' and '_', with single dots between them. message_id makes one of any words")
         for name, value in {"subject": _one_line(self.subject, SUBJECT), "text": _plain(self.text), "document": _document(self.document)}.items(): object.__setattr__(self, name, value)
 
 _ID = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -79,7 +80,8 @@ def _plain(text:str) -> str:
 def _document(document:Mapping[str, Any]) -> dict[str, Any]:
     "A copy that JSON can hold."
     try: written = json.dumps(document, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error: raise InvalidInput(f"the document of a message cannot be written as JSON ({error}). Make it of texts, finite numbers, lists and dicts") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the document of a message cannot be written as JSON ({error}). Make it of texts, finite numbers, lists and dicts") from error
     return json.loads(written) if len(written) <= DOCUMENT else {"left_out": f"the document has {len(written):,} characters as JSON; at most {DOCUMENT:,} are told"}
 
 # %% ../nbs/api/694_channels.ipynb #125b3b9c
@@ -87,7 +89,8 @@ def _reason(error:Exception, timeout:float) -> str:
     "Why nobody could be reached, without the address that an error of the standard library may have in it."
     cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
     if isinstance(cause, TimeoutError): return f"no answer within {timeout:g} s. Is the service there up, and is the address right?"
-    if isinstance(cause, ssl.SSLCertVerificationError): return f"its certificate is not trusted: {cause.verify_message}. The environment variable SSL_CERT_FILE names a file with the authorities to trust"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}. The environment variable SSL_CERT_FILE names a file with the authorities to trust"
     if isinstance(cause, OSError) and cause.strerror: return f"{cause.strerror}. Is the service there up, and is the address right?"
     return f"it does not answer as it should ({type(cause).__name__}). Is it the right address?"
 
@@ -115,7 +118,8 @@ class Webhook:
 
     def __post_init__(self) -> None:
         parts = _split(self.url)
-        if parts is None or parts.scheme not in ("http", "https"): raise InvalidDeclaration("the address of a webhook cannot be read: write https://host/path, what is not ASCII or is a space as %20 and the like")
+        if parts is None or parts.scheme not in ("http", "https"):
+            raise InvalidDeclaration("the address of a webhook cannot be read: write https://host/path, what is not ASCII or is a space as %20 and the like")
         if parts.username is not None: raise InvalidDeclaration(f"the address of the webhook at {_place(parts)} has a user in it, which is not sent. Use an address that has a token in its path")
         _seconds(self.timeout)
 
@@ -182,9 +186,12 @@ class Mail:
 
     def __post_init__(self) -> None:
         wrong = [person for person in (self.sender, *self.to) if not _PERSON.fullmatch(person)]
-        if wrong or not self.to: raise InvalidDeclaration(f"mail is sent from one address to one or more, each as name@host.org in ASCII: {wrong[0]!r} is none" if wrong else "mail is sent to nobody: name one address or more, as name@host.org")
+        if wrong or not self.to:
+            raise InvalidDeclaration(f"mail is sent from one address to one or more, each as name@host.org in ASCII: {wrong[0]!r} is none" if wrong
+                else "mail is sent to nobody: name one address or more, as name@host.org")
         if self.user and self.encryption is Encryption.NONE: raise InvalidDeclaration(f"the password of {self.user!r} would be sent in clear. Use TLS, or a server that asks for no password")
-        if not 0 < self.port < 65536 or not re.fullmatch(r"[A-Za-z0-9.:_-]+", self.host): raise InvalidDeclaration(f"{self.host!r} with port {self.port} is no mail server: give the name of a host and a port below 65536")
+        if not 0 < self.port < 65536 or not re.fullmatch(r"[A-Za-z0-9.:_-]+", self.host):
+            raise InvalidDeclaration(f"{self.host!r} with port {self.port} is no mail server: give the name of a host and a port below 65536")
         _seconds(self.timeout)
 
     def __str__(self) -> str: return f"{'smtps' if self.encryption is Encryption.TLS else 'smtp'}://{self.host}:{self.port}"
@@ -226,7 +233,9 @@ def mail_of(
 ) -> EmailMessage:
     "The mail that tells a message. A mailbox that gets it twice can tell so by its Message-ID."
     mail = EmailMessage(policy=policy.SMTP)
-    for name, value in {"From": channel.sender, "To": ", ".join(channel.to), "Subject": message.subject, "Date": formatdate(), "Message-ID": f"<{message.id}@{channel.sender.rpartition('@')[2]}>", "Auto-Submitted": "auto-generated"}.items(): mail[name] = value
+    for name, value in {"From": channel.sender, "To": ", ".join(channel.to), "Subject": message.subject, "Date": formatdate(),
+        "Message-ID": f"<{message.id}@{channel.sender.rpartition('@')[2]}>", "Auto-Submitted": "auto-generated"}.items():
+        mail[name] = value
     mail.set_content(message.text)
     return mail
 
@@ -306,9 +315,11 @@ def _mail_from(text:str) -> Mail:
     if parts is None: raise InvalidDeclaration(f"the address of a mail server cannot be read: write {_EXAMPLE}")
     if parts.password is not None: raise InvalidDeclaration(f"the address of {_place(parts)} has a password in it: take it out, and set the environment variable {PASSWORD}")
     given = {name: unquote(value) for name, _, value in (each.partition("=") for each in parts.query.split("&") if each)} # not as a form, where + is a space
-    if unknown := next((name for name in given if name not in _OPTIONS), None): raise InvalidDeclaration(f"'{_one_line(unknown, 50)}' means nothing in the address of {_place(parts)}.{did_you_mean(unknown, _OPTIONS, 'options')} Write {_EXAMPLE}")
+    if unknown := next((name for name in given if name not in _OPTIONS), None):
+        raise InvalidDeclaration(f"'{_one_line(unknown, 50)}' means nothing in the address of {_place(parts)}.{did_you_mean(unknown, _OPTIONS, 'options')} Write {_EXAMPLE}")
     if missing := next((name for name in ("from", "to") if not given.get(name)), None): raise InvalidDeclaration(f"the address of {_place(parts)} has no '{missing}': write {_EXAMPLE}")
-    if given.get("tls", "none") != "none" or "tls" in given and parts.scheme == "smtps": raise InvalidDeclaration(f"'tls' in the address of {_place(parts)} can only be none, and only with smtp: it is left out for STARTTLS, and smtps:// is TLS from the first byte")
+    if given.get("tls", "none") != "none" or "tls" in given and parts.scheme == "smtps":
+        raise InvalidDeclaration(f"'tls' in the address of {_place(parts)} can only be none, and only with smtp: it is left out for STARTTLS, and smtps:// is TLS from the first byte")
     encryption = Encryption.TLS if parts.scheme == "smtps" else Encryption(given.get("tls", "starttls"))
     people = tuple(person.strip() for person in given["to"].split(",") if person.strip())
     return Mail(parts.hostname or "", parts.port or _PORTS[parts.scheme], given["from"], people, unquote(parts.username or ""), encryption)

@@ -63,7 +63,8 @@ def _ribbon(plane:_Plane, curve:Curve) -> str:
 
 def _drawn(plane:_Plane, curve:Curve) -> str:
     line = " ".join(f"{plane.x(point.time):.1f},{plane.y(point.interval.mean):.1f}" for point in curve.known)
-    dots = "".join(f'<circle class="{curve.kind}" cx="{plane.x(point.time):.1f}" cy="{plane.y(point.interval.mean):.1f}" r="2.5"><title>{escape(point.title)}</title></circle>' for point in curve.known)
+    dots = "".join(f'<circle class="{curve.kind}" cx="{plane.x(point.time):.1f}" cy="{plane.y(point.interval.mean):.1f}" r="2.5"><title>{escape(point.title)}</title></circle>'
+        for point in curve.known)
     return f'{_ribbon(plane, curve)}<polyline class="curve {curve.kind}" points="{line}"/>{dots}'
 
 def _told(title:str, curves:Sequence[Curve]) -> str:
@@ -82,7 +83,8 @@ def time_chart(
     if len({point.time for curve in curves for point in curve.known}) < 2: return ""
     plane = _plane(curves, [*shown, *(value for value, _ in levels)])
     drawn = "".join(f'<line class="level" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{plane.y(value):.1f}" y2="{plane.y(value):.1f}"><title>{escape(name)}</title></line>' for value, name in levels)
-    feet = "".join(f'<text x="{x}" y="{HIGH - 8}" text-anchor="{anchor}">{time:%Y-%m-%d %H:%M}</text>' for x, anchor, time in ((LEFT, "start", _moment(plane.first)), (WIDE - RIGHT, "end", _moment(plane.last))))
+    feet = "".join(f'<text x="{x}" y="{HIGH - 8}" text-anchor="{anchor}">{time:%Y-%m-%d %H:%M}</text>'
+        for x, anchor, time in ((LEFT, "start", _moment(plane.first)), (WIDE - RIGHT, "end", _moment(plane.last))))
     return f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(shortened(_told(title, curves), 300))}">{_grid(plane)}{drawn}{"".join(_drawn(plane, curve) for curve in curves)}{feet}</svg>'
 
 def _moment(seconds:float) -> pd.Timestamp: return pd.Timestamp(seconds, unit="s", tz="UTC")

@@ -51,7 +51,8 @@ _LATEST = """SELECT max(number) FROM runs JOIN files ON files.run = runs.id AND 
 
 def _known(workspace:Workspace) -> _Known:
     "Raises `_Silent` if it says nothing."
-    if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): raise _Silent(f"{kept[0].name} is kept, and may know of files that {workspace.database.name} does not; delete it when you miss nothing")
+    if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")):
+        raise _Silent(f"{kept[0].name} is kept, and may know of files that {workspace.database.name} does not; delete it when you miss nothing")
     try:
         with inspected(workspace) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS): raise _Silent("the database was written by a newer ml_pkg")

@@ -209,7 +209,9 @@ def _predict_folder(model:str, source:Path, output:Path|None, probabilities:bool
         raise
     for name, why in list(report.failed.items())[:SHOWN]: _print_error(f"{name}: {why}")
     if (more := len(report.failed) - SHOWN) > 0: _print_error(f"and {more:,} more: --json lists all")
-    if as_json: print_json({"parts": report.parts, "done": report.done, "reused": report.reused, "failed": report.failed, "rows": report.rows, "output": output, "run": report.model.get("run"), "model": report.model.get("name")})
+    if as_json:
+        print_json({"parts": report.parts, "done": report.done, "reused": report.reused, "failed": report.failed, "rows": report.rows, "output": output,
+            "run": report.model.get("run"), "model": report.model.get("name")})
     else: print(f"{report} predicted with {report.model.get('name', model)} (run {report.model.get('run', 'unknown')})\noutput {output}")
     if report.failed: raise typer.Exit(1)
 
@@ -222,7 +224,8 @@ def _place(jobs:int|None, on:str) -> Any:
     if on == "ray": return OnRay()
     if on.startswith("ray://"): return OnRay(on)
     if on.startswith("dask://"): return OnDask(f"tcp://{on.removeprefix('dask://')}")
-    if on: raise InvalidDeclaration(f"--on does not know {on!r}: dask://HOST:PORT is a Dask cluster by its scheduler, ray://HOST:PORT a Ray cluster by its client server, and ray the one that this machine belongs to")
+    if on:
+        raise InvalidDeclaration(f"--on does not know {on!r}: dask://HOST:PORT is a Dask cluster by its scheduler, ray://HOST:PORT a Ray cluster by its client server, and ray the one that this machine belongs to")
     return Local(1 if jobs is None else jobs)
 
 # %% ../nbs/api/800_cli.ipynb #760be8ee
@@ -246,7 +249,8 @@ def runs(
     for run, changed in zip(found, differs, strict=True):
         status = "reused" if run["reused"] else run["status"]
         tags = " ".join(["*"] * run["starred"] + run["tags"])
-        lines.append([run["id"], run["experiment"], status, *(f"{run[name]:.4f}" if name in run else "" for name in metrics), run["started"][:19].replace("T", " "), f"{run['seconds']:.2f}", tags, changed]) # in the last column, where there is room for all of it
+        lines.append([run["id"], run["experiment"], status, *(f"{run[name]:.4f}" if name in run else "" for name in metrics),
+            run["started"][:19].replace("T", " "), f"{run['seconds']:.2f}", tags, changed]) # in the last column, where there is room for all of it
     print_columns(lines)
     if len(found) == limit and (more := run_count(experiment, where) - limit) > 0 and not metric: print(f"… and {more:,} more: --limit {limit + more}")
 
@@ -255,7 +259,8 @@ def _print_none(experiment:str, where:str) -> None:
     from ml_pkg.run import load_run
     from ml_pkg.workspace import Workspace
     if experiment: load_run(experiment)
-    print("no runs" + (f" of {experiment}" if experiment else "") + (f" for which {where}" if where else "" if Workspace.current().database.exists() else f" yet: there is no workspace {Workspace.current().folder}"))
+    print("no runs" + (f" of {experiment}" if experiment else "") + (f" for which {where}" if where else "" if Workspace.current().database.exists()
+        else f" yet: there is no workspace {Workspace.current().folder}"))
 
 # %% ../nbs/api/800_cli.ipynb #7fc9e681
 @app.command()
@@ -317,12 +322,17 @@ def show(
     from ml_pkg.history import changes
     from ml_pkg.registry import run_of
     found = run_of(run)
-    if as_json: return print_json({**_as_json(found), "tags": found.tags, "starred": found.starred, "notes": found.notes, "parameters": found.parameters, "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
+    if as_json:
+        return print_json({**_as_json(found), "tags": found.tags, "starred": found.starred, "notes": found.notes, "parameters": found.parameters,
+            "components": found.components, "packages": found.packages, "findings": found.findings, "warnings": found.warnings, "model": found.model_path})
     print(f"{found}\n")
     row = found.row
     commit = row["git_commit"] and row["git_commit"][:12] + (" with uncommitted changes" if row["git_dirty"] else "")
-    shown = {"run": found.id, "status": found.status, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"], "seconds": f"{row['seconds']:.3f}", "origin": row["origin"], "place": row["place"],
-             "estimator": " ".join((row["estimator"] or "").split()) or None, "changed": changes([found.id])[0] or None, "tags": ", ".join(["*"] * found.starred + found.tags) or None, "commit": commit, "data": f"{row['dataset']} ({row['dataset_rows']} rows, {row['holdout_rows']} locked away)", "model": found.model_path, "key": found.key}
+    shown = {"run": found.id, "status": found.status, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"],
+             "seconds": f"{row['seconds']:.3f}", "origin": row["origin"], "place": row["place"],
+             "estimator": " ".join((row["estimator"] or "").split()) or None, "changed": changes([found.id])[0] or None,
+             "tags": ", ".join(["*"] * found.starred + found.tags) or None, "commit": commit,
+             "data": f"{row['dataset']} ({row['dataset_rows']} rows, {row['holdout_rows']} locked away)", "model": found.model_path, "key": found.key}
     for name, value in shown.items():
         if value is not None: print(f"{name:8} {value}")
     for each in found.notes: print(f"note     {each['made'][:19].replace('T', ' ')}  {each['text']}")

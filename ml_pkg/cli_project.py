@@ -86,7 +86,8 @@ def new(
     name:Annotated[str, typer.Argument(help="Of the project, its package and its experiment.")],
     table:Annotated[str, typer.Option("--csv", metavar="FILE", help="The rows to learn from: CSV (compressed too), Parquet or Feather. The project gets a copy.")],
     target:Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column to predict. Without it, it is inferred.")] = "",
-    role:Annotated[list[str] | None, typer.Option("--role", metavar="COLUMN=ROLE", help="What a column is for, where that is known better than it can be inferred: number, category, time (rows are scored in its order), group (its rows stay together) or dropped. Once for each column.")] = None,
+    role:Annotated[list[str] | None, typer.Option("--role", metavar="COLUMN=ROLE",
+    help="What a column is for, where that is known better than it can be inferred: number, category, time (rows are scored in its order), group (its rows stay together) or dropped. Once for each column.")] = None,
     yes:Annotated[bool, typer.Option("--yes", "-y", help="Take what is inferred and ask nothing.")] = False,
     folder:Annotated[Path, typer.Option("--folder", help="The folder to make it in.")] = Path(),
     as_json:AsJson = False,
@@ -103,5 +104,7 @@ def new(
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(rows, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
-    if as_json: return print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target, "roles": {each: role.role for each, role in proposal.roles.items()}, "next": made.next_commands})
+    if as_json:
+        return print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target,
+            "roles": {each: role.role for each, role in proposal.roles.items()}, "next": made.next_commands})
     _print_project(made)

@@ -39,7 +39,8 @@ def promote(
     from ml_pkg.registry import run_of
     try:
         found = run_of(run)
-        if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run): raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
+        if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run):
+            raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
         chosen = experiment_of(found, run.partition("@")[0] if "@" in run else "")
         if dry_run: done = preview(chosen)
         else:

@@ -49,7 +49,9 @@ def models(as_json:AsJson = False) -> None:
     if not found: return print("no models are registered: a model is when it is promoted")
     metrics = list(dict.fromkeys(name for each in found for name in each["scores"]))
     lines = [["model", "versions", "aliases", "since", "who", *metrics]]
-    for each in found: lines.append([each["name"], str(len(each["versions"])), alias_text(each["aliases"]), (each["since"] or "")[:10], _name(each["who"] or ""), *(_score(each["scores"].get(name)) for name in metrics)])
+    for each in found:
+        lines.append([each["name"], str(len(each["versions"])), alias_text(each["aliases"]), (each["since"] or "")[:10], _name(each["who"] or ""),
+            *(_score(each["scores"].get(name)) for name in metrics)])
     print_columns(_fitting(lines, place=2))
 
 # %% ../nbs/api/808_cli_registry.ipynb #c41a36bf

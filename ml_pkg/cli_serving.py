@@ -63,11 +63,13 @@ def serve(
     hashed:Annotated[list[str] | None, typer.Option("--hashed", help="A column that is logged as a digest only; may be given several times.")] = None,
     left_out:Annotated[list[str] | None, typer.Option("--left-out", help="A column that is not logged; may be given several times.")] = None,
     shadow:Annotated[str, typer.Option("--shadow", help="The address of a candidate that sees every request and whose answers are only logged: NAME@candidate.")] = "",
-    split:Annotated[tuple[str, float] | None, typer.Option("--split", metavar="NAME@ALIAS SHARE", help="The address of a candidate that answers a share of the requests, such as 0.1; the header ml-pkg-key keeps those of one customer together.")] = None,
+    split:Annotated[tuple[str, float] | None, typer.Option("--split", metavar="NAME@ALIAS SHARE",
+    help="The address of a candidate that answers a share of the requests, such as 0.1; the header ml-pkg-key keeps those of one customer together.")] = None,
     rows:Annotated[int, typer.Option("--rows", min=1, help="Most rows in one request.")] = 10_000,
     body:Annotated[int, typer.Option("--body", min=1, help="Most bytes in one request.")] = 1_000_000,
     trusted:Annotated[bool, typer.Option("--trusted", help="You know who wrote the model: load it even if that could run code.")] = False,
-    watch:Annotated[str, typer.Option("--watch", metavar="LENGTH", help="Look at the end of each period of that length, such as 1h, whether it is still the same world: for /dashboard, /metrics and the setting `alarms`.")] = "",
+    watch:Annotated[str, typer.Option("--watch", metavar="LENGTH",
+    help="Look at the end of each period of that length, such as 1h, whether it is still the same world: for /dashboard, /metrics and the setting `alarms`.")] = "",
     over:Over = "1d",
     against:Against = "training",
     labels_after:LabelsAfter = "",
@@ -83,7 +85,8 @@ def serve(
     if shadow and split: raise InvalidDeclaration("a candidate either sees all requests (--shadow) or answers some (--split)")
     rival = ShadowedBy(shadow) if shadow else SplitWith(*split) if split else NoRival()
     kept = partial(PredictionLog, durable=durable) if log else no_log
-    if not watch and (idle := next((word for word in _given(context) if word in ("--over", "--against", "--labels-after")), "")): raise InvalidDeclaration(f"{idle} says how a watch looks, and there is none: add --watch 1h")
+    if not watch and (idle := next((word for word in _given(context) if word in ("--over", "--against", "--labels-after")), "")):
+        raise InvalidDeclaration(f"{idle} says how a watch looks, and there is none: add --watch 1h")
     watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, labels_after=labels_after, trusted=trusted)) if watch else Unwatched()
     run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted), port, host, workers)
 
@@ -92,7 +95,8 @@ def serve(
 @reported
 def traffic(
     name:Annotated[str, typer.Argument(help="Of a model that is or was served.")],
-    since:Annotated[str | None, typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago). By default the whole log.")] = None,
+    since:Annotated[str | None,
+    typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago). By default the whole log.")] = None,
     until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     as_json:AsJson = False,
 ) -> None:
@@ -107,7 +111,9 @@ def traffic(
     try: alike, gain = agreement(both := paired_answers(workspace, name, *span)), gained(both)
     except NotFound: alike, gain, both = None, None, ()
     lost = 0 if any(span) else int((~read_feedback(name, workspace)["known"]).sum()) # of the whole log
-    if as_json: return print_json({"labels_without_row": lost, "versions": json.loads(found.to_json(orient="records", date_format="iso")), "shadow": alike and {"rows": len(both), **alike._asdict(), "gained": gain and gain._asdict()}})
+    if as_json:
+        return print_json({"labels_without_row": lost, "versions": json.loads(found.to_json(orient="records", date_format="iso")),
+            "shadow": alike and {"rows": len(both), **alike._asdict(), "gained": gain and gain._asdict()}})
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if lost: print(f"\n{counted(lost, 'label')} of ids that no row of the log has: they are wrong, or their rows are not kept any more")
     if alike: print(f"\nthe shadow answered {len(both):,} rows, {alike.mean:.1%} of them as production did ({alike.low:.1%} to {alike.high:.1%})")
@@ -116,4 +122,5 @@ def traffic(
 def _line(row:dict) -> list[str]:
     right, error = row.get("right"), row.get("error")
     said = "" if right is None or right != right else f"{right:.1%} ({row['low']:.1%} to {row['high']:.1%})"
-    return [row["version"], row["role"], f"{row['rows']:,}", f"{row['since']:%Y-%m-%d %H:%M}", f"{row['milliseconds']:.2f}", f"{row['milliseconds_99']:.2f}", f"{row['labelled']:,}", said, "" if error is None or error != error else f"{error:.4g}"]
+    return [row["version"], row["role"], f"{row['rows']:,}", f"{row['since']:%Y-%m-%d %H:%M}", f"{row['milliseconds']:.2f}", f"{row['milliseconds_99']:.2f}",
+        f"{row['labelled']:,}", said, "" if error is None or error != error else f"{error:.4g}"]

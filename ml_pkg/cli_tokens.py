@@ -56,7 +56,8 @@ def listed(as_json:AsJson = False) -> None:
     found = [{"name": token.name, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made} for token in kept_tokens(tokens_file(Workspace.current()))]
     _say_what_counts()
     if as_json: return print_json(found)
-    if not found: return print("nobody has a token: a server that is started now can be asked by this machine alone, and one that was started with tokens lets nobody in. Make one: ml_pkg token add NAME")
+    if not found:
+        return print("nobody has a token: a server that is started now can be asked by this machine alone, and one that was started with tokens lets nobody in. Make one: ml_pkg token add NAME")
     print_columns([["name", "a second", "at once", "since"], *([each["name"], f"{each['per_second']:g}", f"{each['burst']:g}", minute(each["made"])] for each in found)])
 
 @tokens.command()

@@ -34,7 +34,8 @@ def _to_baseline(difference:"Interval|None") -> tuple[str, str]: return ("baseli
 
 def _cells(line:dict[str, Any], several:bool) -> list[str]:
     "What is said of one; by name, if there are several experiments."
-    return [line["id"], *[line["experiment"]] * several, number(line["score"].mean), ends(line["score"]), *_to_baseline(line["difference"]), "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
+    return [line["id"], *[line["experiment"]] * several, number(line["score"].mean), ends(line["score"]), *_to_baseline(line["difference"]),
+        "" if line["fit"] is None else f"{line['fit']:.3g} s", line["mark"], line["parameters"]]
 
 def _in_numbers(line:dict[str, Any]) -> dict[str, Any]:
     "The same, as a program reads it."
@@ -58,6 +59,7 @@ def leaderboard(
     if not board: return print(page["why"])
     print(board["headline"], f"{board['caption']}:", sep="\n")
     several = len({line["experiment"] for line in board["lines"]}) > 1
-    print_columns([["run", *["experiment"] * several, board["metric"], "95% interval", f"to {board['baseline']}", "95% interval", "fit", "", "varies"], *(_cells(line, several) for line in board["lines"])])
+    print_columns([["run", *["experiment"] * several, board["metric"], "95% interval", f"to {board['baseline']}", "95% interval", "fit", "", "varies"],
+        *(_cells(line, several) for line in board["lines"])])
     print(board["how"])
     for other in page["others"]: print(f"other {other['words']}: --rows {other['rows']}")

@@ -51,7 +51,8 @@ def errors_avoided(
     "What a small tree on one column achieves in three folds: 1 is perfect, 0 no better than a constant."
     from sklearn.model_selection import KFold
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-    tree = (DecisionTreeClassifier if classification else DecisionTreeRegressor)(max_leaf_nodes=max(64, 2 * len(np.unique(y)), min(2 * len(np.unique(values)), _MOST_LEAVES)) if classification else 64, random_state=0)
+    tree = (DecisionTreeClassifier if classification else DecisionTreeRegressor)(max_leaf_nodes=max(64, 2 * len(np.unique(y)), min(2 * len(np.unique(values)), _MOST_LEAVES)) if classification else 64,
+        random_state=0)
     predicted, column = np.empty_like(y), values.reshape(-1, 1).astype(np.float32)
     for train, test in KFold(3, shuffle=True, random_state=0).split(column): predicted[test] = tree.fit(column[train], y[train]).predict(column[test])
     if classification: return 1 - (predicted != y).sum() * _one_error(y, True)
@@ -114,7 +115,9 @@ def identifying_columns(
     found = [name for name in view.features if view.distinct[name] == len(view.sampled) >= 20 and _numbers_rows(view, name)]
     if not found: return []
     examples = [f"'{name}' ({', '.join(shortly(value) for value in view.column(name).iloc[:3])}, …)" for name in found]
-    return [CheckFinding("identifier", f"{listed(examples, 10)} {'has' if len(found) == 1 else 'have'} another value in every row, as the number or the name of the row would", f"Leave it out: drop={found[:10]}")]
+    return [CheckFinding("identifier",
+        f"{listed(examples, 10)} {'has' if len(found) == 1 else 'have'} another value in every row, as the number or the name of the row would",
+        f"Leave it out: drop={found[:10]}")]
 
 # %% ../nbs/api/148_column_checks.ipynb #dff07fc6
 def _mean(values:np.ndarray) -> float:
@@ -198,8 +201,14 @@ def fitted_parts(
     frozen = [name for name, part in parts.items() if isinstance(part, FrozenEstimator) and not _inside(name, parts)]
     fitted = {name: type(held).__name__ for name, value in given if name not in parts and not _inside(name, parts) for held in _handed_along(value) if _was_fitted(held)}
     found = []
-    if frozen: found.append(CheckFinding("fitted_outside", f"{_written(frozen)} is frozen: it was fitted on rows that cannot be told from here, and those may be among the rows scored", "Make sure that it was fitted on other data, or let it be fitted in each fold, without FrozenEstimator"))
-    if fitted: found.append(CheckFinding("fitted_outside", f"{listed([f'{name!r} brings along a fitted {kind}' for name, kind in fitted.items()], 10)}: on which rows cannot be told from here, and those may be among the rows scored", "Make it a step of the pipeline, which is fitted in each fold"))
+    if frozen:
+        found.append(CheckFinding("fitted_outside",
+            f"{_written(frozen)} is frozen: it was fitted on rows that cannot be told from here, and those may be among the rows scored",
+            "Make sure that it was fitted on other data, or let it be fitted in each fold, without FrozenEstimator"))
+    if fitted:
+        found.append(CheckFinding("fitted_outside",
+            f"{listed([f'{name!r} brings along a fitted {kind}' for name, kind in fitted.items()], 10)}: on which rows cannot be told from here, and those may be among the rows scored",
+            "Make it a step of the pipeline, which is fitted in each fold"))
     return found
 
 # %% ../nbs/api/148_column_checks.ipynb #f66b4ad8
@@ -217,7 +226,9 @@ def _reads_in(tree:ast.Module) -> Iterator[str]:
     name = next((node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))), "a function without a name")
     for node in ast.walk(tree):
         if "environ" in (getattr(node, "attr", ""), getattr(node, "id", "")): yield f"{ast.unparse(cast(ast.expr, node))} in {name}"
-        if isinstance(node, ast.Call) and (_is_read(called := ast.unparse(node.func)) or called.rpartition(".")[2] in ("to_datetime", "Timestamp") and {"now", "today"} & {getattr(each, "value", None) for each in node.args}): yield f"{called}(…) in {name}"
+        if isinstance(node, ast.Call) and (_is_read(called := ast.unparse(node.func)) or called.rpartition(".")[2] in ("to_datetime", "Timestamp")
+            and {"now", "today"} & {getattr(each, "value", None) for each in node.args}):
+            yield f"{called}(…) in {name}"
 
 @functools.lru_cache(1024) # every variant of a sweep has much the same code
 def _reads_of(code:str) -> tuple[str, ...]:
@@ -233,4 +244,5 @@ def unkeyed_reads(
     except Unidentifiable: return []
     found = dict.fromkeys(read for content in code for read in _reads_of(content))
     message = f"the estimator reads by itself: {listed(found, 5)}. What that gives is in no key, so a result is reused although it has changed"
-    return [CheckFinding("reads", message, "Give the content to the step as a parameter, or to the dataset as a column; or write a version into the code of the step, and another one whenever the content has changed")] if found else []
+    return [CheckFinding("reads", message,
+        "Give the content to the step as a parameter, or to the dataset as a column; or write a version into the code of the step, and another one whenever the content has changed")] if found else []

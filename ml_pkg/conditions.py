@@ -45,7 +45,8 @@ def asked(
 def _parsed(where:str) -> ast.expr:
     "The condition as Python reads it. Raises `InvalidQuery`."
     try: return ast.parse(where.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_mended(where) or _HOW}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InvalidQuery(f"{_quoted(where)} is not a condition ({getattr(error, 'msg', error)}). {_mended(where) or _HOW}") from error
 
 # %% ../nbs/api/015_conditions.ipynb #e26659d1
 _HOW = """Write comparisons as in Python, such as: accuracy > 0.9 and (status == "finished" or "candidate" in tags)"""

@@ -64,7 +64,8 @@ class _Bounded(_Protocol):
 
     def connection_made(self, transport:asyncio.Transport) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self.line.limits.connections and not self.line.make_room(): return self.refuse(503, "The server has all the connections that it can take. Try again in a second.", "retry-after: 1\r\n")
+        if len(self.connections) > self.line.limits.connections and not self.line.make_room():
+            return self.refuse(503, "The server has all the connections that it can take. Try again in a second.", "retry-after: 1\r\n")
         self.line.waiting.begin(self, self.line.limits.header_seconds)
 
     def connection_lost(self, exc:Exception|None) -> None:
@@ -84,7 +85,8 @@ class _Bounded(_Protocol):
 
     def too_late(self) -> None:
         "Who has begun a request is told; who is silent, or does not listen, is not."
-        if self.overhead and not self.has_headers and not self.is_at_work and not self.is_refused: return self.refuse(408, f"The headers did not come within {self.line.limits.header_seconds:g} seconds.")
+        if self.overhead and not self.has_headers and not self.is_at_work and not self.is_refused:
+            return self.refuse(408, f"The headers did not come within {self.line.limits.header_seconds:g} seconds.")
         self.line.drop(self)
 
     def refuse(self, status:int, message:str, headers:str="") -> None:

@@ -51,7 +51,8 @@ def project_of(
     for package in sorted({name.partition(".")[0] for name in modules}):
         folder = Path(sys.modules[package].__file__ or next(iter(sys.modules[package].__path__))).parent
         root = project_root(folder)
-        if root is None or not _is_buildable(root) or folder == root: raise InvalidDeclaration(f"the estimator needs the module '{package}' in {folder}, which is in no package that pip can install: put it into one, such as ml_pkg new makes")
+        if root is None or not _is_buildable(root) or folder == root:
+            raise InvalidDeclaration(f"the estimator needs the module '{package}' in {folder}, which is in no package that pip can install: put it into one, such as ml_pkg new makes")
         found |= {f"project/{name}": (root/name).read_bytes() for name in _BUILDS if (root/name).is_file()}
         found |= {f"project/{path.relative_to(root).as_posix()}": path.read_bytes() for path in sorted(folder.rglob("*.py"))}
     return found
@@ -59,7 +60,8 @@ def project_of(
 # %% ../nbs/api/801_container.ipynb #e08b8e62
 def _check_needed(card:Mapping[str, str], needed:Mapping[str, str]) -> None:
     "What a stranger's card names is installed, and so runs code."
-    if further := sorted(set(card) - set(needed)): raise UntrustedFile(f"the model's card names {listed(further)}, which nothing of its estimator asks for here, and the model's file does not carry your signature: what is named would be installed. "
+    if further := sorted(set(card) - set(needed)):
+        raise UntrustedFile(f"the model's card names {listed(further)}, which nothing of its estimator asks for here, and the model's file does not carry your signature: what is named would be installed. "
         "If you know where it comes from: trusted=True (on the command line: --trusted)")
 
 def _lines(lines:Iterable[str]) -> str: return "".join(f"{line}\n" for line in lines)
@@ -124,10 +126,14 @@ def container_files(
     file, project = _file_name(there.name), project_of(own_modules(model.estimator))
     words = ["ml_pkg", "serve", file, "--host", "0.0.0.0", "--port", str(port), *options, *(["--trusted"] if needs_trust(there.path) else [])]
     from ml_pkg import __version__
-    values = {"title": " ".join(there.name.split()), "version": there.version, "ml_pkg": __version__, "python": python_of(model.card, f"{sys.version_info[0]}.{sys.version_info[1]}"), "file": file, "port": str(port), "user": str(USER), "workspace": WORKSPACE, "command": json.dumps(words),
-              "project": _INSTALLED if project else "", "sha256": sha256(content), "label_title": _label(there.name), "label_version": _label(there.version), "label_run": _label(model.card.get("run")), "label_key": _label(model.card.get("key")),
+    values = {"title": " ".join(there.name.split()), "version": there.version, "ml_pkg": __version__,
+              "python": python_of(model.card, f"{sys.version_info[0]}.{sys.version_info[1]}"), "file": file, "port": str(port), "user": str(USER),
+              "workspace": WORKSPACE, "command": json.dumps(words),
+              "project": _INSTALLED if project else "", "sha256": sha256(content), "label_title": _label(there.name), "label_version": _label(there.version),
+              "label_run": _label(model.card.get("run")), "label_key": _label(model.card.get("key")),
               "service": _plain(there.name), "tag": _plain(there.version), "grace": str(GRACE), "closing": str(CLOSING), "stop": str(GRACE + CLOSING + 5)}
-    texts = {"Dockerfile": filled("dockerfile.txt", values), "compose.yaml": filled("compose.yaml", values), ".dockerignore": filled("dockerignore.txt", values), **requirements_of(model, extras, trusted or read_archive(there.path).ours)}
+    texts = {"Dockerfile": filled("dockerfile.txt", values), "compose.yaml": filled("compose.yaml", values),
+        ".dockerignore": filled("dockerignore.txt", values), **requirements_of(model, extras, trusted or read_archive(there.path).ours)}
     return {**{name: text.encode() for name, text in texts.items()}, file: content, **project}
 
 # %% ../nbs/api/801_container.ipynb #0198d3e6
@@ -141,7 +147,8 @@ def write_files(
     "Write files, all of them or none. Raises `InvalidDeclaration` if one of them is there and differs, `NotFound`, `Unwritable`."
     if not folder.absolute().parent.is_dir(): raise NotFound(f"there is no folder {folder.absolute().parent} to make {folder.name} in: make it first, or choose another")
     differ = [name for name, content in files.items() if (folder/name).exists() and not _is(folder/name, content)]
-    if differ: raise InvalidDeclaration(f"{listed(differ)} in {folder} {'is' if len(differ) == 1 else 'are'} there already, with another content, and would be overwritten: move {'it' if len(differ) == 1 else 'them'} away, or choose another folder")
+    if differ:
+        raise InvalidDeclaration(f"{listed(differ)} in {folder} {'is' if len(differ) == 1 else 'are'} there already, with another content, and would be overwritten: move {'it' if len(differ) == 1 else 'them'} away, or choose another folder")
     try:
         for name, content in files.items():
             (folder/name).parent.mkdir(parents=True, exist_ok=True)

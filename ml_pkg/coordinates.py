@@ -98,12 +98,14 @@ class Coordinates:
         return np.clip(np.nan_to_num((_coded(self.columns, frame) - self.mean) / self.spread), -_FAR, _FAR)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"columns": [[column.name, list(column.values), column.is_number] for column in self.columns], **{name: packed_single(getattr(self, name)) for name in ("spread", "directions")}, "mean": self.mean.tolist()}
+        return {"columns": [[column.name, list(column.values), column.is_number] for column in self.columns],
+            **{name: packed_single(getattr(self, name)) for name in ("spread", "directions")}, "mean": self.mean.tolist()}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Coordinates":
         "Raises `DamagedFile`."
-        return cls(tuple(ColumnCodes(name, tuple(values), is_number) for name, values, is_number in content["columns"]), np.array(content["mean"], dtype=float), unpacked_single(content["spread"]), unpacked_single(content["directions"]))
+        return cls(tuple(ColumnCodes(name, tuple(values), is_number) for name, values, is_number in content["columns"]), np.array(content["mean"], dtype=float),
+            unpacked_single(content["spread"]), unpacked_single(content["directions"]))
 
 # %% ../nbs/api/342_coordinates.ipynb #1e6386a8
 def _single(array:np.ndarray) -> np.ndarray: return np.asarray(array, dtype="float32").astype(float)

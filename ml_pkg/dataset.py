@@ -203,7 +203,8 @@ def _in_order(rows:"pd.DataFrame", dataset:Dataset) -> "pd.DataFrame":
     times = rows[dataset.time]
     if not (pd.api.types.is_numeric_dtype(times.dtype) or pd.api.types.is_datetime64_any_dtype(times.dtype)):
         parsed = pd.to_datetime(times, format="ISO8601", errors="coerce", utc=True)
-        if parsed.isna().any(): raise InvalidData(f"'{dataset.time}', row {int(parsed.isna().argmax())}: {times[parsed.isna()].iloc[0]!r} is neither a number nor a time in ISO 8601, so rows cannot be ordered by it")
+        if parsed.isna().any():
+            raise InvalidData(f"'{dataset.time}', row {int(parsed.isna().argmax())}: {times[parsed.isna()].iloc[0]!r} is neither a number nor a time in ISO 8601, so rows cannot be ordered by it")
         times = parsed
     return rows.iloc[times.argsort(kind="stable").to_numpy()].reset_index(drop=True)
 

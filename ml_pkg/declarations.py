@@ -64,7 +64,8 @@ def _run_module(name:str) -> dict[str, Any]:
     try: return vars(importlib.import_module(name))
     except MlPkgError: raise
     except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")): raise NotFound(f"there is no module '{name}' (looked for '{error.name}' in the working directory and the installed packages)") from error
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise NotFound(f"there is no module '{name}' (looked for '{error.name}' in the working directory and the installed packages)") from error
         raise InvalidDeclaration(f"module '{name}' does not import: {error}") from error
     except Exception as error: raise InvalidDeclaration(f"module '{name}' does not import: {type(error).__name__}: {error}") from error
 

@@ -65,5 +65,6 @@ def in_a_line(
 ) -> str:                                # "selectkbest.k: 2 → 3; the code of clip.class; … and 2 more"
     "What differs between two declarations, in a line."
     rows = Difference({path: pair for path, pair in found.items() if f"{path}.".startswith("dataset.rows.")})
-    told = [*declared_changes(found).lines(), *(f"the code of {path}" for path in code_changes(found)), *rows.lines(), *(f"{name}: {one} → {other}" for name, (one, other) in library_versions(found).items())]
+    told = [*declared_changes(found).lines(), *(f"the code of {path}" for path in code_changes(found)), *rows.lines(),
+        *(f"{name}: {one} → {other}" for name, (one, other) in library_versions(found).items())]
     return "; ".join([*told[:limit], *([f"… and {len(told) - limit} more"] if len(told) > limit else [])]) or "in what cannot be told in words"

@@ -142,7 +142,8 @@ _started:list[subprocess.Popen] = [] # kept, so that nobody complains of a proce
 def _start(workspace:Workspace, handle:int) -> None:
     _started[:] = [each for each in _started if each.poll() is None]
     options = {"pass_fds": [handle], "start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.DETACHED_PROCESS}
-    _started.append(subprocess.Popen([sys.executable, "-c", _PROGRAM, str(workspace.folder), str(handle if os.name == "posix" else -1)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options))
+    _started.append(subprocess.Popen([sys.executable, "-c", _PROGRAM, str(workspace.folder), str(handle if os.name == "posix" else -1)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options))
 
 def start_sender(
     workspace:Workspace, # whose runs are told of

@@ -92,22 +92,30 @@ def _of_runs(workspace:Workspace) -> list[Path]: return [path for kind in ("pred
 
 def _content(workspace:Workspace, connection:sqlite3.Connection) -> Iterator[Symptom]:
     where, version = str(workspace.database), connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS): yield Symptom(f"the database was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)})", where, Severity.WRONG, "Upgrade: pip install -U ml_pkg")
-    if complaints := [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]: yield Symptom(f"the database is damaged: {listed(complaints, 3)}", where, Severity.WRONG, _RESCUE)
-    if broken := connection.execute("PRAGMA foreign_key_check").fetchall(): yield Symptom(f"without the run that it belongs to: {counted(len(broken), 'row')} of {listed(sorted({row[0] for row in broken}))}", where, Severity.WRONG, _RESCUE)
+    if version > len(MIGRATIONS):
+        yield Symptom(f"the database was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)})", where, Severity.WRONG, "Upgrade: pip install -U ml_pkg")
+    if complaints := [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]:
+        yield Symptom(f"the database is damaged: {listed(complaints, 3)}", where, Severity.WRONG, _RESCUE)
+    if broken := connection.execute("PRAGMA foreign_key_check").fetchall():
+        yield Symptom(f"without the run that it belongs to: {counted(len(broken), 'row')} of {listed(sorted({row[0] for row in broken}))}", where, Severity.WRONG, _RESCUE)
     is_empty = not version or not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]
-    if is_empty and (files := _of_runs(workspace)): yield Symptom(f"the database has no runs, but the workspace has {counted(len(files), 'file')} of runs", where, Severity.WRONG, "If there were runs, the database was replaced or emptied: put a copy of it back")
+    if is_empty and (files := _of_runs(workspace)):
+        yield Symptom(f"the database has no runs, but the workspace has {counted(len(files), 'file')} of runs", where, Severity.WRONG,
+            "If there were runs, the database was replaced or emptied: put a copy of it back")
 
 # %% ../nbs/api/450_doctor.ipynb #b4d96836
 def _database(workspace:Workspace) -> Iterator[Symptom]:
     "Whether it can be opened, read to its end, and understood."
     if not workspace.database.exists():
-        if files := _of_runs(workspace): yield Symptom(f"there is no database, but {counted(len(files), 'file')} of runs", str(workspace.database), Severity.WRONG, "If it was moved away, put it back; what else is there tells little without it")
+        if files := _of_runs(workspace):
+            yield Symptom(f"there is no database, but {counted(len(files), 'file')} of runs", str(workspace.database), Severity.WRONG,
+                "If it was moved away, put it back; what else is there tells little without it")
         return
     try:
         with inspected(workspace) as connection: yield from _content(workspace, connection)
     except sqlite3.Error as error:
-        if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")): yield Symptom(f"the database is in use, and could not be looked at ({error})", str(workspace.database), Severity.NOTE, "Try again when nothing is being recorded")
+        if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            yield Symptom(f"the database is in use, and could not be looked at ({error})", str(workspace.database), Severity.NOTE, "Try again when nothing is being recorded")
         else: yield Symptom(f"the database cannot be read ({error})", str(workspace.database), Severity.WRONG, _RESCUE)
     except OSError as error: yield Symptom(f"the database cannot be read ({error.strerror or error})", str(workspace.database), Severity.WRONG, "Make the file readable for you")
 
@@ -126,13 +134,15 @@ def recorded_files(
     connection:sqlite3.Connection, # to the run store
 ) -> list[RecordedFile]:
     "Every file that the database knows, as it was last written."
-    return [RecordedFile(Path(path), digest, kind, run) for path, digest, kind, run in connection.execute("SELECT path, sha256, kind, run FROM files WHERE rowid IN (SELECT max(rowid) FROM files GROUP BY path) ORDER BY rowid")]
+    return [RecordedFile(Path(path), digest, kind, run)
+        for path, digest, kind, run in connection.execute("SELECT path, sha256, kind, run FROM files WHERE rowid IN (SELECT max(rowid) FROM files GROUP BY path) ORDER BY rowid")]
 
 # %% ../nbs/api/450_doctor.ipynb #46a794fb
 def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str] | None:
     "What is wrong with a file, how bad that is, and what to do."
     if not kept.path.is_file():
-        if kept.within(workspace).is_file(): return "recorded in the folder where the workspace was before: {files}", Severity.WRONG, "Move the workspace back; or ml_pkg export it, and ml_pkg import the archive where it is to be"
+        if kept.within(workspace).is_file():
+            return "recorded in the folder where the workspace was before: {files}", Severity.WRONG, "Move the workspace back; or ml_pkg export it, and ml_pkg import the archive where it is to be"
         if kept.kind == "model": return "gone: {files}", Severity.NOTE, "run.model fits one again"
         return "gone: {files}", Severity.WRONG, "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment or run.predictions have nothing to give"
     try: digest = digest_of(kept.path)
@@ -175,8 +185,12 @@ def _versions(workspace:Workspace) -> Iterator[Symptom]:
     problems:dict[str, list[str]] = {}
     for version in kept:
         if problem := _problem_of(version): problems.setdefault(problem, []).append(f"{version} ({version.path})")
-    for problem, found in problems.items(): yield Symptom(f"{problem}: {counted(len(found), 'registered model')}", listed(found, 5), Severity.WRONG, "Put them back from a copy of the workspace. A model that a run still has is put back when it is registered again; else move the aliases to other versions: ml_pkg rollback")
-    if lost: yield Symptom(f"lost from the database: {counted(len(lost), 'version')} that an alias stands for", listed(lost, 5), Severity.WRONG, "Promote a model anew, or move the alias to a version that is there: ml_pkg models")
+    for problem, found in problems.items():
+        yield Symptom(f"{problem}: {counted(len(found), 'registered model')}", listed(found, 5), Severity.WRONG,
+            "Put them back from a copy of the workspace. A model that a run still has is put back when it is registered again; else move the aliases to other versions: ml_pkg rollback")
+    if lost:
+        yield Symptom(f"lost from the database: {counted(len(lost), 'version')} that an alias stands for", listed(lost, 5), Severity.WRONG,
+            "Promote a model anew, or move the alias to a version that is there: ml_pkg models")
 
 # %% ../nbs/api/450_doctor.ipynb #18ae2a36
 def frames_of(
@@ -202,8 +216,12 @@ def _declarations(workspace:Workspace) -> Iterator[Symptom]:
             with suppress(Unwritable):
                 if not is_ours("declaration", content[32:], content[:32]): foreign.append(path.name)
             missing |= {name: path.name for name in frames_of(path) if not (workspace.folder/"frames"/name).is_file()}
-    if foreign: yield Symptom(f"without your signature, so run.experiment refuses it: {counted(len(foreign), 'declaration')}", listed(foreign, 5), Severity.NOTE, "A team that shares files sets the same ML_PKG_KEY")
-    if missing: yield Symptom(f"gone: {counted(len(missing), 'frame')} of declarations", listed(missing, 5), Severity.WRONG, "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment has nothing to give")
+    if foreign:
+        yield Symptom(f"without your signature, so run.experiment refuses it: {counted(len(foreign), 'declaration')}", listed(foreign, 5), Severity.NOTE,
+            "A team that shares files sets the same ML_PKG_KEY")
+    if missing:
+        yield Symptom(f"gone: {counted(len(missing), 'frame')} of declarations", listed(missing, 5), Severity.WRONG,
+            "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment has nothing to give")
     damaged = [path.name for path in workspace.folder.glob("frames/*.entry") if not _is_sound(path)]
     if damaged: yield Symptom(f"damaged: {counted(len(damaged), 'frame')} of declarations", listed(damaged, 5), Severity.WRONG, "Put them back from a copy")
 
@@ -216,7 +234,9 @@ def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
         except MlPkgError as error:
             yield Symptom(f"the checkpoints cannot be checked ({error})", str(store.path), Severity.NOTE, "Mend that first")
             return
-    if damaged: yield Symptom(f"damaged: {counted(len(damaged), 'checkpoint')}", listed((path.name for path in damaged), 5), Severity.WRONG, "They were moved aside and are computed again; if it happens more than once, look at the disk")
+    if damaged:
+        yield Symptom(f"damaged: {counted(len(damaged), 'checkpoint')}", listed((path.name for path in damaged), 5), Severity.WRONG,
+            "They were moved aside and are computed again; if it happens more than once, look at the disk")
     if (usage := store.usage()).bytes > usage.budget: yield Symptom(f"the checkpoints are beyond their budget: {usage}", str(store.path), Severity.NOTE, "ml_pkg gc --delete")
 
 # %% ../nbs/api/450_doctor.ipynb #ca0df162
@@ -251,18 +271,26 @@ def leftovers(
 
 # %% ../nbs/api/450_doctor.ipynb #d5f47935
 def _left(workspace:Workspace) -> Iterator[Symptom]:
-    if found := leftovers(workspace): yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")
-    if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")): yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE, "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
-    if spoilt := sorted(workspace.folder.glob("predictions/*/**/*.damaged")): yield Symptom(f"damaged in the middle, and kept beside the segment of what could be read: {counted(len(spoilt), 'file')} of prediction logs", listed(map(str, spoilt), 5), Severity.WRONG, "Look at the disk; delete them when you miss nothing")
+    if found := leftovers(workspace):
+        yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")
+    if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")):
+        yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE,
+            "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
+    if spoilt := sorted(workspace.folder.glob("predictions/*/**/*.damaged")):
+        yield Symptom(f"damaged in the middle, and kept beside the segment of what could be read: {counted(len(spoilt), 'file')} of prediction logs",
+            listed(map(str, spoilt), 5), Severity.WRONG, "Look at the disk; delete them when you miss nothing")
 
 # %% ../nbs/api/450_doctor.ipynb #b4356520
 def _folder(workspace:Workspace) -> Iterator[Symptom]:
     "Whether something can be written."
     parent = next(folder for folder in (workspace.folder.absolute(), *workspace.folder.absolute().parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK): yield Symptom("the workspace cannot be written, so runs are not recorded", str(parent), Severity.WRONG, "Make it writable, or set ML_PKG_WORKSPACE to a folder that is")
-    elif workspace.database.exists() and not os.access(workspace.database, os.W_OK): yield Symptom("the database cannot be written, so runs are not recorded", str(workspace.database), Severity.WRONG, "Make the file writable for you")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        yield Symptom("the workspace cannot be written, so runs are not recorded", str(parent), Severity.WRONG, "Make it writable, or set ML_PKG_WORKSPACE to a folder that is")
+    elif workspace.database.exists() and not os.access(workspace.database, os.W_OK):
+        yield Symptom("the database cannot be written, so runs are not recorded", str(workspace.database), Severity.WRONG, "Make the file writable for you")
     with suppress(OSError):
-        if (free := shutil.disk_usage(parent).free) < 100 * 2**20: yield Symptom(f"the disk is nearly full: {size(free)} are free", str(parent), Severity.WRONG, "Free some space: ml_pkg gc says what can go")
+        if (free := shutil.disk_usage(parent).free) < 100 * 2**20:
+            yield Symptom(f"the disk is nearly full: {size(free)} are free", str(parent), Severity.WRONG, "Free some space: ml_pkg gc says what can go")
 
 # %% ../nbs/api/450_doctor.ipynb #b2a2e27d
 def _waiting(workspace:Workspace) -> Iterator[Symptom]:
@@ -285,7 +313,8 @@ def sizes(
     for folder, _, names in os.walk(workspace.folder):
         first = Path(folder).relative_to(workspace.folder).parts[:1]
         for name in names:
-            with suppress(OSError): found[first[0] if first and first[0] in _KINDS else "database" if not first and name.startswith(workspace.database.stem) else "other"] += os.lstat(Path(folder)/name).st_size
+            with suppress(OSError):
+                found[first[0] if first and first[0] in _KINDS else "database" if not first and name.startswith(workspace.database.stem) else "other"] += os.lstat(Path(folder)/name).st_size
     return {kind: size for kind, size in found.items() if size}
 
 # %% ../nbs/api/450_doctor.ipynb #c7e54bb7
@@ -302,7 +331,8 @@ _PACKAGES = ("ml_pkg", "scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "j
 
 def _overview(workspace:Workspace) -> dict[str, str]:
     "What is worth knowing when somebody is asked for help."
-    overview = {"workspace": str(workspace.folder), "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}", "sqlite": f"{sqlite3.sqlite_version}, {_journal()}", "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)}
+    overview = {"workspace": str(workspace.folder), "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "sqlite": f"{sqlite3.sqlite_version}, {_journal()}", "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)}
     if workspace.database.exists():
         with suppress(sqlite3.Error, OSError), inspected(workspace) as connection:
             version, journal = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "journal_mode"))

@@ -43,7 +43,8 @@ class Learner:
     @property
     def step(self) -> str: return self.name.lower()
 
-CLASSIFIER = Learner("LogisticRegression", "max_iter=1000", "C", "0.01, 0.1, 1.0, 10.0", ["balanced_accuracy", "accuracy"], "DecisionTreeClassifier", "1 / {name}.dataset.y.nunique()", "whoever guesses is right for one row in {n_classes}, if each class counts the same")
+CLASSIFIER = Learner("LogisticRegression", "max_iter=1000", "C", "0.01, 0.1, 1.0, 10.0", ["balanced_accuracy", "accuracy"], "DecisionTreeClassifier",
+    "1 / {name}.dataset.y.nunique()", "whoever guesses is right for one row in {n_classes}, if each class counts the same")
 REGRESSOR = Learner("Ridge", "", "alpha", "0.1, 1.0, 10.0, 100.0", ["r2", "neg_mean_absolute_error"], "DecisionTreeRegressor", "0", "whoever guesses the mean scores 0")
 
 def learner(

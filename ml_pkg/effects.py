@@ -62,7 +62,8 @@ def wasserstein(
     value = (np.diff(ends) * _middle(np.abs(now - before))).sum(axis=1)
     shift = np.abs((np.diff(ends) * _middle(now - before)).sum(axis=1)) # of means
     spread = [(np.diff(ends) * np.sqrt(_middle(each) * (1 - _middle(each)))).sum(axis=1) for each in (before, now)]
-    return Effects(value, shift, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0], current.counts.sum(axis=1), reference.counts.sum(axis=1))
+    return Effects(value, shift, _MEAN_OF_NORMAL * np.maximum(*spread), np.maximum(_variances(before, ends), _variances(now, ends)), ends[:, -1] - ends[:, 0],
+        current.counts.sum(axis=1), reference.counts.sum(axis=1))
 
 # %% ../nbs/api/625_effects.ipynb #78bfc3f9
 def _total_variation(before:np.ndarray, now:np.ndarray) -> tuple[float, float, float, float, float, int, int]:

@@ -118,7 +118,8 @@ def _is_close(found:np.ndarray) -> bool:
     return not (largest[:, 1] - largest[:, 0] > CLOSE).all()
 
 # %% ../nbs/api/478_engines.ipynb #e6851a20
-_MOST_PROBABLE = {"LogisticRegression", "LogisticRegressionCV", "DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier", "HistGradientBoostingClassifier",
+_MOST_PROBABLE = {"LogisticRegression", "LogisticRegressionCV", "DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier",
+                  "ExtraTreesClassifier", "GradientBoostingClassifier", "HistGradientBoostingClassifier",
                   "AdaBoostClassifier", "GaussianNB", "BernoulliNB", "MultinomialNB", "CategoricalNB", "LinearDiscriminantAnalysis", "QuadraticDiscriminantAnalysis", "MLPClassifier"} # scikit-learn's, by what their `predict` does
 
 def _says_the_most_probable(estimator:Any) -> bool:

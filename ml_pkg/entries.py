@@ -95,7 +95,8 @@ def _is_newer(content:Any) -> bool:
 # %% ../nbs/api/170_entries.ipynb #c918dce8
 def _check_signature(header:bytes, signed:bytes, stated:Any, path:Path) -> None:
     if is_ours("entry", MAGIC + header, signed): return
-    if isinstance(stated, dict) and stated.get("key") not in (None, key_name()): raise NotForUs(f"{path} was written with another key than yours. A team that shares checkpoints sets the same ML_PKG_KEY")
+    if isinstance(stated, dict) and stated.get("key") not in (None, key_name()):
+        raise NotForUs(f"{path} was written with another key than yours. A team that shares checkpoints sets the same ML_PKG_KEY")
     raise DamagedFile(f"{path} is damaged: its signature does not fit")
 
 # %% ../nbs/api/170_entries.ipynb #e2c8817a

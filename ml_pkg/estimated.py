@@ -32,7 +32,8 @@ def known_metrics(
 ) -> dict[str, Metric]:
     "Metrics by name. Raises `UnknownName` for one that is not there, or means nothing for these classes."
     unknown = next((name for name in names if name not in known or known[name].needs(pd.Index(classes)) is None), None)
-    if unknown is not None: raise UnknownName(f"'{unknown}' cannot be estimated for the classes {', '.join(map(str, classes))}.{did_you_mean(unknown, [name for name in known if known[name].needs(pd.Index(classes)) is not None], 'metrics')}")
+    if unknown is not None:
+        raise UnknownName(f"'{unknown}' cannot be estimated for the classes {', '.join(map(str, classes))}.{did_you_mean(unknown, [name for name in known if known[name].needs(pd.Index(classes)) is not None], 'metrics')}")
     return {name: known[name] for name in names}
 
 # %% ../nbs/api/348_estimated.ipynb #198aa75e
@@ -157,7 +158,8 @@ def abstains(
 ) -> str:               # empty if there is none
     "The reason not to estimate."
     if not rows: return "there are no rows"
-    if outside.mean > most_outside: return f"{outside.mean:.1%} of {rows} rows are unlike all rows that the model learnt from, and at most {most_outside:.1%} may be: wait for labels, or train on such rows"
+    if outside.mean > most_outside:
+        return f"{outside.mean:.1%} of {rows} rows are unlike all rows that the model learnt from, and at most {most_outside:.1%} may be: wait for labels, or train on such rows"
     return ""
 
 # %% ../nbs/api/348_estimated.ipynb #e8e9fa79

@@ -150,7 +150,8 @@ class GivenRows(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): # 
         "The rows given for those of X, in their order. Raises `InvalidInput` for rows that nothing was given for."
         if not hasattr(X, "iloc"): raise InvalidInput(f"rows are found by the labels of a frame, and {type(X).__name__} has none: give the rows of the dataset")
         places = self.labels.get_indexer(X.index)
-        if (places < 0).any(): raise InvalidInput(f"nothing was given for row {X.index[places.argmin()]!r}: with_output gives what a step returned for the rows of the dataset, and cannot make it for others")
+        if (places < 0).any():
+            raise InvalidInput(f"nothing was given for row {X.index[places.argmin()]!r}: with_output gives what a step returned for the rows of the dataset, and cannot make it for others")
         return self.rows.iloc[places] if hasattr(self.rows, "iloc") else self.rows[places]
 
     def get_feature_names_out(self, input_features:Any=None) -> Any:

@@ -36,7 +36,8 @@ def _check_scorer(name:str, metric:Any) -> None:
     if isinstance(metric, str): return _check_known(metric)
     if not callable(metric): raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
     takes = list(inspect.signature(metric).parameters)[:2]
-    if takes and takes[0] in ("y_true", "y"): raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
+    if takes and takes[0] in ("y_true", "y"):
+        raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
 
 # %% ../nbs/api/140_evaluation.ipynb #0d61220b
 def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
@@ -68,7 +69,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", _named_metrics(self.metrics))
-        if not (isinstance(self.train_size, Real) and 0 < self.train_size <= 1): raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
+        if not (isinstance(self.train_size, Real) and 0 < self.train_size <= 1):
+            raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
         if not (isinstance(self.holdout, Real) and 0 <= self.holdout < 1): raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")
         if isinstance(self.cv, bool) or not (isinstance(self.cv, int) and self.cv >= 2 or hasattr(self.cv, "split") and hasattr(self.cv, "get_n_splits")):
             raise InvalidDeclaration(f"cv is a number of folds (2 or more) or a scikit-learn splitter such as KFold(5), and not {self.cv!r}")
@@ -76,7 +78,8 @@ class Evaluation:
     @property
     def identity(self) -> Identity:
         "Splitter, metrics in their order (the first one decides), share to fit on and holdout, from which the key is made. Raises `Unidentifiable`."
-        return Identity("evaluation", parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")), ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
+        return Identity("evaluation",
+            parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")), ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Evaluation) and self.identity.key == other.identity.key
     def __hash__(self) -> int: return hash(self.identity.key)
@@ -153,7 +156,8 @@ def folds(
     _check_classes(dataset, y, classification)
     chosen = _of_rows(splitter(evaluation, dataset, classification, seed), dataset, open_rows)
     groups = None if dataset.groups is None else dataset.groups.iloc[open_rows]
-    if isinstance(evaluation.cv, int) and len(open_rows) < evaluation.cv: raise InvalidData(f"{dataset.source} has {len(open_rows)} rows to fit on, fewer than the {evaluation.cv} folds of cv={evaluation.cv}: lower cv, or gather more rows")
+    if isinstance(evaluation.cv, int) and len(open_rows) < evaluation.cv:
+        raise InvalidData(f"{dataset.source} has {len(open_rows)} rows to fit on, fewer than the {evaluation.cv} folds of cv={evaluation.cv}: lower cv, or gather more rows")
     try: pairs = list(chosen.split(dataset.X.iloc[open_rows], y, groups))
     except ValueError as error: raise InvalidData(f"{dataset.source} cannot be split by {chosen}: {error}") from error
     if max((rows.max() for pair in pairs for rows in map(np.asarray, pair) if rows.size), default=0) >= len(open_rows):
@@ -176,8 +180,10 @@ def _of_rows(chosen:Any, dataset:Dataset, open_rows:np.ndarray) -> Any:
     "A splitter for some of the rows. One that carries an entry for each row, as they came, is given theirs."
     from sklearn.model_selection import PredefinedSplit
     if not isinstance(chosen, PredefinedSplit): return chosen
-    if dataset.time is not None: raise InvalidDeclaration(f"cv=PredefinedSplit(…) has an entry for each row as they came, and time='{dataset.time}' puts them in another order: leave time= out, or give a number of folds")
-    if len(chosen.test_fold) != len(dataset): raise InvalidDeclaration(f"cv=PredefinedSplit(…) has {len(chosen.test_fold)} entries, and {dataset.source} has {len(dataset)} rows: it needs one for each")
+    if dataset.time is not None:
+        raise InvalidDeclaration(f"cv=PredefinedSplit(…) has an entry for each row as they came, and time='{dataset.time}' puts them in another order: leave time= out, or give a number of folds")
+    if len(chosen.test_fold) != len(dataset):
+        raise InvalidDeclaration(f"cv=PredefinedSplit(…) has {len(chosen.test_fold)} entries, and {dataset.source} has {len(dataset)} rows: it needs one for each")
     return PredefinedSplit(chosen.test_fold[open_rows])
 
 # %% ../nbs/api/140_evaluation.ipynb #915b0886

@@ -23,7 +23,8 @@ _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "ml_pkg"} # wh
 class JsonFormatter(logging.Formatter):
     "One JSON object a line: time (UTC), level, logger, message, what was given as `extra`, and the exception, if there is one."
     def format(self, record:logging.LogRecord) -> str:
-        event:dict[str, Any] = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        event:dict[str, Any] = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"), "level": record.levelname,
+            "logger": record.name, "message": record.getMessage()}
         ours = record.__dict__.get("ml_pkg")
         given = {**{name: value for name, value in vars(record).items() if name not in _USUAL}, **(ours if isinstance(ours, dict) else {})}
         event |= {f"{name}_" if name in event else str(name): value for name, value in given.items()}

@@ -96,7 +96,8 @@ def check_shares(
 ) -> None:
     "Raise `InvalidDeclaration` for shares that would spend more than there is."
     if not 0 < level < 1: raise InvalidDeclaration(f"a level of {level} is none: it is the probability of a false alarm, such as 0.05")
-    if len(share) and (share.min() <= 0 or share.sum() > 1 + 1e-9): raise InvalidDeclaration(f"shares of the level have to be above 0, and add up to 1 at most: the smallest is {share.min():.3g}, the sum {share.sum():.3g}")
+    if len(share) and (share.min() <= 0 or share.sum() > 1 + 1e-9):
+        raise InvalidDeclaration(f"shares of the level have to be above 0, and add up to 1 at most: the smallest is {share.min():.3g}, the sum {share.sum():.3g}")
 
 def discoveries(
     log_gain:np.ndarray, # of each column

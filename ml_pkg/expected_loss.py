@@ -107,7 +107,8 @@ class LossModel:
         mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
         factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
-        view = LossView(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"], content["scale"], unpacked_single(content["knots"]))
+        view = LossView(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["low"]), unpacked_single(content["high"]), content["middle"],
+            content["scale"], unpacked_single(content["knots"]))
         return cls(view, content["unit"], mode, factor, unpacked_single(content["ratios"]))
 
 # %% ../nbs/api/350_expected_loss.ipynb #82790534
@@ -115,7 +116,8 @@ def _check_losses(rows:int, prediction:np.ndarray, loss:np.ndarray) -> None:
     "Raise `InvalidData`."
     if not rows == len(prediction) == len(loss): raise InvalidData(f"{rows} rows, {len(prediction)} predictions and {len(loss)} losses do not belong together: give all of them for the same rows")
     if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
-    if not np.isfinite(prediction).all() or not np.isfinite(loss).all() or (loss < 0).any(): raise InvalidData("predictions and losses are finite numbers, and losses are not negative: leave out rows that no fold predicted")
+    if not np.isfinite(prediction).all() or not np.isfinite(loss).all() or (loss < 0).any():
+        raise InvalidData("predictions and losses are finite numbers, and losses are not negative: leave out rows that no fold predicted")
 
 # %% ../nbs/api/350_expected_loss.ipynb #3d5d8ebb
 _MOST_ROWS = 20_000

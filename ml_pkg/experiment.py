@@ -184,7 +184,8 @@ def _check_declaration(experiment:Experiment) -> None:
         raise InvalidDeclaration(f"an experiment's name becomes part of files and addresses, so it is an identifier (letters, digits, underscores), and not {experiment.name!r}")
     for value, kind, example in ((experiment.dataset, Dataset, "Dataset('data.csv', target='…')"), (experiment.evaluation, Evaluation, "Evaluation(cv=5)")):
         if not isinstance(value, kind): raise InvalidDeclaration(f"{kind.__name__.lower()}= takes a {kind.__name__}, such as {example}, and not a {type(value).__name__}")
-    if isinstance(experiment.seed, bool) or not isinstance(experiment.seed, int) or not 0 <= experiment.seed < 2**32: raise InvalidDeclaration(f"seed is a whole number from 0 to 2**32 - 1, and not {experiment.seed!r}")
+    if isinstance(experiment.seed, bool) or not isinstance(experiment.seed, int) or not 0 <= experiment.seed < 2**32:
+        raise InvalidDeclaration(f"seed is a whole number from 0 to 2**32 - 1, and not {experiment.seed!r}")
     if not isinstance(experiment.promotion, Gates): raise InvalidDeclaration(f"promotion= takes Gates, such as Gates(NotWorse(), EnoughRows(1000)), and not a {type(experiment.promotion).__name__}")
     estimators.check_estimator(experiment.estimator)
 

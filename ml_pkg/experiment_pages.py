@@ -24,7 +24,8 @@ def experiments() -> list[sqlite3.Row]:
     "Every experiment with its number of runs and its last one, the latest on top."
     workspace = Workspace.current()
     if not workspace.database.exists(): return []
-    with connected(workspace) as connection: return connection.execute("SELECT experiment, each.runs, id, started FROM (SELECT count(*) AS runs, max(number) AS last FROM runs GROUP BY experiment) AS each JOIN runs ON number = last ORDER BY last DESC LIMIT 500").fetchall()
+    with connected(workspace) as connection:
+        return connection.execute("SELECT experiment, each.runs, id, started FROM (SELECT count(*) AS runs, max(number) AS last FROM runs GROUP BY experiment) AS each JOIN runs ON number = last ORDER BY last DESC LIMIT 500").fetchall()
 
 # %% ../nbs/api/464_experiment_pages.ipynb #17c0c17a
 def known_experiment(

@@ -188,7 +188,8 @@ def library_versions(
 ) -> dict[str, tuple[str, str]]:
     "Libraries of which nothing but the version differs, among the components."
     matches = [(LIBRARY.match(one), LIBRARY.match(other)) for one, other in found.values()]
-    under = [[dict(each.rsplit(" ", 1) for each in content.removeprefix(_VERSIONS).split(", ")) for content in pair] for pair in found.values() if all(content.startswith(_VERSIONS) for content in pair)]
+    under = [[dict(each.rsplit(" ", 1) for each in content.removeprefix(_VERSIONS).split(", ")) for content in pair] for pair in found.values()
+        if all(content.startswith(_VERSIONS) for content in pair)]
     return {one["name"]: (one["version"], other["version"]) for one, other in matches if one and other and one["name"] == other["name"] and one["version"] != other["version"]} | {
         name: (one[name], other[name]) for one, other in under for name in one.keys() & other.keys() if one[name] != other[name]}
 

@@ -309,7 +309,8 @@ def _object(value:Any, path:str) -> _Code:
     starred = [name for name, each in parameters.items() if each.kind is each.VAR_POSITIONAL]
     spread = getattr(value, starred[0], None) if starred and starred == list(parameters)[:1] else None # Gates(one, another)
     missing = [name for name in wanted if name not in held] or (starred if not isinstance(spread, tuple) else [])
-    if missing: raise _refused(path, f"is of the class {type(value).__qualname__}, which does not keep '{missing[0]}' as it was given", "keep it in an attribute of that name, or use a frozen dataclass")
+    if missing:
+        raise _refused(path, f"is of the class {type(value).__qualname__}, which does not keep '{missing[0]}' as it was given", "keep it in an attribute of that name, or use a frozen dataclass")
     code = _call(function, held, parameters, path)
     return code._replace(parts=(*(((), each) for each in _items(spread or (), f"{path}.{starred[0] if starred else ''}")), *code.parts))
 
@@ -359,7 +360,8 @@ def _requests(estimator:Any) -> str:
     "Calls that say which metadata its methods ask for."
     asked = vars(_attributes(estimator).get("_metadata_request", _NOTHING))
     told = {method: {name: wanted for name, wanted in request.requests.items() if wanted is not None} for method, request in asked.items() if hasattr(request, "requests")}
-    return "".join(f".set_{method}_request({', '.join(f'{name}={_quoted(wanted) if isinstance(wanted, str) else wanted}' for name, wanted in sorted(wants.items()))})" for method, wants in told.items() if wants)
+    return "".join(f".set_{method}_request({', '.join(f'{name}={_quoted(wanted) if isinstance(wanted, str) else wanted}' for name, wanted in sorted(wants.items()))})"
+        for method, wants in told.items() if wants)
 
 _NOTHING = SimpleNamespace()
 
@@ -414,7 +416,8 @@ def _dataset(value:Dataset, path:str) -> _Code:
     lists = {name: list(getattr(value, name)) for name in ("features", "drop") if getattr(value, name)}
     others = {name: getattr(value, name) for name in ("group", "time", "weight") if getattr(value, name) is not None}
     roles = {"target": value.target[0] if len(value.target) == 1 else list(value.target), **lists, **others}
-    return _Code((*_imported(type(value), path, "is of the class"), "("), (((), _source(value.source, f"{path}.source")), *(((f"{name}=",), _code(role, f"{path}.{name}")) for name, role in roles.items())), ")")
+    return _Code((*_imported(type(value), path, "is of the class"), "("),
+        (((), _source(value.source, f"{path}.source")), *(((f"{name}=",), _code(role, f"{path}.{name}")) for name, role in roles.items())), ")")
 
 _WRITERS[Dataset] = _dataset
 
@@ -532,7 +535,8 @@ def _names_in(code:_Code) -> Iterator[_Name]: return (piece for piece in _flat(c
 # %% ../nbs/api/340_expressions.ipynb #c03d8196
 def _content(value:Any, path:str) -> Identity:
     "What has to be the same."
-    if isinstance(value, Dataset): return Identity("dataset", parts=(("source", identify(value.source)), *((part.name, identify(getattr(value, part.name))) for part in fields(value) if part.name != "source")))
+    if isinstance(value, Dataset):
+        return Identity("dataset", parts=(("source", identify(value.source)), *((part.name, identify(getattr(value, part.name))) for part in fields(value) if part.name != "source")))
     if isinstance(value, Evaluation): return value.identity
     if _is_experiment(value): return Identity("experiment", parts=tuple((name, _content(dict(value.accepts) if name == "accepts" else getattr(value, name), name)) for name in _FIELDS))
     return identify(value)
@@ -551,10 +555,12 @@ def _prove(expression:Expression, value:Any, path:str) -> None:
     try: meant = _content(value, path)
     except Unidentifiable as error: raise _refused(path, f"has no content that could be compared ({error})", "replace it by a value") from error
     try: made = _content(_run(expression, value), path)
-    except Exception as error: raise _refused(path, f"is not made again by its source ({type(error).__name__}: {error})", "keep every parameter in an attribute of its name, as it was given") from error
+    except Exception as error:
+        raise _refused(path, f"is not made again by its source ({type(error).__name__}: {error})", "keep every parameter in an attribute of its name, as it was given") from error
     if made.key == meant.key: return
     place, (left, right) = next(iter(differences(components(meant), components(made)).items()))
-    raise _refused(f"{path}.{place}".rstrip("."), f"would become another when its source is run ({left} → {right})", "keep every parameter in an attribute of its name, as it was given, and nothing beside them")
+    raise _refused(f"{path}.{place}".rstrip("."), f"would become another when its source is run ({left} → {right})",
+        "keep every parameter in an attribute of its name, as it was given, and nothing beside them")
 
 # %% ../nbs/api/340_expressions.ipynb #8546bd03
 def experiment_expression(

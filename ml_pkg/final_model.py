@@ -69,7 +69,9 @@ def _remembered(experiment:"Experiment", run:Run, card:dict[str, Any], X:"pd.Dat
         except Exception as error: left_out = {"importance": str(error)}
     try:
         with limited_everywhere(run.row["threads"]): return remember(_training(experiment, run, card, X, y), importance, left_out)
-    except Exception as error: warnings.warn(f"the model of {experiment.name} takes no reference profile along, so it cannot be watched over ({type(error).__name__}: {error}). It is as good as any other otherwise", UserWarning, stacklevel=6)
+    except Exception as error:
+        warnings.warn(f"the model of {experiment.name} takes no reference profile along, so it cannot be watched over ({type(error).__name__}: {error}). It is as good as any other otherwise",
+            UserWarning, stacklevel=6)
     return {}
 
 # %% ../nbs/api/355_final_model.ipynb #33c29518
@@ -80,7 +82,8 @@ def fit_model(
     "Fit the declared estimator on all rows outside of the holdout, and save it."
     from ml_pkg.model import Model, save_model
     from ml_pkg.schema import learn_schema
-    if has_given_rows(experiment.estimator): raise InvalidDeclaration(f"{experiment.name} starts from rows that were given for '{experiment.estimator.steps[0][0]}', and nothing makes such rows of new ones: fit the experiment that has the steps themselves")
+    if has_given_rows(experiment.estimator):
+        raise InvalidDeclaration(f"{experiment.name} starts from rows that were given for '{experiment.estimator.steps[0][0]}', and nothing makes such rows of new ones: fit the experiment that has the steps themselves")
     fitted, X, y = _fitted(experiment, run.row["threads"])
     card = _card(experiment, run, fitted, y)
     model = Model(fitted, learn_schema(X), card, _remembered(experiment, run, card, X, y))
@@ -116,7 +119,8 @@ def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]
     classes = [_listed(each) for each in fitted.classes_] if isinstance(getattr(fitted, "classes_", None), list) else _listed(getattr(fitted, "classes_", []))
     return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id, "task": "classification" if is_classification(fitted, y) else "regression",
             "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, "scores": {name: mean for name, (mean, _) in run.summary.items()},
-            "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)], "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
+            "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)],
+            "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
             "fitted": now(), "versions": packages(fitted), "source": experiment.source}
 
 def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]
@@ -132,5 +136,6 @@ def fitted_model(
     if saved: return check_key(Model.load(saved, persisters=[Skops(), Joblib(), Pickle(), experiment.persister]), run.key, saved)
     try: found = experiment.key
     except Unidentifiable: found = None
-    if found != run.key: raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
+    if found != run.key:
+        raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
     return fit_model(experiment, run)

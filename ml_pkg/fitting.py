@@ -138,7 +138,8 @@ def _kept(shared:Shared) -> bool:
 def _read(store:Checkpoints, key:str) -> Rows:
     if key not in _at_hand:
         entry = store.load(key)
-        if entry is None: raise NotFound(f"the rows {key[:12]} are not in the checkpoints of this process, {store.path}: workers need the folder of the process that sends them work, or Checkpoints(behind=Remote(…)) in front of one that both reach")
+        if entry is None:
+            raise NotFound(f"the rows {key[:12]} are not in the checkpoints of this process, {store.path}: workers need the folder of the process that sends them work, or Checkpoints(behind=Remote(…)) in front of one that both reach")
         while len(_at_hand) > 3: del _at_hand[next(iter(_at_hand))]
         _at_hand[key] = entry.value
     return _at_hand[key]
@@ -268,7 +269,8 @@ def tried(
 # %% ../nbs/api/260_fitting.ipynb #c05a8f82
 def _split_identity(dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int, threads:int) -> Identity | None:
     "The rows, and how they are split; None if that cannot be identified."
-    try: return Identity("split", parts=(("dataset", dataset.identity), ("cv", identify(evaluation.cv, "cv")), ("holdout", holdout_identity(evaluation)), ("train size", identify(float(evaluation.train_size))), ("seed", identify(seed)),
+    try: return Identity("split", parts=(("dataset", dataset.identity), ("cv", identify(evaluation.cv, "cv")), ("holdout", holdout_identity(evaluation)),
+                  ("train size", identify(float(evaluation.train_size))), ("seed", identify(seed)),
                   ("classification", identify(classification)), ("threads", identify(threads)), ("scikit-learn configuration", settings_identity())))
     except Unidentifiable: return None
 

@@ -163,7 +163,8 @@ def _lacking(view:View, target:str, codes:np.ndarray) -> list[str]:
         for part, rows in zip(absent, parts, strict=True):
             if len(rows) >= 2 * size: absent[part] += np.bincount(codes[rows], minlength=size) == 0
     def where(each): return " and ".join(f"the rows {part} in {count[each]} of {len(view.folds)} folds" for part, count in absent.items() if count[each])
-    return [f"class {shortly(view.columns[target].iloc[np.argmax(codes == each)])} of '{target}' has {counts[each]:,} of {len(view.open_rows):,} rows and is absent from {where(each)}" for each in np.flatnonzero(sum(absent.values()))]
+    return [f"class {shortly(view.columns[target].iloc[np.argmax(codes == each)])} of '{target}' has {counts[each]:,} of {len(view.open_rows):,} rows and is absent from {where(each)}"
+        for each in np.flatnonzero(sum(absent.values()))]
 
 # %% ../nbs/api/147_fold_checks.ipynb #fa605eb6
 def absent_classes(

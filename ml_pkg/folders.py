@@ -73,7 +73,8 @@ def parts_within(
     files = list(_files(source))
     tables, others = [path for path in files if _is_table(path)], [path for path in files if not _is_table(path)]
     if not tables: raise NotFound(f"there is no table in {source}: CSV, Parquet or Feather are looked for, also in the folders in it. Files: {listed(path.relative_to(source) for path in others)}")
-    if others: warnings.warn(f"{len(others)} file{'s' * (len(others) > 1)} in {source} {'are no tables and are' if len(others) > 1 else 'is no table and is'} left out: {listed(path.relative_to(source) for path in others)}", stacklevel=2)
+    if others:
+        warnings.warn(f"{len(others)} file{'s' * (len(others) > 1)} in {source} {'are no tables and are' if len(others) > 1 else 'is no table and is'} left out: {listed(path.relative_to(source) for path in others)}", stacklevel=2)
     return _without_clashes([_part(source, path, output.resolve()) for path in tables])
 
 def _part(folder:Path, path:Path, output:Path) -> Part:
@@ -143,7 +144,8 @@ def _recorded(part:Part) -> Record | None:
 
 def _record(part:Part, record:Record) -> None:
     part.record.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(part.record) as file: file.write_text(json.dumps({"format": FORMAT, "made_with": record.made_with, "rows_from": vars(record.rows_from), "written": vars(record.written), "rows": record.rows}), encoding="utf-8")
+    with written_whole(part.record) as file:
+        file.write_text(json.dumps({"format": FORMAT, "made_with": record.made_with, "rows_from": vars(record.rows_from), "written": vars(record.written), "rows": record.rows}), encoding="utf-8")
 
 # %% ../nbs/api/442_folders.ipynb #9df79c79
 def _stands_at_a_glance(part:Part, made_with:dict) -> Record | None:
@@ -180,7 +182,8 @@ class Shipped:
         with tempfile.TemporaryDirectory(prefix="ml_pkg-") as folder: # nobody else can write there between the look and the loading
             (copy := Path(folder)/"model.mlpkg").write_bytes(content)
             model = Model.load(copy, trusted=self.is_trusted)
-        if self.made_of and (other := differences(dict(self.made_of), dict(_made_of(model)))): raise ClusterUnusable(f"the worker would load the model with other code: {listed(f'{there} in place of {here}' for here, there in dict.fromkeys(other.values()))}. Install the same versions on all machines")
+        if self.made_of and (other := differences(dict(self.made_of), dict(_made_of(model)))):
+            raise ClusterUnusable(f"the worker would load the model with other code: {listed(f'{there} in place of {here}' for here, there in dict.fromkeys(other.values()))}. Install the same versions on all machines")
         return model
 
 def _made_of(model:Model) -> tuple[tuple[str, str], ...]:
@@ -288,7 +291,8 @@ class OnDask:
         "Raises `MissingExtra`, `ClusterUnusable`."
         distributed, joblib = optional("distributed", "dask"), optional("joblib", "dask")
         try: client = distributed.Client(self.address, timeout=self.patience, set_as_default=False)
-        except Exception as error: raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_reason(error)}). Is the address right, and does its scheduler run? dask scheduler starts one") from error # whatever may be on that port
+        except Exception as error:
+            raise ClusterUnusable(f"{self} does not answer ({type(error).__name__}: {_reason(error)}). Is the address right, and does its scheduler run? dask scheduler starts one") from error # whatever may be on that port
         with client:
             try: client.wait_for_workers(1, timeout=self.patience)
             except Exception as error: raise ClusterUnusable(f"{self} had no worker for {self.patience:g} s: dask worker {self.address} starts one") from error
@@ -376,7 +380,8 @@ def _outcomes(job:Job, parts:Iterable[Part]) -> Iterator[Outcome]:
         for name in [name for name in left if losses[name] >= LOST - 1]:
             outcome = _alone(job, left.pop(name))
             in_a_row = in_a_row + 1 if outcome.rows < 0 else 0
-            if in_a_row == LOST: raise ClusterUnusable(f"{LOST} parts in a row ended with their workers, the last was {name}: there may be too little memory for them, or the workers are gone. {outcome.why}")
+            if in_a_row == LOST:
+                raise ClusterUnusable(f"{LOST} parts in a row ended with their workers, the last was {name}: there may be too little memory for them, or the workers are gone. {outcome.why}")
             yield outcome._replace(rows=max(0, outcome.rows))
 
 def _tasks(job:Job, parts:list[Part], under_way:set[str]) -> Iterator:
@@ -478,7 +483,8 @@ def predict_folder(
 
 def _made(folder:Path) -> None:
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise Unwritable(f"{folder} cannot be made ({error.strerror}), and predictions need a folder, and another beside it for their records: make {folder.parent} writable, or choose a folder elsewhere") from error
+    except OSError as error:
+        raise Unwritable(f"{folder} cannot be made ({error.strerror}), and predictions need a folder, and another beside it for their records: make {folder.parent} writable, or choose a folder elsewhere") from error
 
 def _handed_to(place:Place, job:Job, parts:list[Part], source:Path, output:Path, report:FolderReport, progress:Callable) -> None:
     "Predict what does not stand."
@@ -493,4 +499,5 @@ def _warn_of_remains(output:Path, names:set[str]) -> None:
     folder = records_beside(output)
     records = (path.relative_to(folder).as_posix().removesuffix(".json") for path in sorted(folder.rglob("*.json")))
     remains = [name for name in records if name not in names and (output/name).exists()]
-    if remains: warnings.warn(f"{len(remains)} file{'s' * (len(remains) > 1)} in {output} {'are' if len(remains) > 1 else 'is'} from before, and what {'they were' if len(remains) > 1 else 'it was'} made from is not there any more: {listed(remains)}. Remove what is not wanted", stacklevel=3)
+    if remains:
+        warnings.warn(f"{len(remains)} file{'s' * (len(remains) > 1)} in {output} {'are' if len(remains) > 1 else 'is'} from before, and what {'they were' if len(remains) > 1 else 'it was'} made from is not there any more: {listed(remains)}. Remove what is not wanted", stacklevel=3)

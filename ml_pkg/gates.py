@@ -90,10 +90,12 @@ class SameInputs:
         before = {column.name: column for column in candidate.incumbent.model.schema.columns}
         columns = candidate.model.schema.columns
         new = [f"'{column.name}'" for column in columns if column.name not in before]
-        problems = [*([f"needs {listed(new)}, which nobody sends today"] if new else []), *filter(None, (_narrowed(before[column.name], column, candidate.model) for column in columns if column.name in before))]
+        problems = [*([f"needs {listed(new)}, which nobody sends today"] if new else []),
+            *filter(None, (_narrowed(before[column.name], column, candidate.model) for column in columns if column.name in before))]
         unneeded = [f"'{name}'" for name in before if name not in candidate.model.schema.names]
         unmet = [f"'{column.name}' with {listed(map(_shown, values), 3)}" for column in columns if column.name in before and (values := _unmet(before[column.name], column))]
-        found = (f"takes them, and needs {listed(unneeded)} no more" if unneeded else f"takes all {counted(len(columns), 'column')} as they are") + (f"; answers, and has never met: {listed(unmet)}" if unmet else "")
+        found = (f"takes them, and needs {listed(unneeded)} no more" if unneeded
+            else f"takes all {counted(len(columns), 'column')} as they are") + (f"; answers, and has never met: {listed(unmet)}" if unmet else "")
         return Verdict(self.name, required, "; ".join(problems) or found, not problems)
 
 # %% ../nbs/api/395_gates.ipynb #8460e3c9
@@ -105,7 +107,8 @@ class NoFindings:
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses for every finding that is not accepted; what could not be checked is named."
         checked = candidate.experiment.check()
-        found = "; ".join(f"{finding.check}: {finding.message}" for finding in checked) or ("nothing but what is accepted: " + listed(dict.fromkeys(finding.check for finding, _ in checked.accepted)) if checked.accepted else "nothing")
+        found = "; ".join(f"{finding.check}: {finding.message}" for finding in checked) or ("nothing but what is accepted: " + listed(dict.fromkeys(finding.check for finding, _ in checked.accepted))
+            if checked.accepted else "nothing")
         unmade = "".join(f"; {name} could not be checked ({why})" for name, why in checked.not_made.items())
         return Verdict(self.name, "no finding of the checks that is not accepted", found + unmade, not len(checked))
 
@@ -139,7 +142,8 @@ class Latency:
         times = _milliseconds(candidate.model, candidate.experiment.dataset.sample(LATENCY_ROWS))
         median, slowest = np.percentile(times, [50, 99])
         required = f"one row in {self.milliseconds:g} ms in the median" + (f", and in {self.slowest:g} ms in 99 of 100 cases" if math.isfinite(self.slowest) else "")
-        return Verdict(self.name, required, f"{median:.2f} ms in the median, {slowest:.2f} ms in 99 of 100 cases, of {counted(len(times), 'answer')}", bool(median <= self.milliseconds and slowest <= self.slowest))
+        return Verdict(self.name, required, f"{median:.2f} ms in the median, {slowest:.2f} ms in 99 of 100 cases, of {counted(len(times), 'answer')}",
+            bool(median <= self.milliseconds and slowest <= self.slowest))
 
 # %% ../nbs/api/395_gates.ipynb #017f22d0
 MEGABYTE = 1_000_000
@@ -272,7 +276,8 @@ def _is_costly(gate:Gate) -> TypeGuard[CostlyGate]: return callable(getattr(gate
 def _check_gate(gate:Any) -> None:
     "Raise `InvalidDeclaration` for what is no gate."
     if inspect.isclass(gate): raise InvalidDeclaration(f"a gate is given as an object, and {gate.__name__} is a class: {gate.__name__}(…)")
-    if not (isinstance(getattr(gate, "name", None), str) and callable(getattr(gate, "judge", None))): raise InvalidDeclaration(f"a gate has a name and a method judge(candidate), and {gate!r} has not. Gates of this package: {listed(each.__name__ for each in _GATES)}")
+    if not (isinstance(getattr(gate, "name", None), str) and callable(getattr(gate, "judge", None))):
+        raise InvalidDeclaration(f"a gate has a name and a method judge(candidate), and {gate!r} has not. Gates of this package: {listed(each.__name__ for each in _GATES)}")
 
 _GATES = (NotWorse, Better, InTraffic, Holdout, SameInputs, NoFindings, Latency, ModelSize, FairAcross, EnoughRows)
 _USUAL = (NotWorse(), InTraffic(), Holdout(), SameInputs(), NoFindings())

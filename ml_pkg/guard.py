@@ -63,7 +63,8 @@ def listening(
 ) -> socket.socket:
     "A socket that listens. Raises `Unservable`."
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error: raise Unservable(f"nothing can be served at {host}, port {port} ({getattr(error, 'strerror', None) or error}). Another port: {command} --port {port + 1 if port < 65535 else 8765}; any free one: --port 0") from error
+    except (OSError, OverflowError) as error:
+        raise Unservable(f"nothing can be served at {host}, port {port} ({getattr(error, 'strerror', None) or error}). Another port: {command} --port {port + 1 if port < 65535 else 8765}; any free one: --port 0") from error
 
 # %% ../nbs/api/470_guard.ipynb #d4aec4ee
 HEADERS = {

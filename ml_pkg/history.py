@@ -35,8 +35,10 @@ def _tagged(holds:Callable[[str], Asked]) -> Asked:
     return Asked(f"(runs.id IN (SELECT run FROM annotations WHERE kind = 'tag' AND {wanted.sql}) AND EXISTS (SELECT 1 FROM ({TAGS}) WHERE {wanted.sql}))", wanted.values * 2)
 
 # %% ../nbs/api/292_history.ipynb #4b251920
-COLUMNS = {name: Term(f"runs.{name}") for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error", "varied", "cpu_seconds", "peak_memory")} | {
-    "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"), "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True, among=_tagged),
+COLUMNS = {name: Term(f"runs.{name}")
+    for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error", "varied", "cpu_seconds", "peak_memory")} | {
+    "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"),
+    "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True, among=_tagged),
     "notes": Term("(SELECT group_concat(text, char(10)) FROM annotations WHERE run = runs.id AND kind = 'note')"), "estimator": Term("runs.estimator")}
 
 # %% ../nbs/api/292_history.ipynb #56ed7c5d
@@ -69,7 +71,8 @@ def _named(connection:sqlite3.Connection) -> Callable[[str], Term]:
     "What names stand for: a column, then a metric, then a parameter. Those in `metrics[…]` and `parameters[…]` come with that in front."
     def term(name:str) -> Term:
         kind, _, inside = name.partition(".")
-        if kind in ("metrics", "parameters") and inside and _known(connection, kind, "metric" if kind == "metrics" else "name", inside): return _metric(inside) if kind == "metrics" else _parameter(inside)
+        if kind in ("metrics", "parameters") and inside and _known(connection, kind, "metric" if kind == "metrics" else "name", inside):
+            return _metric(inside) if kind == "metrics" else _parameter(inside)
         if name in COLUMNS: return COLUMNS[name]
         if _known(connection, "metrics", "metric", name): return _metric(name)
         if _known(connection, "parameters", "name", name): return _parameter(name)
@@ -89,7 +92,8 @@ def _sorted(connection:sqlite3.Connection, order:str) -> tuple[Asked, Asked]:
     "Tables to read, and the order of what is read. By a metric only the runs that computed it are listed: those that took it over are the same result again."
     name, direction = order.removeprefix("-"), "DESC" if order.startswith("-") else "ASC"
     if not name: return _ALL, Asked("runs.number DESC", [])
-    if name not in COLUMNS and _known(connection, "metrics", "metric", name): return Asked("metrics JOIN runs ON runs.id = metrics.run AND metrics.metric = ? AND metrics.mean IS NOT NULL", [name]), Asked(f"metrics.mean {direction}", [])
+    if name not in COLUMNS and _known(connection, "metrics", "metric", name):
+        return Asked("metrics JOIN runs ON runs.id = metrics.run AND metrics.metric = ? AND metrics.mean IS NOT NULL", [name]), Asked(f"metrics.mean {direction}", [])
     term = _named(connection)(name)
     if term.is_set: raise InvalidQuery(f"runs have several {name}, so there is no order by them")
     number = f"number({term.sql}) {direction}, " if term.is_written else ""
@@ -107,10 +111,13 @@ def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> lis
     "Runs with their mean scores and tags."
     owners, ids = json.dumps([row["reuses"] or row["id"] for row in rows]), json.dumps([row["id"] for row in rows])
     means:dict[str, dict] = {}
-    for run, metric, mean in connection.execute("SELECT run, metric, mean FROM metrics WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, place", [owners]): means.setdefault(run, {})[metric] = float("nan") if mean is None else mean
+    for run, metric, mean in connection.execute("SELECT run, metric, mean FROM metrics WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, place", [owners]):
+        means.setdefault(run, {})[metric] = float("nan") if mean is None else mean
     tags:dict[str, list] = {}
-    for run, tag in connection.execute(f"SELECT runs.id, tagged.text FROM runs JOIN annotations AS tagged ON tagged.run = runs.id AND tagged.kind = 'tag' WHERE runs.id IN (SELECT value FROM json_each(?)) AND tagged.text IN ({TAGS}) GROUP BY runs.id, tagged.text ORDER BY min(tagged.number)", [ids]): tags.setdefault(run, []).append(tag)
-    return [{"id": row["id"], "experiment": row["experiment"], "status": row["status"], **means.get(row["reuses"] or row["id"], {}), "reused": row["reuses"] is not None, "tags": tags.get(row["id"], []), "starred": bool(row["starred"]),
+    for run, tag in connection.execute(f"SELECT runs.id, tagged.text FROM runs JOIN annotations AS tagged ON tagged.run = runs.id AND tagged.kind = 'tag' WHERE runs.id IN (SELECT value FROM json_each(?)) AND tagged.text IN ({TAGS}) GROUP BY runs.id, tagged.text ORDER BY min(tagged.number)", [ids]):
+        tags.setdefault(run, []).append(tag)
+    return [{"id": row["id"], "experiment": row["experiment"], "status": row["status"], **means.get(row["reuses"] or row["id"], {}),
+             "reused": row["reuses"] is not None, "tags": tags.get(row["id"], []), "starred": bool(row["starred"]),
              "started": row["started"], "seconds": row["seconds"], "origin": row["origin"], "varied": bool(row["varied"]), "key": row["key"]} for row in rows]
 
 FACTS = ("id", "experiment", "status", "reused", "tags", "starred", "started", "seconds", "origin", "varied", "key") # of a run in a list; what else stands there is a metric
@@ -128,7 +135,8 @@ def run_list(
     if not workspace.database.exists(): return []
     with connected(workspace) as connection:
         condition, (source, ordered) = _condition(connection, experiment, where), _sorted(connection, order)
-        numbers = [row[0] for row in _found(connection, f"SELECT runs.number FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?", [*source.values, *condition.values, *ordered.values, limit, offset])]
+        numbers = [row[0] for row in _found(connection, f"SELECT runs.number FROM {source.sql} WHERE {condition.sql} ORDER BY {ordered.sql} LIMIT ? OFFSET ?",
+            [*source.values, *condition.values, *ordered.values, limit, offset])]
         rows = {row["number"]: row for row in connection.execute(f"SELECT runs.*, {STARRED} AS starred FROM runs WHERE number IN (SELECT value FROM json_each(?))", [json.dumps(numbers)])}
         return _described(connection, [rows[number] for number in numbers if number in rows])
 
@@ -248,7 +256,9 @@ def parameters_of(
 ) -> dict[str, dict[str, str]]:    # by run, as text; the seed and a share of the rows to fit on are among them
     "What some runs were declared with."
     held:dict[str, dict[str, str]] = {run: {} for run in ids}
-    for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]): held[run][name] = value
+    for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))",
+        [json.dumps(list(ids))]):
+        held[run][name] = value
     for run, seed, share in connection.execute("SELECT id, seed, train_size FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]):
         for name, value in (("seed", seed), ("train_size", share and f"{share:.3g}")):
             if held[run] and value is not None: held[run].setdefault(name, str(value))

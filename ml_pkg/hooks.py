@@ -87,7 +87,8 @@ def _placed(rows:Any, numbers:np.ndarray, step:str) -> Any:
         if not (hasattr(rows, "shape") and len(rows.shape) == 2): raise InvalidData(f"what '{step}' returned is a table (a DataFrame, an array or a sparse matrix), and not a {type(rows).__name__}")
         if rows.shape[0] == len(numbers): return rows.tocsr(copy=True) if hasattr(rows, "tocsr") else np.array(rows) # what its owner does to it later changes nothing here
     elif len(rows) == len(numbers) and rows.index.is_unique and rows.index.isin(numbers).all(): return _all_sparse_or_none(rows.loc[numbers].copy(deep=False)) # copy-on-write
-    if rows.shape[0] == len(numbers): raise InvalidData(f"the index of the rows given for '{step}' is not the numbers of the rows that are fitted on: keep the index that after('{step}') gives, or give an array in its order")
+    if rows.shape[0] == len(numbers):
+        raise InvalidData(f"the index of the rows given for '{step}' is not the numbers of the rows that are fitted on: keep the index that after('{step}') gives, or give an array in its order")
     raise InvalidData(f"{len(numbers)} rows are fitted on, and {rows.shape[0]} were given for '{step}': give one for each, as after('{step}') does")
 
 def _all_sparse_or_none(frame:pd.DataFrame) -> pd.DataFrame:

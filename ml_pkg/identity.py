@@ -170,7 +170,9 @@ def _column(column:Any, visit:Callable) -> Identity:
     if isinstance(dtype, np.dtype): return _objects(column.to_numpy(), visit)
     if isinstance(dtype, pd.SparseDtype):
         held = column.array
-        return Identity("column", repr(dtype), (("length", visit(len(held), "")), ("places", visit(held.sp_index.indices if hasattr(held.sp_index, "indices") else held.sp_index.to_int_index().indices, "")), ("values", visit(held.sp_values, "")), ("fill", visit(held.fill_value, ""))))
+        return Identity("column", repr(dtype), (("length", visit(len(held), "")),
+            ("places", visit(held.sp_index.indices if hasattr(held.sp_index, "indices") else held.sp_index.to_int_index().indices, "")),
+            ("values", visit(held.sp_values, "")), ("fill", visit(held.fill_value, ""))))
     import pyarrow as pa
     try: array = pa.array(column.array)
     except pa.ArrowException: return Identity("column", repr(dtype), (("values", _objects(column.to_numpy(dtype=object), visit)),)) # sparse ones, among others
@@ -294,7 +296,8 @@ def _reduced(value:Any, visit:Callable) -> Identity:
     maker, arguments, state, items, pairs = cast("tuple[Any, ...]", (*reduced, None, None, None, None))[:5]
     if isinstance(state, dict) and all(isinstance(name, str) for name in state): state = dict(sorted(state.items())) # attributes have no order
     parts = [("class", _code(type(value), visit)), ("made by", _code(maker, visit) if isinstance(maker, (type, FunctionType)) else visit(maker, ""))]
-    with with_state(): parts += [(name, visit(part, "")) for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
+    with with_state():
+        parts += [(name, visit(part, "")) for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
     return Identity("object", type(value).__qualname__, tuple(parts))
 
 # %% ../nbs/api/040_identity.ipynb #112370a1

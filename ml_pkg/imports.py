@@ -240,6 +240,7 @@ def with_imports(
     for wanted in (each for statement in imports for each in imports_wanted(statement)): source = _with_import(source, wanted, same)
     for name in unused:
         changed, tree = _without(source, name), syntax_tree(source)
-        if not _is_changed_to(changed, source, {each for each in _imported(tree) if each.bound != name or is_used(tree, name)}): raise NotRewritable(f"the import of '{name}' cannot be removed without changing more of the source: remove it by hand")
+        if not _is_changed_to(changed, source, {each for each in _imported(tree) if each.bound != name or is_used(tree, name)}):
+            raise NotRewritable(f"the import of '{name}' cannot be removed without changing more of the source: remove it by hand")
         source = changed
     return source

@@ -73,7 +73,8 @@ class Instruments(Unobserved):
     def looked(self, now:Counts) -> None:
         "How the log fares; told again and again."
         before, self._logged = self._logged, now
-        for counter, outcome, name in ((self._log_rows, "written", "written"), (self._log_rows, "dropped", "dropped"), (self._log_labels, "written", "labels"), (self._log_labels, "dropped", "labels_dropped")):
+        for counter, outcome, name in ((self._log_rows, "written", "written"), (self._log_rows, "dropped", "dropped"), (self._log_labels, "written", "labels"),
+            (self._log_labels, "dropped", "labels_dropped")):
             counter.labels(outcome).inc(getattr(now, name) - getattr(before, name))
 
     def text(self) -> bytes:

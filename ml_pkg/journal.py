@@ -55,7 +55,8 @@ class Journal:
             said = json.loads(unsealed("journal", self.path.read_bytes(), self.path))
             return [Change(Path(each["path"]), base64.b64decode(each["old"]), base64.b64decode(each["new"])) for each in said.pop("files")], said
         except DamagedFile: raise
-        except (ValueError, KeyError, TypeError) as error: raise DamagedFile(f"{self.path} cannot be read ({error}). It says what a promotion was about to change: compare the files with git, and delete it") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedFile(f"{self.path} cannot be read ({error}). It says what a promotion was about to change: compare the files with git, and delete it") from error
 
     def end(self) -> None: self.path.unlink(missing_ok=True)
 

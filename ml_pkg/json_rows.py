@@ -122,7 +122,9 @@ def _read_again(body:bytes, name:str, reason:str) -> Any:
     except RecursionError as error: raise InvalidRequest(f"{name} is nested too deeply: rows are objects with one value a column") from error
     except ValueError as error: raise InvalidRequest(f"{name} is no JSON: {reason or error}", status=400) from error
     for field, wrong in _marks(document): raise InvalidRequest(f"{field or name}: {wrong.why}", field)
-    if reason: raise InvalidRequest(f"{name} is nested too deeply: rows are objects with one value a column" if "depth" in reason else f"{name} is no JSON: {reason}", status=422 if "depth" in reason else 400)
+    if reason:
+        raise InvalidRequest(f"{name} is nested too deeply: rows are objects with one value a column" if "depth" in reason else f"{name} is no JSON: {reason}",
+            status=422 if "depth" in reason else 400)
     return document
 
 # %% ../nbs/api/476_json_rows.ipynb #9090cb85
@@ -158,7 +160,8 @@ def _checked(column:Column) -> Callable[[Sequence, set], bool]:
 # %% ../nbs/api/476_json_rows.ipynb #7fee3dfa
 def _made(values:Sequence, column:Column) -> Any:
     "A column of pandas from values that it holds as they are."
-    if column.kind == "category": return pd.Categorical(values, categories=list(column.values or ()), ordered=column.ordered) if column.of != "object" else pd.Categorical(values, categories=pd.Index(column.values, dtype=object), ordered=column.ordered)
+    if column.kind == "category":
+        return pd.Categorical(values, categories=list(column.values or ()), ordered=column.ordered) if column.of != "object" else pd.Categorical(values, categories=pd.Index(column.values, dtype=object), ordered=column.ordered)
     return np.array(values, dtype=column.dtype) if column.kind != "text" else pd.array(values, dtype=column.dtype)
 
 # %% ../nbs/api/476_json_rows.ipynb #ba2f08c8
@@ -190,13 +193,15 @@ class Columns:
     @cached_property
     def frame(self) -> pd.DataFrame:
         "The schema's columns, in order, with its dtypes: just what `conform` gives."
-        return pd.DataFrame({column.name: self.slow[column.name] if column.name in self.slow else _made(self.values[column.name], column) for column in self.schema.columns}, index=pd.RangeIndex(self.rows))
+        return pd.DataFrame({column.name: self.slow[column.name] if column.name in self.slow else _made(self.values[column.name], column) for column in self.schema.columns},
+            index=pd.RangeIndex(self.rows))
 
     @cached_property
     def taken(self) -> dict[str, list[Any]]:
         "The values as the model takes them: a text that spells a number is that number."
         if not self.slow: return self.values
-        numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns if column.name in self.slow and column.kind in ("float", "integer")}
+        numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns
+            if column.name in self.slow and column.kind in ("float", "integer")}
         return {**self.values, **numbers} if numbers else self.values
 
     @property
@@ -262,7 +267,9 @@ def _not_there(rows:list, schema:Schema) -> InvalidRequest:
         if not isinstance(row, dict): return InvalidRequest(f"row {number} is {_called(row)}, and not an object: {{column: value, …}}", f"rows[{number}]")
         missing = [name for name in schema.names if name not in row]
         if len(missing) > 1: return InvalidRequest(f"row {number}: {len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(row)}.", f"rows[{number}].{missing[0]}")
-        if missing: return InvalidRequest(f"row {number}: column '{missing[0]}' is missing.{did_you_mean(missing[0], row, 'columns given', meant=set(row) - set(schema.names))}", f"rows[{number}].{missing[0]}")
+        if missing:
+            return InvalidRequest(f"row {number}: column '{missing[0]}' is missing.{did_you_mean(missing[0], row, 'columns given', meant=set(row) - set(schema.names))}",
+                f"rows[{number}].{missing[0]}")
     raise AssertionError("every row has every column")
 
 # %% ../nbs/api/476_json_rows.ipynb #cb24e17c

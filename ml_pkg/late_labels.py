@@ -48,9 +48,11 @@ def coverage_by_age(
 ) -> pd.DataFrame:                     # one row an age: predictions (that are so old), labelled (share), low, high
     "What share of predictions of each age has its label."
     found = [coverage_at(log, now, age) for age in ages]
-    return pd.DataFrame({"predictions": [int((log[TIME] <= now - age).sum()) for age in ages], "labelled": [share.mean for share in found], "low": [share.low for share in found], "high": [share.high for share in found]}, index=pd.Index(ages, name="age"))
+    return pd.DataFrame({"predictions": [int((log[TIME] <= now - age).sum()) for age in ages], "labelled": [share.mean for share in found],
+        "low": [share.low for share in found], "high": [share.high for share in found]}, index=pd.Index(ages, name="age"))
 
-_AGES = [datetime.timedelta(minutes=1), datetime.timedelta(minutes=10), *(datetime.timedelta(hours=hours) for hours in (1, 6)), *(datetime.timedelta(days=days) for days in (1, 2, 7, 14, 30, 60, 90, 180, 365))]
+_AGES = [datetime.timedelta(minutes=1), datetime.timedelta(minutes=10), *(datetime.timedelta(hours=hours) for hours in (1, 6)),
+    *(datetime.timedelta(days=days) for days in (1, 2, 7, 14, 30, 60, 90, 180, 365))]
 _FEWEST = 100 # predictions of an age, for a share that is worth showing
 
 def coverage_growing(

@@ -188,7 +188,8 @@ def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
         difference = board_judged.sample.difference(place, against)
     others = {name if name not in COLUMNS else f"{name} (metric)": mean for name, (mean, _) in run.summary.items() if name != board.metric}
     return {"variant": result.name, "score": score.mean, "low": score.low, "high": score.high, "difference": difference.mean, "difference_low": difference.low, "difference_high": difference.high,
-            "among_best": False, "comparable": beside, **others, "fit_seconds": run.fit_seconds, "predict_seconds_per_row": run.row["seconds_per_row"] or math.nan, "model_bytes": run.row["model_bytes"] or math.nan,
+            "among_best": False, "comparable": beside, **others, "fit_seconds": run.fit_seconds,
+            "predict_seconds_per_row": run.row["seconds_per_row"] or math.nan, "model_bytes": run.row["model_bytes"] or math.nan,
             "error": run.row["error"] or "", "run": run.id}
 
 # %% ../nbs/api/380_leaderboard.ipynb #5bf9dceb
@@ -233,8 +234,10 @@ def _header(board:Leaderboard) -> list[str]: return ["variant", board.metric or 
 def _lines(board:Leaderboard) -> list[list[str]]:
     "The board as text, cell by cell."
     best = board.verdict.best
-    return [[name, _number(row["score"]), _between(row["low"], row["high"]), *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
-             "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]), size(row["model_bytes"]), _mark(name, row, best)] for name, row in board.frame.iterrows()]
+    return [[name, _number(row["score"]), _between(row["low"], row["high"]),
+             *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
+             "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]), size(row["model_bytes"]), _mark(name, row, best)]
+             for name, row in board.frame.iterrows()]
 
 # %% ../nbs/api/380_leaderboard.ipynb #049bdffd
 def _html(board:Leaderboard, shown:int) -> str:

@@ -40,9 +40,11 @@ def _groups(connection:sqlite3.Connection, name:str) -> list[sqlite3.Row]:
 def _fold_scores(connection:sqlite3.Connection, reference:Run, metric:str, runs:Sequence[Run]) -> dict[str, list[float]]:
     "Scores by fold of the runs in which a metric is the same one as in the reference."
     meaning, ids = reference.meanings[metric], id_list(run.id for run in runs)
-    means_it = {row[0] for row in connection.execute("SELECT run FROM metrics WHERE metric = ? AND meaning = ? AND run IN (SELECT value FROM json_each(?))", [metric, meaning, ids])} if meaning else {reference.row["reuses"] or reference.id}
+    means_it = {row[0] for row in connection.execute("SELECT run FROM metrics WHERE metric = ? AND meaning = ? AND run IN (SELECT value FROM json_each(?))",
+        [metric, meaning, ids])} if meaning else {reference.row["reuses"] or reference.id}
     found:dict[str, list[float]] = {}
-    for run, value in connection.execute("SELECT run, value FROM scores WHERE metric = ? AND run IN (SELECT value FROM json_each(?)) ORDER BY run, fold", [metric, id_list(sorted(means_it))]): found.setdefault(run, []).append(math.nan if value is None else value)
+    for run, value in connection.execute("SELECT run, value FROM scores WHERE metric = ? AND run IN (SELECT value FROM json_each(?)) ORDER BY run, fold", [metric, id_list(sorted(means_it))]):
+        found.setdefault(run, []).append(math.nan if value is None else value)
     return {run: values for run, values in found.items() if len(values) == len(reference.fold_scores[metric])}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #ff8b2caa
@@ -143,7 +145,8 @@ def _headline(contest:_Contest) -> str:
     higher = max(range(count), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
     if not math.isfinite(score) or scores[higher] == math.inf: return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
     lower, corrected = float(scores[higher]) - score, contest.corrected()
-    return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best], contest.by_rows, contest.runs[higher].id if lower > 1e-12 else ""))
+    return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best],
+        contest.by_rows, contest.runs[higher].id if lower > 1e-12 else ""))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
 def _line(contest:_Contest, place:int) -> dict[str, Any]:
@@ -184,7 +187,8 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:in
     varied, beside = _varied(connection, contest, max(limit, LINES)), _stars_and_fits(connection, [contest.runs[place].id for place in places])
     lines = [{**_line(contest, place), "parameters": varied[place], **beside[contest.runs[place].id]} for place in places]
     caption = f"{counted(count, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
-    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines, "view": _view([line["score"] for line in lines]), "how": _HOW[contest.by_rows]}
+    return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines,
+        "view": _view([line["score"] for line in lines]), "how": _HOW[contest.by_rows]}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #8fd4e4cd
 def _meant(groups:Sequence[sqlite3.Row], rows:str, name:str) -> sqlite3.Row:

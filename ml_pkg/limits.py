@@ -43,7 +43,8 @@ class Limits:
     def __post_init__(self) -> None:
         for each in fields(self):
             value, whole = getattr(self, each.name), isinstance(each.default, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf: raise InvalidDeclaration(f"the limit {each.name} is a{' whole' if whole else ' finite'} number above 0, and not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf:
+                raise InvalidDeclaration(f"the limit {each.name} is a{' whole' if whole else ' finite'} number above 0, and not {value!r}")
 
     def check_rows(self, count:int) -> None:
         "Raise `Refused` for a request of too many rows."
@@ -167,7 +168,8 @@ class Bearer:
     async def __call__(self, scope:dict[str, Any], receive:Callable, send:Callable) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN:
             token = self._token(scope["headers"], scope["method"] == "GET" and f"{scope['path']}/".startswith(PAGES))
-            if scope["path"] not in ALWAYS and (seconds := self._bucket(token).take()): raise Refused(429, f"'{token.name}' asks more than {token.rate.per_second:g} times a second.", headers=((b"retry-after", str(math.ceil(seconds)).encode()),))
+            if scope["path"] not in ALWAYS and (seconds := self._bucket(token).take()):
+                raise Refused(429, f"'{token.name}' asks more than {token.rate.per_second:g} times a second.", headers=((b"retry-after", str(math.ceil(seconds)).encode()),))
             scope = {**scope, "caller": token.name}
         await self.app(scope, receive, send)
 
@@ -178,7 +180,10 @@ class Bearer:
         if is_page and scheme.lower() == b"basic": secret = _password(secret)
         elif scheme.lower() != b"bearer": secret = b""
         found = self.tokens().who(secret.strip()) if secret else None
-        if found is None: raise Refused(401, "This server asks for a token: send 'Authorization: Bearer mlp_…', with a token that it knows. A browser asks for a name and a password: any name, and the token.", "Authorization", ((b"www-authenticate", b'Basic realm="a token as the password", charset="UTF-8"' if is_page else b"Bearer"),))
+        if found is None:
+            raise Refused(401,
+                "This server asks for a token: send 'Authorization: Bearer mlp_…', with a token that it knows. A browser asks for a name and a password: any name, and the token.",
+                "Authorization", ((b"www-authenticate", b'Basic realm="a token as the password", charset="UTF-8"' if is_page else b"Bearer"),))
         return found
 
     def _bucket(self, token:Token) -> Bucket:

@@ -118,7 +118,8 @@ def request_of(
 ) -> tuple:
     "What a line says of a request. Raises ValueError or TypeError for what makes no rows."
     ids, columns, answers, model, version, received, seconds = logged
-    if len({len(ids), *map(len, columns.values()), *map(len, answers.values())}) > 1: raise ValueError(f"there are {len(ids)} ids, and columns of {sorted({*map(len, columns.values()), *map(len, answers.values())})} values")
+    if len({len(ids), *map(len, columns.values()), *map(len, answers.values())}) > 1:
+        raise ValueError(f"there are {len(ids)} ids, and columns of {sorted({*map(len, columns.values()), *map(len, answers.values())})} values")
     return ids, private.columns(columns), private.columns(answers), model, version, received, seconds
 
 # %% ../nbs/api/485_logged.ipynb #29532de9

@@ -35,7 +35,8 @@ def moment_of(
         ago = _LENGTH.fullmatch(when.strip()) if isinstance(when, str) else None
         moment = pd.Timestamp.now("UTC") - datetime.timedelta(**{_UNITS[ago[2]]: float(ago[1])}) if ago else pd.Timestamp(when)
         if pd.isna(moment): raise ValueError("it is missing")
-    except (ValueError, TypeError, OverflowError) as error: raise InvalidQuery(f"{when!r} is no moment: write it as 2026-09-21, or 2026-09-21T14:13, or as so long ago (15m, 2h, 3d), or give a datetime") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidQuery(f"{when!r} is no moment: write it as 2026-09-21, or 2026-09-21T14:13, or as so long ago (15m, 2h, 3d), or give a datetime") from error
     return moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
 
 # %% ../nbs/api/487_logged_predictions.ipynb #cd4504da

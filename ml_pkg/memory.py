@@ -47,7 +47,8 @@ def call_identity(
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."
     for value in arguments.values():
         if found := _open(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
-    return Identity("call", parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()}, function)), ("scikit-learn configuration", settings_identity())))
+    return Identity("call",
+        parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()}, function)), ("scikit-learn configuration", settings_identity())))
 
 # %% ../nbs/api/230_memory.ipynb #73c36eae
 @dataclass(frozen=True)

@@ -125,8 +125,10 @@ def _means(found:ast.AST, wanted:ast.AST, kept:set[tuple[str, str]]) -> bool:
     return False
 
 # %% ../nbs/api/392_merging.ipynb #4a2968ca
-_KINDS = {ast.Name: "a name", ast.IfExp: "a conditional expression", ast.ListComp: "a comprehension", ast.SetComp: "a comprehension", ast.DictComp: "a comprehension", ast.GeneratorExp: "a comprehension", ast.Lambda: "a function",
-          ast.NamedExpr: "an assignment by :=", ast.Attribute: "an attribute", ast.Subscript: "an item of something", ast.Constant: "a constant", ast.BoolOp: "a choice by `and` or `or`", ast.List: "a list", ast.Tuple: "a tuple", ast.Dict: "a dictionary", ast.Await: "awaited"}
+_KINDS = {ast.Name: "a name", ast.IfExp: "a conditional expression", ast.ListComp: "a comprehension", ast.SetComp: "a comprehension",
+          ast.DictComp: "a comprehension", ast.GeneratorExp: "a comprehension", ast.Lambda: "a function",
+          ast.NamedExpr: "an assignment by :=", ast.Attribute: "an attribute", ast.Subscript: "an item of something", ast.Constant: "a constant",
+          ast.BoolOp: "a choice by `and` or `or`", ast.List: "a list", ast.Tuple: "a tuple", ast.Dict: "a dictionary", ast.Await: "awaited"}
 
 def _quoted(text:str) -> str: return text if len(text) < 80 else text[:79] + "…"
 
@@ -179,6 +181,7 @@ def redeclared(
     for text, kept in _candidates(source, start, end, expression, same):
         changed = source[:start] + text + source[end:]
         if not _is_rewritten(changed, name, source, start, end, wanted, kept): continue
-        if lost := _assigned_within(value) - _assigned_within(declared_value(changed, name)): raise NotRewritable(f"'{name}' is declared by an expression that also assigns {listed(sorted(lost))} by := (line {value.lineno}), which the new one does not")
+        if lost := _assigned_within(value) - _assigned_within(declared_value(changed, name)):
+            raise NotRewritable(f"'{name}' is declared by an expression that also assigns {listed(sorted(lost))} by := (line {value.lineno}), which the new one does not")
         return changed
     raise NotRewritable(f"the new expression cannot take the place of the one in line {value.lineno} without changing more of the source")

@@ -72,8 +72,12 @@ def _where(found:Mapping[str, Any]) -> str:
     model, after = (f"{found['model']}@{found['version']}" if found["version"].isdecimal() else found["model"]), found.get("labels_after")
     maturity = f", maturity=timedelta(seconds={after:g})" if metric and after else ""
     lines = [*(["from datetime import timedelta"] if maturity else []), "from ml_pkg.monitor import Monitor", f"monitor = Monitor.of_log({model!r}{maturity})"]
-    if metric: lines += [f"monitor.check_log({found.get('measured_from') or found['start']!r}, {found.get('measured_until') or found['end']!r}) # labels of these rows had come", f"monitor.rows({metric!r}) # those first that it was furthest off on"]
-    if names or not metric: lines += [f"monitor.check_log({found['start']!r}, {found['end']!r})", *([f"monitor.rows({name!r})" for name in names] or ["monitor.last.seen.frame # all: which are wrong is known when labels come"])]
+    if metric:
+        lines += [f"monitor.check_log({found.get('measured_from') or found['start']!r}, {found.get('measured_until') or found['end']!r}) # labels of these rows had come",
+            f"monitor.rows({metric!r}) # those first that it was furthest off on"]
+    if names or not metric:
+        lines += [f"monitor.check_log({found['start']!r}, {found['end']!r})",
+            *([f"monitor.rows({name!r})" for name in names] or ["monitor.last.seen.frame # all: which are wrong is known when labels come"])]
     return "\n".join(lines)
 
 # %% ../nbs/api/701_messages.ipynb #427d6bd6
@@ -95,7 +99,8 @@ def message_of(
     if not found["events"]: return None
     raised = [each["name"] for each in found["events"] if each["change"] == "raised"]
     subject = f"{found['model']}@{found['version']}: {found['verdict']}" + (f": {_listed(raised)}" if raised else f" (cleared: {_listed([each['name'] for each in found['events']])})")
-    text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}", since=minute(found["start"]), until=minute(found["end"]), against=found["against"],
+    text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}",
+        since=minute(found["start"]), until=minute(found["end"]), against=found["against"],
         changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))
     document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open")}
     return Message(message_id(found["model"], found["version"], found["time"]), subject, text, document)

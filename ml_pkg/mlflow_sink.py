@@ -83,8 +83,10 @@ def tags_of(
 ) -> dict[str, str]:
     "What a run is, and where it came from."
     row = run.row
-    known = {"ml_pkg.run": run.id, "ml_pkg.started": row["started"], "ml_pkg.key": run.key, "ml_pkg.status": run.status, "ml_pkg.reused": "yes" if run.reused else "no", "ml_pkg.reuses": row["reuses"], "ml_pkg.variation_of": row["variation_of"],
-             "ml_pkg.dataset": row["dataset_key"], "ml_pkg.task": row["task"], "ml_pkg.seed": row["seed"], "ml_pkg.origin": row["origin"], "ml_pkg.error": row["error"], "ml_pkg.uncommitted": None if row["git_dirty"] is None else "yes" if row["git_dirty"] else "no",
+    known = {"ml_pkg.run": run.id, "ml_pkg.started": row["started"], "ml_pkg.key": run.key, "ml_pkg.status": run.status,
+             "ml_pkg.reused": "yes" if run.reused else "no", "ml_pkg.reuses": row["reuses"], "ml_pkg.variation_of": row["variation_of"],
+             "ml_pkg.dataset": row["dataset_key"], "ml_pkg.task": row["task"], "ml_pkg.seed": row["seed"], "ml_pkg.origin": row["origin"],
+             "ml_pkg.error": row["error"], "ml_pkg.uncommitted": None if row["git_dirty"] is None else "yes" if row["git_dirty"] else "no",
              "mlflow.source.name": row["place"], "mlflow.source.type": _SOURCES.get(row["origin"], "LOCAL"), "mlflow.source.git.commit": row["git_commit"]}
     return {name: _cut(str(value), LONGEST_TAG) for name, value in known.items() if value is not None}
 
@@ -93,7 +95,8 @@ def remarks_of(
     run:Run, # with notes, tags and star
 ) -> dict[str, str]:
     "What was said beside the record; it can change."
-    return {"ml_pkg.tags": _cut(", ".join(run.tags), LONGEST_TAG), "ml_pkg.starred": "yes" if run.starred else "no", "mlflow.note.content": _cut("\n\n".join(note["text"] for note in run.notes), LONGEST_TAG)}
+    return {"ml_pkg.tags": _cut(", ".join(run.tags), LONGEST_TAG), "ml_pkg.starred": "yes" if run.starred else "no",
+        "mlflow.note.content": _cut("\n\n".join(note["text"] for note in run.notes), LONGEST_TAG)}
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #93762a33
 _TYPES = {"integer": "long", "float": "double", "boolean": "boolean", "datetime": "datetime"} # what MLflow calls our kinds of columns; string for all others
@@ -229,7 +232,8 @@ def _experiment(client:"MlflowClient", run:Run) -> str:
         try: return client.create_experiment(name)
         except Exception:
             if (found := client.get_experiment_by_name(name)) is None: raise
-    if found.lifecycle_stage == "deleted": raise Refused(f"the experiment '{name}' was deleted on the server: restore it there (mlflow experiments restore -x {found.experiment_id}), or give ours another name")
+    if found.lifecycle_stage == "deleted":
+        raise Refused(f"the experiment '{name}' was deleted on the server: restore it there (mlflow experiments restore -x {found.experiment_id}), or give ours another name")
     return found.experiment_id
 
 def _there(client:"MlflowClient", run:Run) -> Any:
@@ -300,7 +304,8 @@ def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:An
         shutil.copy(path, ours := Path(folder)/FILE)
         if sha256(ours.read_bytes()) != digest: raise OSError(f"{path} was replaced while it was read") # told at the next try
         model = Model.load(ours)
-        logged = begun or client.create_logged_model(there.info.experiment_id, "model", there.info.run_id, {DIGEST: digest, **{f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}})
+        logged = begun or client.create_logged_model(there.info.experiment_id, "model", there.info.run_id,
+            {DIGEST: digest, **{f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}})
         about = {"artifact_path": logged.artifact_location, "model_uuid": logged.model_id, "run_id": there.info.run_id, "model_id": logged.model_id}
         try: _write_flavor(model, Path(folder)/"model", about)
         except Exception as error: client.set_logged_model_tags(logged.model_id, {"ml_pkg.flavor": _cut(f"none, only {FILE}: {type(error).__name__}: {error}", LONGEST_TAG)}) # what MLflow cannot write is there as our file
@@ -323,7 +328,8 @@ def _write_flavor(
     example = conform([{column.name: column.example for column in model.schema.columns}], model.schema).frame
     described = MlflowModel(**about)
     with warnings.catch_warnings(action="ignore"): # a hint about columns of integers, and one about pickle
-        save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example, pip_requirements=[*_requirements(model), *further], **_format(model))
+        save_model(model.estimator, folder, mlflow_model=described, signature=infer_signature(example, model.estimator.predict(example)), input_example=example,
+            pip_requirements=[*_requirements(model), *further], **_format(model))
     return described
 
 def _requirements(model:Model) -> list[str]:
@@ -455,7 +461,8 @@ def _download(location:str, digest:str, kept:Path, uri:str) -> None:
     from mlflow.artifacts import download_artifacts
     with tempfile.TemporaryDirectory() as folder:
         found = Path(download_artifacts(artifact_uri=f"{location}/{FILE}", dst_path=folder, tracking_uri=uri))
-        if sha256(found.read_bytes()) != digest: raise DamagedFile(f"{location}/{FILE} is not what was logged (sha256 {sha256(found.read_bytes())}, and {digest} is in the tag {DIGEST}): it was changed, or is damaged. Register the model again")
+        if sha256(found.read_bytes()) != digest:
+            raise DamagedFile(f"{location}/{FILE} is not what was logged (sha256 {sha256(found.read_bytes())}, and {digest} is in the tag {DIGEST}): it was changed, or is damaged. Register the model again")
         with written_whole(kept) as part: shutil.copyfile(found, part)
 
 def from_registry(

@@ -56,7 +56,8 @@ def refusal(
             f"and the estimator does not take it ({reason}). Fill it in, or declare a step that does, such as SimpleImputer()")
     for name, known in _encoded(error).items():
         odd = (~frame[name].isin(known) & frame[name].notna()).to_numpy() if name in frame else np.zeros(0, dtype=bool)
-        if odd.any(): return InvalidInput(f"column '{name}', row {first_row + odd.argmax()}: {frame[name].tolist()[odd.argmax()]!r} is a category that the encoder has not seen, and it takes no others ({reason}). "
+        if odd.any():
+            return InvalidInput(f"column '{name}', row {first_row + odd.argmax()}: {frame[name].tolist()[odd.argmax()]!r} is a category that the encoder has not seen, and it takes no others ({reason}). "
             "Leave the row out, or declare the encoder with handle_unknown, such as OneHotEncoder(handle_unknown='ignore')")
     return None
 
@@ -196,11 +197,13 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     "Check everything about a file before its estimator is interpreted."
     manifest, members, _, ours = read_archive(path)
     name = manifest.get("persister")
-    if not isinstance(name, str) or name not in persisters: raise UnknownPersister(f"{path} was written by a persister called {name!r}. Give it: Model.load(path, persisters=[…]). Given: {listed(persisters)}")
+    if not isinstance(name, str) or name not in persisters:
+        raise UnknownPersister(f"{path} was written by a persister called {name!r}. Give it: Model.load(path, persisters=[…]). Given: {listed(persisters)}")
     vouched = trusted or ours
     if persisters[name].runs_code and not vouched: raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and it does not carry your signature. "
         "If you know where it comes from: trusted=True (on the command line: --trusted)")
-    if not vouched and (longest := max((len(content) for name, content in members.items() if name != "estimator"), default=0)) > DESCRIBED: raise DamagedFile(f"{path} holds a model, and its description has {longest:,} bytes: no such file has that, unless you know where it comes from (trusted=True)")
+    if not vouched and (longest := max((len(content) for name, content in members.items() if name != "estimator"), default=0)) > DESCRIBED:
+        raise DamagedFile(f"{path} holds a model, and its description has {longest:,} bytes: no such file has that, unless you know where it comes from (trusted=True)")
     with _readable(path, "its description"):
         schema, card, versions = Schema.from_dict(json.loads(members["schema.json"])), dict(json.loads(members["card.json"])), dict(manifest.get("versions") or {})
     _compare_versions(path, versions)
@@ -231,12 +234,14 @@ def _compare_versions(path:Path, written:dict[str, str]) -> None:
     "Warn of a model that another scikit-learn has fitted."
     here = _versions()["scikit-learn"]
     if written.get("scikit-learn") not in (None, here):
-        warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}", UserWarning, stacklevel=4)
+        warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}",
+            UserWarning, stacklevel=4)
 
 def _compare_code(path:Path, written:dict[str, dict[str, str]], estimator:Any) -> None:
     "Warn of a model whose own classes and functions were edited since."
     if written and (changed := changed_code(written, own_code(estimator))):
-        warnings.warn(f"{path} was fitted with other code: {listed(changed)} has changed since. Predictions may differ from those that it gave then. Train it again, or bring that code back", UserWarning, stacklevel=4)
+        warnings.warn(f"{path} was fitted with other code: {listed(changed)} has changed since. Predictions may differ from those that it gave then. Train it again, or bring that code back",
+            UserWarning, stacklevel=4)
 
 # %% ../nbs/api/220_model.ipynb #a2b05b3b
 def check_key(

@@ -85,7 +85,8 @@ class Judged:
     def is_over(self) -> bool: return self.rows >= FIRST and self.difference.mean >= -self.tolerance # nothing speaks for its being worse, though that may not be ruled out
 
     def __str__(self) -> str:
-        said = {MOVED: f"worse by more than {self.tolerance:.3g}", OK: f"ok, not worse by more than {self.tolerance:.3g}", NOT_ENOUGH: f"{NOT_ENOUGH} to tell whether it is worse by more than {self.tolerance:.3g}"}[self.verdict]
+        said = {MOVED: f"worse by more than {self.tolerance:.3g}", OK: f"ok, not worse by more than {self.tolerance:.3g}",
+            NOT_ENOUGH: f"{NOT_ENOUGH} to tell whether it is worse by more than {self.tolerance:.3g}"}[self.verdict]
         return f"{self.metric} {self.score.mean:.3f} [{self.score.low:.3f}, {self.score.high:.3f}] on {self.rows:,} rows, {self.training.score:.3f} at training: {said}"
 
     def to_dict(self) -> dict[str, Any]: return {"metric": self.metric, "score": self.score._asdict(), "training": self.training._asdict(), "tolerance": self.tolerance, "rows": self.rows, "verdict": self.verdict}
@@ -122,8 +123,10 @@ def _by_product(profile:ReferenceProfile, window:Window, X:pd.DataFrame, name:st
     scores = profile.scores.of(columns_of(X, profile.inputs.bins)) - centre
     return np.argsort(-scores[:, first] * scores[:, second] * np.sign(change[first, second]), kind="stable")[:max(1, len(X) // 10)]
 
-_FAULTY = {"missing": lambda bins, name, values: values.isna().to_numpy(), "unseen": lambda bins, name, values: _places(bins, name, values) == len(bins.categories.tables[bins.categories.names.index(name)]),
-           "below": lambda bins, name, values: _numbers(bins, name, values) < bins.numbers.least[bins.numbers.names.index(name)], "above": lambda bins, name, values: _numbers(bins, name, values) > bins.numbers.most[bins.numbers.names.index(name)]}
+_FAULTY = {"missing": lambda bins, name, values: values.isna().to_numpy(),
+           "unseen": lambda bins, name, values: _places(bins, name, values) == len(bins.categories.tables[bins.categories.names.index(name)]),
+           "below": lambda bins, name, values: _numbers(bins, name, values) < bins.numbers.least[bins.numbers.names.index(name)],
+           "above": lambda bins, name, values: _numbers(bins, name, values) > bins.numbers.most[bins.numbers.names.index(name)]}
 
 def _numbers(bins:Any, name:str, values:pd.Series) -> np.ndarray: return columns_of(values.to_frame(name), bins).numbers[bins.numbers.names.index(name)]
 
@@ -165,7 +168,9 @@ class Findings:
     def alarms(self) -> list[str]:
         "What is wrong, the heaviest first."
         kinds = {each.kind for each in self.check.alarms}
-        found = {SILENT: bool(self.silence.is_too_long), MEASURED_WORSE: any(each.verdict == MOVED for each in self.measured), MISTRUSTED: self.compared.trusted is False, ESTIMATED_WORSE: self.compared.trusted is not False and any(each.verdict == MOVED for each in self.estimated),
+        found = {SILENT: bool(self.silence.is_too_long), MEASURED_WORSE: any(each.verdict == MOVED for each in self.measured),
+                 MISTRUSTED: self.compared.trusted is False,
+                 ESTIMATED_WORSE: self.compared.trusted is not False and any(each.verdict == MOVED for each in self.estimated),
                  ANSWERS_MOVED: ANSWER in kinds, INPUTS_MOVED: bool(kinds - {ANSWER}), FAULTY: any(fault.certain for fault in self.check.faults)}
         return [name for name, is_so in found.items() if is_so]
 
@@ -232,7 +237,8 @@ class Report(Findings):
 
     def _furthest_off(self, metric:str) -> pd.DataFrame:
         found = self.labelled.furthest_off
-        if not len(found): raise InvalidData(f"it is not known which rows are wrong: {metric} was estimated, and not measured ({self.labels}). Look at the rows of a column that has moved, or wait for labels")
+        if not len(found):
+            raise InvalidData(f"it is not known which rows are wrong: {metric} was estimated, and not measured ({self.labels}). Look at the rows of a column that has moved, or wait for labels")
         return found
 
     @property
@@ -267,7 +273,8 @@ def _parts(report:Report) -> dict[str, list[str]]:
     moved = [each for each in report.check.verdicts if each.verdict != OK]
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []), *([str(report.compared)] if report.measured and report.estimated else [])]
-    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)], "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
+    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)],
+            "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
 
 def _text(report:Report) -> str:
@@ -283,10 +290,13 @@ def _page(report:Report) -> str:
 def _document(report:Report) -> dict[str, Any]:
     "As JSON can hold it."
     verdicts = [asdict(each) for each in report.check.verdicts]
-    return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "traffic": report.silence._asdict(), "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
+    return finite({"model": report.name, "verdict": report.verdict, "alarms": report.alarms, "rows": report.check.rows, "traffic": report.silence._asdict(),
+        "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
         "coverage": [{"age_seconds": age.total_seconds(), **row} for age, row in zip(report.coverage.index, report.coverage.to_dict("records"), strict=True)],
-        "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None, "estimate_holds": report.compared.trusted,
-        "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER], "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread}})
+        "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None,
+        "estimate_holds": report.compared.trusted,
+        "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER],
+        "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread}})
 
 def _whole_page(report:Report) -> str:
     "A page that needs no network."
@@ -311,7 +321,8 @@ def unwatched_metrics(
 ) -> dict[str, str]:           # by name why not
     "Metrics that were declared, and that no monitor can judge."
     declared = [*model.card.get("scorers", []), *model.card.get("own_metrics", [])] if watched else [] # without any, all are told of at once
-    return {name: f"the metric {name} is declared and not watched: it is none of those that are told from what single rows add to them. Watched: {listed(watched)}" for name in declared if name not in watched}
+    return {name: f"the metric {name} is declared and not watched: it is none of those that are told from what single rows add to them. Watched: {listed(watched)}"
+        for name in declared if name not in watched}
 
 def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Estimated|Abstained:
     "How well the model does on rows that have an answer, without labels."
@@ -413,7 +424,8 @@ class Monitor:
     def recent(self) -> Dataset:
         "The labelled rows of the last check, to train on: `experiment.with_dataset(monitor.recent())`. Rows of a log are those that are old enough, also where a label came too late to be judged by, and of the roles beside the target they have that of time. Raises `InvalidData` if there are none."
         known, target, time = self.last.known, self.model.card["target"], self.model.card.get("time")
-        if len(target) > 1 or not len(known.X): raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1 else "labels belong to one target, and the model has several")
+        if len(target) > 1 or not len(known.X):
+            raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1 else "labels belong to one target, and the model has several")
         if gone := [name for name in self.model.schema.names if name not in known.X]: raise InvalidData(f"these rows cannot be trained on: {known.unread[gone[0]]}")
         moments = {time: self._times(known.frame)[time]} if time and time in self._times(known.frame) else {}
         return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0], time=time if moments else None)
@@ -431,7 +443,9 @@ class Monitor:
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(self._numbered(seen), seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)), self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile, window, seen, labelled, known, coverage, self.unwatched)
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)),
+            self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile,
+            window, seen, labelled, known, coverage, self.unwatched)
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
@@ -456,7 +470,8 @@ class LogMonitor(Monitor):
     ):
         super().__init__(model, **options)
         self.name, self.version, self.logs, self.maturity = name, version, logs, MatureAfter(maturity) if isinstance(maturity, datetime.timedelta) else maturity
-        if not hasattr(self.maturity, "age"): raise InvalidDeclaration(f"maturity says when predictions are old enough for their labels to count: a timedelta, or LearntMaturity(), and not {maturity!r}")
+        if not hasattr(self.maturity, "age"):
+            raise InvalidDeclaration(f"maturity says when predictions are old enough for their labels to count: a timedelta, or LearntMaturity(), and not {maturity!r}")
 
     def check_log(self,
         since:Moment|None=None,  # the first moment that counts

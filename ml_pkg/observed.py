@@ -61,7 +61,8 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     kept = Bins(NumberBins(tuple(bins.numbers.names[place] for place in numbers), *(getattr(bins.numbers, name)[numbers] for name in ("low", "width", "lines", "centre", "scale", "least", "most"))),
                 CategoryBins(tuple(bins.categories.names[place] for place in categories), tuple(bins.categories.tables[place] for place in categories), bins.categories.lumped[categories]))
     slots = np.concatenate([np.zeros(0, np.int64), *(sketch.slots[starts[place]:starts[place + 1]] for place in categories)])
-    return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")}, **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
+    return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")},
+        **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
 
 # %% ../nbs/api/691_observed.ipynb #93819823
 def _without(baseline:Baseline, unread:Collection[str]) -> Baseline: return _baseline_of(baseline, [name for name in baseline.bins.names if name not in unread])
@@ -76,7 +77,8 @@ def profile_without(
     "The profile of all other columns."
     if not unread: return profile
     scores, places = profile.scores, _kept_places(profile.scores, unread)
-    found = replace(profile, inputs=_without(profile.inputs, unread), answers=_without(profile.answers, unread), pairs=_pairs_of(profile.pairs, places), importance={name: value for name, value in profile.importance.items() if name not in unread})
+    found = replace(profile, inputs=_without(profile.inputs, unread), answers=_without(profile.answers, unread), pairs=_pairs_of(profile.pairs, places),
+        importance={name: value for name, value in profile.importance.items() if name not in unread})
     vars(found)["scores"] = Scores(found.inputs.bins, tuple(scores.columns[place] for place in places), tuple(scores.tables[place] for place in places)) # those whose products are known
     return found
 

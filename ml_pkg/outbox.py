@@ -43,7 +43,8 @@ class Tried:
 
     def begun(self, now:datetime) -> "Tried":
         "As it is noted before anything is said: if nothing more is ever noted, it is tried again after a pause."
-        return replace(self, since=self.since or _stamp(now), tries=self.tries + 1, after=_stamp(now + pause_after(self.tries + 1)), changed=_stamp(now), error="a try was begun, and nothing more is known of it")
+        return replace(self, since=self.since or _stamp(now), tries=self.tries + 1, after=_stamp(now + pause_after(self.tries + 1)), changed=_stamp(now),
+            error="a try was begun, and nothing more is known of it")
 
     def is_due(self, now:datetime) -> bool: return not self.after or not timedelta(0) < datetime.fromisoformat(self.after) - now <= LONGEST # more than that: a clock was wrong
 
@@ -261,7 +262,8 @@ class Outbox:
         entry = _Entry(self._place(channel)/f"{_name(message.id)}.json", str(channel), time.time_ns(), message)
         if entry.path.exists() or entry.note.exists(): return
         try: entry.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error: raise Unwritable(f"the outbox {self.folder} cannot be written ({error.strerror or error}), so nobody is told of '{message.subject}'. Make the folder writable, or free some space") from error
+        except OSError as error:
+            raise Unwritable(f"the outbox {self.folder} cannot be written ({error.strerror or error}), so nobody is told of '{message.subject}'. Make the folder writable, or free some space") from error
         _write(entry.path, {"channel": entry.channel, "number": entry.number, "message": asdict(message)})
 
     def _place(self, channel:Channel) -> Path: return self.folder/_name(channel.key)

@@ -68,7 +68,8 @@ def state(
     return "reused" if run["reused"] else run["status"]
 
 # %% ../nbs/api/460_pages.ipynb #645603aa
-_TAGS = {"div", "p", "span", "b", "strong", "em", "i", "code", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li", "dl", "dt", "dd", "h2", "h3", "h4", "section", "details", "summary", "br", "small", "img", "figure", "figcaption", "del", "ins"}
+_TAGS = {"div", "p", "span", "b", "strong", "em", "i", "code", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "ol", "li", "dl", "dt",
+    "dd", "h2", "h3", "h4", "section", "details", "summary", "br", "small", "img", "figure", "figcaption", "del", "ins"}
 _EMPTY, _SILENT = {"br", "img"}, {"style", "script", "svg", "head", "title", "template", "iframe", "object"}
 _ATTRIBUTES = {"class", "id", "scope", "colspan", "rowspan", "open", "alt", "src", "role", "aria-label", "tabindex"}
 _SCROLLS = '<div class="scroll"'
@@ -157,7 +158,8 @@ def line_chart(
         is_new, best = value > best, max(value, best)
         path += f"H{x(place):.1f}V{y(best):.1f}" if path else f"M{x(place):.1f} {y(best):.1f}"
         dots.append(f'<circle class="{"best" if is_new else "dot"}" cx="{x(place):.1f}" cy="{y(value):.1f}" r="{4 if is_new else 2.5}"><title>{escape(title)}</title></circle>')
-    grid = "".join(f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/><text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>' for tick in ticks(low, high))
+    grid = "".join(f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/><text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        for tick in ticks(low, high))
     words = f"{shortened(metric, 60)} of {len(points)} runs, from {points[0][0]:.4f} to {points[-1][0]:.4f}; the best {best:.4f}"
     foot = f'<text x="{LEFT}" y="{HIGH - 8}">{escape(feet[0])}</text><text x="{WIDE - RIGHT}" y="{HIGH - 8}" text-anchor="end">{escape(feet[1])}</text>'
     return f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(words)}">{grid}{foot}<path class="line" d="{path}"/>{"".join(dots)}</svg>'

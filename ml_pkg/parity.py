@@ -159,7 +159,8 @@ def testimony(
         words = [sys.executable, "-c", "from ml_pkg.witness import main; main()", module, name, str(model), here]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path or ".").absolute()) for path in sys.path), "PYTHONDONTWRITEBYTECODE": "1"} # a module of the same second and size would be taken for the old one
         code = exit_code(words, folder, environment, place/"errors.txt", 60 * minutes)
-        if code is None: raise NotTheSame(f"a fresh process that was to use {module}:{name} took more than {minutes:g} minutes, and was ended: it was {_read(place/'doing.txt') or 'starting'}. If it needs more time, say so where the gates are declared: Gates(…, witness_minutes={math.ceil(3 * minutes)})")
+        if code is None:
+            raise NotTheSame(f"a fresh process that was to use {module}:{name} took more than {minutes:g} minutes, and was ended: it was {_read(place/'doing.txt') or 'starting'}. If it needs more time, say so where the gates are declared: Gates(…, witness_minutes={math.ceil(3 * minutes)})")
         if code: raise NotTheSame(f"a fresh process cannot use {module}:{name}: {_last_line(_read(place/'errors.txt'))}")
         return Testimony(**json.loads((place/"said.json").read_text(encoding="utf-8")))
 

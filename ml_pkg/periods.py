@@ -69,7 +69,9 @@ def period_of(
     monitor:LogMonitor,        # whose profile counted it
 ) -> Period:
     "Raises `DamagedFile`, also for a period that another profile counted."
-    try: return Period(pd.Timestamp(written["start"]), pd.Timestamp(written["end"]), monitor.profile.window(written["window"]), written["unread"], cast("tuple[float, float]", (*map(_read_number, written["latency"]),)))
+    try:
+        return Period(pd.Timestamp(written["start"]), pd.Timestamp(written["end"]), monitor.profile.window(written["window"]), written["unread"],
+            cast("tuple[float, float]", (*map(_read_number, written["latency"]),)))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DamagedFile): raise
         raise DamagedFile(f"a period cannot be read ({error!r}). Count its rows again") from error

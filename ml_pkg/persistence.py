@@ -103,7 +103,8 @@ def _check_parts(content:bytes) -> None:
     try:
         with stored_zip(io.BytesIO(content), _PART, most=2**24) as archive:
             for entry in archive.infolist():
-                if entry.filename.endswith(".npz") and (size := unpacked_size(archive.read(entry))) > max(UNPACKED, 100 * entry.file_size): raise NoZipOfOurs(f"its part {entry.filename} becomes {size:,} bytes")
+                if entry.filename.endswith(".npz") and (size := unpacked_size(archive.read(entry))) > max(UNPACKED, 100 * entry.file_size):
+                    raise NoZipOfOurs(f"its part {entry.filename} becomes {size:,} bytes")
     except Exception as error: raise DamagedFile(f"the estimator is no file of skops, or a damaged one ({error}). Take it from its source again, or train again") from error
 
 # %% ../nbs/api/200_persistence.ipynb #a07e9281
@@ -124,9 +125,11 @@ class Skops:
         "The estimator as bytes. Raises `InvalidDeclaration` for what skops cannot write, or nobody could import."
         from skops.io import dumps
         try: content = dumps(estimator)
-        except Exception as error: raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
+        except Exception as error:
+            raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
         local = [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
-        if local: raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
+        if local:
+            raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
         return content
 
     def load(self, content:bytes, trusted:bool) -> Any:
@@ -180,8 +183,10 @@ def with_attached(
 ) -> dict[str, bytes]:
     "Both of them. Raises `InvalidDeclaration` for a name that is taken, and for one that no file could be read with."
     for name in attached:
-        if name in members or name in (MANIFEST, SIGNATURE): raise InvalidDeclaration(f"'{name}' cannot be attached: the file has a member of that name, which would be replaced. Attach it under another name")
-        if not _MEMBER.fullmatch(name): raise InvalidDeclaration(f"'{name}' cannot be attached: the name of a member is of letters, digits, '_', '.' and '-', and begins with a letter or digit. Attach it under another name")
+        if name in members or name in (MANIFEST, SIGNATURE):
+            raise InvalidDeclaration(f"'{name}' cannot be attached: the file has a member of that name, which would be replaced. Attach it under another name")
+        if not _MEMBER.fullmatch(name):
+            raise InvalidDeclaration(f"'{name}' cannot be attached: the name of a member is of letters, digits, '_', '.' and '-', and begins with a letter or digit. Attach it under another name")
     return {**members, **attached}
 
 # %% ../nbs/api/200_persistence.ipynb #af3dc305

@@ -28,11 +28,13 @@ def curve_of(
     "Scores with their intervals, by the value that each variant has on an axis; variants without it are not on the curve."
     finished = [each for each in board if each.run.status == "finished"]
     having = [each for each in finished if axis in [*each.experiment.estimator.get_params(), "train_size"]]
-    if not having: raise UnknownName(f"'{axis}' is not a parameter of {finished[0].name if len(finished) == 1 else 'any variant'}.{did_you_mean(axis, [*dict.fromkeys(name for each in finished for name in each.experiment.estimator.get_params()), 'train_size'], 'parameters')}")
+    if not having:
+        raise UnknownName(f"'{axis}' is not a parameter of {finished[0].name if len(finished) == 1 else 'any variant'}.{did_you_mean(axis, [*dict.fromkeys(name for each in finished for name in each.experiment.estimator.get_params()), 'train_size'], 'parameters')}")
     values = [_value(each, axis) for each in having]
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None: raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
-    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values, dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
+    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values,
+        dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
 
 def _value(result:Result, axis:str) -> Any:
     "The value of a parameter; of `train_size`, how many rows were fitted on."

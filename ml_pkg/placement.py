@@ -52,7 +52,8 @@ def declared_place(
     "Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
     root = experiment.declared
     name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, root.name)
-    if name is None: raise NotRewritable(f"{root.name} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {root.name})")
+    if name is None:
+        raise NotRewritable(f"{root.name} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {root.name})")
     try: module = importlib.import_module(name)
     except Exception as error: raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({type(error).__name__}: {error})") from error
     found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == root.name]

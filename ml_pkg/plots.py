@@ -177,7 +177,8 @@ def plot_pareto(
     low, high = ax.set_ylim(limits(found["score"]))
     label_at = _apart((front["score"].to_numpy() - low) / (high - low), gap=0.24 / (height - 1.1))
     for name, x, y, place in zip(cut_apart(front.index, 30), front[cost], front["score"], label_at, strict=True):
-        ax.annotate(name, (x, y), (1.03, place), textcoords="axes fraction", va="center", color=ink(ax), fontsize=9, arrowprops={"arrowstyle": "-", "color": REST, "linewidth": 0.6, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5), "zorder": 1})
+        ax.annotate(name, (x, y), (1.03, place), textcoords="axes fraction", va="center", color=ink(ax), fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": REST, "linewidth": 0.6, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5), "zorder": 1})
     ax.set(xlabel=cost.replace("_", " "), ylabel=metric)
     say(ax, left_out(len(found), len(found), len(points), "a score or a cost") + ["blue: no other is both better and cheaper"] * (len(found) > 1))
     return ax
@@ -268,7 +269,8 @@ def plot_parallel(
     ax:"Axes|None"=None,     # to draw on; None for new ones
 ) -> "Axes":
     "Variants as lines across their parameters, coloured by their score. Raises `InvalidData` if the scores are those of other variants."
-    if sorted(map(str, parameters.index)) != sorted(map(str, scores.index)): raise InvalidData(f"{len(parameters)} variants with parameters and {len(scores)} with scores are not the same: give both for the same names")
+    if sorted(map(str, parameters.index)) != sorted(map(str, scores.index)):
+        raise InvalidData(f"{len(parameters)} variants with parameters and {len(scores)} with scores are not the same: give both for the same names")
     found = (scores if scores.index.equals(parameters.index) else scores.reindex(parameters.index)).to_numpy(dtype=float)
     order = np.flatnonzero(np.isfinite(found))
     order = order[np.argsort(found[order], kind="stable")] # the best last, so on top
@@ -364,7 +366,8 @@ def _predicted(y:pd.Series, predictions:pd.Series) -> tuple[pd.Series, pd.Series
     "What was there and what was predicted, for the rows that have both. Raises `InvalidData`."
     if not y.index.equals(predictions.index):
         strange = ~predictions.index.isin(y.index)
-        if strange.any(): raise InvalidData(f"{strange.sum()} of {len(predictions)} predictions are of rows that are not there, such as {predictions.index[strange].tolist()[0]!r}: give both the same index")
+        if strange.any():
+            raise InvalidData(f"{strange.sum()} of {len(predictions)} predictions are of rows that are not there, such as {predictions.index[strange].tolist()[0]!r}: give both the same index")
         if not y.index.is_unique: raise InvalidData("several rows have the same index, so that a prediction cannot be told to be of one of them: give both the same index")
         y = y.reindex(predictions.index)
     has_both = (y.notna() & predictions.notna()).to_numpy()
@@ -377,14 +380,16 @@ def _draw_confusion(ax:"Axes", actual:pd.Series, predicted:pd.Series) -> None:
     paper_to_blue = LinearSegmentedColormap.from_list("counts", ["#f4f4f0", "#8bbbd9", "#00436a"])
     classes = sorted({*actual.unique(), *predicted.unique()}, key=lambda value: (isinstance(value, str), value))
     names, is_wide = cut_apart(classes, 18), len(classes) > 15
-    ConfusionMatrixDisplay.from_predictions(actual, predicted, labels=classes, display_labels=names, cmap=paper_to_blue, colorbar=False, include_values=not is_wide, xticks_rotation="vertical" if max(map(len, names)) * len(names) > 50 else "horizontal", ax=ax)
+    ConfusionMatrixDisplay.from_predictions(actual, predicted, labels=classes, display_labels=names, cmap=paper_to_blue, colorbar=False,
+        include_values=not is_wide, xticks_rotation="vertical" if max(map(len, names)) * len(names) > 50 else "horizontal", ax=ax)
     ax.tick_params(labelsize=min(10, 300 / len(classes)))
     ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted", ylabel="actual")
 
 def _draw_residuals(ax:"Axes", actual:pd.Series, predicted:pd.Series) -> None:
     from sklearn.metrics import PredictionErrorDisplay
-    PredictionErrorDisplay.from_predictions(actual, predicted, kind="residual_vs_predicted", subsample=DRAWN, random_state=0, ax=ax, scatter_kwargs={"color": BEST, "alpha": 0.5, "s": 18, "linewidths": 0}, line_kwargs={"color": ink(ax), "linestyle": "dashed", "linewidth": 1})
+    PredictionErrorDisplay.from_predictions(actual, predicted, kind="residual_vs_predicted", subsample=DRAWN, random_state=0, ax=ax,
+        scatter_kwargs={"color": BEST, "alpha": 0.5, "s": 18, "linewidths": 0}, line_kwargs={"color": ink(ax), "linestyle": "dashed", "linewidth": 1})
     ax.set(xlabel="predicted", ylabel="residual: actual less predicted")
 
 # %% ../nbs/api/282_plots.ipynb #5bdf9abe

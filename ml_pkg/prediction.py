@@ -29,7 +29,8 @@ from .workspace import written_whole
 ROWS = 50_000 # in one part
 
 def _text_columns(schema:Schema) -> dict[str, str]:
-    return {column.name: "str" for column in schema.columns if column.kind == "text" or _is_large(column) or (column.kind == "category" and all(isinstance(value, str) for value in column.values or ()))}
+    return {column.name: "str" for column in schema.columns if column.kind == "text" or _is_large(column)
+        or (column.kind == "category" and all(isinstance(value, str) for value in column.values or ()))}
 
 def _is_large(column:Column) -> bool:
     "Whether there are whole numbers in it that a double would round, as pandas has them beside gaps."
@@ -144,7 +145,8 @@ def _output(path:Path|None, complete:Callable) -> Iterator[Callable]:
         with _csv_writer(sys.stdout, ",") as write: yield write
         return
     kind = table_format(path)
-    if kind not in _WRITERS or path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"): raise InvalidDeclaration(f"predictions are written as CSV or Parquet, and {path} is neither: choose .csv, .tsv or .parquet")
+    if kind not in _WRITERS or path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"):
+        raise InvalidDeclaration(f"predictions are written as CSV or Parquet, and {path} is neither: choose .csv, .tsv or .parquet")
     if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to")
     with written_whole(path) as part:
         with _WRITERS[kind](part, "\t" if path.suffix.lower() == ".tsv" else ",") as write: yield write
@@ -160,7 +162,8 @@ def _predicted(model:Model, part:pd.DataFrame, probabilities:bool, keep:list[str
         columns.append(found.set_axis(map(probability_name, found.columns), axis=1))
     written = pd.concat(columns, axis=1)
     twice = written.columns[written.columns.duplicated()]
-    if len(twice): raise InvalidDeclaration(f"'{twice[0]}' cannot be kept, because what is predicted is written under that name: rename that column of the input, or join the predictions to it afterwards")
+    if len(twice):
+        raise InvalidDeclaration(f"'{twice[0]}' cannot be kept, because what is predicted is written under that name: rename that column of the input, or join the predictions to it afterwards")
     return written
 
 # %% ../nbs/api/440_prediction.ipynb #380870db

@@ -122,7 +122,8 @@ class _Ahead:
     @property
     def is_enough(self) -> bool:
         limits = self._rotation
-        return self._file is not None and (not self._file.is_sure or self._rows >= limits.rows or self._file.size >= limits.bytes or time.monotonic() - self._since >= limits.seconds or self._day != _day())
+        return self._file is not None and (not self._file.is_sure or self._rows >= limits.rows or self._file.size >= limits.bytes
+            or time.monotonic() - self._since >= limits.seconds or self._day != _day())
 
     def leave(self) -> None:
         "Whoever makes segments may have it now. Raises OSError, and it is left all the same."

@@ -57,7 +57,8 @@ def _is_installed(name:str) -> bool:
 
 # %% ../nbs/api/459_project.ipynb #77edb409
 _REFUSED:tuple[tuple[Callable[[str], bool], str], ...] = (
-    (lambda name: not re.fullmatch(r"[A-Za-z](\w*[A-Za-z0-9])?", name, re.ASCII), "it becomes the name of a package and of a variable, so it takes letters, digits and underscores, begins with a letter and does not end with an underscore"),
+    (lambda name: not re.fullmatch(r"[A-Za-z](\w*[A-Za-z0-9])?", name, re.ASCII),
+    "it becomes the name of a package and of a variable, so it takes letters, digits and underscores, begins with a letter and does not end with an underscore"),
     (keyword.iskeyword, "that is a word of Python itself"),
     (lambda name: keyword.issoftkeyword(name) or hasattr(builtins, name), "Python has a function or a word of this name, which would be hidden"),
     (lambda name: name in sys.stdlib_module_names, "Python's standard library has a module of this name"),
@@ -72,7 +73,8 @@ def check_name(
 ) -> None:
     "Raise `InvalidDeclaration` for a name that a project cannot have."
     reason = next((reason for is_so, reason in _REFUSED if is_so(name)), None)
-    if reason: raise InvalidDeclaration(f"a project cannot be called '{name}': {reason}. Choose another name, such as 'my_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_').removeprefix('my_') or 'project'}'")
+    if reason:
+        raise InvalidDeclaration(f"a project cannot be called '{name}': {reason}. Choose another name, such as 'my_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_').removeprefix('my_') or 'project'}'")
 
 # %% ../nbs/api/459_project.ipynb #8498f499
 def _tables_beside(path:Path) -> str:
@@ -110,7 +112,8 @@ def filled(
 def _columns_table(proposal:Proposal) -> str:
     "What each column is for, as a table in Markdown."
     def cell(text:Any) -> str: return " ".join(str(text).split()).replace("|", "\\|")
-    lines = [f"| {cell(each.name)} | {each.dtype} | {each.distinct:,} | {each.missing:,} | {cell(each.example)} | {proposal.roles[each.name].role} | {cell(proposal.roles[each.name].why)} |" for each in proposal.facts]
+    lines = [f"| {cell(each.name)} | {each.dtype} | {each.distinct:,} | {each.missing:,} | {cell(each.example)} | {proposal.roles[each.name].role} | {cell(proposal.roles[each.name].why)} |"
+        for each in proposal.facts]
     return "\n".join(["| column | type | different values | missing | such as | role | because |", "|---|---|---|---|---|---|---|", *lines])
 
 # %% ../nbs/api/459_project.ipynb #09dea0e2
@@ -143,7 +146,8 @@ def values(
     from ml_pkg import __version__
     about = learner(proposal)
     return {"name": name, "version": __version__, "file": file, "n_rows": f"{len(proposal.rows):,}", "n_features": str(len(proposal.names(NUMBER) + proposal.names(CATEGORY))),
-            "target": " ".join(proposal.target.split()), "columns": _columns_table(proposal), "imports": imports_text(estimator_text(proposal)), "lists": _code_cell(lists_text(proposal)), "why": _why(proposal),
+            "target": " ".join(proposal.target.split()), "columns": _columns_table(proposal), "imports": imports_text(estimator_text(proposal)),
+            "lists": _code_cell(lists_text(proposal)), "why": _why(proposal),
             "declaration": declaration_text(name, proposal, file), "holdout": str(proposal.holdout), "verdict": _verdict(name, proposal, beats_guessing),
             "step": about.step, "parameter": about.parameter, "values": about.values, "other": about.values.split(", ")[0], "tree": about.tree}
 
@@ -199,7 +203,8 @@ def check_place(
     "Raise `NotFound`, `InvalidDeclaration` for a place where something is."
     if not place.parent.is_dir(): raise NotFound(f"there is no folder {place.parent} to make {place.name} in: make it first, or choose another --folder")
     if place.exists() and not place.is_dir(): raise InvalidDeclaration(f"{place} is a file: choose another name, or another --folder")
-    if place.is_dir() and (there := sorted(each.name for each in place.iterdir())): raise InvalidDeclaration(f"the folder {place} is not empty, and a project is not mixed with what is there ({listed(there, 5)}): choose another name, or another --folder")
+    if place.is_dir() and (there := sorted(each.name for each in place.iterdir())):
+        raise InvalidDeclaration(f"the folder {place} is not empty, and a project is not mixed with what is there ({listed(there, 5)}): choose another name, or another --folder")
 
 # %% ../nbs/api/459_project.ipynb #f0478609
 def _write(folder:Path, files:Mapping[str, str]) -> None:
@@ -217,7 +222,8 @@ def _tried(notebook:Path, name:str, path:Path) -> "tuple[Run, Preflight]":
             run = experiment.run(checkpoints=NoCheckpoints())
             run.model.predict(experiment.dataset.X.head())
             return run, experiment.check()
-    except Exception as error: raise InvalidData(f"the declaration that suits the columns of {path} does not run: {first_line(error).removesuffix('.')}. Nothing was written. Mend the rows, or leave the column out of the file") from error
+    except Exception as error:
+        raise InvalidData(f"the declaration that suits the columns of {path} does not run: {first_line(error).removesuffix('.')}. Nothing was written. Mend the rows, or leave the column out of the file") from error
 
 # %% ../nbs/api/459_project.ipynb #c528ae4c
 def _beats_guessing(run:"Run", proposal:Proposal) -> bool:

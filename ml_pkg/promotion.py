@@ -87,7 +87,8 @@ def _journal(workspace:Workspace, name:str) -> Journal: return Journal(workspace
 def _is_entered(workspace:Workspace, name:str, about:dict) -> bool:
     "Whether the registry has what a journal is about: a promotion or rollback of this very change, after all that it had when that began."
     with connected(workspace) as connection:
-        return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND number > ? AND kind = ? AND difference = ?", [name, about.get("after", 0), about.get("kind"), about.get("difference")]).fetchone() is not None
+        return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND number > ? AND kind = ? AND difference = ?",
+            [name, about.get("after", 0), about.get("kind"), about.get("difference")]).fetchone() is not None
 
 def settle(
     workspace:Workspace, # whose promotions are looked at
@@ -315,7 +316,8 @@ def _parity(move:_Move) -> Verdict:
         asked = beside.submit(_answers_by, get_config(), model, rows)
         said = testimony(place.module.__name__, place.variable, file, _folder(place), chosen.promotion.witness_minutes)
         given = asked.result()
-    if Path(said.file).resolve() != place.module_file.resolve(): raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")
+    if Path(said.file).resolve() != place.module_file.resolve():
+        raise NotTheSame(f"a fresh process imports {place.module.__name__} from {said.file}, and here it comes from {place.module.__file__}: uninstall one of the two")
     refuse_differences(said, chosen.key, components(chosen.identity), given, place.address)
     return Verdict("parity", required, f"the same in a fresh process; the model's file gives the answers {answers_digest(said.answers)}", True)
 
@@ -353,7 +355,8 @@ def experiment_of(
 def _otherwise_by_now(before:Version, found:dict[str, tuple[str, str]]) -> str:
     "Why a version cannot be brought back as it was."
     changed = _changed_since(found)
-    if _are_rows(found): return f"{before} is declared as it was, and its rows are not there any more ({changed}). Put the file back that it was fitted on (git checkout, if it is in git), and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until the file is back, or {before.name} is trained and promoted again"
+    if _are_rows(found):
+        return f"{before} is declared as it was, and its rows are not there any more ({changed}). Put the file back that it was fitted on (git checkout, if it is in git), and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until the file is back, or {before.name} is trained and promoted again"
     return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {changed}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
 
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
@@ -425,7 +428,9 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
         return
     if version is None:
         given = answers_digest(all_answers(cast(Model, fitted), fitted_rows(declared)))
-        yield Verdict("registry", "what is declared is in production", f"{'nothing is in production: it was retired' if _was_promoted(workspace, place.name) else f'nothing called {place.name} was promoted in this workspace'}, so its own model was asked", said.key == declared.key)
+        yield Verdict("registry", "what is declared is in production",
+            f"{'nothing is in production: it was retired' if _was_promoted(workspace, place.name) else f'nothing called {place.name} was promoted in this workspace'}, so its own model was asked",
+            said.key == declared.key)
     else:
         given = _promoted_answers(workspace, version)
         yield Verdict("registry", "what is declared is in production", f"{version} is that" if version.key == said.key else _how_other(version, said), version.key == said.key)

@@ -59,7 +59,8 @@ def _unseen(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     bins = baseline.bins.categories
     for name, end, lumped in zip(bins.names, bins.starts[1:], bins.lumped, strict=True):
         count = 0 if lumped else int(current.slots[end - 1])
-        yield from _fault(baseline.sketch, current, name, "unseen", count, f"{count} of {current.rows} values {'was' if count == 1 else 'were'} not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
+        yield from _fault(baseline.sketch, current, name, "unseen", count,
+            f"{count} of {current.rows} values {'was' if count == 1 else 'were'} not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
 
 # %% ../nbs/api/640_quality.ipynb #7540aa9c
 def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
@@ -68,7 +69,8 @@ def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         for side, (kind, bound) in enumerate((("below", bins.least[place]), ("above", bins.most[place]))):
             count, reached = current.outside[place, side], current.span[place, side]
             if baseline.sketch.outside[place, side]: continue # some were infinite at training, so there is no largest
-            yield from _fault(baseline.sketch, current, name, kind, count, f"{_of(count, current.rows)} {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
+            yield from _fault(baseline.sketch, current, name, kind, count,
+                f"{_of(count, current.rows)} {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
 
 # %% ../nbs/api/640_quality.ipynb #509ec42b
 def _most_frequent(sketch:Sketch, baseline:Baseline) -> np.ndarray:
@@ -88,7 +90,8 @@ def _stuck(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
 _FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60, "3600 (seconds)": 3600, "24 (hours)": 24,
             "2.54 (inches)": 2.54, "3.2808 (feet)": 1 / 0.3048, "1.6093 (miles)": 1.609344, "2.2046 (pounds)": 1 / 0.45359237, "4.184 (calories)": 4.184}
 CONVERSIONS = {**{f"multiplied by {name}": (factor, 0.0) for name, factor in _FACTORS.items()}, **{f"divided by {name}": (1 / factor, 0.0) for name, factor in _FACTORS.items()},
-    "degrees Celsius became Fahrenheit": (1.8, 32.0), "degrees Fahrenheit became Celsius": (1 / 1.8, -32 / 1.8), "degrees Celsius became kelvin": (1.0, 273.15), "kelvin became degrees Celsius": (1.0, -273.15), "the sign changed": (-1.0, 0.0)}
+    "degrees Celsius became Fahrenheit": (1.8, 32.0), "degrees Fahrenheit became Celsius": (1 / 1.8, -32 / 1.8), "degrees Celsius became kelvin": (1.0, 273.15),
+    "kelvin became degrees Celsius": (1.0, -273.15), "the sign changed": (-1.0, 0.0)}
 NEAR = 0.25 # of a standard deviation, between the mean and what a conversion makes of it; likewise for the ratio of standard deviations
 NEAREST = 0.1 # likewise, where there are many rows: a conversion is exact, and drift that is about as large is none
 APART = 2   # standard deviations that adding a number has to move the mean by; less is drift that happens to be as large as what is added
@@ -121,7 +124,8 @@ def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         before, now = (_mean_and_deviation(sketch, baseline, place) for sketch in (baseline.sketch, current))
         if not (before[1] > 0 and now[1] > 0 and np.isfinite([*before, *now]).all()) or not (conversion := _conversion(before, now, min(count, int(baseline.sketch.moments[place, 0])))): continue
         certain = abs(now[0] - before[0]) > FAR * max(before[1], now[1]) * math.sqrt(1 / count + 1 / max(1.0, float(baseline.sketch.moments[place, 0])))
-        yield Fault(name, "unit", count, bool(certain), f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if values were {conversion}" if "by" in conversion else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
+        yield Fault(name, "unit", count, bool(certain),
+            f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if values were {conversion}" if "by" in conversion else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
 
 # %% ../nbs/api/640_quality.ipynb #1bb322c8
 def faults_of(

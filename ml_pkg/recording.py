@@ -97,7 +97,8 @@ def attempt(
 ) -> Attempt:
     "Begin a run; warns of a declaration that cannot be identified, and of a file that has changed since it was read. Raises `InvalidDeclaration` for what is no number of threads."
     check_threads(threads)
-    if has_changed(experiment.dataset): warn_once(f"{experiment.dataset.source} has changed since this process read it, and {experiment.name} still stands for the rows of then. Declare it again (import its module anew, or run its cell) to start from the new ones")
+    if has_changed(experiment.dataset):
+        warn_once(f"{experiment.dataset.source} has changed since this process read it, and {experiment.name} still stands for the rows of then. Declare it again (import its module anew, or run its cell) to start from the new ones")
     try: identity = experiment.identity
     except Unidentifiable as error:
         warnings.warn(f"{experiment.name} has no key, so its results will not be reused. {error}", UserWarning, stacklevel=4)
@@ -194,7 +195,8 @@ def finish(
 
 def _log_steps(begun:Attempt, run:Run, folds:list) -> None:
     for number, fold in enumerate(folds):
-        for step in fold.steps: log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number, "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
+        for step in fold.steps:
+            log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number, "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
 
 def fail(
     begun:Attempt,     # the run, as it was begun
@@ -244,7 +246,8 @@ class UnrecordedRun(Run):
     def _details(self, kind:str) -> list[dict]: return [dict(row) for row in self.details.get(kind, [])]
     def _annotations(self, *kinds:str) -> list[dict]: return super()._annotations(*kinds) if self.is_recorded else []
     def _annotate(self, kind:str, *texts:str) -> Run:
-        if not self.is_recorded: raise WorkspaceUnusable(f"the run of {self.name} is not recorded yet, so there is nothing to put a {kind} beside. It will be with the next run of this process, if the workspace can be written then")
+        if not self.is_recorded:
+            raise WorkspaceUnusable(f"the run of {self.name} is not recorded yet, so there is nothing to put a {kind} beside. It will be with the next run of this process, if the workspace can be written then")
         return super()._annotate(kind, *texts)
 
 # %% ../nbs/api/298_recording.ipynb #52f83f2a
@@ -274,7 +277,8 @@ def _recorded(begun:Attempt, outcome:dict, prepared:Prepared, details:dict, fold
     failed = _write_what_is_left()
     if run.refused: raise run.refused[0]
     if run.is_recorded: return _loaded(begun.workspace, run.id)
-    warnings.warn(f"the run of {begun.experiment.name} is not recorded: {failed[begun.workspace]}. It will be with the next run of this process, or at its end, if it can be then", UnrecordedWarning, stacklevel=5)
+    warnings.warn(f"the run of {begun.experiment.name} is not recorded: {failed[begun.workspace]}. It will be with the next run of this process, or at its end, if it can be then",
+        UnrecordedWarning, stacklevel=5)
     return run
 
 # %% ../nbs/api/298_recording.ipynb #1f937528
@@ -323,7 +327,8 @@ def _moved_since(run:Run, experiment:"Experiment") -> str:
     "What is to be said of rows that the last run of an experiment of that name had locked away."
     if not run.row["holdout_rows"] or not run.is_recorded or not run.components: return "" # without a key nobody knows its rows
     with connected(run.workspace) as connection:
-        last = connection.execute("SELECT * FROM runs WHERE experiment = ? AND status = 'finished' AND holdout_rows > 0 AND number < ? ORDER BY number DESC LIMIT 1", [run.name, run.row["number"]]).fetchone()
+        last = connection.execute("SELECT * FROM runs WHERE experiment = ? AND status = 'finished' AND holdout_rows > 0 AND number < ? ORDER BY number DESC LIMIT 1",
+            [run.name, run.row["number"]]).fetchone()
     return moved_rows(Run(run.workspace, dict(last)), experiment) if last else ""
 
 def remarks(
@@ -334,7 +339,9 @@ def remarks(
 ) -> list[tuple[type, str]]: # category and message
     "What is to be said of a run that went well. Each warning of a step once, with the number of folds it came from."
     said = []
-    if isinstance(prepared.declaration, Exception): said.append((UserWarning, f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}"))
+    if isinstance(prepared.declaration, Exception):
+        said.append((UserWarning, f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}"))
     if told := _moved_since(run, begun.experiment): said.append((HoldoutMoved, told))
-    if not all(fold.reproducible for fold in folds): said.append((UserWarning, f"{begun.experiment.name} drew from a global random generator, so it will be run anew each time. Give the step that does a random_state, and draw from that"))
+    if not all(fold.reproducible for fold in folds):
+        said.append((UserWarning, f"{begun.experiment.name} drew from a global random generator, so it will be run anew each time. Give the step that does a random_state, and draw from that"))
     return said + [(category, f"{step}, in {len(numbers)} of {len(folds)} folds: {message}") for (category, step, message), numbers in _repeated(folds).items()]

@@ -98,21 +98,26 @@ class ReferenceProfile:
     def merged(self, windows:Iterable[Window]) -> Window:
         "All rows of windows, in the order of time. Raises `InvalidData` for windows of another profile."
         windows = list(windows)
-        return Window(merged([each.inputs for each in windows], self.inputs.bins), merged([each.answers for each in windows], self.answers.bins), pairs_merged([each.pairs for each in windows], self.scores))
+        return Window(merged([each.inputs for each in windows], self.inputs.bins), merged([each.answers for each in windows], self.answers.bins),
+            pairs_merged([each.pairs for each in windows], self.scores))
 
     def window(self, written:dict[str, Any]) -> Window:
         "A window that was written. Raises `DamagedFile`."
-        try: return Window(Sketch.from_dict(written["inputs"], self.inputs.bins), Sketch.from_dict(written["answers"], self.answers.bins), PairSums.from_dict(written["pairs"], len(self.scores.columns)))
+        try:
+            return Window(Sketch.from_dict(written["inputs"], self.inputs.bins), Sketch.from_dict(written["answers"], self.answers.bins),
+                PairSums.from_dict(written["pairs"], len(self.scores.columns)))
         except (KeyError, TypeError) as error: raise DamagedFile(f"a window cannot be read ({error!r}). Count its rows again") from error
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, "inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict(), "importance": dict(self.importance), "calibration": {name: dict(curve) for name, curve in self.calibration.items()}}
+        return {"format": FORMAT, "inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict(),
+            "importance": dict(self.importance), "calibration": {name: dict(curve) for name, curve in self.calibration.items()}}
 
     @classmethod
     def from_dict(cls, written:dict[str, Any]) -> "ReferenceProfile":
         "Raises `DamagedFile`, also for a format that this version does not know."
         try:
-            if written["format"] != FORMAT: raise DamagedFile(f"a reference profile of format {written['format']!r} cannot be read: this version of ml_pkg reads format {FORMAT}. Install the version that wrote it, or train again")
+            if written["format"] != FORMAT:
+                raise DamagedFile(f"a reference profile of format {written['format']!r} cannot be read: this version of ml_pkg reads format {FORMAT}. Install the version that wrote it, or train again")
             importance = {str(name): float(value) for name, value in written["importance"].items()}
             inputs = Baseline.from_dict(written["inputs"])
             return cls(inputs, Baseline.from_dict(written["answers"]), PairSums.from_dict(written["pairs"], len(_scores(inputs, importance).columns)), importance, written["calibration"])
@@ -136,6 +141,7 @@ def reference_profile(
     "What a model will remember. Raises `InvalidData` for a table without rows, `UnknownName` for the importance of a column that is not there."
     for name in importance:
         if name not in rows.columns: raise UnknownName(f"importance of '{name}', which is no column of the training rows.{did_you_mean(name, rows.columns, 'columns')}")
-    if wrong := [f"{name} ({value})" for name, value in importance.items() if not 0 <= value < float("inf")]: raise InvalidData(f"importance is 0 or more, and it is not for {wrong[0]}: take max(0, …) of a measured loss")
+    if wrong := [f"{name} ({value})" for name, value in importance.items() if not 0 <= value < float("inf")]:
+        raise InvalidData(f"importance is 0 or more, and it is not for {wrong[0]}: take max(0, …) of a measured loss")
     inputs = _baseline(rows)
     return ReferenceProfile(inputs, _baseline(answers), pairs_of(rows, _scores(inputs, importance), TRAINING_PAIRS), dict(importance), dict(calibration))

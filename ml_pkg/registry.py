@@ -98,7 +98,8 @@ def registered_versions(
 ) -> list[Version]:
     "The versions of all models, in the order in which they were made; none in a database from before there were any."
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone(): return []
-    return [Version(name, version, run, key, folder/path, digest, made) for name, version, run, key, digest, path, made in connection.execute("SELECT name, version, run, key, sha256, path, made FROM versions ORDER BY number")]
+    return [Version(name, version, run, key, folder/path, digest, made)
+        for name, version, run, key, digest, path, made in connection.execute("SELECT name, version, run, key, sha256, path, made FROM versions ORDER BY number")]
 
 # %% ../nbs/api/385_registry.ipynb #a00bfcee
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def _copied(file:Path, folder:Path, digest:str) -> Path:
         return part
     except BaseException as error:
         if part: part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise Unwritable(f"{folder} cannot be written ({error.strerror or error}). Make it writable, or free some space; nothing was registered") from error
+        if isinstance(error, OSError) and not isinstance(error, MlPkgError):
+            raise Unwritable(f"{folder} cannot be written ({error.strerror or error}). Make it writable, or free some space; nothing was registered") from error
         raise
 
 # %% ../nbs/api/385_registry.ipynb #ceef5bb6
@@ -157,7 +159,8 @@ def _mended(version:Version, copy:Copy) -> Version:
 # %% ../nbs/api/385_registry.ipynb #16473bde
 def _next(connection:sqlite3.Connection, copy:Copy) -> int:
     "A number that no row has, no alias ever stood for, and no file bears."
-    number = 1 + connection.execute("SELECT max(coalesce((SELECT max(version) FROM versions WHERE name = :name), 0), coalesce((SELECT max(version) FROM promotions WHERE name = :name), 0))", {"name": copy.name}).fetchone()[0]
+    number = 1 + connection.execute("SELECT max(coalesce((SELECT max(version) FROM versions WHERE name = :name), 0), coalesce((SELECT max(version) FROM promotions WHERE name = :name), 0))",
+        {"name": copy.name}).fetchone()[0]
     while (copy.part.parent/f"{number}.mlpkg").exists(): number += 1
     return number
 
@@ -172,7 +175,8 @@ def add_version(
     number, folder = _next(connection, copy), copy.part.parent
     os.replace(copy.part, folder/f"{number}.mlpkg")
     flush_folder(folder)
-    row = connection.execute("INSERT INTO versions (name, version, run, key, sha256, path, made) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *", [copy.name, number, copy.run, copy.key, copy.sha256, f"registry/{copy.name}/{number}.mlpkg", now()]).fetchone()
+    row = connection.execute("INSERT INTO versions (name, version, run, key, sha256, path, made) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *",
+        [copy.name, number, copy.run, copy.key, copy.sha256, f"registry/{copy.name}/{number}.mlpkg", now()]).fetchone()
     return _version(connection, row)
 
 # %% ../nbs/api/385_registry.ipynb #1f33c1e8
@@ -287,7 +291,8 @@ def _check_alias(alias:str) -> None:
 
 def _append(connection:sqlite3.Connection, name:str, alias:str, version:int|None, kind:str, who:str, why:str, forced:str="", gates:str="[]", difference:str="", commit:str|None=None) -> None:
     values = [name, alias, version, kind, now(), who, why, forced, gates, difference, commit]
-    connection.execute(f"INSERT INTO promotions (name, alias, version, kind, made, who, why, forced, gates, difference, git_commit) VALUES ({', '.join('?' * len(values))})", [encodable(value) for value in values])
+    connection.execute(f"INSERT INTO promotions (name, alias, version, kind, made, who, why, forced, gates, difference, git_commit) VALUES ({', '.join('?' * len(values))})",
+        [encodable(value) for value in values])
 
 # %% ../nbs/api/385_registry.ipynb #0b660b28
 def point(
@@ -319,7 +324,8 @@ def _registry() -> Iterator[sqlite3.Connection]:
     if not workspace.database.exists(): raise UnknownName(f"no model is registered: nothing has run in the workspace {workspace.folder} yet")
     with connected(workspace) as connection: yield connection
 
-_MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback", PREVIOUS: "is what rollback brings back, and moves with what is in production"}
+_MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback",
+    PREVIOUS: "is what rollback brings back, and moves with what is in production"}
 
 # %% ../nbs/api/385_registry.ipynb #97eb09b1
 def alias(
@@ -489,12 +495,14 @@ def _described(connection:sqlite3.Connection, name:str) -> dict:
     used = next((each for each in there if each.version == known.get(PRODUCTION)), None)
     row = _last(connection, name, PRODUCTION) if used else None
     scores = dict(connection.execute("SELECT metric, mean FROM metrics WHERE run = ? ORDER BY place", [used.run]).fetchall()) if used else {}
-    return {"name": name, "versions": [each.version for each in there], "aliases": known, "run": used and used.run, "since": row and row["made"], "who": row and row["who"], "why": row and row["why"], "scores": scores}
+    return {"name": name, "versions": [each.version for each in there], "aliases": known, "run": used and used.run, "since": row and row["made"],
+        "who": row and row["who"], "why": row and row["why"], "scores": scores}
 
 def models() -> "pd.DataFrame": # one row a model, by name: versions, aliases, since when it is in production, the scores of what is
     "The registered models of the current workspace."
     import pandas as pd
-    rows = [{"name": each["name"], "versions": len(each["versions"]), "production": each["aliases"].get(PRODUCTION), "aliases": alias_text(each["aliases"]), "since": each["since"], **each["scores"]} for each in model_list()]
+    rows = [{"name": each["name"], "versions": len(each["versions"]), "production": each["aliases"].get(PRODUCTION), "aliases": alias_text(each["aliases"]), "since": each["since"], **each["scores"]}
+        for each in model_list()]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*_COLUMNS, *(name for row in rows for name in row)]))).set_index("name")
     return frame.assign(production=frame["production"].astype("Int64"), since=pd.to_datetime(frame["since"], utc=True))
 

@@ -130,7 +130,8 @@ def _read(model:Model, name:str, what:str, make:Callable[[dict], Any]) -> Any:
     if name not in model.attached: raise NotFound(f"{model!r} has no {what}{_reason(model, name)}")
     try: return make(json.loads(model.attached[name]))
     except DamagedFile: raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error: raise DamagedFile(f"the {what} of {model!r} cannot be read ({error!r}). Take the file from its source again, or train again") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedFile(f"the {what} of {model!r} cannot be read ({error!r}). Take the file from its source again, or train again") from error
 
 def _reason(model:Model, name:str) -> str:
     reason = left_out_of(model).get({PERFORMANCE: "performance"}.get(name, ""))

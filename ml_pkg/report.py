@@ -180,7 +180,8 @@ def verdict(
     if run.status == "failed": return f"Failed: {run.row['error'] or 'the reason is not known'}"
     found = [f"{metric} {_mean_in_words(run, metric)}" for metric in run.metrics[:1]]
     open_findings = [each for each in run.findings if not each["accepted"]]
-    said = [*found, f"{len(open_findings)} finding{'s' * (len(open_findings) > 1)} of the checks before it" if open_findings else "", f"{len(run.warnings)} warnings while it was fitted" if run.warnings else ""]
+    said = [*found, f"{len(open_findings)} finding{'s' * (len(open_findings) > 1)} of the checks before it" if open_findings else "",
+        f"{len(run.warnings)} warnings while it was fitted" if run.warnings else ""]
     return "; ".join(part for part in said if part) + (f". Taken over from run {run.row['reuses']}" if run.reused else "") + "."
 
 # %% ../nbs/api/286_report.ipynb #666d5b4a
@@ -191,7 +192,8 @@ def headline(
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in run.tags)
     if tags: tags = f"<ul class='tags' aria-label='tags'>{tags}</ul>"
     row = run.row
-    when = fact_list({"run": run.id, "started": f"{moment(row['started'])} UTC", "took": duration(row["seconds"]), "data": row["dataset"], "key": run.key or "none: it could not be identified", "varies": row["variation_of"] and f"run {row['variation_of']}"}.items())
+    when = fact_list({"run": run.id, "started": f"{moment(row['started'])} UTC", "took": duration(row["seconds"]), "data": row["dataset"],
+        "key": run.key or "none: it could not be identified", "varies": row["variation_of"] and f"run {row['variation_of']}"}.items())
     return f"<header><h1>{'★ ' if run.starred else ''}{escape(run.name)}</h1><p class='verdict {escape(run.status)}'>{escape(verdict(run))}</p>{tags}{when}</header>\n"
 
 # %% ../nbs/api/286_report.ipynb #f53ce54e
@@ -254,7 +256,8 @@ def outcome_section(
     classification = run.row["task"] == "classification"
     if classification: text = f"Which class was taken for which: {(actual.astype(object) == predicted.astype(object)).sum():,} of {len(said):,} predictions are right"
     else: text = f"Residuals of {len(said):,} predictions: half of them are off by less than {(actual - predicted).abs().median():.4g}"
-    return section("Predictions", picture(lambda figure: _draw_outcome(figure.subplots(), actual, predicted, classification), 3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
+    return section("Predictions",
+        picture(lambda figure: _draw_outcome(figure.subplots(), actual, predicted, classification), 3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
 
 # %% ../nbs/api/286_report.ipynb #d792629f
 _OUT_OF_PLACE = re.compile(r'<script.*?</script>|\son[a-z]+="[^"]*"|</?body>', re.DOTALL)
@@ -291,8 +294,11 @@ def data_section(
 ) -> str:
     "Where the rows came from, how many there were, and the columns that the estimator was given."
     row, columns = run.row, json.loads(run.row["schema"] or "[]")
-    about = fact_list({"source": row["dataset"], "rows": f"{row['dataset_rows']:,}" if row["dataset_rows"] else None, "locked away": f"{row['holdout_rows']:,} rows" if row["holdout_rows"] else None, "share of rows used": f"{row['train_size']:.0%}" if row["train_size"] not in (None, 1.0) else None, "fingerprint": row["dataset_key"]}.items())
-    return section("Data", about, tabulated("columns", ["column", "dtype", "missing", "values", "example"], ([each["name"], each["dtype"], "some" if each["nulls"] else "none", _values(each), _short(each["example"])] for each in columns)))
+    about = fact_list({"source": row["dataset"], "rows": f"{row['dataset_rows']:,}" if row["dataset_rows"] else None,
+        "locked away": f"{row['holdout_rows']:,} rows" if row["holdout_rows"] else None,
+        "share of rows used": f"{row['train_size']:.0%}" if row["train_size"] not in (None, 1.0) else None, "fingerprint": row["dataset_key"]}.items())
+    return section("Data", about, tabulated("columns", ["column", "dtype", "missing", "values", "example"],
+        ([each["name"], each["dtype"], "some" if each["nulls"] else "none", _values(each), _short(each["example"])] for each in columns)))
 
 # %% ../nbs/api/286_report.ipynb #41a82052
 def checks_section(
@@ -309,7 +315,8 @@ def checks_section(
 def _steps_table(explained:"Explanation") -> str:
     "What became of each step; of a run that failed, in words."
     if any(each.outcome for each in explained.steps): return tabulated("steps", ["step", "what became of it"], ([each.step, each.what] for each in explained.steps))
-    return tabulated("steps", ["step", "folds computed", "folds reused", "spent", "saved"], ([each.step, each.computed, each.reused, f"{each.spent:.3f} s", f"{each.saved:.3f} s"] for each in explained.steps))
+    return tabulated("steps", ["step", "folds computed", "folds reused", "spent", "saved"],
+        ([each.step, each.computed, each.reused, f"{each.spent:.3f} s", f"{each.saved:.3f} s"] for each in explained.steps))
 
 def _reasons(explained:"Explanation") -> str:
     "Each reason once, with the steps that have it."
@@ -325,7 +332,9 @@ def timing_section(
 ) -> str:
     "Seconds for each step, computed or reused, and why."
     explained, row = run.explain(), run.row
-    whole = {"the run": duration(row["seconds"]), "a fold's fit": duration(run.fit_seconds) if run.status != "failed" else None, "to predict a row": duration(row["seconds_per_row"]), "processor": duration(row.get("cpu_seconds")), "peak of memory": size(row.get("peak_memory")), "size of the model": size(row["model_bytes"])}
+    whole = {"the run": duration(row["seconds"]), "a fold's fit": duration(run.fit_seconds) if run.status != "failed" else None,
+        "to predict a row": duration(row["seconds_per_row"]), "processor": duration(row.get("cpu_seconds")), "peak of memory": size(row.get("peak_memory")),
+        "size of the model": size(row["model_bytes"])}
     return section("Time", fact_list(whole.items()), _steps_table(explained), _reasons(explained))
 
 # %% ../nbs/api/286_report.ipynb #db4b7928
@@ -334,7 +343,10 @@ def environment_section(
 ) -> str:
     "Where it ran, on which commit, with which packages."
     row = run.row
-    return section("Environment", fact_list({"started from": row["origin"], "place": row["place"], "module": row.get("module"), "commit": commit_of(run) if row["git_commit"] else None, "threads of a fit": row["threads"]}.items()), tabulated("packages", ["package", "version"], run.packages.items()))
+    return section("Environment",
+        fact_list({"started from": row["origin"], "place": row["place"], "module": row.get("module"), "commit": commit_of(run) if row["git_commit"] else None,
+        "threads of a fit": row["threads"]}.items()),
+        tabulated("packages", ["package", "version"], run.packages.items()))
 
 # %% ../nbs/api/286_report.ipynb #6c01ff0b
 SECTIONS = (headline, notes_section, failure_section, score_section, outcome_section, declaration_section, data_section, checks_section, timing_section, environment_section)

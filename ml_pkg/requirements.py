@@ -63,11 +63,13 @@ def _short(value:Any) -> str:
 
 def _versions(card:Mapping[str, Any]) -> Mapping[str, Any]:
     found = card.get("versions", {})
-    if not isinstance(found, Mapping): raise InvalidDeclaration(f"the model's card has {_short(found)} in the place of versions, which are names of libraries with the version of each: nothing is made of it. Take the model from its source again, or train again")
+    if not isinstance(found, Mapping):
+        raise InvalidDeclaration(f"the model's card has {_short(found)} in the place of versions, which are names of libraries with the version of each: nothing is made of it. Take the model from its source again, or train again")
     return found
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.ASCII | re.IGNORECASE)
-_VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*([-_.]?(alpha|beta|preview|pre|a|b|c|rc)[-_.]?\d*)?(-\d+|[-_.]?(post|rev|r)[-_.]?\d*)?([-_.]?dev[-_.]?\d*)?(\+[a-z0-9]+([-_.][a-z0-9]+)*)?", re.ASCII | re.IGNORECASE)
+_VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*([-_.]?(alpha|beta|preview|pre|a|b|c|rc)[-_.]?\d*)?(-\d+|[-_.]?(post|rev|r)[-_.]?\d*)?([-_.]?dev[-_.]?\d*)?(\+[a-z0-9]+([-_.][a-z0-9]+)*)?",
+    re.ASCII | re.IGNORECASE)
 _PYTHON = re.compile(r"\d+\.\d+", re.ASCII)
 _OWN = ("python", "ml-pkg") # which are not asked for as the rest is
 
@@ -77,8 +79,10 @@ def carded(
     "The libraries that a card names. Raises `InvalidDeclaration` for what is no name or no version."
     found = _versions(card)
     for name, version in found.items():
-        if not _NAME.fullmatch(name): raise InvalidDeclaration(f"the model's card names a library {_short(name)}, and that is no name of one: nothing is made of it. Take the model from its source again, or train again")
-        if name != "python" and not (isinstance(version, str) and _VERSION.fullmatch(version)): raise InvalidDeclaration(f"the model's card says that {name} has the version {_short(version)}, and that is none: nothing is made of it. Take the model from its source again, or train again, with {name} installed by pip")
+        if not _NAME.fullmatch(name):
+            raise InvalidDeclaration(f"the model's card names a library {_short(name)}, and that is no name of one: nothing is made of it. Take the model from its source again, or train again")
+        if name != "python" and not (isinstance(version, str) and _VERSION.fullmatch(version)):
+            raise InvalidDeclaration(f"the model's card says that {name} has the version {_short(version)}, and that is none: nothing is made of it. Take the model from its source again, or train again, with {name} installed by pip")
     return {canonical(name): version for name, version in found.items() if canonical(name) not in _OWN}
 
 # %% ../nbs/api/425_requirements.ipynb #e8ee3c04
@@ -89,7 +93,8 @@ def python_of(
     "The minor version of Python that a model was fitted with. Raises `InvalidDeclaration` for what is none."
     said = _versions(card).get("python", otherwise)
     minor = ".".join(said.split(".")[:2]) if isinstance(said, str) else ""
-    if not _PYTHON.fullmatch(minor): raise InvalidDeclaration(f"the model's card says that it was fitted with Python {_short(said)}, and that is no version of it: nothing is made of it. Take the model from its source again, or train again")
+    if not _PYTHON.fullmatch(minor):
+        raise InvalidDeclaration(f"the model's card says that it was fitted with Python {_short(said)}, and that is no version of it: nothing is made of it. Take the model from its source again, or train again")
     return minor
 
 # %% ../nbs/api/425_requirements.ipynb #eb1d7279

@@ -272,7 +272,8 @@ def _named(path:Path, suffix:str) -> Path: return path.with_name(path.name + suf
 def _refuse_newer(path:Path, workspace:Workspace) -> None:
     with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if len(MIGRATIONS) < version < len(MIGRATIONS) + 100: raise WorkspaceUnusable(f"{workspace.database} was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)}). Upgrade first: pip install -U ml_pkg")
+        if len(MIGRATIONS) < version < len(MIGRATIONS) + 100:
+            raise WorkspaceUnusable(f"{workspace.database} was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)}). Upgrade first: pip install -U ml_pkg")
 
 def _exchange(workspace:Workspace, fresh:Path) -> Path:
     "Keep the old database under another name, with what belongs to it, and put the new one in its place."

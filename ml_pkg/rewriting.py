@@ -76,7 +76,8 @@ def _found(path:Path, file:ModuleFile|NotebookFile, name:str) -> Declared:
     "Where a file declares an experiment."
     exported = [cell for cell in file.cells if cell.is_exported]
     binding = [cell for cell in exported if _binds(cell, name)] or [cell for cell in exported if any(each.name == name for each in all_bindings(_tree_of(cell)))][:1] # those within functions and classes
-    if len(binding) > 1: raise NotRewritable(f"'{name}' is bound in {len(binding)} exported cells of {path}: {listed(cell.id or cell.place for cell in binding)}; it can be changed where it is assigned once")
+    if len(binding) > 1:
+        raise NotRewritable(f"'{name}' is bound in {len(binding)} exported cells of {path}: {listed(cell.id or cell.place for cell in binding)}; it can be changed where it is assigned once")
     if not binding: raise NotRewritable(_not_found(path, file, exported, name))
     cell = binding[0]
     imports = next((other for other in exported if other.place < cell.place and _is_imports(other)), cell)
@@ -125,7 +126,8 @@ def _refuse_unsaved(path:Path, content:bytes) -> None:
     copy = path.parent / ".ipynb_checkpoints" / f"{path.stem}-checkpoint{path.suffix}"
     try: is_newer = copy.stat().st_mtime_ns > path.stat().st_mtime_ns and copy.read_bytes() != content
     except OSError: return # there is none
-    if is_newer: raise NotRewritable(f"{copy} is newer than {path} and differs from it, so there may be edits that {path.name} does not hold. Open it in JupyterLab and save it, or delete that copy, and try again")
+    if is_newer:
+        raise NotRewritable(f"{copy} is newer than {path} and differs from it, so there may be edits that {path.name} does not hold. Open it in JupyterLab and save it, or delete that copy, and try again")
 
 # %% ../nbs/api/394_rewriting.ipynb #72fb06c2
 def _refuse_changed(declared:Declared, current:Declared) -> None:

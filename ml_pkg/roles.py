@@ -67,7 +67,8 @@ def role(
     about = facts(values)
     if about.distinct == 0: return Role(DROPPED, "nothing is in it")
     if about.distinct == 1 and about.is_complete: return Role(DROPPED, "the same in every row")
-    if about.missing and _is_marked_as_pandas_does(values): return Role(DROPPED, "what is missing is pandas' own NA, which encoders of scikit-learn refuse: astype('str') or astype('object') before the file is written")
+    if about.missing and _is_marked_as_pandas_does(values):
+        return Role(DROPPED, "what is missing is pandas' own NA, which encoders of scikit-learn refuse: astype('str') or astype('object') before the file is written")
     if is_time(values): return _role_of_time(about)
     if is_integer(values): return _role_of_whole_numbers(values, about)
     if is_text(values): return _role_of_text(values, about)
@@ -83,7 +84,8 @@ def _role_of_time(about:Facts) -> Role:
     return Role(TIME, "dates or times") if about.is_complete else Role(DROPPED, "dates, not in every row: make a number of them, to learn from them")
 
 def _role_of_whole_numbers(values:"pd.Series", about:Facts) -> Role:
-    if about.is_all_different and (is_key_name(about.name) or about.n_rows >= MANY_ROWS and int(values.max()) - int(values.min()) < about.n_rows): return Role(DROPPED, "another number in every row, as its own number would be")
+    if about.is_all_different and (is_key_name(about.name) or about.n_rows >= MANY_ROWS and int(values.max()) - int(values.min()) < about.n_rows):
+        return Role(DROPPED, "another number in every row, as its own number would be")
     return _role_of_names(about) if is_key_name(about.name) else Role(NUMBER, "whole numbers")
 
 def _role_of_names(about:Facts) -> Role:
@@ -93,7 +95,8 @@ def _role_of_names(about:Facts) -> Role:
     return Role(GROUP, f"it names {about.distinct:,} things, each in {about.n_rows / about.distinct:.1f} rows on average")
 
 def _role_of_text(values:"pd.Series", about:Facts) -> Role:
-    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS): return Role(DROPPED, f"another text in every row{_spelling(values) or _advice(values)}")
+    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS):
+        return Role(DROPPED, f"another text in every row{_spelling(values) or _advice(values)}")
     if is_key_name(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
     if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2): return Role(DROPPED, f"{about.distinct:,} different texts{_spelling(values) or _advice(values)}")
     return Role(CATEGORY, f"{_counted(about.distinct)}{_spelling(values)}")
@@ -136,7 +139,8 @@ def likely_target(
 ) -> tuple[str, str]:    # name of the column, and why it is that
     "Which column is probably to be predicted. Raises `InvalidData` if none can be."
     possible = [name for name in rows.columns if can_be_target(rows[name])]
-    if not possible: raise InvalidData(f"no column can be the target, since each is the same in every row, has values missing, or names the rows. Say which it is with --target. Columns: {listed(rows.columns)}")
+    if not possible:
+        raise InvalidData(f"no column can be the target, since each is the same in every row, has values missing, or names the rows. Say which it is with --target. Columns: {listed(rows.columns)}")
     lowered = {name.lower(): name for name in possible}
     if named := next((lowered[name] for name in TARGETS if name in lowered), None): return named, "its name says so"
     if alike := next((name for name in possible if name.lower().startswith(project.lower())), None): return alike, "it is named as the project is"
@@ -189,7 +193,8 @@ class Proposal:
 # %% ../nbs/api/456_roles.ipynb #1d8e0604
 def _check_target(y:"pd.Series", path:str) -> None:
     about = facts(y)
-    if about.distinct < 2: raise InvalidData(f"'{y.name}' of {path} has {'only one value, ' + about.example if about.distinct else 'no value'}: there is nothing to predict. Gather other rows too, or choose another target")
+    if about.distinct < 2:
+        raise InvalidData(f"'{y.name}' of {path} has {'only one value, ' + about.example if about.distinct else 'no value'}: there is nothing to predict. Gather other rows too, or choose another target")
     if about.missing: raise InvalidData(f"'{y.name}' of {path} is missing in {about.missing:,} of {about.n_rows:,} rows, so it cannot be the target. Leave those rows out, or choose another one")
     if (found := role(y)).role not in (NUMBER, CATEGORY): raise InvalidData(f"'{y.name}' of {path} cannot be the target: {found.why.partition(':')[0]}")
 
@@ -222,7 +227,8 @@ def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
     if name not in rows.columns: raise UnknownName(f"'{name}' is not a column of {path}, so it has no role.{did_you_mean(name, rows.columns, 'columns')}")
     if meant not in _ROLES: raise UnknownName(f"'{meant}' is no role of a column.{did_you_mean(meant, _ROLES, 'roles')}")
     if meant == NUMBER and is_text(rows[name]): raise InvalidData(f"'{name}' of {path} is text, such as {facts(rows[name]).example}, so it cannot be a number as it is{_spelling(rows[name])}")
-    if meant == TIME and not (is_time(rows[name]) or _role_of_others(rows[name]).role == NUMBER): raise InvalidData(f"'{name}' of {path} has no times, but such as {facts(rows[name]).example}, so rows cannot be put in its order{_spelling(rows[name])}")
+    if meant == TIME and not (is_time(rows[name]) or _role_of_others(rows[name]).role == NUMBER):
+        raise InvalidData(f"'{name}' of {path} has no times, but such as {facts(rows[name]).example}, so rows cannot be put in its order{_spelling(rows[name])}")
     return Role(meant, "you said so")
 
 def _all_said(rows:"pd.DataFrame", path:str, target:str, said:Mapping[str, str]) -> dict[str, Role]:

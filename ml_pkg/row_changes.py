@@ -58,7 +58,8 @@ class Matched(NamedTuple):
         "What the difference of the data says of the rows."
         removed, added = (self.pairs[mine][self.pairs[theirs].isna()].sort_values().astype(int) for mine, theirs in (("one", "other"), ("other", "one")))
         in_order = self.pairs.dropna().sort_values("one")["other"].is_monotonic_increasing
-        return {"rows_added": len(added), "rows_removed": len(removed), "first_added": _first(self.other, added), "first_removed": _first(self.one, removed), "reordered": not (in_order or len(added) or len(removed))}
+        return {"rows_added": len(added), "rows_removed": len(removed), "first_added": _first(self.other, added), "first_removed": _first(self.one, removed),
+            "reordered": not (in_order or len(added) or len(removed))}
 
 def _first(rows:"pd.DataFrame", places:"pd.Series") -> "pd.DataFrame": return rows.iloc[places[:SHOWN]].set_axis(places[:SHOWN].tolist()) # by number, as predictions are
 
@@ -128,8 +129,10 @@ class DataDifference:
 def _sentences(data:DataDifference) -> list[str]:
     "What differs, in lines, without the rows themselves."
     def several(names, what): return [f"{'columns' if len(names) > 1 else 'column'} {what}: {listed(names)}"] if names else []
-    return [*several(data.added, "added"), *several(data.removed, "removed"), *(f"{name}: {one} → {other}" for name, (one, other) in dict(data.dtypes).items()), *several(data.values, "with other values"),
-            *([f"{data.rows[0]:,} → {data.rows[1]:,} rows"] if data.rows else []), *(["the same rows in another order"] if data.reordered else []), *(["columns in another order"] if data.moved_columns else []),
+    return [*several(data.added, "added"), *several(data.removed, "removed"), *(f"{name}: {one} → {other}" for name, (one, other) in dict(data.dtypes).items()),
+            *several(data.values, "with other values"),
+            *([f"{data.rows[0]:,} → {data.rows[1]:,} rows"] if data.rows else []), *(["the same rows in another order"] if data.reordered else []),
+            *(["columns in another order"] if data.moved_columns else []),
             *([f"fingerprint: {data.fingerprint[0][:12]} → {data.fingerprint[1][:12]}"] if data.fingerprint else [])]
 
 def _some_rows(data:DataDifference) -> list[tuple[str, "pd.DataFrame"]]:
@@ -153,7 +156,8 @@ def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
 
 def _data_as_dict(data:DataDifference) -> dict[str, Any]:
     found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
-             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed, "reordered": data.reordered, "columns_reordered": data.moved_columns}
+             "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed,
+             "reordered": data.reordered, "columns_reordered": data.moved_columns}
     return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
 
 # %% ../nbs/api/276_row_changes.ipynb #7e18e544
@@ -206,7 +210,8 @@ class PredictionDifference:
         if not self: return []
         largest = f", the largest change is {self.largest_change:.4g}" if self.largest_change else ""
         only = [f"{count:,} only in the {which}" for count, which in ((self.only_one, "first"), (self.only_other, "second")) if count]
-        return ["; ".join([f"{self.count:,} of {self.compared:,} changed{largest}", *only]), *(f"{name}: {one} → {other}" + (f" ({change:.4g})" if change else "") for name, one, other, change in self.most())]
+        return ["; ".join([f"{self.count:,} of {self.compared:,} changed{largest}", *only]),
+            *(f"{name}: {one} → {other}" + (f" ({change:.4g})" if change else "") for name, one, other, change in self.most())]
 
     def most(self) -> list[tuple[str, Any, Any, float|None]]:
         "Those that changed most: where, from what, to what, by how much."
@@ -251,7 +256,8 @@ def compared_predictions(
     parts = [_changes(found, name, _probability_changes(found, one, other, target, targets)) for name, target in zip(names, targets, strict=True)]
     changed = pd.concat([part for part, _ in parts], ignore_index=True)
     sides, largest = both["_merge"].value_counts(), max(size for _, size in parts)
-    return PredictionDifference(len(found) * len(names), changed if len(names) > 1 else changed.drop(columns="target"), int(sides["left_only"]), int(sides["right_only"]), float(largest) if largest > 0 else None)
+    return PredictionDifference(len(found) * len(names), changed if len(names) > 1 else changed.drop(columns="target"), int(sides["left_only"]),
+        int(sides["right_only"]), float(largest) if largest > 0 else None)
 
 def _beside(one:"pd.DataFrame", other:"pd.DataFrame", numbers:"pd.Series|None") -> "pd.DataFrame":
     "Predictions of the same row and the same time that it was left out, in one line."

@@ -347,7 +347,8 @@ def load_run(
 ) -> Run:
     "A run of the current workspace. Raises `UnknownName`."
     workspace = Workspace.current()
-    if not workspace.database.exists(): raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet. Train it (ml_pkg train package.module:name), give the file of a model, or say by ML_PKG_WORKSPACE where it ran")
+    if not workspace.database.exists():
+        raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet. Train it (ml_pkg train package.module:name), give the file of a model, or say by ML_PKG_WORKSPACE where it ran")
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
 
 # %% ../nbs/api/290_run.ipynb #ee10cf75
@@ -364,7 +365,8 @@ def run_with_model(
     run = load_run(name)
     candidates = _as_declared(run) if run.name == name else iter([run])
     if found := next((each for each in candidates if each.model_path), None): return found
-    raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed" else ". Fit it with ml_pkg train, or with run.model; a variation that goes by the name of what it varies is found by its run's id, or by a name of its own: named('…')"))
+    raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed"
+        else ". Fit it with ml_pkg train, or with run.model; a variation that goes by the name of what it varies is found by its run's id, or by a name of its own: named('…')"))
 
 # %% ../nbs/api/290_run.ipynb #0c97a7e3
 def saved_model(

@@ -96,7 +96,8 @@ def recent(
 ) -> str:
     "How many runs were recorded in the last minute, in words."
     ago = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
-    count = connection.execute("SELECT count(*) FROM (SELECT started, seconds FROM runs ORDER BY number DESC LIMIT ?) WHERE julianday(started) + seconds / 86400 >= julianday(?)", [MANY, ago]).fetchone()[0]
+    count = connection.execute("SELECT count(*) FROM (SELECT started, seconds FROM runs ORDER BY number DESC LIMIT ?) WHERE julianday(started) + seconds / 86400 >= julianday(?)",
+        [MANY, ago]).fetchone()[0]
     how_many = "No run was" if not count else "1 run was" if count == 1 else f"{'More than ' * (count == MANY)}{count:,} runs were"
     return f"{how_many} recorded in the last minute."
 
@@ -163,7 +164,8 @@ def _links_up(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, di
     "To what it comes from, and the run of the experiment before it."
     def compared(other:str) -> dict: return {"a": other, "b": run.id}
     before = connection.execute("SELECT id FROM runs WHERE experiment = ? AND number < ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [run.name, run.row["number"]]).fetchone()
-    up = [(words, run.row[name], compared(run.row[name]) if name == "variation_of" else {}) for words, name in (("takes over the results of run", "reuses"), ("varies run", "variation_of")) if run.row[name]]
+    up = [(words, run.row[name], compared(run.row[name]) if name == "variation_of" else {})
+        for words, name in (("takes over the results of run", "reuses"), ("varies run", "variation_of")) if run.row[name]]
     return up + ([("after run", before["id"], compared(before["id"]))] if before and before["id"] not in [id for _, id, _ in up] else [])
 
 # %% ../nbs/api/462_run_pages.ipynb #18b8f2a2
@@ -174,7 +176,8 @@ def _links(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]
 def _links_down(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]]:
     "To what comes from it."
     again = connection.execute("SELECT id FROM runs WHERE key = ? AND reuses = ? ORDER BY number DESC LIMIT 3", [run.key, run.id]).fetchall()
-    varied = connection.execute("SELECT id FROM (SELECT id, variation_of FROM runs WHERE number > ? ORDER BY number LIMIT ?) WHERE variation_of = ? LIMIT 5", [run.row["number"], AFTER, run.id]).fetchall()
+    varied = connection.execute("SELECT id FROM (SELECT id, variation_of FROM runs WHERE number > ? ORDER BY number LIMIT ?) WHERE variation_of = ? LIMIT 5",
+        [run.row["number"], AFTER, run.id]).fetchall()
     return [*(("taken over by run", row["id"], {}) for row in again), *(("varied by run", row["id"], {"a": run.id, "b": row["id"]}) for row in varied)]
 
 # %% ../nbs/api/462_run_pages.ipynb #8f858b11

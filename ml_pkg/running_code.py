@@ -46,8 +46,10 @@ _PROGRAM = "import importlib, json, sys; from ml_pkg.running_code import code_ke
 
 def _keys_now(modules:list[str]) -> dict[str, str]:
     "As their files say. Raises `StaleCode` if they cannot be imported any more."
-    done = subprocess.run([sys.executable, "-c", _PROGRAM, *modules], env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode: raise StaleCode(f"{listed(modules)} cannot be imported in a fresh process ({(done.stderr.strip().splitlines() or ['no reason given'])[-1]}). Mend that, then start this process again")
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, *modules], env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise StaleCode(f"{listed(modules)} cannot be imported in a fresh process ({(done.stderr.strip().splitlines() or ['no reason given'])[-1]}). Mend that, then start this process again")
     return json.loads(done.stdout.splitlines()[-1])
 
 def check_code(

@@ -310,7 +310,8 @@ def _parsed_times(series:pd.Series, column:Column, first_row:int, aware:bool) ->
     "ISO 8601 text (which pandas takes 'now' and 'today' for as well) and Python's own times as times, each with a zone or each without one, as the column has it."
     missing, values = series.isna(), series.astype(object)
     _refuse(series, ~values.map(lambda value: isinstance(value, (str, datetime.date, np.datetime64))).astype(bool) & ~missing, column, first_row)
-    texts = [None if absent or not is_text(str(value)) else (value if value.strip()[:1].isdecimal() else None) if isinstance(value, str) else pd.Timestamp(value).isoformat() for value, absent in zip(values, missing, strict=True)]
+    texts = [None if absent or not is_text(str(value)) else (value if value.strip()[:1].isdecimal() else None) if isinstance(value, str)
+        else pd.Timestamp(value).isoformat() for value, absent in zip(values, missing, strict=True)]
     times = pd.to_datetime(pd.Series(texts, index=series.index, dtype=object), format="ISO8601", errors="coerce", utc=True)
     _refuse(series, times.isna() & ~missing, column, first_row, expected="a time in ISO 8601")
     _refuse(series, (values.map(_has_zone).astype(bool) != aware) & ~missing, column, first_row, expected=_expected_zone(column))
@@ -331,7 +332,8 @@ def _times(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     if (times.dt.tz is not None) != aware: _refuse(series, series.notna(), column, first_row, expected=_expected_zone(column))
     if not series.notna().any(): return pd.Series(pd.NaT, series.index, dtype=column.dtype)
     converted = _as_dtype(times, column.dtype)
-    if converted is None: _refuse(series, [pd.notna(time) and _as_dtype(pd.Series([time]), column.dtype) is None for time in times], column, first_row, expected=f"a time that {column.dtype} can hold to the last digit")
+    if converted is None:
+        _refuse(series, [pd.notna(time) and _as_dtype(pd.Series([time]), column.dtype) is None for time in times], column, first_row, expected=f"a time that {column.dtype} can hold to the last digit")
     return converted
 
 # %% ../nbs/api/080_schema.ipynb #153e8767
@@ -381,7 +383,8 @@ def _check_records(rows:list, schema:Schema, first_row:int) -> None:
     needed = [name for name in schema.names if name in given] # what none of them has is told of all
     for number, row in enumerate(rows, first_row):
         missing = next((name for name in needed if name not in row), None) if isinstance(row, dict) else None
-        if missing is not None: raise InvalidInput(f"row {number}: column '{missing}' is missing.{did_you_mean(missing, row, 'columns given', meant=set(row) - set(schema.names))} A value that is missing is null (None in Python)")
+        if missing is not None:
+            raise InvalidInput(f"row {number}: column '{missing}' is missing.{did_you_mean(missing, row, 'columns given', meant=set(row) - set(schema.names))} A value that is missing is null (None in Python)")
 
 def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
     "Raise for columns that are missing or there twice."

@@ -210,6 +210,7 @@ class _Study:
 def _suggested(trial:Any, name:str, values:Any) -> Any:
     "A value of an axis: one of a list, or the quantile of a distribution. Raises `InvalidDeclaration` for one that has no quantiles."
     if not hasattr(values, "rvs"): return values[trial.suggest_categorical(name, list(range(len(values))))]
-    if not hasattr(values, "ppf"): raise InvalidDeclaration(f"{name}: a study asks for quantiles of a distribution, and a {type(values).__name__} has no ppf. Take one of scipy.stats, or draw at random: search(Random(…))")
+    if not hasattr(values, "ppf"):
+        raise InvalidDeclaration(f"{name}: a study asks for quantiles of a distribution, and a {type(values).__name__} has no ppf. Take one of scipy.stats, or draw at random: search(Random(…))")
     value = values.ppf(trial.suggest_float(name, 1e-9, 1 - 1e-9))
     return int(value) if hasattr(values, "pmf") else float(value)

@@ -199,7 +199,8 @@ def _rows(path:Path, tables_of:TablesOf, wanted:pc.Expression, columns:list[str]
     segment, ahead = path.with_name(path.name + SEGMENT), path.with_name(path.name + AHEAD)
     for attempt in (segment, ahead, segment):
         with suppress(FileNotFoundError): # became a segment, or was too old to be kept
-            yield from [_segment_rows(segment, wanted, columns, span)] if attempt == segment else [rows.filter(wanted).select(columns or rows.column_names) for rows in _alike(rows for record in whole_records(ahead) for rows in tables_of(record))]
+            yield from [_segment_rows(segment, wanted, columns, span)] if attempt == segment else [rows.filter(wanted).select(columns or rows.column_names)
+                for rows in _alike(rows for record in whole_records(ahead) for rows in tables_of(record))]
             return
 
 # %% ../nbs/api/484_segments.ipynb #df50ce02

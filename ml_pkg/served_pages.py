@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # %% ../nbs/api/705_served_pages.ipynb #1a90d860
 ROOT = "/dashboard"
 _LINKS = {"parts": (ROOT[1:],), "thing_parts": (ROOT[1:], "thing")}
-_NO_SCRIPTS = {"content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"} # but its own
+_NO_SCRIPTS = {"content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"} # but its own
 
 def _shown(template:str, title:str, whose:str, /, status:int=200, **values) -> Any:
     from starlette.responses import HTMLResponse

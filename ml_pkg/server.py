@@ -158,7 +158,8 @@ class ShadowedBy(NoRival):
     def says(self, name:str) -> str: return f"{self.address} sees every request, and only its log has what it answers; compare the two: ml_pkg traffic {name}\n"
 
     def check(self, serving:Serving) -> None:
-        if serving.log is no_log: raise InvalidDeclaration(f"{self.address} would answer for nothing: the answers of a shadow are only logged, and nothing is to be logged. Leave out --shadow, or --no-log")
+        if serving.log is no_log:
+            raise InvalidDeclaration(f"{self.address} would answer for nothing: the answers of a shadow are only logged, and nothing is to be logged. Leave out --shadow, or --no-log")
         located(self.address)
 
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Shadow:

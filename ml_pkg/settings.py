@@ -46,7 +46,8 @@ def _parsed(file:Path) -> dict[str, str]:
     except (configparser.Error, UnicodeDecodeError) as error: raise InvalidDeclaration(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     found = dict(parser["ml_pkg"]) if parser.has_section("ml_pkg") else {}
     for name in found:
-        if name not in _READERS: raise UnknownName(f"{file}: '{name}' in [ml_pkg] is not a setting.{did_you_mean(name, _READERS, 'settings')} A line that goes on with the entry above it begins with a space")
+        if name not in _READERS:
+            raise UnknownName(f"{file}: '{name}' in [ml_pkg] is not a setting.{did_you_mean(name, _READERS, 'settings')} A line that goes on with the entry above it begins with a space")
     return found
 
 # %% ../nbs/api/066_settings.ipynb #c721ae47

@@ -36,7 +36,8 @@ def _kept_key(path:Path) -> bytes:
         except FileExistsError: pass
         finally: part.unlink()
         return path.read_bytes()
-    except OSError as error: raise Unwritable(f"the key that vouches for your files can be neither read from {path} nor kept there ({error.strerror or error}). Make the folder writable, or set ML_PKG_KEY to a secret of your own") from error
+    except OSError as error:
+        raise Unwritable(f"the key that vouches for your files can be neither read from {path} nor kept there ({error.strerror or error}). Make the folder writable, or set ML_PKG_KEY to a secret of your own") from error
 
 # %% ../nbs/api/070_signing.ipynb #eb68a63d
 def secret() -> bytes:

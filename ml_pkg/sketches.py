@@ -38,13 +38,16 @@ class Sketch:
     @classmethod
     def from_dict(cls, written:dict[str, Any], bins:Bins) -> "Sketch":
         "Raises `DamagedFile` for what is no sketch, or is one of other bins."
-        try: sketch = cls(rows=int(written["rows"]), examples={str(name): list(found)[:REMEMBERED] for name, found in written["examples"].items()}, **{name: unpacked(written[name]) for name in _ARRAYS})
+        try:
+            sketch = cls(rows=int(written["rows"]), examples={str(name): list(found)[:REMEMBERED] for name, found in written["examples"].items()},
+                **{name: unpacked(written[name]) for name in _ARRAYS})
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, DamagedFile): raise
             raise DamagedFile(f"a sketch cannot be read ({error!r}). Count the rows again") from error
         expected = {name: array.shape for name, array in vars(empty(bins)).items() if name in _ARRAYS}
         wrong = [name for name in _ARRAYS if getattr(sketch, name).shape != expected[name]]
-        if wrong: raise DamagedFile(f"a sketch has {wrong[0]} of shape {getattr(sketch, wrong[0]).shape}, and its bins need {expected[wrong[0]]}: it was made with other bins. Count the rows again with these")
+        if wrong:
+            raise DamagedFile(f"a sketch has {wrong[0]} of shape {getattr(sketch, wrong[0]).shape}, and its bins need {expected[wrong[0]]}: it was made with other bins. Count the rows again with these")
         return sketch
 
 _ARRAYS = ("counts", "moments", "span", "outside", "slots", "missing", "longest")
@@ -134,7 +137,8 @@ def merged(
     "The sketch of all their rows. Runs are not joined across sketches. Raises `InvalidData` for sketches of other bins."
     parts = [empty(bins), *sketches]
     for name in _ARRAYS:
-        if len(shapes := {getattr(part, name).shape for part in parts}) > 1: raise InvalidData(f"sketches of different bins cannot be added ({name} has the shapes {sorted(shapes)}): count all rows with the bins of one profile")
+        if len(shapes := {getattr(part, name).shape for part in parts}) > 1:
+            raise InvalidData(f"sketches of different bins cannot be added ({name} has the shapes {sorted(shapes)}): count all rows with the bins of one profile")
     def summed(name:str) -> np.ndarray: return functools.reduce(np.add, (getattr(part, name) for part in parts))
     span = np.stack([np.fmin.reduce([part.span[:, 0] for part in parts]), np.fmax.reduce([part.span[:, 1] for part in parts])], axis=1)
     return Sketch(sum(part.rows for part in parts), span=span, longest=np.maximum.reduce([part.longest for part in parts]), examples=_first([part.examples for part in parts]),

@@ -114,7 +114,8 @@ def reading(
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield
     except pd.errors.EmptyDataError as error: raise InvalidData(f"{path} is empty: a table needs a header and rows") from error
-    except UnicodeDecodeError as error: raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x}{_line_of(path)}). Save it as UTF-8, or read it yourself and give the frame") from error
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x}{_line_of(path)}). Save it as UTF-8, or read it yourself and give the frame") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error: raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}.{separator_told(_header_of(path))}") from error
     except OSError as error:
         if isinstance(error, MlPkgError): raise

@@ -103,7 +103,8 @@ def _dates(texts:_Texts) -> Spelt|None:
 def _gaps(texts:_Texts) -> Spelt|None:
     if not texts.absent: return None
     count = sum(texts.absent.values())
-    return Spelt(f"has {listed([shortly(text) for text in texts.absent], 3)} in {count:,} row{'s' * (count > 1)}, which may stand for a gap", f"read it as missing: pd.read_csv(…, na_values={[*texts.absent][:5]})")
+    return Spelt(f"has {listed([shortly(text) for text in texts.absent], 3)} in {count:,} row{'s' * (count > 1)}, which may stand for a gap",
+        f"read it as missing: pd.read_csv(…, na_values={[*texts.absent][:5]})")
 
 def _spellings(texts:_Texts) -> Spelt|None:
     alike:dict[str, list[str]] = {}
@@ -111,7 +112,8 @@ def _spellings(texts:_Texts) -> Spelt|None:
     several = [each for each in alike.values() if len(each) > 1]
     if not several: return None
     rare = sum(texts.counts[text] for each in several for text in each[1:])
-    return Spelt(f"writes {len(several)} of {len(alike)} values in several ways, such as {listed([shortly(text) for text in several[0]], 3)}; the rarer spellings are in {rare:,} row{'s' * (rare > 1)}", "write each in one way: .str.strip().str.capitalize(), or what suits them")
+    return Spelt(f"writes {len(several)} of {len(alike)} values in several ways, such as {listed([shortly(text) for text in several[0]], 3)}; the rarer spellings are in {rare:,} row{'s' * (rare > 1)}",
+        "write each in one way: .str.strip().str.capitalize(), or what suits them")
 
 # %% ../nbs/api/149_spelling.ipynb #099779c8
 def spelt(
@@ -132,4 +134,5 @@ def written_columns(
     if not found: return []
     message = "; ".join(f"'{name}' {each.what}" for name, each in found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
     remedies = [f"'{name}': {each.remedy}" for name, each in found[:5]]
-    return [CheckFinding("spelling", f"{message} (of {len(view.sampled):,} rows looked at)", f"Mend it where the rows come from, and whoever asks the model later has to write them so, too; or mend features in a first step of the pipeline, and accept this. {'; '.join(remedies)}")]
+    return [CheckFinding("spelling", f"{message} (of {len(view.sampled):,} rows looked at)",
+        f"Mend it where the rows come from, and whoever asks the model later has to write them so, too; or mend features in a first step of the pipeline, and accept this. {'; '.join(remedies)}")]

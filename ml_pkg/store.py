@@ -248,7 +248,9 @@ def encodable(
     return value if not isinstance(value, str) or value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 def _insert(connection:sqlite3.Connection, table:str, *rows:Mapping[str, Any]) -> None: # all with the same columns
-    if rows: connection.executemany(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({', '.join(f':{name}' for name in rows[0])})", [{name: encodable(value) for name, value in row.items()} for row in rows])
+    if rows:
+        connection.executemany(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({', '.join(f':{name}' for name in rows[0])})",
+            [{name: encodable(value) for name, value in row.items()} for row in rows])
 
 # %% ../nbs/api/180_store.ipynb #1a0f7b6d
 def new_id(
@@ -328,7 +330,8 @@ class _Reading(_Writing):
     def prepare(self, connection:sqlite3.Connection) -> None: pass
 
     def settle(self, connection:sqlite3.Connection, workspace:Workspace) -> None:
-        if not _is_current(connection, workspace): raise WorkspaceUnusable(f"{workspace.database} was written by an older ml_pkg (format {_applied(connection)}, this one has {len(MIGRATIONS)}), and it is only read here. Run `ml_pkg runs` once: it brings the tables up to date")
+        if not _is_current(connection, workspace):
+            raise WorkspaceUnusable(f"{workspace.database} was written by an older ml_pkg (format {_applied(connection)}, this one has {len(MIGRATIONS)}), and it is only read here. Run `ml_pkg runs` once: it brings the tables up to date")
 
     def failure(self, workspace:Workspace, error:Exception) -> WorkspaceUnusable: return WorkspaceUnusable(f"the workspace {workspace.folder} is only read here, and that failed ({error}). `ml_pkg doctor` says what is wrong, and what to do")
 

@@ -64,7 +64,8 @@ def _alike(name:str) -> str: return unicodedata.normalize("NFKC", name).casefold
 def _check_members(archive:zipfile.ZipFile, size:int, name:re.Pattern) -> None:
     entries = archive.infolist()
     odd = [entry.orig_filename for entry in entries if entry.orig_filename != entry.filename or not name.fullmatch(entry.filename) or len(entry.filename.encode("utf-8", "replace")) >= 240
-           or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1 or not 0 <= entry.header_offset < size or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)]
+           or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1 or not 0 <= entry.header_offset < size
+           or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)]
     if odd: raise NoZipOfOurs(f"it has members that no such file has: {listed((_shortened(each) for each in odd), 5)}")
     if len({_alike(entry.filename) for entry in entries}) < len(entries): raise NoZipOfOurs("it has members of the same name")
     if sum(entry.file_size for entry in entries) > size: raise NoZipOfOurs("its members are larger than the file")

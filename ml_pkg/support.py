@@ -124,8 +124,10 @@ class Support:
         return Interval(count / rows, float(low), float(high))
 
     def to_dict(self) -> dict[str, Any]:
-        columns = {name: {"has_missing": known.has_missing, **({"categories": list(known.categories)} if known.categories is not None else {"low": known.low, "high": known.high} if math.isfinite(known.low) else {})} for name, known in self.columns.items()}
-        return {"columns": columns, "coordinates": self.near.coordinates.to_dict(), "scaling": packed_single(self.near.scaling), "prototypes": packed_single(self.near.prototypes), "limit": self.near.limit}
+        columns = {name: {"has_missing": known.has_missing, **({"categories": list(known.categories)} if known.categories is not None
+            else {"low": known.low, "high": known.high} if math.isfinite(known.low) else {})} for name, known in self.columns.items()}
+        return {"columns": columns, "coordinates": self.near.coordinates.to_dict(), "scaling": packed_single(self.near.scaling),
+            "prototypes": packed_single(self.near.prototypes), "limit": self.near.limit}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Support":

@@ -139,7 +139,8 @@ class Sweep(Sequence["Experiment"]):
 
     def vary(self, **axes:Any) -> "Sweep":
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
-        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name), variant.experiment), other.experiment) for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
+        return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name), variant.experiment), other.experiment)
+            for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
 
     def replace(self, **changes:Any) -> "Sweep":
         "Every variant with other parameters or steps; equal ones once. Raises as `Experiment.replace` does."
@@ -229,7 +230,8 @@ def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
     differ = telling(settings)
     shown = short_names(differ, settings[0])
     plain = _plain_name(alike[0])
-    return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ else variant for variant, held in zip(alike, settings, strict=True)]
+    return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ
+        else variant for variant, held in zip(alike, settings, strict=True)]
 
 def _plain_name(variant:Variant) -> str: return variant.shared or variant.name
 
@@ -262,7 +264,8 @@ def _is_distribution(values:Any) -> bool: return hasattr(values, "rvs")
 # %% ../nbs/api/390_sweep.ipynb #45f839e1
 def _values_of(name:str, values:Any) -> list:
     "The values of an axis. Raises `InvalidDeclaration` for what is no list, or an empty one."
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable): raise InvalidDeclaration(f"{name} takes a list of values to try, and not {_in_short(values)}: {name}=[{_in_short(values)}]")
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidDeclaration(f"{name} takes a list of values to try, and not {_in_short(values)}: {name}=[{_in_short(values)}]")
     if not len(found := list(values)): raise InvalidDeclaration(f"{name} has no value to try")
     return [value.item() if isinstance(value, np.generic) else value for value in found] # a parameter of 3 and one of np.int64(3) would differ
 
@@ -341,7 +344,8 @@ def vary(
     if any(map(_is_distribution, lists.values())):
         Space(experiment, lists).sample(1) # so that a misspelt name is told now
         return Space(experiment, lists)
-    if (count := math.prod(map(len, lists.values()))) > MOST: raise InvalidDeclaration(f"{' × '.join(str(len(values)) for values in lists.values())} = {count:,} variants are too many to write down (at most {MOST:,}). Draw from distributions instead, or from fewer values")
+    if (count := math.prod(map(len, lists.values()))) > MOST:
+        raise InvalidDeclaration(f"{' × '.join(str(len(values)) for values in lists.values())} = {count:,} variants are too many to write down (at most {MOST:,}). Draw from distributions instead, or from fewer values")
     points = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
     return _distinct([_variant(experiment, point, lists) for point in points])
 
@@ -354,7 +358,8 @@ def compare(
     threads:int=1,                # of linear algebra, in each fit
 ) -> Leaderboard:
     "Experiments beside each other; those that have not run are run. Raises `InvalidDeclaration` for what is no experiment."
-    if odd := [each for each in variants if not isinstance(each, Sweep) and not hasattr(each, "estimator")]: raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd[0])}")
+    if odd := [each for each in variants if not isinstance(each, Sweep) and not hasattr(each, "estimator")]:
+        raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd[0])}")
     whole = sum(cast("tuple[Sweep, ...]", variants[1:]), variants[0] + Sweep(())) if variants else Sweep(())
     checked = _within(whole, math.inf)
     return _run(All(checked, checked[0].name), n_jobs, display, checkpoints, threads)

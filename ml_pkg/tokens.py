@@ -46,7 +46,8 @@ class Rate:
 
     def __post_init__(self) -> None:
         for name, value, least in (("per_second", self.per_second, 0), ("burst", self.burst, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf or value == 0: raise InvalidDeclaration(f"a rate's {name} is a finite number above 0, and burst is 1 or more; found {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf or value == 0:
+                raise InvalidDeclaration(f"a rate's {name} is a finite number above 0, and burst is 1 or more; found {value!r}")
 
 # %% ../nbs/api/488_tokens.ipynb #8c1ca3c5
 class Bucket:
@@ -74,8 +75,10 @@ class Token:
     made: str = ""                  # when, in UTC, as ISO 8601 writes it
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name): raise InvalidDeclaration(f"{self.name!r} is no name for a token: up to 64 letters, digits, dots, hyphens and underscores, of which the first is a letter or digit")
-        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256): raise InvalidDeclaration(f"the token '{self.name}' has no SHA-256 of 64 lower-case hexadecimal digits. Make one: ml_pkg token add {self.name}")
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise InvalidDeclaration(f"{self.name!r} is no name for a token: up to 64 letters, digits, dots, hyphens and underscores, of which the first is a letter or digit")
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise InvalidDeclaration(f"the token '{self.name}' has no SHA-256 of 64 lower-case hexadecimal digits. Make one: ml_pkg token add {self.name}")
 
 # %% ../nbs/api/488_tokens.ipynb #02e943df
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def environment_tokens(
 ) -> Tokens:
     "As the environment names them. Raises `InvalidDeclaration`, which repeats no digest."
     entries = [entry.strip().partition(":") for entry in text.split(",") if entry.strip()]
-    if any(not colon for _, colon, _ in entries): raise InvalidDeclaration("ML_PKG_TOKENS is not written as 'name:sha256,name:sha256': an entry has no colon. ml_pkg token add prints what belongs there")
+    if any(not colon for _, colon, _ in entries):
+        raise InvalidDeclaration("ML_PKG_TOKENS is not written as 'name:sha256,name:sha256': an entry has no colon. ml_pkg token add prints what belongs there")
     return Tokens(tuple(Token(name.strip(), sha256.strip().lower()) for name, _, sha256 in entries))
 
 # %% ../nbs/api/488_tokens.ipynb #d7e30322
@@ -143,7 +147,8 @@ def _text_of(path:Path) -> str:
     "Raises FileNotFoundError, `DamagedFile`, or `UntrustedFile` if others can write it."
     try: text, mode = path.read_text(encoding="utf-8"), path.stat().st_mode
     except FileNotFoundError: raise
-    except (OSError, UnicodeDecodeError) as error: raise DamagedFile(f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__}). Make it readable for the server, or remove it and add the tokens again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedFile(f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__}). Make it readable for the server, or remove it and add the tokens again") from error
     if mode & 0o022: raise UntrustedFile(f"{path} can be written by others, who could add themselves. Look who is in it, then: chmod go-w {path}")
     return text
 
@@ -165,7 +170,8 @@ def kept_tokens(
     try: text = _text_of(path)
     except FileNotFoundError: return Tokens()
     try: return Tokens(tuple(_token(entry) for entry in json.loads(text)["tokens"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error: raise DamagedFile(f"{path} holds no tokens that can be read ({error}). Mend it, or remove it and add the tokens again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFile(f"{path} holds no tokens that can be read ({error}). Mend it, or remove it and add the tokens again") from error
 
 # %% ../nbs/api/488_tokens.ipynb #ece3dd92
 def _changed(workspace:Workspace, change:Callable[[Tokens], Tokens]) -> None:

@@ -136,7 +136,8 @@ def serve_ui(
     exposed:bool=False,       # whether other machines may read the workspace; without it, only an address of this machine is served
 ) -> None:
     "Serve the pages of the current workspace until it is interrupted. Raises `Unservable`, `MissingExtra`."
-    if not exposed and not is_loopback(host): raise Unservable(f"{host} can be reached from other machines, and everybody there could read this workspace: there is no password. Leave --host out, or add --others-may-read if that is meant")
+    if not exposed and not is_loopback(host):
+        raise Unservable(f"{host} can be reached from other machines, and everybody there could read this workspace: there is no password. Leave --host out, or add --others-may-read if that is meant")
     uvicorn = optional("uvicorn", "ui")
     bound = listening(host, port, "ml_pkg ui")
     port = bound.getsockname()[1]

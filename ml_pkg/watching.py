@@ -109,7 +109,8 @@ def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int, si
     scores = _finite_scores({name: each.interval for name, each in estimate.metrics.items()}) if isinstance(estimate, Estimated) else {}
     compared = monitor.compared(monitor.estimate(looked.labels.seen), measured, look) if measured else NotComparable("there are no labels")
     names = (*counted.trained.inputs.bins.names, *counted.trained.answers.bins.names)
-    return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])), monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared, silence)
+    return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])),
+        monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared, silence)
 
 # %% ../nbs/api/697_watching.ipynb #9b1b35a4
 TRAFFIC = "traffic" # whether anything is answered at all
@@ -190,7 +191,9 @@ class Look:
 
     def _repr_html_(self) -> str:
         found = self.document
-        return definition(f"{found['model']}@{found['version']}: {found['verdict']}", {"until": minute(found["end"]), "rows": f"{found['rows']:,}, held against {found['against']}", **{f"open since {minute(since)}": name for name, since in self.open.items()}, **{each["change"]: each["text"] or each["name"] for each in self.events}})
+        return definition(f"{found['model']}@{found['version']}: {found['verdict']}", {"until": minute(found["end"]),
+            "rows": f"{found['rows']:,}, held against {found['against']}", **{f"open since {minute(since)}": name for name, since in self.open.items()},
+            **{each["change"]: each["text"] or each["name"] for each in self.events}})
 
 def _all_shares(counted:_Counted) -> dict[str, dict]:
     "How what is judged is distributed now and in what it is held against, by the name of its verdict."
@@ -206,10 +209,13 @@ def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[s
 def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mapping[str, Any]) -> dict[str, Any]:
     "All of it, as JSON can hold it."
     labels, newest = looked.labels, next((period for period in reversed(looked.periods) if period.end.isoformat() == told["end"]), None)
-    return finite({**told, "model": monitor.name, "version": monitor.version, "verdict": findings.verdict, "alarms": findings.alarms, "rows": findings.check.rows, "latency": newest.latency if newest else (None, None), "asked": newest.window.rows if newest else 0,
+    return finite({**told, "model": monitor.name, "version": monitor.version, "verdict": findings.verdict, "alarms": findings.alarms,
+        "rows": findings.check.rows, "latency": newest.latency if newest else (None, None), "asked": newest.window.rows if newest else 0,
         "verdicts": [asdict(each) for each in findings.check.verdicts], "faults": [asdict(each) for each in findings.check.faults],
         "estimated": [each.to_dict() for each in findings.estimated], "abstained": findings.estimate.reason if isinstance(findings.estimate, Abstained) else "",
-        "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(), "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean, "trusted": findings.compared.trusted, "compared": str(findings.compared),
+        "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(),
+        "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean,
+        "trusted": findings.compared.trusted, "compared": str(findings.compared),
         "not_judged": {**monitor.unwatched, **_unread(looked)}})
 
 # %% ../nbs/api/697_watching.ipynb #4ab98683
@@ -237,7 +243,8 @@ class Watching:
     def monitor(self) -> LogMonitor:
         "Of the version that answers now. Raises what `located` and `Model.load` raise."
         there = located(self.address)
-        if self._monitor is None or self._monitor.version != there.version: self._monitor = of_a_year(LogMonitor(there.load(self.trusted), there.name, there.version, self.workspace, **self.options), self.every)
+        if self._monitor is None or self._monitor.version != there.version:
+            self._monitor = of_a_year(LogMonitor(there.load(self.trusted), there.name, there.version, self.workspace, **self.options), self.every)
         return self._monitor
 
     def look(self, now:Moment|None=None) -> Look:
@@ -269,7 +276,9 @@ class Watching:
         findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
         found, texts = _found(findings, list(monitor.metrics), before.open, _unread(looked))
         after, events = before.look(found, now.to_pydatetime(), texts)
-        told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(), "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), "open": after.open, "events": [_event(event) for event in events]}
+        told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(),
+            "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), "open": after.open,
+            "events": [_event(event) for event in events]}
         return after, _document(monitor, looked, findings, told | {"shares": _all_shares(counted), "shadow": _shadow(self.workspace, monitor.name, told["start"], end)})
 
     def _pauses(self, monitor:LogMonitor, known:Pauses, end:pd.Timestamp, now:pd.Timestamp) -> Pauses:
@@ -367,7 +376,8 @@ class Looks:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
         for path in set(self.folder.glob("[!.]*.json")) - set(self.paths()): path.unlink(missing_ok=True) # of a process that was killed before it was done
         _write(self.folder/f"{name}.json", document)
-        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name, "watch": watch, "every": document["every"], "pauses": document["pauses"], **process_mark()})
+        _write(self.watched/"alarms.json", {"alarms": replace(alarms, history=alarms.history[-_EVENTS:]).to_dict(), "looks": self.count + 1, "last": name,
+            "watch": watch, "every": document["every"], "pauses": document["pauses"], **process_mark()})
         for path in self.paths()[:-_LOOKS]: path.unlink(missing_ok=True)
         return Look(document)
 
