@@ -53,7 +53,8 @@ def _of_run(name:str) -> Located:
 def _of_file(name:str, path:Path) -> Located:
     try: digest = digest_now(path)
     except FileNotFoundError as error: raise NotFound(f"there is no file {path}") from error
-    except (OSError, ValueError) as error: raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
+    except (OSError, ValueError) as error:
+        raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
     return Located(name, f"sha256:{digest[:12]}", path)
 
 def located(

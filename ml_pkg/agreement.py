@@ -82,7 +82,8 @@ class Comparison:
     alarms:float = 0.05     # share of cases in which any look says that they disagree, although they do not
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < self.margin: raise InvalidDeclaration(f"the margin within which estimates agree ({self.margin}) is above the tolerance ({self.tolerance}), and that is 0 or more")
+        if not 0 <= self.tolerance < self.margin:
+            raise InvalidDeclaration(f"the margin within which estimates agree ({self.margin}) is above the tolerance ({self.tolerance}), and that is 0 or more")
         if not 0 < self.alarms < 1: raise InvalidDeclaration(f"alarms is a share of cases, above 0 and below 1, and not {self.alarms!r}")
 
     def compare(

@@ -50,7 +50,8 @@ class Persistence:
     raise_after: int = 3
     clear_after: int = 3
     def __post_init__(self) -> None:
-        if min(self.raise_after, self.clear_after) < 1: raise InvalidDeclaration(f"an alarm is raised and cleared after 1 look or more, and not after {self.raise_after} and {self.clear_after}")
+        if min(self.raise_after, self.clear_after) < 1:
+            raise InvalidDeclaration(f"an alarm is raised and cleared after 1 look or more, and not after {self.raise_after} and {self.clear_after}")
 
     def next(self, streak:Streak, found:Found, time:str) -> tuple[Streak, Change|None]:
         "What is remembered after a look, and what it changed."
@@ -83,7 +84,8 @@ class Alarms:
     ) -> "tuple[Alarms, tuple[Event, ...]]": # the next state, and what somebody is to be told
         "Raises `InvalidInput` for a time without a zone, or before the last look."
         time = _utc(now)
-        if self.last is not None and time < self.last: raise InvalidInput(f"the last look was at {self.last}, and this one says {time}: looks are made one after another")
+        if self.last is not None and time < self.last:
+            raise InvalidInput(f"the last look was at {self.last}, and this one says {time}: looks are made one after another")
         streaks, events = dict(self.streaks), []
         for name in sorted(found):
             streaks[name], change = self.persistence.next(streaks.get(name, Streak()), found[name], time)

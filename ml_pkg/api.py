@@ -40,7 +40,8 @@ def _described(column:Column) -> str:
     return f"{column.dtype}; at training from {column.low} to {column.high}" if column.low is not None else column.dtype
 
 # %% ../nbs/api/495_api.ipynb #f04e3440
-_TYPES = {"integer": {"type": "integer"}, "float": {"type": "number"}, "boolean": {"type": "boolean"}, "text": {"type": "string"}, "datetime": {"type": "string", "format": "date-time"}}
+_TYPES = {"integer": {"type": "integer"}, "float": {"type": "number"}, "boolean": {"type": "boolean"}, "text": {"type": "string"},
+    "datetime": {"type": "string", "format": "date-time"}}
 _LOCAL_TIME = {"type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?$"}
 
 def _column_schema(column:Column) -> dict:
@@ -79,18 +80,23 @@ def answer_schema(
 ) -> dict[str, Any]:
     "An answer in the words of JSON Schema."
     one = {"id": {"type": "string", "description": "by which feedback finds the prediction"}, "prediction": _each_target(model, _label_schema)}
-    if hasattr(model.estimator, "predict_proba"): one["probabilities"] = _each_target(model, lambda labels: {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}})
+    if hasattr(model.estimator, "predict_proba"):
+        one["probabilities"] = _each_target(model, lambda labels: {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}})
     prediction = {"type": "object", "title": "Prediction", "required": list(one), "properties": one}
     return {"type": "object", "title": "Answer", "required": ["model", "version", "predictions"],
-            "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"}, "predictions": {"type": "array", "items": prediction}}}
+            "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"},
+            "predictions": {"type": "array", "items": prediction}}}
 
 # %% ../nbs/api/495_api.ipynb #fdd050f8
-ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"], "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
-    "status": {"type": "integer"}, "message": {"type": "string"}, "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
+ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"],
+    "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
+    "status": {"type": "integer"}, "message": {"type": "string"},
+    "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
 
 _ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address",
            405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
-           421: "Not by this name", 422: "A field is wrong, and is named", 429: "Too often", 431: "The headers are too long", 500: "Something went wrong here", 503: "There is too much to do"}
+           421: "Not by this name", 422: "A field is wrong, and is named", 429: "Too often", 431: "The headers are too long",
+           500: "Something went wrong here", 503: "There is too much to do"}
 
 def _responses(what:str, schema:dict, example:Any) -> dict[int|str, dict[str, Any]]:
     "What an address may answer."
@@ -100,7 +106,8 @@ def _responses(what:str, schema:dict, example:Any) -> dict[int|str, dict[str, An
 # %% ../nbs/api/495_api.ipynb #d3de9e05
 async def _told(request:Any, error:Any) -> Any: # a Refused: Starlette's own type of a handler takes any exception
     from starlette.responses import Response
-    return Response(error_body(error.status, error.message, error.field), error.status, {name.decode(): value.decode() for name, value in error.headers}, "application/json")
+    return Response(error_body(error.status, error.message, error.field), error.status,
+        {name.decode(): value.decode() for name, value in error.headers}, "application/json")
 
 async def _told_unforeseen(request:Any, error:Exception) -> Any:
     "Nothing of it: Starlette raises it again when this is sent, for the log of whoever runs the application."
@@ -125,7 +132,8 @@ def _tell_errors(app:"FastAPI") -> None:
 _LABEL = {"type": ["string", "number", "boolean"]}
 FEEDBACK_SCHEMA:dict[str, Any] = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
     "type": "object", "required": ["id", "label"],
-    "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"}, "label": {**_LABEL, "description": "what really was"}}}}}}
+    "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"},
+    "label": {**_LABEL, "description": "what really was"}}}}}}
 
 def _labels(body:bytes) -> list[tuple[str, Any]]:
     "Ids and labels. Raises `Refused`."
@@ -137,9 +145,11 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
         if not isinstance(each, dict): raise Refused(422, "Feedback is an object with an id and a label.", f"feedback[{number}]")
         for name in ("id", "label"):
             if name not in each: raise Refused(422, f"'{name}' is missing.", f"feedback[{number}].{name}")
-        if not isinstance(each["id"], str) or not 0 < len(each["id"]) <= 200: raise Refused(422, "An id is a text, as it was told with the prediction.", f"feedback[{number}].id")
+        if not isinstance(each["id"], str) or not 0 < len(each["id"]) <= 200:
+            raise Refused(422, "An id is a text, as it was told with the prediction.", f"feedback[{number}].id")
         if each["label"] is None or isinstance(each["label"], (list, dict)):
-            raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.", f"feedback[{number}].label")
+            raise Refused(422, "A label is a text, a number, true or false: what really was. A wrong one is corrected by sending another.",
+                f"feedback[{number}].label")
     return [(each["id"], each["label"]) for each in found]
 
 # %% ../nbs/api/495_api.ipynb #1b634d3e
@@ -150,7 +160,8 @@ def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
     example = next(iter(model.card.get("classes") or [1.5]))
     for number, (_, label) in enumerate(labels):
         if _kind_of(label) != _kind_of(example):
-            raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.", f"feedback[{number}].label")
+            raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.",
+                f"feedback[{number}].label")
 
 def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool) else "a number" if isinstance(label, (int, float)) else "a text"
 
@@ -162,7 +173,8 @@ async def _feedback(service:Service, body:bytes) -> dict:
     _check_labels(service.current.model, labels)
     receipts = [service.log.feedback(id, label, at) for id, label in labels]
     outcomes = await outcomes_of(receipts)
-    if Outcome.DROPPED in outcomes: raise Refused(503, "Some of it could not be written. Send all of it again; nothing will be counted twice.", headers=RETRY_SOON)
+    if Outcome.DROPPED in outcomes:
+        raise Refused(503, "Some of it could not be written. Send all of it again; nothing will be counted twice.", headers=RETRY_SOON)
     if Outcome.NOT_LOGGED in outcomes: raise Refused(503, "This server keeps no log, so there is nothing that a label could be added to.")
     return {"accepted": len(labels), **_unknown(service.current.model, labels)}
 
@@ -179,7 +191,8 @@ def model_document(
     "The card, the schema and the version of what answers."
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
-    return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card, "columns": ready.model.schema.to_dict()}
+    return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card,
+        "columns": ready.model.schema.to_dict()}
 
 # %% ../nbs/api/495_api.ipynb #a460a236
 async def _rest(body:bytearray, receive:Callable, most:int) -> bytes:
@@ -277,7 +290,8 @@ def _add_feedback(app:"FastAPI", service:Service) -> None:
 def _about_feedback(service:Service) -> dict[str, Any]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
     accepted = {"type": "object", "required": ["accepted"],
-        "properties": {"accepted": {"type": "integer"}, "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
+        "properties": {"accepted": {"type": "integer"},
+        "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
     return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
 def _first_label(model:Model) -> list:
@@ -309,12 +323,16 @@ def _add_about(app:"FastAPI", service:Service) -> None:
         return {"status": "ready", "model": service.current.name, "version": service.current.version,
             "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
     async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version,
-        "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes) if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
+        "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes)
+        if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
     app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
-    app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version", responses=_responses("The model", {"type": "object"}, {}), response_model=None)
-    app.add_api_route("/health", health, methods=["GET"], summary="Whether the process is alive", responses=_responses("It is", status, {"status": "ok"}), response_model=None)
-    app.add_api_route("/ready", ready, methods=["GET"], summary="Whether it can answer, and which version does", responses=_responses("It can", status, {"status": "ready"}), response_model=None)
+    app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version",
+        responses=_responses("The model", {"type": "object"}, {}), response_model=None)
+    app.add_api_route("/health", health, methods=["GET"], summary="Whether the process is alive",
+        responses=_responses("It is", status, {"status": "ok"}), response_model=None)
+    app.add_api_route("/ready", ready, methods=["GET"], summary="Whether it can answer, and which version does",
+        responses=_responses("It can", status, {"status": "ready"}), response_model=None)
 
 # %% ../nbs/api/495_api.ipynb #0b6eb29a
 def create_app(

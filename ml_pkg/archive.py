@@ -118,7 +118,8 @@ def export(
     "Write the workspace to one file. Raises `NotFound` if there is none, `DamagedFile` if its database is damaged, `Unwritable`."
     path = Path(path)
     if not workspace.database.is_file(): raise NotFound(f"there is nothing to export: nothing has run in the workspace {workspace.folder} yet")
-    if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
     done = Exported(path)
     try:
         with _snapshot(workspace, path.absolute()) as snapshot, written_whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
@@ -195,7 +196,8 @@ def _manifest(archive:zipfile.ZipFile, path:Path) -> tuple[dict[str, Member], bo
     if sizes[MANIFEST] > MOST or sizes.get(SIGNATURE, 32) != 32: raise _refused(path, "its manifest is too large")
     written = archive.read(MANIFEST)
     stated = json.loads(written)
-    if stated["format"] != FORMAT: raise DamagedFile(f"{path} has format {stated['format']!r}, and this ml_pkg reads format {FORMAT}: it was written by another version")
+    if stated["format"] != FORMAT:
+        raise DamagedFile(f"{path} has format {stated['format']!r}, and this ml_pkg reads format {FORMAT}: it was written by another version")
     members = {name: Member(str(digest), int(length)) for name, (digest, length) in stated["members"].items()}
     if {name: member.size for name, member in members.items()} != {name: size for name, size in sizes.items() if name not in (MANIFEST, SIGNATURE)}:
         raise _refused(path, "its members are not those of the manifest")
@@ -232,7 +234,8 @@ def _copy(source:Path, target:Path, path:Path) -> None:
         for statement in ("PRAGMA trusted_schema = OFF", "PRAGMA cell_size_check = ON", "PRAGMA synchronous = OFF"): connection.execute(statement)
         connection.execute("ATTACH ? AS stranger", [str(source)])
         version = connection.execute("PRAGMA stranger.user_version").fetchone()[0]
-        if version > len(MIGRATIONS): raise WorkspaceUnusable(f"{path} was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)}). Upgrade: pip install -U ml_pkg")
+        if version > len(MIGRATIONS):
+            raise WorkspaceUnusable(f"{path} was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)}). Upgrade: pip install -U ml_pkg")
         if version < 1 or connection.execute("PRAGMA stranger.integrity_check(1)").fetchone()[0] != "ok": raise _refused(path, "its database is damaged")
         connection.execute("BEGIN")
         migrate(connection, 0, version)
@@ -260,7 +263,8 @@ def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouche
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection, transaction(connection):
         kept = {f"{each.path.parent.name}/{each.path.name}": each for each in recorded_files(connection)
             if members.get(f"{each.path.parent.name}/{each.path.name}", Member("", 0)).sha256 == each.sha256}
-        if unknown := [name for name in members if name.split("/")[0] in FOLDERS and name not in kept]: raise _refused(path, f"its database does not know {listed(unknown, 5)}")
+        if unknown := [name for name in members if name.split("/")[0] in FOLDERS and name not in kept]:
+            raise _refused(path, f"its database does not know {listed(unknown, 5)}")
         rows = [(str(workspace.folder/name), each.sha256, str(each.path)) for name, each in kept.items()]
         connection.execute("CREATE TEMP TABLE settled (path TEXT, sha256 TEXT, before TEXT PRIMARY KEY)")
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?)", rows)
@@ -293,7 +297,8 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
     for table in _tables(connection):
         names = ", ".join(name for name in _columns(connection, table) if name != "number")
         order = "" if table in _without_rowid(connection) else "ORDER BY rowid"
-        if table == "runs": connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT number + ?, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number", [shift])
+        if table == "runs":
+            connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT number + ?, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number", [shift])
         else: connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM fresh) {order}")
     connection.execute("DROP TABLE temp.fresh")
     names = ", ".join(_columns(connection, "files"))
@@ -313,7 +318,8 @@ def _needed(connection:sqlite3.Connection, workspace:Workspace, members:dict[str
             if target.is_file() and digest_of(target) == member.sha256: continue
             if known.get(str(target)) == member.sha256: found.append(name)
             elif str(target) in fresh:
-                if os.path.lexists(target): raise DamagedFile(f"{path} has a file {name}, and {target} is another one, so nothing was imported. Move that away, or import into a workspace of its own")
+                if os.path.lexists(target):
+                    raise DamagedFile(f"{path} has a file {name}, and {target} is another one, so nothing was imported. Move that away, or import into a workspace of its own")
                 found.append(name)
         elif name.startswith("checkpoints/") and not os.path.lexists(target): found.append(name)
     frames = {frame for name in members if name.startswith("declarations/") for frame in frames_of(folder/name)}
@@ -347,7 +353,8 @@ class Imported:
 
     def __str__(self) -> str:
         lines = [f"{counted(self.added, 'run')} and {counted(self.files, 'file')} imported from {self.path}" + (f"; there already: {counted(self.there, 'run')}" if self.there else "")]
-        if not self.vouched: lines.append("somebody else made the archive: its runs can be looked at and compared, and nothing that you run takes over their results")
+        if not self.vouched:
+            lines.append("somebody else made the archive: its runs can be looked at and compared, and nothing that you run takes over their results")
         return "\n".join(lines)
     __repr__ = __str__
 
@@ -409,4 +416,5 @@ def _check_room(workspace:Workspace, members:dict[str, Member]) -> None:
     "Raise `WorkspaceUnusable` if the members do not fit on the disk."
     folder = next(folder for folder in (workspace.folder.absolute(), *workspace.folder.absolute().parents) if folder.exists())
     needed, free = sum(member.size for member in members.values()) + members[DATABASE].size, shutil.disk_usage(folder).free
-    if needed > free: raise WorkspaceUnusable(f"the archive needs {needed:,} bytes, and {free:,} are free in {folder}. Free some space, or set ML_PKG_WORKSPACE to a folder elsewhere")
+    if needed > free:
+        raise WorkspaceUnusable(f"the archive needs {needed:,} bytes, and {free:,} are free in {folder}. Free some space, or set ML_PKG_WORKSPACE to a folder elsewhere")

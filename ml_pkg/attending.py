@@ -62,7 +62,8 @@ def tested(
     channels:Iterable[Channel], # as the setting `alarms` names them
 ) -> list[Tested]:
     "Tell each channel that this is a test."
-    message = Message(message_id("test", secrets.token_hex(8)), "This is a test of alarms", "Nothing is wrong. Somebody tried whether alarms would reach you: they do.", {"test": True})
+    message = Message(message_id("test", secrets.token_hex(8)), "This is a test of alarms",
+        "Nothing is wrong. Somebody tried whether alarms would reach you: they do.", {"test": True})
     return [Tested(str(channel), _trouble(channel, message)) for channel in channels]
 
 def _trouble(channel:Channel, message:Message) -> str:
@@ -131,11 +132,13 @@ def length_of(
 ) -> datetime.timedelta:
     "Raises `InvalidDeclaration`."
     found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
-    if not found or not int(found[1]): raise InvalidDeclaration(f"{text!r} is no length of time: write a whole number above 0 and a unit, such as 30s, 15m, 1h, 1d or 2w")
+    if not found or not int(found[1]):
+        raise InvalidDeclaration(f"{text!r} is no length of time: write a whole number above 0 and a unit, such as 30s, 15m, 1h, 1d or 2w")
     return datetime.timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 # %% ../nbs/api/702_attending.ipynb #9c9049fb
-POLICIES:dict[str, Callable[[datetime.timedelta], WindowPolicy]] = {"training": Recent, "before": LastHours, "weekday": lambda over: SameWeekday(), "hour": lambda over: SameHour()}
+POLICIES:dict[str, Callable[[datetime.timedelta], WindowPolicy]] = {"training": Recent, "before": LastHours,
+    "weekday": lambda over: SameWeekday(), "hour": lambda over: SameHour()}
 
 def policy_of(
     name:str,                 # what a window is held against: training, before, weekday or hour

@@ -82,7 +82,8 @@ class Batcher:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if self._is_quick(sum(each.columns.rows for each in waiting), 1 if self.engine.batches_freely else len(waiting)): return _settle(waiting, self._computed(waiting))
+        if self._is_quick(sum(each.columns.rows for each in waiting), 1 if self.engine.batches_freely else len(waiting)):
+            return _settle(waiting, self._computed(waiting))
         self._is_busy = True
         asyncio.get_running_loop().run_in_executor(None, self._computed, waiting).add_done_callback(lambda done: self._after(waiting, done))
 

@@ -30,7 +30,8 @@ def packed(
 ) -> dict[str, Any]:            # plain JSON
     "An array as JSON can hold it, exactly."
     found = np.ascontiguousarray(array)
-    return {"type": str(found.dtype), "shape": list(found.shape), "data": base64.b85encode(zlib.compress(found.astype(found.dtype.newbyteorder("<")).tobytes())).decode()}
+    return {"type": str(found.dtype), "shape": list(found.shape),
+        "data": base64.b85encode(zlib.compress(found.astype(found.dtype.newbyteorder("<")).tobytes())).decode()}
 
 def unpacked(
     written:dict[str, Any], # of `packed`
@@ -129,7 +130,8 @@ def freeze_numbers(
     "Bins of columns of numbers."
     made = [_one_column(values) for values in columns.values()]
     low, width, lines, *others = zip(*made, strict=True) if made else [()] * 7
-    return NumberBins(tuple(columns), np.array(low, float), np.array(width, float), np.array(lines, "uint16").reshape(-1, LINES), *(np.array(each, float) for each in others))
+    return NumberBins(tuple(columns), np.array(low, float), np.array(width, float), np.array(lines, "uint16").reshape(-1, LINES),
+        *(np.array(each, float) for each in others))
 
 # %% ../nbs/api/330_bins.ipynb #e8c7b0fb
 NAMED = 50 # categories kept by name
@@ -158,7 +160,8 @@ def rows_of_each(
 ) -> pd.Series:       # text -> rows, the most frequent first, then by text
     "How many rows each category has, without what is missing."
     codes, texts = coded(series)
-    return pd.Series(np.bincount(codes[codes >= 0], minlength=len(texts)), pd.Index(texts, dtype=object)).sort_index().sort_values(ascending=False, kind="stable")
+    return pd.Series(np.bincount(codes[codes >= 0], minlength=len(texts)),
+        pd.Index(texts, dtype=object)).sort_index().sort_values(ascending=False, kind="stable")
 
 # %% ../nbs/api/330_bins.ipynb #b7cbc62a
 @dataclass(frozen=True, eq=False)
@@ -185,7 +188,8 @@ def freeze_categories(
     columns:dict[str, pd.Series], # name -> counts of `rows_of_each`
 ) -> CategoryBins:
     "Places of columns of categories."
-    return CategoryBins(tuple(columns), tuple(tuple(counts.index[:NAMED]) for counts in columns.values()), np.array([len(counts) > NAMED for counts in columns.values()], bool))
+    return CategoryBins(tuple(columns), tuple(tuple(counts.index[:NAMED]) for counts in columns.values()),
+        np.array([len(counts) > NAMED for counts in columns.values()], bool))
 
 # %% ../nbs/api/330_bins.ipynb #c6def900
 @dataclass(frozen=True, eq=False)
@@ -210,7 +214,8 @@ class Bins:
             numbers, categories = dict(written["numbers"]), written["categories"]
             names = tuple(numbers.pop("names"))
             bins = cls(NumberBins(names, **{name: unpacked(array) for name, array in numbers.items()}),
-                       CategoryBins(tuple(categories["names"]), tuple(tuple(map(str, table)) for table in categories["tables"]), unpacked(categories["lumped"])))
+                       CategoryBins(tuple(categories["names"]), tuple(tuple(map(str, table)) for table in categories["tables"]),
+                       unpacked(categories["lumped"])))
             _check(bins)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, DamagedFile): raise
@@ -222,8 +227,10 @@ def _check(bins:Bins) -> None:
     "Raise ValueError for bins in which nothing could be counted."
     numbers, categories = bins.numbers, bins.categories
     if numbers.lines.shape != (len(numbers.names), LINES): raise ValueError(f"ends of bins of shape {numbers.lines.shape} for {len(numbers.names)} columns")
-    if numbers.lines.size and (numbers.lines.max() > CELLS or (np.diff(numbers.lines.astype(int)) < 0).any()): raise ValueError("ends of bins that do not ascend")
-    if any(array.shape != (len(numbers.names),) for array in (numbers.low, numbers.width, numbers.centre, numbers.scale, numbers.least, numbers.most)): raise ValueError("not one number a column")
+    if numbers.lines.size and (numbers.lines.max() > CELLS or (np.diff(numbers.lines.astype(int)) < 0).any()):
+        raise ValueError("ends of bins that do not ascend")
+    if any(array.shape != (len(numbers.names),) for array in (numbers.low, numbers.width, numbers.centre, numbers.scale, numbers.least, numbers.most)):
+        raise ValueError("not one number a column")
     if len({*bins.names}) < len(bins.names) or len(categories.tables) != len(categories.names) or categories.lumped.shape != (len(categories.names),):
         raise ValueError("columns that are there twice, or without categories")
 
@@ -244,7 +251,8 @@ def freeze(
     if not frame.columns.is_unique: raise InvalidData(f"column '{frame.columns[frame.columns.duplicated()][0]}' is there twice: rename one of them")
     if 0 in frame.shape: raise InvalidData("there are no columns, so nothing can be frozen")
     numbers = [name for name in frame.columns if _is_number(frame[name])]
-    return Bins(freeze_numbers({str(name): as_numbers(frame[name]) for name in numbers}), freeze_categories({str(name): rows_of_each(frame[name]) for name in _others(frame.columns, numbers)}))
+    return Bins(freeze_numbers({str(name): as_numbers(frame[name]) for name in numbers}),
+        freeze_categories({str(name): rows_of_each(frame[name]) for name in _others(frame.columns, numbers)}))
 
 # %% ../nbs/api/330_bins.ipynb #7d79616f
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,8 @@ def _more_labels(labels:pd.Index) -> pd.Index:
     more = np.arange(1, ROWS - len(labels) + 1)
     try:
         if isinstance(labels, (pd.DatetimeIndex, pd.TimedeltaIndex)): return labels.append(labels.max() + pd.to_timedelta(more, unit="D"))
-        if pd.api.types.is_numeric_dtype(labels.dtype) and not pd.api.types.is_bool_dtype(labels.dtype): return labels.append(pd.Index(labels.max() + more, dtype=labels.dtype))
+        if pd.api.types.is_numeric_dtype(labels.dtype) and not pd.api.types.is_bool_dtype(labels.dtype):
+            return labels.append(pd.Index(labels.max() + more, dtype=labels.dtype))
         if pd.api.types.is_string_dtype(labels.dtype): return labels.append(pd.Index([f"{labels[0]} and {number} more" for number in more], dtype=labels.dtype))
     except (ValueError, TypeError, OverflowError): pass # of times, or numbers, there are none after the last
     return labels[_PLACES % len(labels)]

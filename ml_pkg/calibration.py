@@ -129,7 +129,8 @@ def _slopes(inputs:Inputs, targets:np.ndarray, prior:_Prior, theta:np.ndarray) -
         weighted = centred[:, one] * chances[:, one, None]
         hessian[rest, rest] += weighted.T @ centred[:, one]
         hessian[place[one], rest] += by_class.T @ weighted
-        for other in range(classes): hessian[place[one], place[other]] += (by_class * (chances[:, one] * ((one == other) - chances[:, other]))[:, None]).T @ by_class
+        for other in range(classes):
+            hessian[place[one], place[other]] += (by_class * (chances[:, one] * ((one == other) - chances[:, other]))[:, None]).T @ by_class
     hessian[rest, :own * classes] = hessian[:own * classes, rest].T
     return gradient, hessian
 
@@ -200,7 +201,8 @@ class Calibration:
         "Corrected probabilities by other corrections that may as well be right: a part of the rows after another, each with an array of shape (n_draws, n_rows, n_classes)."
         inputs, thetas = self.view(X, probabilities), self.mode + random.normal(size=(count, len(self.mode))) @ self.factor.T
         length = max(1, _AT_ONCE // (count * probabilities.shape[1]))
-        for rows in (slice(start, start + length) for start in range(0, len(X), length)): yield rows, _drawn_chances(Inputs(*(each[rows] for each in inputs)), thetas)
+        for rows in (slice(start, start + length) for start in range(0, len(X), length)):
+            yield rows, _drawn_chances(Inputs(*(each[rows] for each in inputs)), thetas)
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view

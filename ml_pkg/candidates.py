@@ -200,7 +200,8 @@ def holdout_key(
 ) -> str:                    # 32 hexadecimal digits; raises `Unidentifiable`
     "Equal for the same locked rows, whatever is learnt from the others."
     parts, dataset = dict(experiment.dataset.identity.parts), experiment.dataset
-    return Identity("locked rows", parts=(("rows", parts["rows"]), ("group", identify(dataset.group)), ("time", identify(dataset.time)), ("holdout", holdout_identity(experiment.evaluation)))).key
+    return Identity("locked rows", parts=(("rows", parts["rows"]), ("group", identify(dataset.group)), ("time", identify(dataset.time)),
+        ("holdout", holdout_identity(experiment.evaluation)))).key
 
 # %% ../nbs/api/389_candidates.ipynb #ff6d301b
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ def looks(
     holdout:str,         # the key of locked rows, as `holdout_key` gives it
 ) -> list[Look]:         # the first one first
     "Every look at the same rows, of experiments of any name."
-    with connected(workspace) as connection: found = connection.execute("SELECT run, scores, made, who FROM looks WHERE holdout = ? ORDER BY number", [holdout]).fetchall()
+    with connected(workspace) as connection:
+        found = connection.execute("SELECT run, scores, made, who FROM looks WHERE holdout = ? ORDER BY number", [holdout]).fetchall()
     return [Look(number, holdout, row["run"], _read_scores(row["scores"]), row["made"], row["who"]) for number, row in enumerate(found, start=1)]
 
 def _read_scores(text:str) -> dict[str, float]: return {metric: math.nan if value is None else value for metric, value in json.loads(text).items()}
@@ -255,19 +257,22 @@ def _locked_rows(candidate:Candidate) -> _Labelled:
 # %% ../nbs/api/389_candidates.ipynb #e2251771
 def _scored(candidate:Candidate, model:Model, locked:_Labelled) -> dict[str, float]:
     "Every declared metric of a model on locked rows."
-    return {metric: _score(candidate, model, locked, metric) for metric in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")}
+    return {metric: _score(candidate, model, locked, metric)
+        for metric in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")}
 
 def _score(candidate:Candidate, model:Model, rows:_Labelled, metric:str) -> float:
     "One of them."
     scorer = scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")[metric]
-    return float(scorer(model.estimator, conform(rows.rows, model.schema).frame, rows.y, **({"sample_weight": rows.weights} if rows.weights is not None and takes_weights(scorer) else {})))
+    return float(scorer(model.estimator, conform(rows.rows, model.schema).frame, rows.y,
+        **({"sample_weight": rows.weights} if rows.weights is not None and takes_weights(scorer) else {})))
 
 # %% ../nbs/api/389_candidates.ipynb #d7abd834
 def look(
     candidate:Candidate, # with a fitted model
 ) -> Look:               # the recorded one, if the same run has been looked at before
     "Score a candidate on the locked rows, and record that. Raises `InvalidDeclaration` if none are locked away."
-    if not candidate.experiment.evaluation.holdout: raise InvalidDeclaration(f"{candidate.experiment.name} has no rows locked away, so there is nothing to look at: declare Evaluation(holdout=0.2)")
+    if not candidate.experiment.evaluation.holdout:
+        raise InvalidDeclaration(f"{candidate.experiment.name} has no rows locked away, so there is nothing to look at: declare Evaluation(holdout=0.2)")
     asked = _asked(candidate)
     if found := _recorded(candidate.workspace, asked): return found
     _record(candidate.workspace, asked, _scored(candidate, candidate.model, _locked_rows(candidate)))
@@ -308,8 +313,10 @@ def _on_rows(candidate:Candidate, metric:str, rows:_Labelled, score:float) -> _P
     declared, scores = dict(candidate.experiment.evaluation.metrics).get(metric, metric), [score, _score(candidate, _production(candidate).model, rows, metric)]
     sample = None
     if isinstance(declared, str) and rows.y.ndim == 1:
-        sample = resampled(declared, rows.y, [_answers(model, rows) for model in (candidate.model, _production(candidate).model)], scores, rows.weights, rows.units, widening=1.0)
-    interval, method = (sample.difference(0, 1), "by drawing rows") if sample else (_leaving_out(candidate, metric, rows, scores[0] - scores[1]), "by leaving out part after part of the rows")
+        sample = resampled(declared, rows.y, [_answers(model, rows) for model in (candidate.model, _production(candidate).model)], scores,
+            rows.weights, rows.units, widening=1.0)
+    interval, method = (sample.difference(0, 1), "by drawing rows") if sample else (_leaving_out(candidate, metric, rows, scores[0] - scores[1]),
+        "by leaving out part after part of the rows")
     return _Pair(metric, scores[1], scores[0], interval, method)
 
 def _leaving_out(candidate:Candidate, metric:str, rows:_Labelled, difference:float) -> Interval:
@@ -396,7 +403,8 @@ def _labelled_log(candidate:Candidate, since:str) -> pd.DataFrame:
     return log[log[LABEL].notna()].tail(MOST_LABELS)
 
 def _check_enough(rows:int) -> None:
-    if rows < FEWEST_LABELS: raise InvalidData(f"{counted(rows, 'row')} with a label came after both models were fitted, and fewer than {FEWEST_LABELS} tell nothing")
+    if rows < FEWEST_LABELS:
+        raise InvalidData(f"{counted(rows, 'row')} with a label came after both models were fitted, and fewer than {FEWEST_LABELS} tell nothing")
 
 @dataclass(frozen=True)
 class InTraffic:

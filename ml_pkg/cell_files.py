@@ -121,7 +121,8 @@ class NotebookFile:
         contents = json.loads(self.text)["cells"]
         spans = [_members(self.text, start) for start, _ in _elements(self.text, _members(self.text, _past(self.text, 0))["cells"][0])]
         self.spans = [span["source"] for span in spans]
-        self.cells = [Cell(place, cell.get("id"), "".join(cell["source"]), is_exported("".join(cell["source"]))) for place, cell in enumerate(contents) if cell["cell_type"] == "code"]
+        self.cells = [Cell(place, cell.get("id"), "".join(cell["source"]), is_exported("".join(cell["source"])))
+            for place, cell in enumerate(contents) if cell["cell_type"] == "code"]
 
     def changed(self, sources:Mapping[int, str]) -> bytes:
         "The bytes of the file with other sources of some cells, by place. Raises `NotRewritable` if anything else would change."

@@ -147,9 +147,11 @@ def bindings(
             if not isinstance(child, ast.Lambda): yield Binding(child.name, child, "defined as a function or class")
             shared = {name for each in ast.walk(child) if isinstance(each, ast.Global) for name in each.names}
             yield from (each._replace(how=f"assigned in the function {getattr(child, 'name', '')}") for each in all_bindings(child) if each.name in shared)
-        elif isinstance(child, _COMPREHENSIONS): yield from (Binding(each.target.id, each, how or "assigned by :=") for each in ast.walk(child) if isinstance(each, ast.NamedExpr))
+        elif isinstance(child, _COMPREHENSIONS):
+            yield from (Binding(each.target.id, each, how or "assigned by :=") for each in ast.walk(child) if isinstance(each, ast.NamedExpr))
         else:
-            yield from (Binding(name, node if isinstance(node, (ast.Import, ast.ImportFrom, *_ASSIGNED)) else child, how or ("" if isinstance(node, _ASSIGNED) else "bound, but not assigned"))
+            yield from (Binding(name, node if isinstance(node, (ast.Import, ast.ImportFrom, *_ASSIGNED)) else child,
+                how or ("" if isinstance(node, _ASSIGNED) else "bound, but not assigned"))
                 for name in _names(child))
             yield from bindings(child, how)
 

@@ -166,7 +166,8 @@ def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached
     depth, draws = len(reached.fitted), Draws()
     link, key = chain[depth], keys[depth + 1]
     with without_idle_draws(link.step): reached, _took[kind_of(link)] = advance(reached)
-    if key_or_none(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"): keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
+    if key_or_none(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"):
+        keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
     unkept += _took[kind_of(link)]
     is_outcome = depth == len(chain) - 1 and place.wanted and key not in place.wanted # what comes of the fold is kept instead
     return reached, 0.0 if (key := keys[depth + 1]) and not is_outcome and _kept(place, key, link.name, reached, unkept) else unkept
@@ -181,7 +182,9 @@ def _next(place:Place, chain:list[Link], keys:list[str|None], reached:Reached, u
     lease = (store if awaited or _took.get(kind, QUICK) >= QUICK else NONE).lease(key or "")
     with lease.held() as ours:
         def is_here() -> bool: return store.is_here(key or "") # it may have come since it was looked for, also if nobody is at it any more
-        if (is_here() if ours else lease.wait(is_here, float("inf") if awaited else 2 * _took.get(kind, float("inf")))) and (found := _found(place, key, chain)): return found, 0.0
+        if (is_here() if ours
+            else lease.wait(is_here, float("inf") if awaited else 2 * _took.get(kind, float("inf")))) and (found := _found(place, key, chain)):
+            return found, 0.0
         if awaited and not ours and not lease.path.exists(): return reached, unkept # its holder has died: of those who waited, one takes it now
         while len(reached.fitted) < goal: reached, unkept = _further(place, chain, keys, reached, unkept, advance)
     return reached, unkept

@@ -58,7 +58,8 @@ class Message:
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise InvalidInput(f"{self.id!r} cannot be the id of a message: it has up to 64 letters, digits, '-' and '_', with single dots between them. message_id makes one of any words")
-        for name, value in {"subject": _one_line(self.subject, SUBJECT), "text": _plain(self.text), "document": _document(self.document)}.items(): object.__setattr__(self, name, value)
+        for name, value in {"subject": _one_line(self.subject, SUBJECT), "text": _plain(self.text), "document": _document(self.document)}.items():
+            object.__setattr__(self, name, value)
 
 _ID = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -120,7 +121,8 @@ class Webhook:
         parts = _split(self.url)
         if parts is None or parts.scheme not in ("http", "https"):
             raise InvalidDeclaration("the address of a webhook cannot be read: write https://host/path, what is not ASCII or is a space as %20 and the like")
-        if parts.username is not None: raise InvalidDeclaration(f"the address of the webhook at {_place(parts)} has a user in it, which is not sent. Use an address that has a token in its path")
+        if parts.username is not None:
+            raise InvalidDeclaration(f"the address of the webhook at {_place(parts)} has a user in it, which is not sent. Use an address that has a token in its path")
         _seconds(self.timeout)
 
     def __str__(self) -> str: return _place(urlsplit(self.url))
@@ -134,7 +136,8 @@ class Webhook:
         if trouble := self._trouble(message): raise Undelivered(f"{self} did not take the message {message.id}: {trouble}")
 
     def _trouble(self, message:Message) -> str | None:
-        request = Request(self.url, json.dumps(asdict(message)).encode(), {"Content-Type": "application/json", "Idempotency-Key": message.id, "User-Agent": "ml_pkg"})
+        request = Request(self.url, json.dumps(asdict(message)).encode(),
+            {"Content-Type": "application/json", "Idempotency-Key": message.id, "User-Agent": "ml_pkg"})
         try: build_opener(_Here, HTTPSHandler(context=ssl.create_default_context())).open(request, timeout=self.timeout).close()
         except HTTPError as answer:
             with answer: return _refusal(answer.code, urljoin(self.url, answer.headers.get("Location", "")))
@@ -189,7 +192,8 @@ class Mail:
         if wrong or not self.to:
             raise InvalidDeclaration(f"mail is sent from one address to one or more, each as name@host.org in ASCII: {wrong[0]!r} is none" if wrong
                 else "mail is sent to nobody: name one address or more, as name@host.org")
-        if self.user and self.encryption is Encryption.NONE: raise InvalidDeclaration(f"the password of {self.user!r} would be sent in clear. Use TLS, or a server that asks for no password")
+        if self.user and self.encryption is Encryption.NONE:
+            raise InvalidDeclaration(f"the password of {self.user!r} would be sent in clear. Use TLS, or a server that asks for no password")
         if not 0 < self.port < 65536 or not re.fullmatch(r"[A-Za-z0-9.:_-]+", self.host):
             raise InvalidDeclaration(f"{self.host!r} with port {self.port} is no mail server: give the name of a host and a port below 65536")
         _seconds(self.timeout)
@@ -202,13 +206,16 @@ class Mail:
     def tell(self, message:Message) -> None:
         "Raises `Undelivered` unless the server takes the mail for at least one of the people."
         password = os.environ.get(PASSWORD, "")
-        if self.user and not password: raise Undelivered(f"{self} was not told the message {message.id}: the user has no password. Set the environment variable {PASSWORD}")
+        if self.user and not password:
+            raise Undelivered(f"{self} was not told the message {message.id}: the user has no password. Set the environment variable {PASSWORD}")
         if trouble := self._trouble(message, password): raise Undelivered(f"{self} did not take the message {message.id}: {trouble}")
 
     def _trouble(self, message:Message, password:str) -> str | None:
         try: refused = self._sent(mail_of(self, message), password)
         except (OSError, ValueError) as error: return _mail_reason(error, password, self.timeout)
-        if refused: log.warning("%s took the message %s, and refused %d of %d people: %s", self, message.id, len(refused), len(self.to), _answer(*next(iter(refused.values())), password))
+        if refused:
+            log.warning("%s took the message %s, and refused %d of %d people: %s", self, message.id, len(refused), len(self.to),
+                _answer(*next(iter(refused.values())), password))
         return None
 
     def _sent(self, mail:EmailMessage, password:str) -> dict[str, tuple[int, bytes]]:
@@ -262,7 +269,8 @@ class Command:
     timeout: float = 30.0   # seconds after which it is ended
 
     def __post_init__(self) -> None:
-        if not self.words or not self.words[0] or any("\0" in word for word in self.words): raise InvalidDeclaration("a command names no program: give its path, and what it is called with")
+        if not self.words or not self.words[0] or any("\0" in word for word in self.words):
+            raise InvalidDeclaration("a command names no program: give its path, and what it is called with")
         _seconds(self.timeout)
 
     def __str__(self) -> str: return f"command:{_one_line(self.words[0], 200)}"
@@ -313,11 +321,13 @@ def channel_of(
 def _mail_from(text:str) -> Mail:
     parts = _split(text)
     if parts is None: raise InvalidDeclaration(f"the address of a mail server cannot be read: write {_EXAMPLE}")
-    if parts.password is not None: raise InvalidDeclaration(f"the address of {_place(parts)} has a password in it: take it out, and set the environment variable {PASSWORD}")
+    if parts.password is not None:
+        raise InvalidDeclaration(f"the address of {_place(parts)} has a password in it: take it out, and set the environment variable {PASSWORD}")
     given = {name: unquote(value) for name, _, value in (each.partition("=") for each in parts.query.split("&") if each)} # not as a form, where + is a space
     if unknown := next((name for name in given if name not in _OPTIONS), None):
         raise InvalidDeclaration(f"'{_one_line(unknown, 50)}' means nothing in the address of {_place(parts)}.{did_you_mean(unknown, _OPTIONS, 'options')} Write {_EXAMPLE}")
-    if missing := next((name for name in ("from", "to") if not given.get(name)), None): raise InvalidDeclaration(f"the address of {_place(parts)} has no '{missing}': write {_EXAMPLE}")
+    if missing := next((name for name in ("from", "to") if not given.get(name)), None):
+        raise InvalidDeclaration(f"the address of {_place(parts)} has no '{missing}': write {_EXAMPLE}")
     if given.get("tls", "none") != "none" or "tls" in given and parts.scheme == "smtps":
         raise InvalidDeclaration(f"'tls' in the address of {_place(parts)} can only be none, and only with smtp: it is left out for STARTTLS, and smtps:// is TLS from the first byte")
     encryption = Encryption.TLS if parts.scheme == "smtps" else Encryption(given.get("tls", "starttls"))
@@ -329,7 +339,8 @@ _EXAMPLE = "smtp://user@host:587?from=a@b.org&to=c@d.org,e@f.org"
 
 def _command_from(text:str) -> Command:
     words = _words(text.partition(":")[2])
-    if words is None: raise InvalidDeclaration("a command has a quotation mark that is not closed, or ends with a backslash: write command:/path/to/program \"two words\"")
+    if words is None:
+        raise InvalidDeclaration("a command has a quotation mark that is not closed, or ends with a backslash: write command:/path/to/program \"two words\"")
     return Command(tuple(words))
 
 def _words(text:str) -> list[str] | None:

@@ -69,7 +69,8 @@ def _drawn(plane:_Plane, curve:Curve) -> str:
 
 def _told(title:str, curves:Sequence[Curve]) -> str:
     "A picture in words."
-    said = [f"{curve.name} from {curve.known[0].interval.mean:.4g} to {curve.known[-1].interval.mean:.4g} at {len(curve.known)} moments" for curve in curves if curve.known]
+    said = [f"{curve.name} from {curve.known[0].interval.mean:.4g} to {curve.known[-1].interval.mean:.4g} at {len(curve.known)} moments"
+        for curve in curves if curve.known]
     return f"{title}: {'; '.join(said)}"
 
 def time_chart(
@@ -104,7 +105,9 @@ def share_chart(
     def bar(place:int, share:float, kind:str, side:int) -> str:
         said = f"{groups[place]}: {share:.1%} {'now' if side else 'at training'}"
         return f'<rect class="{kind}" x="{LEFT + place * wide + wide * (0.1 + 0.4 * side):.1f}" width="{wide * 0.4:.1f}" y="{plane.y(share):.1f}" height="{HIGH - BOTTOM - plane.y(share):.1f}"><title>{escape(said)}</title></rect>'
-    bars = "".join(bar(place, share, kind, side) for side, (kind, shares) in enumerate((("before", before), ("now", now))) for place, share in enumerate(shares))
+    bars = "".join(bar(place, share, kind, side) for side, (kind, shares) in enumerate((("before", before), ("now", now)))
+        for place, share in enumerate(shares))
     every = max(1, math.ceil(len(groups) / 6))
-    feet = "".join(f'<text x="{LEFT + (place + 0.5) * wide:.1f}" y="{HIGH - 8}" text-anchor="middle">{escape(shortened(groups[place], 14))}</text>' for place in range(0, len(groups), every))
+    feet = "".join(f'<text x="{LEFT + (place + 0.5) * wide:.1f}" y="{HIGH - 8}" text-anchor="middle">{escape(shortened(groups[place], 14))}</text>'
+        for place in range(0, len(groups), every))
     return f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(shortened(f"{title}: shares of {len(groups)} groups now and at training; the table below says them", 300))}">{_grid(plane)}{bars}{feet}</svg>'

@@ -246,7 +246,8 @@ _replaced:set[str] = set() # keys of damaged entries: what is made in their plac
 
 def _send(store:Checkpoints, key:str, path:Path) -> None:
     try: store.behind.send(key, path, key in _replaced)
-    except Exception as error: warn_once(f"the shared checkpoints {store.behind} cannot be written ({type(error).__name__}: {error}); this machine goes on alone")
+    except Exception as error:
+        warn_once(f"the shared checkpoints {store.behind} cannot be written ({type(error).__name__}: {error}); this machine goes on alone")
 
 # %% ../nbs/api/190_checkpoints.ipynb #e8346ffd
 class Kept(NamedTuple):
@@ -375,7 +376,8 @@ def is_reproducible(
     what:str,      # in words
 ) -> bool:
     "Whether a result can be made again; warns, once, of one that a global random generator had a part in."
-    if draws.happened: warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
+    if draws.happened:
+        warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
     return not draws.happened
 
 def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:

@@ -25,4 +25,5 @@ def checkpoints_page() -> dict[str, Any]:
     "What is kept, and how much room it takes."
     workspace, usage = Workspace.current(), Checkpoints().usage()
     kinds = {words: _room(list((workspace.folder/folder).glob("*"))) for words, folder in _KINDS.items()} | {"run records": _room([workspace.database])}
-    return {"entries": usage.entries, "bytes": usage.bytes, "budget": usage.budget, "files": [(kind, f"{count:,}", size(total)) for kind, (count, total) in kinds.items()]}
+    return {"entries": usage.entries, "bytes": usage.bytes, "budget": usage.budget,
+        "files": [(kind, f"{count:,}", size(total)) for kind, (count, total) in kinds.items()]}

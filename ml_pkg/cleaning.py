@@ -207,5 +207,6 @@ def _delete(planned:Plan) -> Cleaned:
     with _alone(planned) as connection:
         still = {(each.path, each.why) for each in plan(planned.workspace, planned.models_older_than, planned.budget, planned.settled).entries}
         removed = tuple(each for each in planned.entries if (each.path, each.why) in still and _is_removed(each.path))
-        if connection: connection.executemany("DELETE FROM files WHERE path = ? AND kind = 'model'", [(str(each.path),) for each in removed if each.kind == "models"])
+        if connection:
+            connection.executemany("DELETE FROM files WHERE path = ? AND kind = 'model'", [(str(each.path),) for each in removed if each.kind == "models"])
     return Cleaned(removed, tuple(each for each in planned.entries if each not in removed))

@@ -22,7 +22,8 @@ import typer
 
 from .errors import InvalidDeclaration, MlPkgError, NotFound, WorkspaceUnusable
 
-app = typer.Typer(name="ml_pkg", help="Production is exploration: train, predict with and compare experiments declared in notebooks.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(name="ml_pkg", help="Production is exploration: train, predict with and compare experiments declared in notebooks.",
+    no_args_is_help=True, pretty_exceptions_enable=False)
 
 # %% ../nbs/api/800_cli.ipynb #5994865c
 _options = {"debug": False}
@@ -107,7 +108,8 @@ def _progress(title:str) -> Iterator[Callable]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    with Progress(TextColumn(title), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+    with Progress(TextColumn(title), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), console=Console(stderr=True),
+        transient=True) as bars:
         task = bars.add_task("", total=1.0)
         yield lambda text, share: bars.update(task, description=text, completed=share)
 
@@ -170,18 +172,23 @@ def _as_json(run:Any) -> dict[str, Any]:
 @reported
 def predict(
     model:Annotated[str, typer.Argument(help="A registered model (iris is what is in production, iris@candidate, iris@7; as long as nothing ever was in production, iris is the last model saved for the experiment as declared), run:ID, a model file, or one of MLflow's, such as models:/iris@production.")],
-    source:Annotated[Path, typer.Argument(metavar="INPUT", readable=False, help="Rows to predict: CSV (compressed too), Parquet or Feather; or a folder of such files.")],
-    output:Annotated[Path|None, typer.Option("--output", "-o", help="CSV or Parquet file to write, standard output if left out; for a folder, the folder to write to.")] = None,
+    source:Annotated[Path,
+    typer.Argument(metavar="INPUT", readable=False, help="Rows to predict: CSV (compressed too), Parquet or Feather; or a folder of such files.")],
+    output:Annotated[Path|None,
+    typer.Option("--output", "-o", help="CSV or Parquet file to write, standard output if left out; for a folder, the folder to write to.")] = None,
     probabilities:Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each class.")] = False,
-    keep:Annotated[list[str]|None, typer.Option("--keep", help="Column of the input to write beside the prediction, of a CSV as it stands there; may be given several times.")] = None,
+    keep:Annotated[list[str]|None,
+    typer.Option("--keep", help="Column of the input to write beside the prediction, of a CSV as it stands there; may be given several times.")] = None,
     jobs:Annotated[int|None, typer.Option("--jobs", "-j", help="Files of a folder predicted side by side, on this machine; -1 for one a core.")] = None,
-    on:Annotated[str, typer.Option("--on", metavar="CLUSTER", help="Predict a folder on a cluster: dask://HOST:8786 (its scheduler), ray://HOST:10001, or ray on one of its machines.")] = "",
+    on:Annotated[str, typer.Option("--on", metavar="CLUSTER",
+    help="Predict a folder on a cluster: dask://HOST:8786 (its scheduler), ray://HOST:10001, or ray on one of its machines.")] = "",
     trusted:Annotated[bool, typer.Option("--trusted", help="You know where the model file comes from: load it even if that could run code.")] = False,
     as_json:AsJson = False,
 ) -> None:
     "Predict every row of a file, or of all files of a folder. Memory does not grow with the file, and each output appears when it is complete. Of a folder, files whose predictions stand are not predicted again; exit code 1 if some failed."
     if source.is_dir(): return _predict_folder(model, source, output, probabilities, keep or [], jobs, on, trusted, as_json)
-    if source.exists() and (jobs is not None or on): raise InvalidDeclaration(f"{source} is one file, and --jobs and --on are for a folder of files: leave them out")
+    if source.exists() and (jobs is not None or on):
+        raise InvalidDeclaration(f"{source} is one file, and --jobs and --on are for a folder of files: leave them out")
     with _start():
         from ml_pkg.addresses import find_model
         from ml_pkg.prediction import predict_file
@@ -315,7 +322,8 @@ def _once(warnings:list[dict]) -> list[str]:
 @app.command()
 @reported
 def show(
-    run:Annotated[str, typer.Argument(help="A run's id or the beginning of one, an experiment's name, 'latest', or a registered model such as iris@production.")],
+    run:Annotated[str,
+    typer.Argument(help="A run's id or the beginning of one, an experiment's name, 'latest', or a registered model such as iris@production.")],
     as_json:AsJson = False,
 ) -> None:
     "Show all that is recorded of a run."
@@ -401,7 +409,8 @@ def checkpoints(
     damaged = store.verify() if verify else []
     removed = store.clear() if clear else 0
     found = store.usage()
-    if as_json: print_json({"entries": found.entries, "bytes": found.bytes, "budget": found.budget, "folder": found.folder, "damaged": damaged, "removed": removed})
+    if as_json:
+        print_json({"entries": found.entries, "bytes": found.bytes, "budget": found.budget, "folder": found.folder, "damaged": damaged, "removed": removed})
     else: _print_usage(found, damaged if verify else None, removed if clear else None)
     if damaged: raise typer.Exit(1)
 

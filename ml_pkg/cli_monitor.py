@@ -21,7 +21,8 @@ Against = Annotated[str,
     typer.Option("--against", help="What a window is held against: training; before (as much time before it); weekday (the same one of the weeks before); hour (the same one of the days before).")]
 
 LabelsAfter = Annotated[str,
-    typer.Option("--labels-after", metavar="LENGTH", help="The age at which a prediction counts with its label, or without one: 2d. By default that is learnt from how long labels took so far.")]
+    typer.Option("--labels-after", metavar="LENGTH",
+    help="The age at which a prediction counts with its label, or without one: 2d. By default that is learnt from how long labels took so far.")]
 
 def _maturity(labels_after:str) -> dict[str, Any]:
     "When labels count, if it was said. Raises `InvalidDeclaration`."
@@ -103,7 +104,8 @@ def watch(
     attending = Attending(watching, telling_of(watching.workspace), lambda look: print_json(look.document) if as_json else print(look, flush=True))
     if not once: return attending.run(lambda: True)
     look = attending.look()
-    if not as_json: print(f"  what is asked after {look.end:%Y-%m-%d %H:%M:%S} UTC is looked at from {look.end + watching.every.length + watching.every.grace:%Y-%m-%d %H:%M:%S} on")
+    if not as_json:
+        print(f"  what is asked after {look.end:%Y-%m-%d %H:%M:%S} UTC is looked at from {look.end + watching.every.length + watching.every.grace:%Y-%m-%d %H:%M:%S} on")
     if look.open: raise typer.Exit(1)
 
 # %% ../nbs/api/809_cli_monitor.ipynb #d9bf40a6
@@ -119,7 +121,8 @@ def alarms(
     from ml_pkg.workspace import Workspace
     telling = telling_of(Workspace.current())
     found = tested(telling.channels) if test else []
-    if as_json: print_json({"channels": [str(each) for each in telling.channels], "waiting": telling.outbox.waiting, "tested": [each._asdict() for each in found]})
+    if as_json:
+        print_json({"channels": [str(each) for each in telling.channels], "waiting": telling.outbox.waiting, "tested": [each._asdict() for each in found]})
     else:
         for each in [f"{each.channel}: {each.trouble or 'told'}" for each in found] or telling.channels: print(each)
         if not telling.channels:

@@ -62,7 +62,8 @@ def _asked(rows:"pd.DataFrame", proposal:"Proposal", said:dict[str, str], has_ta
 
 def _roles(said:list[str]) -> dict[str, str]:
     "Column -> role. Raises `InvalidDeclaration`."
-    if odd := next((each for each in said if "=" not in each), None): raise InvalidDeclaration(f"'{odd}' gives no column a role: write COLUMN=ROLE, such as joined=dropped")
+    if odd := next((each for each in said if "=" not in each), None):
+        raise InvalidDeclaration(f"'{odd}' gives no column a role: write COLUMN=ROLE, such as joined=dropped")
     return {name.strip(): role.strip() for name, _, role in (each.rpartition("=") for each in said)}
 
 def _confirmed(rows:"pd.DataFrame", proposal:"Proposal", said:dict[str, str], has_target:bool, place:Path) -> "Proposal":
@@ -84,7 +85,8 @@ def _check_askable(yes:bool, proposal:"Proposal") -> None:
 @reported
 def new(
     name:Annotated[str, typer.Argument(help="Of the project, its package and its experiment.")],
-    table:Annotated[str, typer.Option("--csv", metavar="FILE", help="The rows to learn from: CSV (compressed too), Parquet or Feather. The project gets a copy.")],
+    table:Annotated[str,
+    typer.Option("--csv", metavar="FILE", help="The rows to learn from: CSV (compressed too), Parquet or Feather. The project gets a copy.")],
     target:Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column to predict. Without it, it is inferred.")] = "",
     role:Annotated[list[str] | None, typer.Option("--role", metavar="COLUMN=ROLE",
     help="What a column is for, where that is known better than it can be inferred: number, category, time (rows are scored in its order), group (its rows stay together) or dropped. Once for each column.")] = None,

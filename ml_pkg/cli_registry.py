@@ -67,7 +67,9 @@ def history(
     if as_json: return print_json(found)
     if not found: return print(f"no alias of {name} was ever moved")
     lines = [["when", "what", "alias", "run", "gates", "who", "why"]]
-    for each in found: lines.append([minute(each["when"]), each["kind"], f"{each['alias']} {each['version'] or 'none'}", each["run"] or "", gate_text(each), _name(each["who"]), _reason(each)])
+    for each in found:
+        lines.append([minute(each["when"]), each["kind"], f"{each['alias']} {each['version'] or 'none'}", each["run"] or "",
+            gate_text(each), _name(each["who"]), _reason(each)])
     print_columns(_wrapped(lines))
 
 # %% ../nbs/api/808_cli_registry.ipynb #27107b66
@@ -125,4 +127,5 @@ def retire(
     from ml_pkg.registry import retire as take
     version = take(name, why)
     if as_json: print_json(dataclasses.asdict(version))
-    else: print(f"{version} is in production no more, and nothing else is. A server that runs goes on with it until it ends. Back again: ml_pkg rollback {name}")
+    else:
+        print(f"{version} is in production no more, and nothing else is. A server that runs goes on with it until it ends. Back again: ml_pkg rollback {name}")

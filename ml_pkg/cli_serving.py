@@ -42,7 +42,8 @@ def _write_container(context:typer.Context, model:str, folder:Path, port:int, en
     "The files of an image, and what to type now."
     from ml_pkg.addresses import located
     from ml_pkg.container import container_files, write_files
-    if any(context.params[name] for name in ("shadow", "split")): raise InvalidDeclaration("an image holds one version of a model, so it has no candidate beside it: leave out --shadow and --split")
+    if any(context.params[name] for name in ("shadow", "split")):
+        raise InvalidDeclaration("an image holds one version of a model, so it has no candidate beside it: leave out --shadow and --split")
     there = located(model)
     options = _given(context, "model", "port", "host", "dockerfile", "trusted")
     for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), trusted), folder): print(path)
@@ -55,14 +56,17 @@ def serve(
     context:typer.Context,
     model:Annotated[str, typer.Argument(help="Its address: NAME, NAME@ALIAS, NAME@VERSION, run:ID, a file, or models:/… in MLflow. An alias is followed: what is promoted answers a moment later.")],
     port:Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Where it listens; 0 for any port that is free.")] = 8000,
-    host:Annotated[str, typer.Option("--host", help="The address that it listens on. Others than this machine's own ask for a token: ml_pkg token add.")] = "127.0.0.1",
+    host:Annotated[str,
+    typer.Option("--host", help="The address that it listens on. Others than this machine's own ask for a token: ml_pkg token add.")] = "127.0.0.1",
     workers:Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes. They share the memory of the model.")] = 1,
-    engine:Annotated[str, typer.Option("--engine", help="direct: the model itself; onnx: compiled, and refused if one answer differs (extra `onnx`).")] = "direct",
+    engine:Annotated[str,
+    typer.Option("--engine", help="direct: the model itself; onnx: compiled, and refused if one answer differs (extra `onnx`).")] = "direct",
     log:Annotated[bool, typer.Option("--log/--no-log", help="Whether what is asked and answered is kept in the workspace.")] = True,
     durable:Annotated[bool, typer.Option("--durable", help="Answer only what is on the disk already.")] = False,
     hashed:Annotated[list[str] | None, typer.Option("--hashed", help="A column that is logged as a digest only; may be given several times.")] = None,
     left_out:Annotated[list[str] | None, typer.Option("--left-out", help="A column that is not logged; may be given several times.")] = None,
-    shadow:Annotated[str, typer.Option("--shadow", help="The address of a candidate that sees every request and whose answers are only logged: NAME@candidate.")] = "",
+    shadow:Annotated[str,
+    typer.Option("--shadow", help="The address of a candidate that sees every request and whose answers are only logged: NAME@candidate.")] = "",
     split:Annotated[tuple[str, float] | None, typer.Option("--split", metavar="NAME@ALIAS SHARE",
     help="The address of a candidate that answers a share of the requests, such as 0.1; the header ml-pkg-key keeps those of one customer together.")] = None,
     rows:Annotated[int, typer.Option("--rows", min=1, help="Most rows in one request.")] = 10_000,
@@ -73,7 +77,8 @@ def serve(
     over:Over = "1d",
     against:Against = "training",
     labels_after:LabelsAfter = "",
-    dockerfile:Annotated[Path | None, typer.Option("--dockerfile", metavar="FOLDER", help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
+    dockerfile:Annotated[Path | None, typer.Option("--dockerfile", metavar="FOLDER",
+    help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
     if dockerfile is not None: return _write_container(context, model, dockerfile, port, engine, trusted)
@@ -88,7 +93,8 @@ def serve(
     if not watch and (idle := next((word for word in _given(context) if word in ("--over", "--against", "--labels-after")), "")):
         raise InvalidDeclaration(f"{idle} says how a watch looks, and there is none: add --watch 1h")
     watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, labels_after=labels_after, trusted=trusted)) if watch else Unwatched()
-    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted), port, host, workers)
+    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted),
+        port, host, workers)
 
 # %% ../nbs/api/812_cli_serving.ipynb #a2874706
 @app.command()
@@ -96,7 +102,8 @@ def serve(
 def traffic(
     name:Annotated[str, typer.Argument(help="Of a model that is or was served.")],
     since:Annotated[str | None,
-    typer.Option("--since", metavar="MOMENT", help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago). By default the whole log.")] = None,
+    typer.Option("--since", metavar="MOMENT",
+    help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago). By default the whole log.")] = None,
     until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     as_json:AsJson = False,
 ) -> None:
@@ -117,7 +124,8 @@ def traffic(
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if lost: print(f"\n{counted(lost, 'label')} of ids that no row of the log has: they are wrong, or their rows are not kept any more")
     if alike: print(f"\nthe shadow answered {len(both):,} rows, {alike.mean:.1%} of them as production did ({alike.low:.1%} to {alike.high:.1%})")
-    if gain: print(f"where labels are known, its share of right answers differs from production's by {gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, on the same rows)")
+    if gain:
+        print(f"where labels are known, its share of right answers differs from production's by {gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, on the same rows)")
 
 def _line(row:dict) -> list[str]:
     right, error = row.get("right"), row.get("error")

@@ -23,7 +23,8 @@ def _say_what_counts() -> None:
     "A word on standard error, where the file is not what a server goes by."
     import os
     import sys
-    if "ML_PKG_TOKENS" in os.environ: print("warning: ML_PKG_TOKENS is set here: a server with that variable goes by it alone, and not by the workspace's file", file=sys.stderr)
+    if "ML_PKG_TOKENS" in os.environ:
+        print("warning: ML_PKG_TOKENS is set here: a server with that variable goes by it alone, and not by the workspace's file", file=sys.stderr)
 
 # %% ../nbs/api/811_cli_tokens.ipynb #bfb6e4e0
 @tokens.command()
@@ -44,7 +45,8 @@ def add(
     if as_json: print_json({"name": name, "secret": secret, "variable": variable})
     else:
         print(secret)
-        print(f"'{name}' may ask with this secret, which cannot be printed again. For a server without this workspace: ML_PKG_TOKENS={variable}", file=sys.stderr)
+        print(f"'{name}' may ask with this secret, which cannot be printed again. For a server without this workspace: ML_PKG_TOKENS={variable}",
+            file=sys.stderr)
     _say_what_counts()
 
 @tokens.command("list")
@@ -53,12 +55,14 @@ def listed(as_json:AsJson = False) -> None:
     "List who may ask, how often, and since when. What is kept of the secrets is not shown."
     from ml_pkg.tokens import kept_tokens, tokens_file
     from ml_pkg.workspace import Workspace
-    found = [{"name": token.name, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made} for token in kept_tokens(tokens_file(Workspace.current()))]
+    found = [{"name": token.name, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made}
+        for token in kept_tokens(tokens_file(Workspace.current()))]
     _say_what_counts()
     if as_json: return print_json(found)
     if not found:
         return print("nobody has a token: a server that is started now can be asked by this machine alone, and one that was started with tokens lets nobody in. Make one: ml_pkg token add NAME")
-    print_columns([["name", "a second", "at once", "since"], *([each["name"], f"{each['per_second']:g}", f"{each['burst']:g}", minute(each["made"])] for each in found)])
+    print_columns([["name", "a second", "at once", "since"],
+        *([each["name"], f"{each['per_second']:g}", f"{each['burst']:g}", minute(each["made"])] for each in found)])
 
 @tokens.command()
 @reported

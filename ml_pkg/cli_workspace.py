@@ -19,7 +19,8 @@ from .cli import AsJson, app, print_json, reported
 @app.command()
 @reported
 def doctor(
-    rescue:Annotated[bool, typer.Option("--rescue", help="Save what can be read of a damaged database into a new one; the damaged one is kept beside it.")] = False,
+    rescue:Annotated[bool,
+    typer.Option("--rescue", help="Save what can be read of a damaged database into a new one; the damaged one is kept beside it.")] = False,
     as_json:AsJson = False,
 ) -> None:
     "Say what is wrong with the workspace, and what to do about it. Exit code 1 if something is."
@@ -30,7 +31,9 @@ def doctor(
     found = diagnose(workspace)
     saved = save(workspace) if rescue and found.needs_rescue else None
     if saved: found = diagnose(workspace)
-    if as_json: print_json({"is_well": found.is_well, "facts": found.overview, "findings": [dataclasses.asdict(symptom) for symptom in found.symptoms], "rescue": saved and _as_json(saved)})
+    if as_json:
+        print_json({"is_well": found.is_well, "facts": found.overview,
+            "findings": [dataclasses.asdict(symptom) for symptom in found.symptoms], "rescue": saved and _as_json(saved)})
     else:
         if saved: print(f"{saved}\n")
         elif rescue: print("nothing was rescued: no damage was found in the database\n")
@@ -45,7 +48,8 @@ def _as_json(saved:Any) -> dict[str, Any]: return {"kept": saved.kept, "incomple
 def gc(
     delete:Annotated[bool, typer.Option("--delete", help="Remove it. Without this, nothing is removed.")] = False,
     models_older_than:Annotated[float,
-    typer.Option("--models-older-than", metavar="DAYS", min=0, help="Also models that were written before, but the last one of each experiment.", show_default=False)] = math.inf,
+    typer.Option("--models-older-than", metavar="DAYS", min=0,
+    help="Also models that were written before, but the last one of each experiment.", show_default=False)] = math.inf,
     budget:Annotated[float, typer.Option("--checkpoints-budget", metavar="GIB", min=0, help="Keep so much of checkpoints.")] = 20,
     at_once:Annotated[bool, typer.Option("--now", help="Also what is younger than an hour. Nothing else may use the workspace meanwhile.")] = False,
     as_json:AsJson = False,
@@ -55,7 +59,9 @@ def gc(
     from ml_pkg.workspace import Workspace
     found = plan(Workspace.current(), models_older_than, int(budget * 2**30), 0 if at_once else 3600)
     done = found.delete() if delete else None
-    if as_json: return print_json({"bytes": found.bytes, "entries": [each._asdict() for each in found.entries], "remarks": found.remarks, "removed": done and [each.path for each in done.removed]})
+    if as_json:
+        return print_json({"bytes": found.bytes, "entries": [each._asdict() for each in found.entries], "remarks": found.remarks,
+            "removed": done and [each.path for each in done.removed]})
     print(found)
     if done: print(done)
     elif found.entries: print(f"{found.bytes:,} bytes in all; nothing was removed. To remove it, add --delete")

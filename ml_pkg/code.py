@@ -346,7 +346,8 @@ def references(
     if not is_library(function):
         names = _names(function.__code__)
         if names.seedless: raise Unidentifiable(f"{names.seedless[0]} draws its seed from the machine; take a random_state and use it")
-        resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(level, module, attributes, function.__globals__) for level, module, attributes in names.imports]
+        resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(level, module, attributes, function.__globals__)
+            for level, module, attributes in names.imports]
         found = {name: value for name, value in filter(None, resolved)}
         modules = {name for name, value in found.items() if isinstance(value, ModuleType) and not is_library(value)}
         found = {name: value for name, value in found.items() if name not in modules or not any(other.startswith(name + ".") for other in found)}
@@ -359,7 +360,8 @@ def references(
 
 # %% ../nbs/api/020_code.ipynb #a82e151e
 _BOOKKEEPING = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__firstlineno__", "__static_attributes__", "__abstractmethods__",
-                "_abc_impl", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__dataclass_fields__", "__slots__", "__slotnames__", "__parameters__", "__orig_bases__"}
+                "_abc_impl", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__dataclass_fields__",
+                "__slots__", "__slotnames__", "__parameters__", "__orig_bases__"}
 
 def members(
     cls:type,         # a class of the project

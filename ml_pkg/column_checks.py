@@ -199,7 +199,8 @@ def fitted_parts(
     given = sorted(estimator.get_params(deep=True).items())
     parts = {"": estimator, **{name: part for name, part in given if hasattr(part, "get_params") and not isinstance(part, type)}}
     frozen = [name for name, part in parts.items() if isinstance(part, FrozenEstimator) and not _inside(name, parts)]
-    fitted = {name: type(held).__name__ for name, value in given if name not in parts and not _inside(name, parts) for held in _handed_along(value) if _was_fitted(held)}
+    fitted = {name: type(held).__name__ for name, value in given if name not in parts and not _inside(name, parts)
+        for held in _handed_along(value) if _was_fitted(held)}
     found = []
     if frozen:
         found.append(CheckFinding("fitted_outside",
@@ -212,9 +213,11 @@ def fitted_parts(
     return found
 
 # %% ../nbs/api/148_column_checks.ipynb #f66b4ad8
-_READS = {"urlopen", "read_text", "read_bytes", "read_csv", "read_table", "read_parquet", "read_feather", "read_json", "read_excel", "read_pickle", "read_sql", "loadtxt", "genfromtxt", "fromfile",
+_READS = {"urlopen", "read_text", "read_bytes", "read_csv", "read_table", "read_parquet", "read_feather", "read_json", "read_excel",
+          "read_pickle", "read_sql", "loadtxt", "genfromtxt", "fromfile",
           "memmap", "load_npz", "getenv", "open", "listdir", "scandir", "iterdir", "rglob", "exists", "is_file", "getmtime", "time_ns"} # whatever they belong to
-_READS_OF = {"time": {"time"}, **dict.fromkeys(("", "np", "numpy", "joblib", "pickle"), {"load"}), **dict.fromkeys(("datetime", "date", "Timestamp"), {"now", "today", "utcnow"}),
+_READS_OF = {"time": {"time"}, **dict.fromkeys(("", "np", "numpy", "joblib", "pickle"), {"load"}),
+             **dict.fromkeys(("datetime", "date", "Timestamp"), {"now", "today", "utcnow"}),
              **dict.fromkeys(("requests", "httpx"), {"get", "post"}), **dict.fromkeys(("sqlite3", "duckdb", "psycopg", "psycopg2"), {"connect"})}
 
 def _is_read(called:str) -> bool:

@@ -37,7 +37,8 @@ class _Precision(NamedTuple):
 
 _NUMBERED = ("Int64TensorType", "int64") # some steps take truths as 0 and 1 only
 _PRECISIONS = (_Precision("double precision", "float64", "DoubleTensorType"), _Precision("single precision", "float32", "FloatTensorType"),
-               _Precision("double precision, truths as numbers", "float64", "DoubleTensorType", _NUMBERED), _Precision("single precision, truths as numbers", "float32", "FloatTensorType", _NUMBERED))
+               _Precision("double precision, truths as numbers", "float64", "DoubleTensorType", _NUMBERED),
+               _Precision("single precision, truths as numbers", "float32", "FloatTensorType", _NUMBERED))
 
 def _precisions(schema:Schema) -> list[_Precision]:
     "Those that differ for a schema, in the order in which they are tried."
@@ -65,7 +66,8 @@ def _translated(model:Model, precision:_Precision) -> bytes:
     inputs = [(name, getattr(types, tensor)([None, width])) for name, tensor, _, width in _inputs(model.schema, precision)]
     try: return skl2onnx.to_onnx(model.estimator, initial_types=inputs, options=options).SerializeToString()
     except EngineRefused: raise
-    except Exception as error: raise EngineRefused(f"{type(last).__name__} cannot be translated in {precision.name} ({type(error).__name__}: {_short(error)})") from error
+    except Exception as error:
+        raise EngineRefused(f"{type(last).__name__} cannot be translated in {precision.name} ({type(error).__name__}: {_short(error)})") from error
 
 def _short(error:Exception) -> str:
     line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
@@ -94,7 +96,8 @@ class _Compiled:
         "In blocks, as every estimator is asked."
         if self.is_table: return self._ask_row(columns) if columns.rows == 1 else in_blocks(self._ask_table, columns.array)
         fed = {name: np.array(columns.values[name], dtype=dtype).reshape(-1, 1) for name, _, dtype, _ in self.inputs}
-        return in_blocks(lambda places: self._said(*self.run(self.outputs, {name: values[places[:, 0]] for name, values in fed.items()})), np.arange(columns.rows).reshape(-1, 1))
+        return in_blocks(lambda places: self._said(*self.run(self.outputs, {name: values[places[:, 0]] for name, values in fed.items()})),
+            np.arange(columns.rows).reshape(-1, 1))
 
     def _ask_table(self, block:np.ndarray) -> list[Any]: return self._said(*self.run(self.outputs, {"rows": np.ascontiguousarray(block, dtype=self.precision.dtype)}))
 
@@ -148,7 +151,8 @@ class CompiledEngine:
         tolerance:float=TOLERANCE, # by which probabilities may differ, and predictions in relation to the largest one
     ):
         self.model, self.tolerance, self.direct = model, tolerance, DirectEngine(model)
-        if len(self.direct.targets) > 1: raise EngineRefused(f"a model of several targets ({', '.join(self.direct.targets)}) is not compiled. Serve it without --engine onnx")
+        if len(self.direct.targets) > 1:
+            raise EngineRefused(f"a model of several targets ({', '.join(self.direct.targets)}) is not compiled. Serve it without --engine onnx")
         with warnings.catch_warnings(action="ignore"): # of what is odd on purpose, and of the translator's
             parts = list(trial_rows(_complete(rows, model.schema), model.schema))
             self.bounds = _bounds(parts, model.schema)
@@ -187,7 +191,8 @@ class CompiledEngine:
     def _batches_freely(self, part:Columns) -> bool:
         "Whether rows are answered alone as among others."
         whole = self.answer(part)
-        alone = (Columns(part.schema, {name: values[place:place + 1] for name, values in part.values.items()}, 1, {}, {}, {}) for place in range(min(part.rows, 32)))
+        alone = (Columns(part.schema, {name: values[place:place + 1] for name, values in part.values.items()}, 1, {}, {}, {})
+            for place in range(min(part.rows, 32)))
         return all(self.answer(row) == whole.slice(place, place + 1) for place, row in enumerate(alone))
 
 # %% ../nbs/api/479_compiled.ipynb #75504470
@@ -200,12 +205,14 @@ class _Bounds(NamedTuple):
 def _complete(rows:pd.DataFrame, schema:Schema) -> pd.DataFrame:
     "Rows without gaps: those with one are answered by the model. Raises `EngineRefused` if there are none."
     found = rows[schema.names].dropna().reset_index(drop=True)
-    if found.empty: raise EngineRefused("none of the rows given is without a gap, so nothing can be compared: those with a gap are answered by the model itself. Serve it without --engine onnx")
+    if found.empty:
+        raise EngineRefused("none of the rows given is without a gap, so nothing can be compared: those with a gap are answered by the model itself. Serve it without --engine onnx")
     return found
 
 def _bounds(parts:list[Columns], schema:Schema) -> _Bounds:
     names = [column.name for column in schema.columns if column.kind in ("float", "integer")]
-    found = np.array([[value if value is not None else np.nan for part in parts for value in part.values[name]] for name in names], dtype=float).reshape(len(names), sum(part.rows for part in parts))
+    found = np.array([[value if value is not None else np.nan for part in parts for value in part.values[name]] for name in names],
+        dtype=float).reshape(len(names), sum(part.rows for part in parts))
     return _Bounds(names, np.nanmin(found, axis=1, initial=np.inf), np.nanmax(found, axis=1, initial=-np.inf))
 
 def _compared(expected:list[_Row | None], found:list[_Row | None], good:int, tolerance:float) -> str:
@@ -214,7 +221,8 @@ def _compared(expected:list[_Row | None], found:list[_Row | None], good:int, tol
     unit = 1.0 if classifies else max((abs(row.labels[0]) for row in expected if row is not None), default=1.0) or 1.0
     distances = [_distance(one, other, classifies, unit) for one, other in zip(expected, found, strict=True)]
     wrong = [number for number, distance in enumerate(distances) if distance > tolerance]
-    if not wrong: return f"{len(expected)} rows compared, of which {len(expected) - good} disturbed: largest difference {max(distances):.1e}, tolerance {tolerance:.0e}"
+    if not wrong:
+        return f"{len(expected)} rows compared, of which {len(expected) - good} disturbed: largest difference {max(distances):.1e}, tolerance {tolerance:.0e}"
     told = "; ".join(f"{f'row {number}' if number < good else f'disturbed row {number - good}'}: {_told(expected[number])} by the model, {_told(found[number])} compiled" for number in wrong[:5])
     raise EngineRefused(f"{len(wrong)} of {len(expected)} rows differ by more than {tolerance:.0e}: {told}")
 

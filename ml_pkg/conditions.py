@@ -160,7 +160,8 @@ def _constant(node:ast.expr) -> Any:
 # %% ../nbs/api/015_conditions.ipynb #c379d9a9
 def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
     "A name among constants, a constant among the tags, or a piece of a text."
-    if isinstance(right, (ast.List, ast.Tuple, ast.Set)): return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])
+    if isinstance(right, (ast.List, ast.Tuple, ast.Set)):
+        return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])
     term, constant = _term(right, named), _constant(left)
     if term.is_set: return term.among(lambda sql: Asked(f"{sql} = ?", [constant])) if term.among else Asked(f"? IN ({term.sql})", [constant, *term.values])
     return Asked(f"instr({term.sql}, ?) > 0", [*term.values, str(constant)])

@@ -114,7 +114,8 @@ class _BoundedRequests(_Bounded):
         return self.problem[1]
 
     def on_headers_complete(self) -> None:
-        if self.overhead > self.line.limits.header_bytes < sum(len(name) + len(value) for name, value in self.headers) + len(self.url): raise ValueError(self._too_long())
+        if self.overhead > self.line.limits.header_bytes < sum(len(name) + len(value) for name, value in self.headers) + len(self.url):
+            raise ValueError(self._too_long())
         self.has_headers = True
         super().on_headers_complete()
         self.wait(self.line.limits.read_seconds + AFTER_BODY)
@@ -202,4 +203,5 @@ def server_settings(
     line:Line, # of connections, with its limits
 ) -> dict[str, Any]:
     "What `uvicorn.Config` is to be given besides an application and an address. Raises `MissingExtra`."
-    return {"http": bounded_protocol(line), "ws": "none", "proxy_headers": False, "backlog": BACKLOG, "timeout_keep_alive": line.limits.keep_seconds, "server_header": False}
+    return {"http": bounded_protocol(line), "ws": "none", "proxy_headers": False, "backlog": BACKLOG,
+        "timeout_keep_alive": line.limits.keep_seconds, "server_header": False}

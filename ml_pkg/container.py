@@ -34,7 +34,8 @@ def own_modules(
 ) -> list[str]:    # full names
     "Those of its modules that are in no library. Raises `InvalidDeclaration` for one that no other process can import."
     names = {name for name in modules_of(estimator) if name.partition(".")[0] != "ml_pkg" and not _is_library(name)}
-    if "__main__" in names: raise InvalidDeclaration("the estimator has a class or function of a notebook or script, which an image cannot import: export it to a module, and train that")
+    if "__main__" in names:
+        raise InvalidDeclaration("the estimator has a class or function of a notebook or script, which an image cannot import: export it to a module, and train that")
     return sorted(names)
 
 # %% ../nbs/api/801_container.ipynb #9b6c2f46
@@ -80,7 +81,8 @@ def requirements_of(
     below |= installed_below(dict.fromkeys(card, set()))
     wanted = {name: card.get(name) or below[name] for name in sorted({*card, *others, "skops"}) if name in card or name in below}
     lines = [f"ml_pkg[{','.join(sorted(extras))}]=={__version__}", *(f"{name}=={version}" for name, version in wanted.items())]
-    return {"requirements.txt": _lines(lines), "constraints.txt": _lines(f"{name}=={version}" for name, version in {**below, **wanted}.items() if name != "ml-pkg")}
+    return {"requirements.txt": _lines(lines),
+        "constraints.txt": _lines(f"{name}=={version}" for name, version in {**below, **wanted}.items() if name != "ml-pkg")}
 
 # %% ../nbs/api/801_container.ipynb #6526f4b3
 def needs_trust(
@@ -145,7 +147,8 @@ def write_files(
     folder:Path,               # made, if there is none; the folder that it is in has to be there
 ) -> list[Path]:
     "Write files, all of them or none. Raises `InvalidDeclaration` if one of them is there and differs, `NotFound`, `Unwritable`."
-    if not folder.absolute().parent.is_dir(): raise NotFound(f"there is no folder {folder.absolute().parent} to make {folder.name} in: make it first, or choose another")
+    if not folder.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {folder.absolute().parent} to make {folder.name} in: make it first, or choose another")
     differ = [name for name, content in files.items() if (folder/name).exists() and not _is(folder/name, content)]
     if differ:
         raise InvalidDeclaration(f"{listed(differ)} in {folder} {'is' if len(differ) == 1 else 'are'} there already, with another content, and would be overwritten: move {'it' if len(differ) == 1 else 'them'} away, or choose another folder")

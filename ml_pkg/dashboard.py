@@ -61,7 +61,8 @@ def _score(look:Look, kind:str, metric:str) -> Interval:
 def _said(metric:str, score:Interval, how:str, time:pd.Timestamp) -> str: return f"{metric} {score.mean:.3f}, {score.low:.3f} to {score.high:.3f}, {how}, {time:%Y-%m-%d %H:%M}"
 
 def _estimated(looks:Sequence[Look], metric:str) -> Curve:
-    return Curve("estimated", [Point(look.end, score, _said(metric, score, "estimated", look.end)) for look in looks for score in [_score(look, "estimated", metric)]])
+    return Curve("estimated",
+        [Point(look.end, score, _said(metric, score, "estimated", look.end)) for look in looks for score in [_score(look, "estimated", metric)]])
 
 # %% ../nbs/api/700_dashboard.ipynb #e74f9619
 def _measured(looks:Sequence[Look], metric:str) -> Curve:
@@ -73,7 +74,8 @@ def _measured(looks:Sequence[Look], metric:str) -> Curve:
 def _scores(looks:Sequence[Look]) -> list[dict]:
     "For each metric its picture, and what there is to say."
     training = {each["metric"]: each["training"]["score"] for look in looks for kind in ("estimated", "measured") for each in look.document[kind]}
-    return [{"metric": metric, "training": score, "chart": time_chart(metric, [_estimated(looks, metric), _measured(looks, metric)], [(score, f"at training {score:.3f}")]),
+    return [{"metric": metric, "training": score,
+             "chart": time_chart(metric, [_estimated(looks, metric), _measured(looks, metric)], [(score, f"at training {score:.3f}")]),
              "measured": _last(looks, "measured", metric), "estimated": _last(looks, "estimated", metric)} for metric, score in training.items()]
 
 def _last(looks:Sequence[Look], kind:str, metric:str) -> dict|None:
@@ -116,12 +118,16 @@ def _traffic(workspace:Workspace, name:str, looks:Sequence[Look]) -> dict[str, A
     "Rows, latency and refusals, period by period."
     length = pd.Timedelta(seconds=looks[-1].document["every"])
     found = responses(watch_folder(workspace, name), pd.DatetimeIndex([look.end for look in looks]), length)
-    rows = Curve("rows", [Point(look.end, _alone(look.document["asked"]), f"{look.document['asked']:,} rows until {look.end:%Y-%m-%d %H:%M}") for look in looks])
-    halves, most = ([Point(look.end, _alone(None if (seconds := look.document["latency"][place]) is None else 1000 * seconds), f"{words}, {look.end:%Y-%m-%d %H:%M}") for look in looks]
+    rows = Curve("rows",
+        [Point(look.end, _alone(look.document["asked"]), f"{look.document['asked']:,} rows until {look.end:%Y-%m-%d %H:%M}") for look in looks])
+    halves, most = ([Point(look.end, _alone(None if (seconds := look.document["latency"][place]) is None else 1000 * seconds),
+        f"{words}, {look.end:%Y-%m-%d %H:%M}") for look in looks]
         for place, words in enumerate(("half of the answers took no longer", "99 % of the answers took no longer")))
-    wrong = [Curve(kind, [Point(look.end, _alone(getattr(each, kind)), f"{getattr(each, kind):,} {kind} until {look.end:%Y-%m-%d %H:%M}") for look, each in zip(looks, found, strict=True)])
+    wrong = [Curve(kind, [Point(look.end, _alone(getattr(each, kind)), f"{getattr(each, kind):,} {kind} until {look.end:%Y-%m-%d %H:%M}")
+        for look, each in zip(looks, found, strict=True)])
         for kind in ("refused", "failed")]
-    return {"rows": time_chart("rows", [rows], shown=[0]), "latency": time_chart("milliseconds", [Curve("median latency", halves), Curve("slow latency", most)], shown=[0]),
+    return {"rows": time_chart("rows", [rows], shown=[0]),
+            "latency": time_chart("milliseconds", [Curve("median latency", halves), Curve("slow latency", most)], shown=[0]),
             "errors": time_chart("responses", wrong, shown=[0]) if any(each.answered + each.refused + each.failed for each in found) else "",
             "refused": sum(each.refused for each in found), "failed": sum(each.failed for each in found), "answered": sum(each.answered for each in found)}
 
@@ -134,7 +140,8 @@ def _versions(looks:Sequence[Look]) -> list[dict]:
         each["rows"] += look.document["asked"]
         each["until"] = look.document["end"]
         if look.document["measured"]:
-            each["measured"] = "; ".join(f"{score['metric']} {score['score']['mean']:.3f} ({score['score']['low']:.3f} to {score['score']['high']:.3f})" for score in look.document["measured"])
+            each["measured"] = "; ".join(f"{score['metric']} {score['score']['mean']:.3f} ({score['score']['low']:.3f} to {score['score']['high']:.3f})"
+                for score in look.document["measured"])
     return list(found.values())[::-1]
 
 # %% ../nbs/api/700_dashboard.ipynb #e9b4ca5c
@@ -148,7 +155,8 @@ def dashboard(
     return {"name": name, "last": last, "words": _words(last), "open": last["open"], "scores": _scores(looks), "heat": _heat_map(looks[:-CELLS - 1:-1]),
             "traffic": _traffic(workspace, name, looks), "versions": _versions(looks),
             "faults": last["faults"], "not_judged": last["not_judged"], "shadow": last["shadow"],
-            "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text} for event in reversed(alarms.history[-200:])]}
+            "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text}
+            for event in reversed(alarms.history[-200:])]}
 
 def _words(last:Mapping[str, Any]) -> str: return f"{counted(last['rows'], 'row')} until {pd.Timestamp(last['end']):%Y-%m-%d %H:%M} UTC, held against {last['against']}"
 
@@ -174,9 +182,11 @@ def thing_page(
     shares = look.document["shares"].get(thing)
     verdicts = [(each.end, verdict) for each in looks for verdict in each.document["verdicts"] if _thing(verdict) == thing and verdict["effect"] is not None]
     verdict = next((each for each in look.document["verdicts"] if _thing(each) == thing), None)
-    moves = Curve("moved", [Point(end, Interval(each["effect"], each["low"], each["effect"] if each["high"] is None else each["high"]), f"{each['effect']:.3g} {each['unit']}, {end:%Y-%m-%d %H:%M}")
+    moves = Curve("moved", [Point(end, Interval(each["effect"], each["low"], each["effect"] if each["high"] is None else each["high"]),
+        f"{each['effect']:.3g} {each['unit']}, {end:%Y-%m-%d %H:%M}")
         for end, each in verdicts])
     return {"name": name, "thing": thing, "look": look.document, "shares": list(zip(*shares.values(), strict=True)) if shares else [],
             "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"]) if shares else "",
-            "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves], [(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
+            "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves],
+            [(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
             "verdict": verdict, "ends": [each.document["end"] for each in reversed(looks[-CELLS:])]}

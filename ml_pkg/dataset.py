@@ -37,7 +37,8 @@ def _named_roles(declare:Callable) -> Callable:
         known = {part.name for part in fields(self)}
         unknown = next((name for name in roles if name not in known), None)
         if unknown: raise UnknownName(f"'{unknown}' is not a role of a dataset's columns.{did_you_mean(unknown, sorted(known - {'source'}), 'roles')}")
-        if len(source) > 1: raise InvalidDeclaration(f"a role is given by its name, and {listed(map(repr, source[1:]))} has none: Dataset(…, target={source[1]!r})")
+        if len(source) > 1:
+            raise InvalidDeclaration(f"a role is given by its name, and {listed(map(repr, source[1:]))} has none: Dataset(…, target={source[1]!r})")
         if "target" not in roles: raise InvalidDeclaration("a dataset needs a target: the column to predict, target='…'")
         declare(self, *source, **roles)
     return initialise
@@ -130,9 +131,11 @@ def _twice(names:Iterable[str]) -> str | None: return next((name for name, count
 def _check_roles(dataset:Dataset) -> None:
     "Raise for roles that are no names of columns, or contradict each other."
     for role in ("target", "features", "drop"):
-        if wrong := [name for name in getattr(dataset, role) if not isinstance(name, str)]: raise InvalidDeclaration(f"{role}= takes names of columns, which are text, and {wrong[0]!r} is none")
+        if wrong := [name for name in getattr(dataset, role) if not isinstance(name, str)]:
+            raise InvalidDeclaration(f"{role}= takes names of columns, which are text, and {wrong[0]!r} is none")
     for role in ("group", "time", "weight"):
-        if (name := getattr(dataset, role)) is not None and not isinstance(name, str): raise InvalidDeclaration(f"{role}= takes the name of one column, which is text, and {name!r} is none")
+        if (name := getattr(dataset, role)) is not None and not isinstance(name, str):
+            raise InvalidDeclaration(f"{role}= takes the name of one column, which is text, and {name!r} is none")
     if not dataset.target: raise InvalidDeclaration("a dataset needs a target: the column to predict, target='…'")
     if dataset.features and dataset.drop: raise InvalidDeclaration("give either features= (what to use) or drop= (what to leave out), not both")
     for role in ("target", "features", "drop"):
@@ -165,7 +168,8 @@ def feature_names(
 def _read_unchanged(dataset:Dataset) -> "pd.DataFrame":
     "The rows as they came. Raises `InvalidData` if the file has changed since the dataset was identified."
     stamp = dataset.source.stamp()
-    if vars(dataset).setdefault("_stamp", stamp) != stamp: raise InvalidData(f"{dataset.source} has changed since this dataset was identified: declare it again, to start from the new rows")
+    if vars(dataset).setdefault("_stamp", stamp) != stamp:
+        raise InvalidData(f"{dataset.source} has changed since this dataset was identified: declare it again, to start from the new rows")
     return dataset.source.read()
 
 def has_changed(
@@ -179,9 +183,11 @@ def has_changed(
 def _checked(rows:"pd.DataFrame", dataset:Dataset) -> "pd.DataFrame":
     "The rows, or the first thing that is wrong with them."
     columns = list(rows.columns)
-    if odd := [name for name in columns if not isinstance(name, str)]: raise InvalidData(f"column names must be text, and {odd[0]!r} of {dataset.source} is not: frame.rename(columns=str)")
+    if odd := [name for name in columns if not isinstance(name, str)]:
+        raise InvalidData(f"column names must be text, and {odd[0]!r} of {dataset.source} is not: frame.rename(columns=str)")
     twice = _twice(columns)
-    if twice is not None: raise InvalidData(f"{dataset.source} has the column '{twice}' {columns.count(twice)} times. Rename one: which is meant cannot be told")
+    if twice is not None:
+        raise InvalidData(f"{dataset.source} has the column '{twice}' {columns.count(twice)} times. Rename one: which is meant cannot be told")
     there = set(columns)
     for name in _declared_names(dataset):
         if name not in there: raise UnknownName(f"'{name}' is not a column of {dataset.source}.{did_you_mean(name, columns, 'columns')}")

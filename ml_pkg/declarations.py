@@ -80,7 +80,8 @@ def load_declaration(
         for folder in (root, Path(place).absolute().parent):
             if folder and str(folder) not in sys.path: sys.path.insert(0, str(folder)) # as Jupyter does for the notebook's own folder
         names = run_notebook(Path(place))
-    elif place.endswith(".py") or "/" in place: raise InvalidDeclaration(f"'{address}' is the path of a file: give a module (package.module:name) or a notebook (path/to/notebook.ipynb:name)")
+    elif place.endswith(".py") or "/" in place:
+        raise InvalidDeclaration(f"'{address}' is the path of a file: give a module (package.module:name) or a notebook (path/to/notebook.ipynb:name)")
     else: names = _run_module(place)
     return _chosen(names, name, place)
 
@@ -88,10 +89,12 @@ def _chosen(names:dict[str, Any], name:str, place:str) -> Experiment:
     "The experiment of that name, or the only one."
     found = {key: value for key, value in names.items() if isinstance(value, Experiment)}
     if name in found: return found[name]
-    if name in names: raise InvalidDeclaration(f"'{name}' of {place} is a {type(names[name]).__name__} and no Experiment.{did_you_mean(name, found, 'experiments there')}")
+    if name in names:
+        raise InvalidDeclaration(f"'{name}' of {place} is a {type(names[name]).__name__} and no Experiment.{did_you_mean(name, found, 'experiments there')}")
     if name: raise UnknownName(f"there is no '{name}' in {place}.{did_you_mean(name, found, 'experiments there')}")
     if len(found) == 1: return next(iter(found.values()))
-    if not found and (further := _experiments_below(place)): raise UnknownName(f"{place} itself declares no experiment. Those of its modules: {listed(further)}")
+    if not found and (further := _experiments_below(place)):
+        raise UnknownName(f"{place} itself declares no experiment. Those of its modules: {listed(further)}")
     raise UnknownName(f"say which experiment of {place} is meant, as {place}:NAME.{did_you_mean('', found, 'experiments there')}")
 
 def _experiments_below(place:str) -> list[str]:

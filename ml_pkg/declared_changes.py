@@ -30,7 +30,8 @@ def plain(
 ) -> str:
     "A component without its type, where the type is plain to see; long digests cut."
     kind, _, text = content.partition(" ")
-    return {"int": text, "float": text, "bool": text, "str": repr(text), "NoneType": "None", "estimator": text}.get(kind, content if len(content) < 100 else content[:97] + "…")
+    return {"int": text, "float": text, "bool": text, "str": repr(text), "NoneType": "None",
+        "estimator": text}.get(kind, content if len(content) < 100 else content[:97] + "…")
 
 # %% ../nbs/api/274_declared_changes.ipynb #77f12125
 def _is_source(content:str) -> bool: return content.startswith("code ") and not LIBRARY.match(content)
@@ -38,7 +39,8 @@ def _is_source(content:str) -> bool: return content.startswith("code ") and not 
 def _source_paths(found:Mapping[str, tuple[str, str]]) -> list[str]:
     "Components that are code of the project, but for that of a step which only one of the two has."
     others = {path: pair for path, pair in found.items() if not any(map(_is_source, pair))}
-    return [path for path, pair in found.items() if path not in others and all(_is_source(each) or each == ABSENT for each in pair) and not _within_another(path, others)]
+    return [path for path, pair in found.items() if path not in others and all(_is_source(each) or each == ABSENT for each in pair)
+        and not _within_another(path, others)]
 
 def code_changes(
     found:Mapping[str, tuple[str, str]], # components that differ, each with both contents

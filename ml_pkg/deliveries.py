@@ -85,7 +85,9 @@ def enqueue_missing(
     sink:str,                      # its name
 ) -> None:
     "Note every run that a sink has never been told of, such as those from before there was a sink."
-    with transaction(connection): connection.execute("INSERT INTO deliveries (run, sink, state, changed) SELECT id, ?, 'waiting', ? FROM runs WHERE true ON CONFLICT DO NOTHING", [sink, now()])
+    with transaction(connection):
+        connection.execute("INSERT INTO deliveries (run, sink, state, changed) SELECT id, ?, 'waiting', ? FROM runs WHERE true ON CONFLICT DO NOTHING",
+            [sink, now()])
 
 # %% ../nbs/api/184_deliveries.ipynb #31130a6f
 def begin(
@@ -94,7 +96,8 @@ def begin(
 ) -> Delivery | None:
     "The delivery as it is now that this try has begun; None if somebody else was faster."
     with transaction(connection):
-        row = connection.execute("UPDATE deliveries SET tries = tries + 1 WHERE run = ? AND sink = ? AND state = ? AND tries = ? RETURNING *", [seen.run, seen.sink, seen.state, seen.tries]).fetchone()
+        row = connection.execute("UPDATE deliveries SET tries = tries + 1 WHERE run = ? AND sink = ? AND state = ? AND tries = ? RETURNING *",
+            [seen.run, seen.sink, seen.state, seen.tries]).fetchone()
     return Delivery(**row) if row else None
 
 # %% ../nbs/api/184_deliveries.ipynb #e53fc213
@@ -154,7 +157,8 @@ def start_sender(
         if handle is None: return
         try: _start(workspace, handle)
         finally: os.close(handle)
-    except OSError as error: _warn(f"runs are recorded, and nobody is told of them for now: no process could be started ({error.strerror or error}). Later: ml_pkg sync")
+    except OSError as error:
+        _warn(f"runs are recorded, and nobody is told of them for now: no process could be started ({error.strerror or error}). Later: ml_pkg sync")
 
 # %% ../nbs/api/184_deliveries.ipynb #a81a761b
 def chosen_sinks() -> tuple[str, ...]:

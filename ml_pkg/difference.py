@@ -152,7 +152,8 @@ def _page(found:RunDifference) -> str:
         "environment": _table(sides, ([name, *pair] for name, pair in found.environment.items())),
         "commit": _block(" → ".join(found.commit)),
         "scores": _table(["metric", "one", "other", "difference", ""],
-        ([name, _score(each.one), _score(each.other), "" if each.difference is None else f"{each.difference:+.4f}", each.verdict] for name, each in found.scores.items())),
+        ([name, _score(each.one), _score(each.other), "" if each.difference is None else f"{each.difference:+.4f}", each.verdict]
+        for name, each in found.scores.items())),
         "predictions": _block("\n".join(found.predictions.lines()[:1])) + _table(["", "from", "to", "change"],
         ([name, one, other, "" if change is None else f"{change:.4g}"] for name, one, other, change in found.predictions.most())),
         "time": _table(sides, ([name, *pair] for name, pair in _times(found).items())),
@@ -174,7 +175,8 @@ def _as_dict(found:RunDifference) -> dict[str, Any]:
     return {
         "one": found.one.id, "other": found.other.id, "differs": found.differs, "status": list(found.status), "declaration": listed(found.declaration.told()),
         "data": found.data.to_dict(), "code": found.code, "environment": listed(found.environment), "commit": list(found.commit),
-        "scores": {name: each.to_dict() for name, each in found.scores.items()}, "predictions": found.predictions.to_dict(), "seconds": listed(found.seconds), "unknown": found.unknown}
+        "scores": {name: each.to_dict() for name, each in found.scores.items()}, "predictions": found.predictions.to_dict(),
+        "seconds": listed(found.seconds), "unknown": found.unknown}
 
 # %% ../nbs/api/284_difference.ipynb #2a69d705
 def commit_of(
@@ -218,7 +220,8 @@ def difference(
     found = _components(one, other, unknown)
     matched = at_hand(lambda: matched_rows(one, other), None)
     predictions = at_hand(lambda: prediction_changes(one, other, matched), PredictionDifference())
-    times = {**({"a fold's fit": (one.fit_seconds, other.fit_seconds)} if one.metrics and other.metrics else {}), "the run": (one.row["seconds"], other.row["seconds"])}
+    times = {**({"a fold's fit": (one.fit_seconds, other.fit_seconds)} if one.metrics and other.metrics else {}),
+        "the run": (one.row["seconds"], other.row["seconds"])}
     return RunDifference(
         one, other, _apart(_status(one), _status(other)), declared_changes(found), data_changes(one, other, matched), code_changes(found),
         {**differences(_environment(one), _environment(other)), **library_versions(found)}, _commits(one, other),

@@ -73,7 +73,8 @@ def inspected(
         with tempfile.TemporaryDirectory(prefix="ml_pkg-doctor-") as folder:
             copy = Path(folder)/workspace.database.name
             for suffix in ("", "-journal", "-wal"):
-                if not suffix or workspace.database.with_name(copy.name + suffix).exists(): shutil.copyfile(workspace.database.with_name(copy.name + suffix), copy.with_name(copy.name + suffix))
+                if not suffix or workspace.database.with_name(copy.name + suffix).exists():
+                    shutil.copyfile(workspace.database.with_name(copy.name + suffix), copy.with_name(copy.name + suffix))
             with closing(_opened(copy.as_uri())) as connection: yield connection
         return
     with closing(connection): yield connection
@@ -81,7 +82,8 @@ def inspected(
 def _opened(address:str) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, timeout=10, isolation_level=None)
     try:
-        for statement in ("PRAGMA trusted_schema = OFF", "PRAGMA cell_size_check = ON", "SELECT count(*) FROM sqlite_master"): connection.execute(statement).fetchone()
+        for statement in ("PRAGMA trusted_schema = OFF", "PRAGMA cell_size_check = ON", "SELECT count(*) FROM sqlite_master"):
+            connection.execute(statement).fetchone()
     except BaseException:
         connection.close()
         raise
@@ -93,11 +95,13 @@ def _of_runs(workspace:Workspace) -> list[Path]: return [path for kind in ("pred
 def _content(workspace:Workspace, connection:sqlite3.Connection) -> Iterator[Symptom]:
     where, version = str(workspace.database), connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        yield Symptom(f"the database was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)})", where, Severity.WRONG, "Upgrade: pip install -U ml_pkg")
+        yield Symptom(f"the database was written by a newer ml_pkg (format {version}, this one knows {len(MIGRATIONS)})", where,
+            Severity.WRONG, "Upgrade: pip install -U ml_pkg")
     if complaints := [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]:
         yield Symptom(f"the database is damaged: {listed(complaints, 3)}", where, Severity.WRONG, _RESCUE)
     if broken := connection.execute("PRAGMA foreign_key_check").fetchall():
-        yield Symptom(f"without the run that it belongs to: {counted(len(broken), 'row')} of {listed(sorted({row[0] for row in broken}))}", where, Severity.WRONG, _RESCUE)
+        yield Symptom(f"without the run that it belongs to: {counted(len(broken), 'row')} of {listed(sorted({row[0] for row in broken}))}",
+            where, Severity.WRONG, _RESCUE)
     is_empty = not version or not connection.execute("SELECT EXISTS (SELECT 1 FROM runs)").fetchone()[0]
     if is_empty and (files := _of_runs(workspace)):
         yield Symptom(f"the database has no runs, but the workspace has {counted(len(files), 'file')} of runs", where, Severity.WRONG,
@@ -115,9 +119,11 @@ def _database(workspace:Workspace) -> Iterator[Symptom]:
         with inspected(workspace) as connection: yield from _content(workspace, connection)
     except sqlite3.Error as error:
         if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            yield Symptom(f"the database is in use, and could not be looked at ({error})", str(workspace.database), Severity.NOTE, "Try again when nothing is being recorded")
+            yield Symptom(f"the database is in use, and could not be looked at ({error})", str(workspace.database), Severity.NOTE,
+                "Try again when nothing is being recorded")
         else: yield Symptom(f"the database cannot be read ({error})", str(workspace.database), Severity.WRONG, _RESCUE)
-    except OSError as error: yield Symptom(f"the database cannot be read ({error.strerror or error})", str(workspace.database), Severity.WRONG, "Make the file readable for you")
+    except OSError as error:
+        yield Symptom(f"the database cannot be read ({error.strerror or error})", str(workspace.database), Severity.WRONG, "Make the file readable for you")
 
 # %% ../nbs/api/450_doctor.ipynb #341e0134
 class RecordedFile(NamedTuple):
@@ -147,7 +153,8 @@ def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str
         return "gone: {files}", Severity.WRONG, "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment or run.predictions have nothing to give"
     try: digest = digest_of(kept.path)
     except OSError as error: return f"not readable ({error.strerror}): {{files}}", Severity.WRONG, "Make them readable for you"
-    if digest != kept.sha256: return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (": run.model fits one again" if kept.kind == "model" else "")
+    if digest != kept.sha256:
+        return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (": run.model fits one again" if kept.kind == "model" else "")
     return None
 
 # %% ../nbs/api/450_doctor.ipynb #2b91045d
@@ -160,7 +167,8 @@ def _files(workspace:Workspace) -> Iterator[Symptom]:
     found:dict[tuple, list[Path]] = {}
     for each in kept:
         if problem := _problem(workspace, each): found.setdefault((each.kind, *problem), []).append(each.path)
-    for (kind, what, severity, advice), paths in found.items(): yield Symptom(what.format(files=counted(len(paths), f"{kind.removesuffix('s')} file")), listed(paths, 5), severity, advice)
+    for (kind, what, severity, advice), paths in found.items():
+        yield Symptom(what.format(files=counted(len(paths), f"{kind.removesuffix('s')} file")), listed(paths, 5), severity, advice)
 
 # %% ../nbs/api/450_doctor.ipynb #a9de4b39
 def _problem_of(version:Version) -> str:
@@ -237,7 +245,8 @@ def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
     if damaged:
         yield Symptom(f"damaged: {counted(len(damaged), 'checkpoint')}", listed((path.name for path in damaged), 5), Severity.WRONG,
             "They were moved aside and are computed again; if it happens more than once, look at the disk")
-    if (usage := store.usage()).bytes > usage.budget: yield Symptom(f"the checkpoints are beyond their budget: {usage}", str(store.path), Severity.NOTE, "ml_pkg gc --delete")
+    if (usage := store.usage()).bytes > usage.budget:
+        yield Symptom(f"the checkpoints are beyond their budget: {usage}", str(store.path), Severity.NOTE, "ml_pkg gc --delete")
 
 # %% ../nbs/api/450_doctor.ipynb #ca0df162
 _DAY, _HOUR = 86400, 3600 # seconds
@@ -267,12 +276,14 @@ def leftovers(
 ) -> list[Path]:
     "What processes that are gone began to write, and the leases that they held."
     parts = [path for path in workspace.folder.rglob("*.part") if _is_left(path)]
-    return sorted([path for path in parts if not set(path.parents) & set(parts)] + [path for path in workspace.folder.glob("checkpoints/??/*.lease") if _is_deserted(path)])
+    return sorted([path for path in parts if not set(path.parents) & set(parts)] + [path
+        for path in workspace.folder.glob("checkpoints/??/*.lease") if _is_deserted(path)])
 
 # %% ../nbs/api/450_doctor.ipynb #d5f47935
 def _left(workspace:Workspace) -> Iterator[Symptom]:
     if found := leftovers(workspace):
-        yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5), Severity.NOTE, "ml_pkg gc --delete")
+        yield Symptom(f"left by processes that are gone: {counted(len(found), 'temporary file')}", listed((path.name for path in found), 5),
+            Severity.NOTE, "ml_pkg gc --delete")
     if kept := sorted(workspace.folder.glob(f"{workspace.database.stem}.damaged-*")):
         yield Symptom("a damaged database is kept, of which a new one was made", listed(path.name for path in kept), Severity.NOTE,
             "Delete it when you miss nothing; until then ml_pkg gc leaves all files of runs where they are")
@@ -285,7 +296,8 @@ def _folder(workspace:Workspace) -> Iterator[Symptom]:
     "Whether something can be written."
     parent = next(folder for folder in (workspace.folder.absolute(), *workspace.folder.absolute().parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        yield Symptom("the workspace cannot be written, so runs are not recorded", str(parent), Severity.WRONG, "Make it writable, or set ML_PKG_WORKSPACE to a folder that is")
+        yield Symptom("the workspace cannot be written, so runs are not recorded", str(parent), Severity.WRONG,
+            "Make it writable, or set ML_PKG_WORKSPACE to a folder that is")
     elif workspace.database.exists() and not os.access(workspace.database, os.W_OK):
         yield Symptom("the database cannot be written, so runs are not recorded", str(workspace.database), Severity.WRONG, "Make the file writable for you")
     with suppress(OSError):
@@ -314,7 +326,8 @@ def sizes(
         first = Path(folder).relative_to(workspace.folder).parts[:1]
         for name in names:
             with suppress(OSError):
-                found[first[0] if first and first[0] in _KINDS else "database" if not first and name.startswith(workspace.database.stem) else "other"] += os.lstat(Path(folder)/name).st_size
+                found[first[0] if first and first[0] in _KINDS else "database" if not first and name.startswith(workspace.database.stem)
+                    else "other"] += os.lstat(Path(folder)/name).st_size
     return {kind: size for kind, size in found.items() if size}
 
 # %% ../nbs/api/450_doctor.ipynb #c7e54bb7
@@ -337,9 +350,11 @@ def _overview(workspace:Workspace) -> dict[str, str]:
         with suppress(sqlite3.Error, OSError), inspected(workspace) as connection:
             version, journal = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "journal_mode"))
             overview["database"] = f"format {version} of {len(MIGRATIONS)}, journal mode {journal}" + (", brought forward when it is next used" if version < len(MIGRATIONS) else "")
-            overview["runs"] = ", ".join(f"{count:,} {status}" for status, count in connection.execute("SELECT status, count(*) FROM runs GROUP BY status ORDER BY status DESC")) or "none"
+            overview["runs"] = ", ".join(f"{count:,} {status}"
+                for status, count in connection.execute("SELECT status, count(*) FROM runs GROUP BY status ORDER BY status DESC")) or "none"
     held = sizes(workspace)
-    return {**overview, "checkpoints": str(Checkpoints(workspace.folder/"checkpoints").usage()), "sizes": ", ".join(f"{kind} {size(count)}" for kind, count in held.items()) or "nothing yet"}
+    return {**overview, "checkpoints": str(Checkpoints(workspace.folder/"checkpoints").usage()),
+        "sizes": ", ".join(f"{kind} {size(count)}" for kind, count in held.items()) or "nothing yet"}
 
 # %% ../nbs/api/450_doctor.ipynb #9b9e65b3
 @dataclass(frozen=True)
@@ -360,7 +375,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         width = max(map(len, self.overview), default=0)
-        return "\n".join([*(f"{name:{width}}  {value}" for name, value in self.overview.items()), "", *(f"{symptom}\n" for symptom in self.symptoms), self.verdict])
+        return "\n".join([*(f"{name:{width}}  {value}" for name, value in self.overview.items()), "",
+            *(f"{symptom}\n" for symptom in self.symptoms), self.verdict])
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
@@ -380,4 +396,6 @@ def doctor(
 def _found(examine:Callable, workspace:Workspace) -> list[Symptom]:
     "What an examination finds; that it cannot be made is a symptom too."
     try: return list(examine(workspace))
-    except OSError as error: return [Symptom(f"something cannot be read ({error.strerror or error})", str(error.filename or workspace.folder), Severity.WRONG, "Make it readable for you")]
+    except OSError as error:
+        return [Symptom(f"something cannot be read ({error.strerror or error})", str(error.filename or workspace.folder), Severity.WRONG,
+            "Make it readable for you")]

@@ -45,7 +45,8 @@ class Learner:
 
 CLASSIFIER = Learner("LogisticRegression", "max_iter=1000", "C", "0.01, 0.1, 1.0, 10.0", ["balanced_accuracy", "accuracy"], "DecisionTreeClassifier",
     "1 / {name}.dataset.y.nunique()", "whoever guesses is right for one row in {n_classes}, if each class counts the same")
-REGRESSOR = Learner("Ridge", "", "alpha", "0.1, 1.0, 10.0, 100.0", ["r2", "neg_mean_absolute_error"], "DecisionTreeRegressor", "0", "whoever guesses the mean scores 0")
+REGRESSOR = Learner("Ridge", "", "alpha", "0.1, 1.0, 10.0, 100.0", ["r2", "neg_mean_absolute_error"], "DecisionTreeRegressor", "0",
+    "whoever guesses the mean scores 0")
 
 def learner(
     proposal:Proposal, # with the task
@@ -100,7 +101,8 @@ def declaration_text(
     return f"{name} = " + _call("Experiment", [f"{part}={text}" for part, text in parts.items()])
 
 # %% ../nbs/api/458_draft.ipynb #08030b8e
-_MODULES = {"make_column_transformer": "sklearn.compose", "SimpleImputer": "sklearn.impute", "LogisticRegression": "sklearn.linear_model", "Ridge": "sklearn.linear_model",
+_MODULES = {"make_column_transformer": "sklearn.compose", "SimpleImputer": "sklearn.impute", "LogisticRegression": "sklearn.linear_model",
+            "Ridge": "sklearn.linear_model",
             "make_pipeline": "sklearn.pipeline", "OneHotEncoder": "sklearn.preprocessing", "StandardScaler": "sklearn.preprocessing"}
 
 def imports_text(

@@ -120,7 +120,8 @@ def _is_close(found:np.ndarray) -> bool:
 # %% ../nbs/api/478_engines.ipynb #e6851a20
 _MOST_PROBABLE = {"LogisticRegression", "LogisticRegressionCV", "DecisionTreeClassifier", "ExtraTreeClassifier", "RandomForestClassifier",
                   "ExtraTreesClassifier", "GradientBoostingClassifier", "HistGradientBoostingClassifier",
-                  "AdaBoostClassifier", "GaussianNB", "BernoulliNB", "MultinomialNB", "CategoricalNB", "LinearDiscriminantAnalysis", "QuadraticDiscriminantAnalysis", "MLPClassifier"} # scikit-learn's, by what their `predict` does
+                  "AdaBoostClassifier", "GaussianNB", "BernoulliNB", "MultinomialNB", "CategoricalNB", "LinearDiscriminantAnalysis",
+                  "QuadraticDiscriminantAnalysis", "MLPClassifier"} # scikit-learn's, by what their `predict` does
 
 def _says_the_most_probable(estimator:Any) -> bool:
     "Whether a classifier is known to say the class of the highest probability. Others may have a threshold of their own, which no trial finds for certain."
@@ -253,7 +254,8 @@ class AnswerForm:
         rows:int,
     ) -> Answers:
         labels = np.asarray(found[0])
-        predictions = {self.targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place]) for place, target in enumerate(self.targets)}
+        predictions = {self.targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place])
+            for place, target in enumerate(self.targets)}
         return Answers(predictions, self._probabilities(found[1]) if len(found) > 1 else None, rows)
 
     def _probabilities(self, found:Any) -> dict[Any, list[float]]:
@@ -285,7 +287,9 @@ def _batches_freely(way:Way, columns:Columns) -> bool:
     def ask(places:Sequence[int]) -> Any: return in_blocks(way.ask, rows.iloc[places] if isinstance(rows, pd.DataFrame) else rows[places])
     alone = {place: found for place in range(columns.rows) if (found := _if_taken(ask, [place])) is not None}
     orders = [places for places in (list(alone), list(alone)[::-1], list(alone)[3:10]) if places]
-    try: return bool(orders) and all(same_bits(taken(found, slice(at, at + 1)), alone[place]) for places in orders for found in [ask(places)] for at, place in enumerate(places))
+    try:
+        return bool(orders) and all(same_bits(taken(found, slice(at, at + 1)), alone[place]) for places in orders for found in [ask(places)]
+            for at, place in enumerate(places))
     except (ValueError, TypeError): return False
 
 def _if_taken(ask:Callable, places:list[int]) -> Any:

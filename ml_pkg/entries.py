@@ -154,7 +154,8 @@ def read_entry(
     stream, *buffers = map(section, header.sections)
     stream = bytes(stream) # what is checked is what is read, whatever happens to the file meanwhile
     if hashlib.sha256(stream).hexdigest() != header.sections[0].digest: raise DamagedFile(f"{path} was changed after it was written")
-    if check_buffers and any(digest(buffer) != place.digest for buffer, place in zip(buffers, header.sections[1:], strict=True)): raise DamagedFile(f"{path} was changed after it was written")
+    if check_buffers and any(digest(buffer) != place.digest for buffer, place in zip(buffers, header.sections[1:], strict=True)):
+        raise DamagedFile(f"{path} was changed after it was written")
     read_only = read_only and isinstance(content, mmap.mmap) # small ones are copies already, to be changed by whoever wants
     handed_out = [buffer.toreadonly() if read_only else buffer for buffer in buffers]
     if read_only: _remember_digests(content, buffers, header.sections[1:])

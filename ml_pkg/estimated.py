@@ -42,7 +42,8 @@ def _answers_frame(prediction:Sequence[Any]|np.ndarray, probabilities:np.ndarray
 
 def _terms_of_class(metric:Metric, frame:pd.DataFrame, classes:pd.Index) -> np.ndarray:
     "What each row adds to the sums for each label that it may have, shape (n_rows, n_classes, n_terms)."
-    return np.stack([metric.terms(Answers(frame, np.full(len(frame), label, dtype=np.asarray(classes).dtype), np.ones(len(frame)), classes)) for label in classes], axis=1)
+    return np.stack([metric.terms(Answers(frame, np.full(len(frame), label, dtype=np.asarray(classes).dtype), np.ones(len(frame)), classes))
+        for label in classes], axis=1)
 
 # %% ../nbs/api/348_estimated.ipynb #36271ec0
 ASSUMPTIONS = (
@@ -139,16 +140,19 @@ class ClassificationEstimator:
         X, prediction, probabilities = X.iloc[some], np.asarray(prediction)[some], np.asarray(probabilities, dtype=float)[some]
         best, frame, classes = self.calibration(X, probabilities), _answers_frame(prediction, probabilities, self.classes), pd.Index(self.classes)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)
-        estimates = {name: _unseen(_estimate(metric, _terms_of_class(metric, frame, classes), best, labels, self.level), name, len(some), self.level) for name, metric in found.items()}
+        estimates = {name: _unseen(_estimate(metric, _terms_of_class(metric, frame, classes), best, labels, self.level), name, len(some), self.level)
+            for name, metric in found.items()}
         return Estimated(estimates, rows, outside, self.level)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"calibration": self.calibration.to_dict(), "support": self.support.to_dict(), "classes": pd.Index(self.classes).tolist(), "most_outside": self.most_outside, "level": self.level}
+        return {"calibration": self.calibration.to_dict(), "support": self.support.to_dict(), "classes": pd.Index(self.classes).tolist(),
+            "most_outside": self.most_outside, "level": self.level}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "ClassificationEstimator":
         "Raises `DamagedFile`."
-        return cls(Calibration.from_dict(content["calibration"]), Support.from_dict(content["support"]), tuple(content["classes"]), content["most_outside"], content["level"])
+        return cls(Calibration.from_dict(content["calibration"]), Support.from_dict(content["support"]), tuple(content["classes"]),
+            content["most_outside"], content["level"])
 
 # %% ../nbs/api/348_estimated.ipynb #0934305f
 def abstains(

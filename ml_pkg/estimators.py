@@ -32,7 +32,8 @@ def check_estimator(
     if isinstance(estimator, type): raise InvalidDeclaration(f"{estimator.__name__} is a class: give an instance, {estimator.__name__}()")
     missing = [method for method in ("fit", "get_params") if not hasattr(estimator, method)]
     if missing: raise InvalidDeclaration(f"a {type(estimator).__name__} is no scikit-learn estimator: it has no {' and no '.join(missing)}")
-    if not _predicts(estimator): raise InvalidDeclaration(f"{type(_last(estimator)).__name__} has no predict, so there is nothing to score. The last step has to be a classifier or a regressor")
+    if not _predicts(estimator):
+        raise InvalidDeclaration(f"{type(_last(estimator)).__name__} has no predict, so there is nothing to score. The last step has to be a classifier or a regressor")
 
 # %% ../nbs/api/160_estimators.ipynb #e96d4a0c
 def _children_name(estimator:Any) -> str | None:
@@ -77,7 +78,8 @@ def _within(estimator:Any, path:list[str]) -> Any:
     "The part of an estimator that holds the step at the end of a path."
     for depth, name in enumerate(path[:-1]):
         parts = dict(_children(estimator)) or {key: value for key, value in estimator.get_params(deep=False).items() if hasattr(value, "get_params")}
-        if name not in parts: raise UnknownName(f"'{name}' is not a step of {'__'.join(path[:depth]) or type(estimator).__name__}.{did_you_mean(name, parts, 'steps')}")
+        if name not in parts:
+            raise UnknownName(f"'{name}' is not a step of {'__'.join(path[:depth]) or type(estimator).__name__}.{did_you_mean(name, parts, 'steps')}")
         estimator = parts[name]
     return estimator
 
@@ -119,13 +121,15 @@ def insert(
     from sklearn.base import clone
     for given in (name, before, after): _check_name(given)
     if bool(before) == bool(after): raise InvalidDeclaration(f"say where '{name}' goes: before='…' or after='…', one of them")
-    if "__" in name or not name.isidentifier(): raise InvalidDeclaration(f"'{name}' cannot name a step: letters, digits and single underscores, not starting with a digit")
+    if "__" in name or not name.isidentifier():
+        raise InvalidDeclaration(f"'{name}' cannot name a step: letters, digits and single underscores, not starting with a digit")
     if not (isinstance(step, str) and step in ("passthrough", "drop") or hasattr(step, "fit") and not isinstance(step, type)):
         raise InvalidDeclaration(f"'{name}' is to be an estimator, and not {f'the class {step.__name__}: give an instance, {step.__name__}()' if isinstance(step, type) else repr(step)}")
     changed, path = clone(estimator), (before or after).split("__")
     holder = _within(changed, path)
     place = _place(holder, path[-1]) + bool(after)
-    if (held := _children_name(holder)) not in ("steps", "transformer_list"): raise InvalidDeclaration(f"a {type(holder).__name__} needs more than a name and a step: use replace({held}=[…])")
+    if (held := _children_name(holder)) not in ("steps", "transformer_list"):
+        raise InvalidDeclaration(f"a {type(holder).__name__} needs more than a name and a step: use replace({held}=[…])")
     parts = list(getattr(holder, held))
     if name in dict(parts): raise InvalidDeclaration(f"there is a step '{name}' already: replace({name}=…) puts another in its place")
     holder.set_params(**{held: [*parts[:place], (name, step), *parts[place:]]})

@@ -34,7 +34,8 @@ def _check_known(metric:str) -> None:
 def _check_scorer(name:str, metric:Any) -> None:
     "Raise for a name that scikit-learn does not have, and for a metric of labels where a scorer of an estimator is needed."
     if isinstance(metric, str): return _check_known(metric)
-    if not callable(metric): raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
+    if not callable(metric):
+        raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
     takes = list(inspect.signature(metric).parameters)[:2]
     if takes and takes[0] in ("y_true", "y"):
         raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
@@ -43,8 +44,10 @@ def _check_scorer(name:str, metric:Any) -> None:
 def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     "Metrics as (name, scorer's name or callable) pairs, whatever form they came in."
     if isinstance(metrics, (str, Callable)): metrics = [metrics]
-    if not isinstance(metrics, Iterable): raise InvalidDeclaration(f"metrics are names or scorers: one of them, a list, or a dict of them by name, and not {metrics!r}")
-    pairs = list(metrics.items()) if isinstance(metrics, Mapping) else [metric if isinstance(metric, tuple) else (_metric_name(metric), metric) for metric in metrics]
+    if not isinstance(metrics, Iterable):
+        raise InvalidDeclaration(f"metrics are names or scorers: one of them, a list, or a dict of them by name, and not {metrics!r}")
+    pairs = list(metrics.items()) if isinstance(metrics, Mapping) else [metric if isinstance(metric, tuple)
+        else (_metric_name(metric), metric) for metric in metrics]
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice: raise InvalidDeclaration(f"the metric '{twice}' stands twice: give a dict, name -> metric, to tell them apart")
@@ -71,7 +74,8 @@ class Evaluation:
         object.__setattr__(self, "metrics", _named_metrics(self.metrics))
         if not (isinstance(self.train_size, Real) and 0 < self.train_size <= 1):
             raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
-        if not (isinstance(self.holdout, Real) and 0 <= self.holdout < 1): raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")
+        if not (isinstance(self.holdout, Real) and 0 <= self.holdout < 1):
+            raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")
         if isinstance(self.cv, bool) or not (isinstance(self.cv, int) and self.cv >= 2 or hasattr(self.cv, "split") and hasattr(self.cv, "get_n_splits")):
             raise InvalidDeclaration(f"cv is a number of folds (2 or more) or a scikit-learn splitter such as KFold(5), and not {self.cv!r}")
 
@@ -79,7 +83,8 @@ class Evaluation:
     def identity(self) -> Identity:
         "Splitter, metrics in their order (the first one decides), share to fit on and holdout, from which the key is made. Raises `Unidentifiable`."
         return Identity("evaluation",
-            parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")), ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
+            parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")),
+            ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Evaluation) and self.identity.key == other.identity.key
     def __hash__(self) -> int: return hash(self.identity.key)
@@ -122,7 +127,8 @@ def locked_away(
     if share == 0: return np.zeros(n, dtype=bool)
     if dataset.time is not None: held = np.arange(n) >= n - max(1, round(n * share))
     else: held = _uniform(dataset.row_hashes if dataset.groups is None else row_hashes(dataset.groups)) < share
-    if held.all() or not held.any(): raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
+    if held.all() or not held.any():
+        raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
     return held
 
 # %% ../nbs/api/140_evaluation.ipynb #5406347e

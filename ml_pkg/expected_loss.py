@@ -45,7 +45,8 @@ class LossView:
 # %% ../nbs/api/350_expected_loss.ipynb #2cb658c0
 def _learnt_view(X:pd.DataFrame, prediction:np.ndarray) -> LossView:
     "A view of rows like these."
-    wide = LossView(learn_coordinates(X, _MOST_COORDINATES), np.array(-math.inf), np.array(math.inf), float(prediction.mean()), float(prediction.std()) or 1.0, np.zeros(0))
+    wide = LossView(learn_coordinates(X, _MOST_COORDINATES), np.array(-math.inf), np.array(math.inf), float(prediction.mean()),
+        float(prediction.std()) or 1.0, np.zeros(0))
     points = wide.points(X, prediction)
     low, high = (np.float32(np.quantile(points, share, axis=0)).astype(float) for share in (0.002, 0.998))
     return LossView(wide.coordinates, low, high, wide.middle, wide.scale, np.float32(np.quantile(points[:, -1], [0.25, 0.5, 0.75])).astype(float))
@@ -98,8 +99,10 @@ class LossModel:
 
     def to_dict(self) -> dict[str, Any]:
         view = self.view
-        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "scale": view.scale, **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")},
-                "unit": self.unit, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))]), "ratios": packed_single(self.ratios)}
+        return {"coordinates": view.coordinates.to_dict(), "middle": view.middle, "scale": view.scale,
+                **{name: packed_single(getattr(view, name)) for name in ("low", "high", "knots")},
+                "unit": self.unit, "mode": packed_single(self.mode), "factor": packed_single(self.factor[np.tril_indices(len(self.mode))]),
+                "ratios": packed_single(self.ratios)}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "LossModel":
@@ -114,7 +117,8 @@ class LossModel:
 # %% ../nbs/api/350_expected_loss.ipynb #82790534
 def _check_losses(rows:int, prediction:np.ndarray, loss:np.ndarray) -> None:
     "Raise `InvalidData`."
-    if not rows == len(prediction) == len(loss): raise InvalidData(f"{rows} rows, {len(prediction)} predictions and {len(loss)} losses do not belong together: give all of them for the same rows")
+    if not rows == len(prediction) == len(loss):
+        raise InvalidData(f"{rows} rows, {len(prediction)} predictions and {len(loss)} losses do not belong together: give all of them for the same rows")
     if not rows: raise InvalidData("nothing can be learnt from no rows: give the rows that were predicted out of fold")
     if not np.isfinite(prediction).all() or not np.isfinite(loss).all() or (loss < 0).any():
         raise InvalidData("predictions and losses are finite numbers, and losses are not negative: leave out rows that no fold predicted")
@@ -139,11 +143,14 @@ def learn_loss(
     theta, hessian, _ = max((_mode(inputs, relative, _spread(inputs.shape[1], width), scatter) for width in _WIDTHS), key=lambda fitted: fitted[2])
     ratios = np.quantile(relative / np.exp(inputs @ theta), (np.arange(_RATIOS) + 0.5) / _RATIOS)
     covariance = np.linalg.inv(hessian) * _DEPENDENCE
-    return LossModel(view, unit, *(np.float32(array).astype(float) for array in (theta, np.linalg.cholesky((covariance + covariance.T) / 2), ratios / (ratios.mean() or 1.0))))
+    return LossModel(view, unit,
+        *(np.float32(array).astype(float) for array in (theta, np.linalg.cholesky((covariance + covariance.T) / 2), ratios / (ratios.mean() or 1.0))))
 
 # %% ../nbs/api/350_expected_loss.ipynb #e51b2228
-LOSS_OF:dict[str, Callable[[np.ndarray], np.ndarray]] = {"neg_mean_absolute_error": np.abs, "neg_mean_squared_error": np.square, "neg_root_mean_squared_error": np.square}
-_SCORE_OF:dict[str, Callable[[np.ndarray], np.ndarray]] = {"neg_mean_absolute_error": np.negative, "neg_mean_squared_error": np.negative, "neg_root_mean_squared_error": lambda mean: -np.sqrt(mean)}
+LOSS_OF:dict[str, Callable[[np.ndarray], np.ndarray]] = {"neg_mean_absolute_error": np.abs, "neg_mean_squared_error": np.square,
+    "neg_root_mean_squared_error": np.square}
+_SCORE_OF:dict[str, Callable[[np.ndarray], np.ndarray]] = {"neg_mean_absolute_error": np.negative, "neg_mean_squared_error": np.negative,
+    "neg_root_mean_squared_error": lambda mean: -np.sqrt(mean)}
 ASSUMPTIONS = (
     "what features mean for the target has not changed since training",
     "the served model is off as those of the folds were",
@@ -174,15 +181,18 @@ class RegressionEstimator:
         rows, outside = len(X), self.support.share_outside(X)
         if reason := abstains(rows, outside, self.most_outside): return Abstained(reason, rows, outside)
         some = evenly(rows, _ROWS_AT_ONCE)
-        return Estimated({name: self._estimate(name, X.iloc[some], np.asarray(prediction)[some], np.random.default_rng(seed)) for name in metrics}, rows, outside, self.level, ASSUMPTIONS)
+        return Estimated({name: self._estimate(name, X.iloc[some], np.asarray(prediction)[some], np.random.default_rng(seed)) for name in metrics},
+            rows, outside, self.level, ASSUMPTIONS)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"losses": {name: model.to_dict() for name, model in self.losses.items()}, "support": self.support.to_dict(), "most_outside": self.most_outside, "level": self.level}
+        return {"losses": {name: model.to_dict() for name, model in self.losses.items()}, "support": self.support.to_dict(),
+            "most_outside": self.most_outside, "level": self.level}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "RegressionEstimator":
         "Raises `DamagedFile`."
-        return cls({name: LossModel.from_dict(model) for name, model in content["losses"].items()}, Support.from_dict(content["support"]), content["most_outside"], content["level"])
+        return cls({name: LossModel.from_dict(model) for name, model in content["losses"].items()}, Support.from_dict(content["support"]),
+            content["most_outside"], content["level"])
 
     def _estimate(self, name:str, X:pd.DataFrame, prediction:np.ndarray, random:np.random.Generator) -> Estimate:
         score, loss = _SCORE_OF[name], self.losses[name]

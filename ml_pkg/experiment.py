@@ -183,17 +183,21 @@ def _check_declaration(experiment:Experiment) -> None:
     if not (isinstance(experiment.name, str) and experiment.name.isidentifier()):
         raise InvalidDeclaration(f"an experiment's name becomes part of files and addresses, so it is an identifier (letters, digits, underscores), and not {experiment.name!r}")
     for value, kind, example in ((experiment.dataset, Dataset, "Dataset('data.csv', target='…')"), (experiment.evaluation, Evaluation, "Evaluation(cv=5)")):
-        if not isinstance(value, kind): raise InvalidDeclaration(f"{kind.__name__.lower()}= takes a {kind.__name__}, such as {example}, and not a {type(value).__name__}")
+        if not isinstance(value, kind):
+            raise InvalidDeclaration(f"{kind.__name__.lower()}= takes a {kind.__name__}, such as {example}, and not a {type(value).__name__}")
     if isinstance(experiment.seed, bool) or not isinstance(experiment.seed, int) or not 0 <= experiment.seed < 2**32:
         raise InvalidDeclaration(f"seed is a whole number from 0 to 2**32 - 1, and not {experiment.seed!r}")
-    if not isinstance(experiment.promotion, Gates): raise InvalidDeclaration(f"promotion= takes Gates, such as Gates(NotWorse(), EnoughRows(1000)), and not a {type(experiment.promotion).__name__}")
+    if not isinstance(experiment.promotion, Gates):
+        raise InvalidDeclaration(f"promotion= takes Gates, such as Gates(NotWorse(), EnoughRows(1000)), and not a {type(experiment.promotion).__name__}")
     estimators.check_estimator(experiment.estimator)
 
 def _check_replaceable(experiment:Experiment, changes:dict) -> None:
     "Raise for a field of the experiment where a parameter of its estimator is meant."
-    fields = {"name": "named", "dataset": "with_dataset", "estimator": "with_estimator", "evaluation": "with_evaluation", "seed": "with_seed", "promotion": "with_promotion"}
+    fields = {"name": "named", "dataset": "with_dataset", "estimator": "with_estimator", "evaluation": "with_evaluation",
+        "seed": "with_seed", "promotion": "with_promotion"}
     for name in changes:
-        if name in fields and name not in experiment.estimator.get_params(deep=False): raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
+        if name in fields and name not in experiment.estimator.get_params(deep=False):
+            raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
 def _varied(experiment:Experiment, **changes) -> Experiment: return replace(experiment, source=None, module=None, varied_from=experiment, **changes)
 
@@ -201,7 +205,8 @@ def _in_a_line(estimator:Any) -> str: return " ".join(repr(estimator).split())
 
 # %% ../nbs/api/400_experiment.ipynb #cc8b3fa6
 def _identity(experiment:Experiment) -> Identity:
-    parts = (("dataset", experiment.dataset.identity), ("estimator", identify(experiment.estimator, "estimator")), ("evaluation", experiment.evaluation.identity),
+    parts = (("dataset", experiment.dataset.identity), ("estimator", identify(experiment.estimator, "estimator")),
+             ("evaluation", experiment.evaluation.identity),
              ("seed", identify(experiment.seed)), ("scikit-learn configuration", estimators.settings_identity()))
     return Identity("experiment", parts=parts)
 
@@ -215,5 +220,6 @@ def _page(experiment:Experiment) -> str:
     "What is declared, a diagram of the estimator, the last scores."
     last = next(iter(run_list(experiment.name, "status == 'finished'", limit=1)), None)
     facts = {"dataset": experiment.dataset, "evaluation": experiment.evaluation, "seed": experiment.seed}
-    if last: facts["last run"] = ", ".join([last["id"], *(f"{name} {value:.4f}" for name, value in last.items() if isinstance(value, float) and name != "seconds")])
+    if last:
+        facts["last run"] = ", ".join([last["id"], *(f"{name} {value:.4f}" for name, value in last.items() if isinstance(value, float) and name != "seconds")])
     return definition(f"Experiment {experiment.name}", facts) + _diagram(experiment.estimator)

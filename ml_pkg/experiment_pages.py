@@ -33,7 +33,8 @@ def known_experiment(
 ) -> Workspace:
     "The workspace, if an experiment of that name has run in it. Raises `UnknownName`."
     known = [each["experiment"] for each in experiments()]
-    if name not in known and not run_count(name): raise UnknownName(f"no experiment of the name '{shortened(name)}' has run.{did_you_mean(name, known, 'experiments')}")
+    if name not in known and not run_count(name):
+        raise UnknownName(f"no experiment of the name '{shortened(name)}' has run.{did_you_mean(name, known, 'experiments')}")
     return Workspace.current()
 
 # %% ../nbs/api/464_experiment_pages.ipynb #1af63c3c

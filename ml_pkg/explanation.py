@@ -39,7 +39,8 @@ def _columns_by_name(components:dict[str, str]) -> dict[str, str]:
     "Columns under their names, and their order as one component: one that is new is no reason to call those behind it others."
     names = column_names(components)
     if not names or len({*names}) < len(names): return components # of two columns of one name the places are all there is
-    return {_BY_NAME + name[2] if (name := _COLUMN.fullmatch(path)) else path: content for path, content in components.items() if path != "dataset.rows.columns.labels"} | {ORDER: ", ".join(names)}
+    return {_BY_NAME + name[2] if (name := _COLUMN.fullmatch(path)) else path: content for path, content in components.items()
+        if path != "dataset.rows.columns.labels"} | {ORDER: ", ".join(names)}
 
 def column_names(
     paths:Iterable[str], # of components of a run's key
@@ -190,7 +191,8 @@ def library_versions(
     matches = [(LIBRARY.match(one), LIBRARY.match(other)) for one, other in found.values()]
     under = [[dict(each.rsplit(" ", 1) for each in content.removeprefix(_VERSIONS).split(", ")) for content in pair] for pair in found.values()
         if all(content.startswith(_VERSIONS) for content in pair)]
-    return {one["name"]: (one["version"], other["version"]) for one, other in matches if one and other and one["name"] == other["name"] and one["version"] != other["version"]} | {
+    return {one["name"]: (one["version"], other["version"]) for one, other in matches if one and other and one["name"] == other["name"]
+        and one["version"] != other["version"]} | {
         name: (one[name], other[name]) for one, other in under for name in one.keys() & other.keys() if one[name] != other[name]}
 
 def is_only_version(

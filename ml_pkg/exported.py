@@ -59,13 +59,16 @@ def with_cells(
 def _with_cell(text:str, module:str, name:str, old:str, new:str) -> str:
     marks = list(_CELL.finditer(text))
     here = next((place for place, mark in enumerate(marks) if mark[1] == name), None)
-    if not name: raise NotRewritable(f"the notebook behind {module} has cells without ids, so they cannot be found in the module. Save it once in JupyterLab, export it, and try again")
+    if not name:
+        raise NotRewritable(f"the notebook behind {module} has cells without ids, so they cannot be found in the module. Save it once in JupyterLab, export it, and try again")
     if here is None: raise NotRewritable(f"the module {module} holds no cell {name} of its notebook. Export the notebook (nbdev_export), and try again")
     begin, end = marks[here].end() + 1, marks[here + 1].start() if here + 1 < len(marks) else len(text)
     body = text[begin:end]
     try: as_exported, wanted = exported_source(old, module), exported_source(new, module)
-    except SyntaxError as error: raise NotRewritable(f"cell {name}, which the module {module} holds, is not Python alone ({error.msg}): take the magic out of it") from error
-    if body.rstrip("\n") != as_exported.rstrip("\n"): raise NotRewritable(f"the module {module} holds cell {name} otherwise than its notebook does. Export the notebook (nbdev_export), and try again")
+    except SyntaxError as error:
+        raise NotRewritable(f"cell {name}, which the module {module} holds, is not Python alone ({error.msg}): take the magic out of it") from error
+    if body.rstrip("\n") != as_exported.rstrip("\n"):
+        raise NotRewritable(f"the module {module} holds cell {name} otherwise than its notebook does. Export the notebook (nbdev_export), and try again")
     return text[:begin] + wanted.rstrip("\n") + body[len(body.rstrip("\n")):] + text[end:]
 
 # %% ../nbs/api/397_exported.ipynb #692a77b2
@@ -98,4 +101,5 @@ def refuse_out_of_step(
 ) -> None:
     "Raise `NotRewritable` if a module does not hold the exported cells of its notebook as they are."
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"}
-    with_cells(path.read_bytes().decode("utf-8").replace("\r\n", "\n"), module, {name: (source, source) for name, source in cells.items() if is_exported(source)})
+    with_cells(path.read_bytes().decode("utf-8").replace("\r\n", "\n"), module,
+        {name: (source, source) for name, source in cells.items() if is_exported(source)})

@@ -39,7 +39,9 @@ def notebook_text(
     cells:Iterable[Cell], # in order
 ) -> str:                 # JSON
     "A notebook as `nbdev_clean` leaves it."
-    whole = {"cells": [_as_json(cell) for cell in cells], "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    whole = {"cells": [_as_json(cell) for cell in cells],
+        "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4,
+        "nbformat_minor": 5}
     return json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 def _as_json(cell:Cell) -> dict:

@@ -70,16 +70,23 @@ def _imported(value:Any, path:str, verb:str="is") -> tuple:
     module, name = getattr(value, "__module__", None) or "builtins", getattr(value, "__qualname__", value.__name__)
     _check_importable(value, path, verb, module, name)
     home = next((home for home in _homes(value, module) if _is_same(_there(home, name), value)), None)
-    if home is None: raise _refused(path, f"{verb} {name}, and that is not what {module} has under this name", f"import it as {module} has it now, and declare the experiment again")
+    if home is None:
+        raise _refused(path, f"{verb} {name}, and that is not what {module} has under this name",
+            f"import it as {module} has it now, and declare the experiment again")
     if home.partition(".")[0] in _SHORT and home.count(".") < 2: return _Name(home.partition(".")[0]), f".{home.partition('.')[2]}.{name}".replace("..", ".")
     first, dot, rest = name.partition(".")
     return _Name(home, first), dot + rest
 
 def _check_importable(value:Any, path:str, verb:str, module:str, name:str) -> None:
-    if getattr(value, "__name__", "") == "<lambda>": raise _refused(path, f"{verb} a lambda", "define it with def in an exported cell, and import it from the module")
-    if not isinstance(getattr(value, "__self__", None), (type(None), type, ModuleType)): raise _refused(path, f"{verb} {name}, a method of an object", "use a function of a module that has the object")
-    if "<locals>" in name: raise _refused(path, f"{verb} {value.__name__}, defined inside of a function", "define it at the top of an exported cell, and import it from the module")
-    if module == "__main__": raise _refused(path, f"{verb} {name}, defined in a notebook or a script", "put it in an exported cell, and import it from the module")
+    if getattr(value, "__name__", "") == "<lambda>":
+        raise _refused(path, f"{verb} a lambda", "define it with def in an exported cell, and import it from the module")
+    if not isinstance(getattr(value, "__self__", None), (type(None), type, ModuleType)):
+        raise _refused(path, f"{verb} {name}, a method of an object", "use a function of a module that has the object")
+    if "<locals>" in name:
+        raise _refused(path, f"{verb} {value.__name__}, defined inside of a function",
+            "define it at the top of an exported cell, and import it from the module")
+    if module == "__main__":
+        raise _refused(path, f"{verb} {name}, defined in a notebook or a script", "put it in an exported cell, and import it from the module")
 
 # %% ../nbs/api/340_expressions.ipynb #58bc3d0f
 class _Code(NamedTuple):
@@ -109,7 +116,8 @@ def _laid_out(code:_Code, local:Mapping[_Name, str], indent:int=0, used:int=0) -
     "Code as text; its first line begins after `used` columns, and all further ones after `indent`."
     flat = _spelt(_flat(code), local)
     if not code.parts or used + len(flat) <= _WIDTH: return flat
-    lines = _shared_lines(code, local, indent + 4) if _is_plain(code) else [_line(before, part, local, indent + 4) + ("" if code.whole else ",") for before, part in code.parts]
+    lines = _shared_lines(code, local, indent + 4) if _is_plain(code) else [_line(before, part, local, indent + 4) + ("" if code.whole else ",")
+        for before, part in code.parts]
     return "\n".join([_spelt(code.opening, local), *(" " * (indent + 4) + line for line in lines), " " * indent + code.closing])
 
 def _line(before:tuple, part:_Code, local:Mapping[_Name, str], indent:int) -> str:
@@ -174,7 +182,9 @@ def _span(value:slice|range, path:str) -> _Code:
     "A slice or a range, without what it says anyway."
     usual = (None, None) if isinstance(value, slice) else (0, 1)
     parts = [value.start, value.stop] + ([value.step] if value.step != usual[1] else [])
-    return _Code((_builtin(type(value).__name__), "("), tuple(((), _code(part, path)) for part in (parts[1:] if isinstance(value, range) and len(parts) == 2 and value.start == 0 else parts)), ")")
+    return _Code((_builtin(type(value).__name__), "("),
+        tuple(((), _code(part, path)) for part in (parts[1:] if isinstance(value, range) and len(parts) == 2 and value.start == 0 else parts)),
+        ")")
 
 _WRITERS |= {list: lambda value, path: _bracket("[", _items(value, path), "]"), tuple: lambda value, path: _bracket("(", _items(value, path), ")")}
 _WRITERS |= {dict: _mapping, set: _set, frozenset: _frozenset, slice: _span, range: _span}
@@ -229,7 +239,8 @@ _WRITERS[np.ndarray] = _array
 # %% ../nbs/api/340_expressions.ipynb #91f70710
 def _time(value:Any, path:str) -> _Code:
     "A date, a time or a length of time of Python's own."
-    if not isinstance(getattr(value, "tzinfo", None), (datetime.timezone, type(None))): raise _refused(path, f"is a time in the zone {value.tzinfo}", "give it in UTC")
+    if not isinstance(getattr(value, "tzinfo", None), (datetime.timezone, type(None))):
+        raise _refused(path, f"is a time in the zone {value.tzinfo}", "give it in UTC")
     first, *rest = repr(value).split("datetime.")
     return _leaf(first, *(piece for part in rest for piece in (_Name("datetime"), f".{part}")))
 
@@ -272,7 +283,9 @@ def _is_default(value:Any, parameter:inspect.Parameter|None) -> bool:
 # %% ../nbs/api/340_expressions.ipynb #ac1baa77
 def _call(function:tuple, given:Mapping[str, Any], parameters:Mapping[str, inspect.Parameter], path:str) -> _Code:
     "A call with what differs from the defaults."
-    kept = {name: given[name] for name in [*(name for name in parameters if name in given), *(name for name in given if name not in parameters)] if not _is_default(given[name], parameters.get(name))}
+    kept = {name: given[name]
+        for name in [*(name for name in parameters if name in given), *(name for name in given if name not in parameters)]
+        if not _is_default(given[name], parameters.get(name))}
     places = len(list(_by_place(kept, parameters)))
     parts = [((f"{name}=",) if place >= places else (), _named(value, f"{path}.{name}")) for place, (name, value) in enumerate(kept.items())]
     return _Code((*function, "("), tuple(parts), ")")
@@ -303,14 +316,16 @@ def _object(value:Any, path:str) -> _Code:
     "Any object that keeps what it was made from in attributes of the same names: a splitter, a dataclass, a selector of columns."
     function = _imported(type(value), path, "is of the class")
     try: parameters = _parameters(type(value))
-    except (TypeError, ValueError) as error: raise _refused(path, f"is of the class {type(value).__qualname__}, which does not say what it takes", "use a frozen dataclass") from error
+    except (TypeError, ValueError) as error:
+        raise _refused(path, f"is of the class {type(value).__qualname__}, which does not say what it takes", "use a frozen dataclass") from error
     wanted = {name: each for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
     held = {**getattr(value, "cvargs", {}), **{name: getattr(value, name) for name in wanted if hasattr(value, name)}} # scikit-learn's repeated splitters keep some apart
     starred = [name for name, each in parameters.items() if each.kind is each.VAR_POSITIONAL]
     spread = getattr(value, starred[0], None) if starred and starred == list(parameters)[:1] else None # Gates(one, another)
     missing = [name for name in wanted if name not in held] or (starred if not isinstance(spread, tuple) else [])
     if missing:
-        raise _refused(path, f"is of the class {type(value).__qualname__}, which does not keep '{missing[0]}' as it was given", "keep it in an attribute of that name, or use a frozen dataclass")
+        raise _refused(path, f"is of the class {type(value).__qualname__}, which does not keep '{missing[0]}' as it was given",
+            "keep it in an attribute of that name, or use a frozen dataclass")
     code = _call(function, held, parameters, path)
     return code._replace(parts=(*(((), each) for each in _items(spread or (), f"{path}.{starred[0] if starred else ''}")), *code.parts))
 
@@ -320,7 +335,8 @@ def _makers() -> dict[type, tuple[Callable, str, tuple[str, ...]]]:
     from sklearn.compose import ColumnTransformer, make_column_transformer
     from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
     beside = ("remainder", "sparse_threshold", "verbose_feature_names_out")
-    return {Pipeline: (make_pipeline, "steps", ()), FeatureUnion: (make_union, "transformer_list", ()), ColumnTransformer: (make_column_transformer, "transformers", beside)}
+    return {Pipeline: (make_pipeline, "steps", ()), FeatureUnion: (make_union, "transformer_list", ()),
+        ColumnTransformer: (make_column_transformer, "transformers", beside)}
 
 # %% ../nbs/api/340_expressions.ipynb #a93868ee
 def _made(estimator:Any, held:Mapping[str, Any], parameters:Mapping[str, inspect.Parameter], path:str) -> _Code | None:
@@ -359,7 +375,8 @@ def _output(estimator:Any) -> tuple[str, Any]:
 def _requests(estimator:Any) -> str:
     "Calls that say which metadata its methods ask for."
     asked = vars(_attributes(estimator).get("_metadata_request", _NOTHING))
-    told = {method: {name: wanted for name, wanted in request.requests.items() if wanted is not None} for method, request in asked.items() if hasattr(request, "requests")}
+    told = {method: {name: wanted for name, wanted in request.requests.items() if wanted is not None} for method, request in asked.items()
+        if hasattr(request, "requests")}
     return "".join(f".set_{method}_request({', '.join(f'{name}={_quoted(wanted) if isinstance(wanted, str) else wanted}' for name, wanted in sorted(wants.items()))})"
         for method, wants in told.items() if wants)
 
@@ -373,7 +390,8 @@ def _estimator(value:Any, path:str) -> _Code:
         output, value = _output(value)
         held, parameters = value.get_params(deep=False), _parameters(type(value))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise _refused(path, f"is of the class {type(value).__qualname__}, whose parameters cannot be told ({error})", "name each in __init__, and keep it in an attribute of that name") from error
+        raise _refused(path, f"is of the class {type(value).__qualname__}, whose parameters cannot be told ({error})",
+            "name each in __init__, and keep it in an attribute of that name") from error
     code = _made(value, held, parameters, path) or _call(function, held, parameters, path)
     return code._replace(closing=code.closing + _requests(value) + (f".set_output(transform={_quoted(output)})" if output else ""))
 
@@ -393,7 +411,9 @@ def _distribution(value:Any, path:str) -> _Code:
 def _partial(value:functools.partial, path:str) -> _Code: return _applied((_Name("functools", "partial"),), (value.func, *value.args), value.keywords, path)
 
 def _applied(function:tuple, arguments:Iterable, keywords:Mapping[str, Any], path:str) -> _Code:
-    return _Code((*function, "("), (*(((), code) for code in _items(arguments, path)), *(((f"{name}=",), _code(value, f"{path}.{name}")) for name, value in keywords.items())), ")")
+    return _Code((*function, "("),
+        (*(((), code) for code in _items(arguments, path)), *(((f"{name}=",), _code(value, f"{path}.{name}")) for name, value in keywords.items())),
+        ")")
 
 def _member(value:enum.Enum, path:str) -> _Code: return _leaf(*_imported(type(value), path, "is of the class"), f".{value.name}")
 def _path(value:pathlib.PurePath, path:str) -> _Code: return _leaf(_Name("pathlib", "Path" if isinstance(value, pathlib.Path) else type(value).__name__), f"({_quoted(value.as_posix())})")
@@ -402,13 +422,16 @@ def _path(value:pathlib.PurePath, path:str) -> _Code: return _leaf(_Name("pathli
 def _refuse_secret(url:Any, path:str) -> None:
     "Raise `NotWritable` for an address that lets in whoever reads it."
     found = urlsplit(str(url)) if "://" in str(url) else None
-    if found and (found.password or any(word in name.lower() for name, _ in parse_qsl(found.query) for word in ("password", "pwd", "secret", "token", "signature", "access_key", "apikey"))):
+    if found and (found.password or any(word in name.lower() for name, _ in parse_qsl(found.query)
+        for word in ("password", "pwd", "secret", "token", "signature", "access_key", "apikey"))):
         raise _refused(path, "is an address with a password or key in it", "leave that to the settings of the database or file system, outside of the source")
 
 def _source(value:Any, path:str) -> _Code:
     _refuse_secret(getattr(value, "url", getattr(value, "path", "")), path)
     if isinstance(value, File): return _text(value.path, path)
-    if isinstance(value, Frame): raise _refused(path, f"is a frame of {len(value.frame)} rows in memory", "save it (frame.to_parquet('data.parquet')), and declare Dataset('data.parquet', …)")
+    if isinstance(value, Frame):
+        raise _refused(path, f"is a frame of {len(value.frame)} rows in memory",
+            "save it (frame.to_parquet('data.parquet')), and declare Dataset('data.parquet', …)")
     return _code(value, path)
 
 # %% ../nbs/api/340_expressions.ipynb #4ccddf83
@@ -435,7 +458,8 @@ def _evaluation(value:Evaluation, path:str) -> _Code:
     parameters = _parameters(Evaluation)
     given = {"cv": value.cv, "metrics": _metrics(value), **{name: getattr(value, name) for name in ("holdout", "train_size")}}
     kept = {name: item for name, item in given.items() if name == "cv" or not _is_default(item, parameters[name])}
-    return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
+    return _Code((*_imported(type(value), path, "is of the class"), "("),
+        tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
 
 _WRITERS[Evaluation] = _evaluation
 
@@ -449,7 +473,8 @@ def _experiment(value:Any, path:str) -> _Code:
     parameters = _parameters(type(value))
     given = {name: dict(value.accepts) if name == "accepts" else getattr(value, name) for name in _FIELDS}
     kept = {name: item for name, item in given.items() if not _is_default(item, parameters.get(name))}
-    return _Code((*_imported(type(value), path, "is of the class"), "("), tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
+    return _Code((*_imported(type(value), path, "is of the class"), "("),
+        tuple(((f"{name}=",), _code(item, f"{path}.{name}")) for name, item in kept.items()), ")")
 
 # %% ../nbs/api/340_expressions.ipynb #b65105bc
 def _has_a_name(value:Any) -> bool:
@@ -501,7 +526,8 @@ def _wanted(name:_Name) -> Iterator[str]:
         longer += "_"
 
 # %% ../nbs/api/340_expressions.ipynb #399cef7f
-_OPENED_BY = {"IterativeImputer": "enable_iterative_imputer", "HalvingGridSearchCV": "enable_halving_search_cv", "HalvingRandomSearchCV": "enable_halving_search_cv"}
+_OPENED_BY = {"IterativeImputer": "enable_iterative_imputer", "HalvingGridSearchCV": "enable_halving_search_cv",
+    "HalvingRandomSearchCV": "enable_halving_search_cv"}
 
 def _statements(name:_Name, local:str) -> list[str]:
     "What imports it; nothing for a builtin that goes by its own name, and two for what scikit-learn only shows when it is asked to."
@@ -536,9 +562,12 @@ def _names_in(code:_Code) -> Iterator[_Name]: return (piece for piece in _flat(c
 def _content(value:Any, path:str) -> Identity:
     "What has to be the same."
     if isinstance(value, Dataset):
-        return Identity("dataset", parts=(("source", identify(value.source)), *((part.name, identify(getattr(value, part.name))) for part in fields(value) if part.name != "source")))
+        return Identity("dataset",
+            parts=(("source", identify(value.source)), *((part.name, identify(getattr(value, part.name))) for part in fields(value) if part.name != "source")))
     if isinstance(value, Evaluation): return value.identity
-    if _is_experiment(value): return Identity("experiment", parts=tuple((name, _content(dict(value.accepts) if name == "accepts" else getattr(value, name), name)) for name in _FIELDS))
+    if _is_experiment(value):
+        return Identity("experiment",
+            parts=tuple((name, _content(dict(value.accepts) if name == "accepts" else getattr(value, name), name)) for name in _FIELDS))
     return identify(value)
 
 # %% ../nbs/api/340_expressions.ipynb #43449655
@@ -556,7 +585,8 @@ def _prove(expression:Expression, value:Any, path:str) -> None:
     except Unidentifiable as error: raise _refused(path, f"has no content that could be compared ({error})", "replace it by a value") from error
     try: made = _content(_run(expression, value), path)
     except Exception as error:
-        raise _refused(path, f"is not made again by its source ({type(error).__name__}: {error})", "keep every parameter in an attribute of its name, as it was given") from error
+        raise _refused(path, f"is not made again by its source ({type(error).__name__}: {error})",
+            "keep every parameter in an attribute of its name, as it was given") from error
     if made.key == meant.key: return
     place, (left, right) = next(iter(differences(components(meant), components(made)).items()))
     raise _refused(f"{path}.{place}".rstrip("."), f"would become another when its source is run ({left} → {right})",

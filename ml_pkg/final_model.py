@@ -47,7 +47,8 @@ def _refitted(work:Any) -> Any:
     from ml_pkg.fitting import fit_parameters
     X, y, weights, (train, test) = *work.shared.rows[:3], work.shared.rows.pairs[work.number]
     parameters = fit_parameters(work.chain[-1].step, None if weights is None else weights.iloc[train])
-    return assembled(work.estimator, fit_chain(work.chain, list(work.keys[:-1]), lambda: (X.iloc[train], X.iloc[test]), y.iloc[train], parameters, work.place).fitted)
+    return assembled(work.estimator,
+        fit_chain(work.chain, list(work.keys[:-1]), lambda: (X.iloc[train], X.iloc[test]), y.iloc[train], parameters, work.place).fitted)
 
 # %% ../nbs/api/355_final_model.ipynb #297c79cd
 def _training(experiment:"Experiment", run:Run, card:dict[str, Any], X:"pd.DataFrame", y:Any) -> Any:
@@ -90,7 +91,8 @@ def fit_model(
     if not run.is_recorded: return model # to be saved under the name of a run
     original = model.card["run"]
     try: save_model(model, run.workspace.made("models")/f"{experiment.name}-{original}.mlpkg", experiment.persister, run.workspace, original)
-    except (InvalidDeclaration, Unwritable) as error: warnings.warn(f"the model of {experiment.name} works here and is not saved: {error}", UserWarning, stacklevel=5)
+    except (InvalidDeclaration, Unwritable) as error:
+        warnings.warn(f"the model of {experiment.name} works here and is not saved: {error}", UserWarning, stacklevel=5)
     else: tell_more(run.workspace, run.id, original)
     return model
 
@@ -117,8 +119,10 @@ def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]
     "What a model tells of itself."
     from ml_pkg.evaluation import is_classification
     classes = [_listed(each) for each in fitted.classes_] if isinstance(getattr(fitted, "classes_", None), list) else _listed(getattr(fitted, "classes_", []))
-    return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id, "task": "classification" if is_classification(fitted, y) else "regression",
-            "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, "scores": {name: mean for name, (mean, _) in run.summary.items()},
+    return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id,
+            "task": "classification" if is_classification(fitted, y) else "regression",
+            "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes,
+            "scores": {name: mean for name, (mean, _) in run.summary.items()},
             "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)],
             "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
             "fitted": now(), "versions": packages(fitted), "source": experiment.source}

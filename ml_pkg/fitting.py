@@ -194,7 +194,8 @@ def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[st
 def _fitted(work:Work, keys:list[str|None], X:pd.DataFrame, y:Any, weights:Any, targets:list[str], pairs:list) -> Fold:
     def rows(table, places): return None if table is None else table.iloc[places]
     train, test = pairs[work.number]
-    done = fit_chain(work.chain, keys, lambda: (rows(X, train), rows(X, test)), rows(y, train), fit_parameters(work.chain[-1].step, rows(weights, train)), work.place)
+    done = fit_chain(work.chain, keys, lambda: (rows(X, train), rows(X, test)), rows(y, train),
+        fit_parameters(work.chain[-1].step, rows(weights, train)), work.place)
     steps, answers = list(done.steps), _Answers(done.fitted[-1])
     with watched(steps, "predict"): columns = _predictions(answers, done.test, test, targets)
     def whole(): return assembled(work.estimator, done.fitted), rows(X, test)
@@ -332,7 +333,8 @@ class Plans:
         shared, places = self._split(dataset, evaluation, classification, seed)
         filled = seeded(estimator, seed)
         chain, meaning = chain_of(filled), _meaning(metrics)
-        return [Work(number, filled, chain, shared, metrics, place, _keys(place, chain, meaning), self.threads, meaning and meaning.key) for number, place in enumerate(places)]
+        return [Work(number, filled, chain, shared, metrics, place, _keys(place, chain, meaning), self.threads, meaning and meaning.key)
+            for number, place in enumerate(places)]
 
     def _split(self, dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int) -> tuple[Shared, list[Place]]:
         identity = _split_identity(dataset, evaluation, classification, seed, self.threads)

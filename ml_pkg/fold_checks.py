@@ -70,7 +70,8 @@ def rows_alike(
     "Rows that are equal in these columns too."
     import pandas as pd
     if not names or not len(rows): return rows, hashed
-    for name in names: hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + _hashed(view.columns[name] if len(rows) == view.n_rows else view.columns[name].iloc[rows])
+    for name in names:
+        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + _hashed(view.columns[name] if len(rows) == view.n_rows else view.columns[name].iloc[rows])
     in_order = np.sort(hashed) # much faster than a hash table, and mostly nothing is left
     if not (in_order[1:] == in_order[:-1]).any(): return rows[:0], hashed[:0]
     twice = pd.Series(hashed).duplicated(keep=False).to_numpy()
@@ -147,7 +148,8 @@ def split_groups(
     "Rows that belong together on both sides of a fold."
     if view.dataset.group is not None: return declared_groups(view, view.dataset.group)
     if view.dataset.time is not None: return []
-    found = {name: rows for name in view.without_role if _may_be_group(view, name) and (rows := straddling(view, view.placed(coded(view.column(name), in_order=False)))) and rows.many}
+    found = {name: rows for name in view.without_role if _may_be_group(view, name)
+        and (rows := straddling(view, view.placed(coded(view.column(name), in_order=False)))) and rows.many}
     if not found: return []
     message = "; ".join(f"{rows} have a value of '{name}' that rows fitted on have too ({rows.where})" for name, rows in found.items())
     first = next(iter(found))
@@ -174,7 +176,8 @@ def absent_classes(
     lacking = [text for target, codes in view.classes.items() for text in _lacking(view, target, codes)]
     if not lacking: return []
     more = f"; and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-    return [CheckFinding("classes", "; ".join(lacking[:5]) + more, "Use fewer folds, or StratifiedKFold; put rare classes together, or gather more rows of them")]
+    return [CheckFinding("classes", "; ".join(lacking[:5]) + more,
+        "Use fewer folds, or StratifiedKFold; put rare classes together, or gather more rows of them")]
 
 # %% ../nbs/api/147_fold_checks.ipynb #0ff1bd0c
 def _out_of_order(view:View, name:str) -> int:
@@ -197,7 +200,8 @@ def mixed_times(
     found = {name: count for name in view.without_role if is_time(view.sample[name]) and not is_birth_name(name) and (count := _out_of_order(view, name))}
     if not found: return []
     first = next(iter(found))
-    message = "; ".join(f"'{name}' is a time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score" for name, count in found.items())
+    message = "; ".join(f"'{name}' is a time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score"
+        for name, count in found.items())
     lacking = int(view.column(first).isna().sum())
     before = f", once the {lacking:,} rows without one are left out" if lacking else ""
     return [CheckFinding("time", message, f"If the model will predict what comes after, declare it{before}: time='{first}'")]

@@ -72,7 +72,8 @@ def parts_within(
     _check_apart(source, output)
     files = list(_files(source))
     tables, others = [path for path in files if _is_table(path)], [path for path in files if not _is_table(path)]
-    if not tables: raise NotFound(f"there is no table in {source}: CSV, Parquet or Feather are looked for, also in the folders in it. Files: {listed(path.relative_to(source) for path in others)}")
+    if not tables:
+        raise NotFound(f"there is no table in {source}: CSV, Parquet or Feather are looked for, also in the folders in it. Files: {listed(path.relative_to(source) for path in others)}")
     if others:
         warnings.warn(f"{len(others)} file{'s' * (len(others) > 1)} in {source} {'are no tables and are' if len(others) > 1 else 'is no table and is'} left out: {listed(path.relative_to(source) for path in others)}", stacklevel=2)
     return _without_clashes([_part(source, path, output.resolve()) for path in tables])
@@ -90,16 +91,19 @@ def records_beside(
 def _check_apart(source:Path, output:Path) -> None:
     here, there = source.resolve(), output.resolve()
     if here == there: raise InvalidDeclaration(f"{output} is the folder that is read: write the predictions to another")
-    if here in there.parents: raise InvalidDeclaration(f"{output} is inside {source}, and the next call would take the predictions for rows: write them to a folder elsewhere")
+    if here in there.parents:
+        raise InvalidDeclaration(f"{output} is inside {source}, and the next call would take the predictions for rows: write them to a folder elsewhere")
     if there in here.parents: raise InvalidDeclaration(f"{output} holds {source}, and predictions could replace rows: write them to a folder of their own")
-    if output.exists() and not output.is_dir(): raise InvalidDeclaration(f"{output} is a file, and the predictions for a folder are a folder: choose another name")
+    if output.exists() and not output.is_dir():
+        raise InvalidDeclaration(f"{output} is a file, and the predictions for a folder are a folder: choose another name")
 
 def _without_clashes(parts:list[Part]) -> list[Part]:
     "The same. Raises `InvalidDeclaration` for two whose predictions would have one name."
     seen:dict[str, Part] = {}
     for part in parts:
         other = seen.setdefault(part.name, part)
-        if other is not part: raise InvalidDeclaration(f"the predictions for {other.source} and for {part.source} would both be {part.name}: rename one of them, or move it to a folder of its own")
+        if other is not part:
+            raise InvalidDeclaration(f"the predictions for {other.source} and for {part.source} would both be {part.name}: rename one of them, or move it to a folder of its own")
     return parts
 
 # %% ../nbs/api/442_folders.ipynb #0aa6e8b7
@@ -145,14 +149,16 @@ def _recorded(part:Part) -> Record | None:
 def _record(part:Part, record:Record) -> None:
     part.record.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(part.record) as file:
-        file.write_text(json.dumps({"format": FORMAT, "made_with": record.made_with, "rows_from": vars(record.rows_from), "written": vars(record.written), "rows": record.rows}), encoding="utf-8")
+        file.write_text(json.dumps({"format": FORMAT, "made_with": record.made_with, "rows_from": vars(record.rows_from),
+            "written": vars(record.written), "rows": record.rows}), encoding="utf-8")
 
 # %% ../nbs/api/442_folders.ipynb #9df79c79
 def _stands_at_a_glance(part:Part, made_with:dict) -> Record | None:
     "The record of predictions that stand, as far as files tell that from outside."
     record = _recorded(part)
     with suppress(OSError):
-        if record and record.made_with == made_with and record.rows_from.looks_like(_look_of_rows(part.source)) and record.written.looks_like(_look(part.output)): return record
+        if record and record.made_with == made_with and record.rows_from.looks_like(_look_of_rows(part.source)) and record.written.looks_like(_look(part.output)):
+            return record
     return None
 
 def _stands(part:Part, made_with:dict) -> Record | None:
@@ -231,7 +237,8 @@ def _predict(job:Job, part:Part) -> Outcome:
     if not part.source.is_file(): raise NotFound(f"there is no file {part.source}")
     with reading(part.source): rows_from = Seen(_look_of_rows(part.source), digest_of(part.source))
     def complete(file:Path) -> None:
-        if not rows_from.is_still(part.source, _look_of_rows(part.source)): raise InvalidData("it was changed while it was read: call again when it is complete")
+        if not rows_from.is_still(part.source, _look_of_rows(part.source)):
+            raise InvalidData("it was changed while it was read: call again when it is complete")
         if job.model.made_of: _record(part, Record(job.made_with, rows_from, Seen(_look(file), digest_of(file)), done[0]))
     part.output.parent.mkdir(parents=True, exist_ok=True)
     predict_file(model, part.source, part.output, job.probabilities, job.keep, lambda rows, share: done.__setitem__(0, rows), complete=complete)
@@ -394,7 +401,8 @@ def _alone(job:Job, part:Part) -> Outcome:
     "What comes of a part that is at work with no other beside it; if it takes its worker along, its rows are -1."
     from sklearn.utils.parallel import Parallel, delayed
     try: return Parallel()([delayed(_tried)(job, part)])[0]
-    except Exception as error: return Outcome(part.name, -1, why=f"its worker ended with it each of {LOST} times (out of memory, or killed): {type(error).__name__}: {_reason(error)}")
+    except Exception as error:
+        return Outcome(part.name, -1, why=f"its worker ended with it each of {LOST} times (out of memory, or killed): {type(error).__name__}: {_reason(error)}")
 
 # %% ../nbs/api/442_folders.ipynb #671eb5e0
 @dataclass

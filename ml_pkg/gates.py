@@ -72,7 +72,8 @@ def _narrowed(before:Column, column:Column, model:Model) -> str:
     unfit = [value for value in values if not _fits([value], column)]
     if unfit: return f"'{column.name}' was {before.kind} and is {column.kind}, and {unfit[0]!r} does not fit any more"
     refused = _refused(model, column, _unmet(before, column))
-    if unknown := [value for value in refused if value is not None]: return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}, and such rows are refused"
+    if unknown := [value for value in refused if value is not None]:
+        return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}, and such rows are refused"
     return f"'{column.name}' may be missing today, and was never missing when the candidate learnt, which refuses such rows" if refused else ""
 
 # %% ../nbs/api/395_gates.ipynb #346646a9
@@ -93,7 +94,8 @@ class SameInputs:
         problems = [*([f"needs {listed(new)}, which nobody sends today"] if new else []),
             *filter(None, (_narrowed(before[column.name], column, candidate.model) for column in columns if column.name in before))]
         unneeded = [f"'{name}'" for name in before if name not in candidate.model.schema.names]
-        unmet = [f"'{column.name}' with {listed(map(_shown, values), 3)}" for column in columns if column.name in before and (values := _unmet(before[column.name], column))]
+        unmet = [f"'{column.name}' with {listed(map(_shown, values), 3)}" for column in columns if column.name in before
+            and (values := _unmet(before[column.name], column))]
         found = (f"takes them, and needs {listed(unneeded)} no more" if unneeded
             else f"takes all {counted(len(columns), 'column')} as they are") + (f"; answers, and has never met: {listed(unmet)}" if unmet else "")
         return Verdict(self.name, required, "; ".join(problems) or found, not problems)
@@ -141,7 +143,8 @@ class Latency:
         "Times single rows, and refuses if the median or the 99th percentile takes longer."
         times = _milliseconds(candidate.model, candidate.experiment.dataset.sample(LATENCY_ROWS))
         median, slowest = np.percentile(times, [50, 99])
-        required = f"one row in {self.milliseconds:g} ms in the median" + (f", and in {self.slowest:g} ms in 99 of 100 cases" if math.isfinite(self.slowest) else "")
+        required = f"one row in {self.milliseconds:g} ms in the median" + (f", and in {self.slowest:g} ms in 99 of 100 cases"
+            if math.isfinite(self.slowest) else "")
         return Verdict(self.name, required, f"{median:.2f} ms in the median, {slowest:.2f} ms in 99 of 100 cases, of {counted(len(times), 'answer')}",
             bool(median <= self.milliseconds and slowest <= self.slowest))
 
@@ -203,7 +206,8 @@ class _Group(NamedTuple):
 def _groups(candidate:Candidate, column:str, metric:str) -> list[_Group]:
     "Every group of a column, with its score; a group of few rows has none. Raises `UnknownName`, `InvalidDeclaration`."
     dataset, frame = dataset_of(candidate), candidate.run.predictions
-    if column not in dataset.rows.columns: raise UnknownName(f"'{column}' is not a column of {dataset.source}.{did_you_mean(column, dataset.rows.columns, 'columns')}")
+    if column not in dataset.rows.columns:
+        raise UnknownName(f"'{column}' is not a column of {dataset.source}.{did_you_mean(column, dataset.rows.columns, 'columns')}")
     row, labels = frame["row"].to_numpy(), pd.Index(np.unique(dataset.y.to_numpy()))
     known, y = _told_from_rows(candidate, metric, labels, frame.columns), dataset.y.to_numpy()[row]
     weight = (1.0 if dataset.weights is None else dataset.weights.to_numpy(float)[row]) / np.bincount(row)[row] # a row may be predicted several times
@@ -237,7 +241,9 @@ class FairAcross:
         told = sorted((group for group in groups if math.isfinite(group.score)), key=lambda group: group.score)
         left_out = listed((f"{group.name} ({counted(group.rows, 'row')})" for group in groups if not math.isfinite(group.score)), 10)
         without = "" if left_out == "none" else f"; left out: {left_out}"
-        if len(told) < 2: return Verdict(self.name, required, f"{counted(len(told), 'group')} of {SMALLEST_GROUP} rows or more with a score, and it takes two to compare{without}", False)
+        if len(told) < 2:
+            return Verdict(self.name, required,
+                f"{counted(len(told), 'group')} of {SMALLEST_GROUP} rows or more with a score, and it takes two to compare{without}", False)
         difference = told[-1].score - told[0].score
         return Verdict(self.name, required, f"differs by {difference:.4f}, from {told[0]} to {told[-1]}{without}", difference <= self.most)
 
@@ -264,7 +270,8 @@ def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:
     "The verdict of a gate; of one that raises, a refusal that says why."
     try:
         verdict = judge()
-        if not isinstance(verdict, Verdict): raise InvalidDeclaration(f"judge of {type(gate).__name__} gives a {type(verdict).__name__}, and not a Verdict(gate, required, found, passed)")
+        if not isinstance(verdict, Verdict):
+            raise InvalidDeclaration(f"judge of {type(gate).__name__} gives a {type(verdict).__name__}, and not a Verdict(gate, required, found, passed)")
         return verdict
     except Exception as error:
         said = str(error) if isinstance(error, MlPkgError) else f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -295,7 +302,8 @@ class Gates:
         object.__setattr__(self, "gates", gates or _USUAL)
         object.__setattr__(self, "witness_minutes", witness_minutes)
         check_amounts(self, "witness_minutes")
-        if not witness_minutes: raise InvalidDeclaration("witness_minutes is above zero: a fresh process takes some time to start, to read the rows and to answer")
+        if not witness_minutes:
+            raise InvalidDeclaration("witness_minutes is above zero: a fresh process takes some time to start, to read the rows and to answer")
 
     def judge(
         self,

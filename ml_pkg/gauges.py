@@ -20,7 +20,8 @@ class WatchGauges:
     "The last look at a model, as gauges."
     def __init__(self, instruments:Instruments, folder:Path):
         self.looks, self._seen, self._open, self._scores = Looks(folder), 0, set(), set()
-        self._moved = instruments.gauge("watch_moved", "How far a thing has moved, in its tolerance: it is too far for an alarm where the alarm says so", "model", "thing")
+        self._moved = instruments.gauge("watch_moved",
+            "How far a thing has moved, in its tolerance: it is too far for an alarm where the alarm says so", "model", "thing")
         self._alarm = instruments.gauge("watch_alarm", "1 while the alarm of a thing is open, 0 after it", "model", "thing")
         self._score = instruments.gauge("watch_score", "Scores of the last look: mean, low and high end of the interval", "model", "metric", "how", "of")
         self._rows = instruments.gauge("watch_rows", "Rows of the window of the last look", "model")
@@ -43,7 +44,8 @@ class WatchGauges:
         for thing in self._open - found["open"].keys(): self._alarm.labels(model, thing).set(0)
         for thing in found["open"]: self._alarm.labels(model, thing).set(1)
         self._open |= found["open"].keys()
-        scores = {(model, each["metric"], how, of): value for how in ("measured", "estimated") for each in found[how] for of, value in each["score"].items() if value is not None}
+        scores = {(model, each["metric"], how, of): value for how in ("measured", "estimated") for each in found[how]
+            for of, value in each["score"].items() if value is not None}
         for place in self._scores - scores.keys(): self._score.labels(*place).set(math.nan) # what is not known any more is no number
         for place, value in scores.items(): self._score.labels(*place).set(value)
         self._scores |= scores.keys()

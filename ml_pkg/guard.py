@@ -69,12 +69,14 @@ def listening(
 # %% ../nbs/api/470_guard.ipynb #d4aec4ee
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store", "cross-origin-resource-policy": "same-origin", "cross-origin-opener-policy": "same-origin",
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin", "cross-origin-opener-policy": "same-origin",
 }
 
 def _with_headers(send:Callable) -> Callable[[dict], Awaitable[None]]:
     async def sent(message:dict) -> None:
-        if message["type"] == "http.response.start": message = {**message, "headers": [*message["headers"], *((name.encode(), value.encode()) for name, value in HEADERS.items())]}
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *((name.encode(), value.encode()) for name, value in HEADERS.items())]}
         await send(message)
     return sent
 
@@ -99,6 +101,7 @@ class Guard:
 
 async def _refused(status:int, reason:str, send:Callable) -> None:
     content = reason.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(content)).encode()), *([(b"allow", b"GET, HEAD")] if status == 405 else [])]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(content)).encode()),
+        *([(b"allow", b"GET, HEAD")] if status == 405 else [])]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

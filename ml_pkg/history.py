@@ -32,11 +32,13 @@ _OWNER = "coalesce(runs.reuses, runs.id)"
 
 def _tagged(holds:Callable[[str], Asked]) -> Asked:
     wanted = holds("text")
-    return Asked(f"(runs.id IN (SELECT run FROM annotations WHERE kind = 'tag' AND {wanted.sql}) AND EXISTS (SELECT 1 FROM ({TAGS}) WHERE {wanted.sql}))", wanted.values * 2)
+    return Asked(f"(runs.id IN (SELECT run FROM annotations WHERE kind = 'tag' AND {wanted.sql}) AND EXISTS (SELECT 1 FROM ({TAGS}) WHERE {wanted.sql}))",
+        wanted.values * 2)
 
 # %% ../nbs/api/292_history.ipynb #4b251920
 COLUMNS = {name: Term(f"runs.{name}")
-    for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error", "varied", "cpu_seconds", "peak_memory")} | {
+    for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error",
+    "varied", "cpu_seconds", "peak_memory")} | {
     "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"),
     "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True, among=_tagged),
     "notes": Term("(SELECT group_concat(text, char(10)) FROM annotations WHERE run = runs.id AND kind = 'note')"), "estimator": Term("runs.estimator")}
@@ -53,7 +55,8 @@ def _parameter(name:str) -> Term:
     value = f"(SELECT value FROM parameters WHERE parameters.run = {_OWNER} AND name = ?)"
     def among(holds:Callable[[str], Asked]) -> Asked:
         block, own = holds("value"), holds(value)
-        return Asked(f"((runs.reuses IS NOT NULL OR runs.number >> 8 IN (SELECT block FROM lookup_parameters WHERE name = ? AND {block.sql})) AND {own.sql})", [name, *block.values, name, *own.values])
+        return Asked(f"((runs.reuses IS NOT NULL OR runs.number >> 8 IN (SELECT block FROM lookup_parameters WHERE name = ? AND {block.sql})) AND {own.sql})",
+            [name, *block.values, name, *own.values])
     return Term(value, (name,), is_written=True, among=among)
 
 # %% ../nbs/api/292_history.ipynb #f872159c
@@ -93,7 +96,8 @@ def _sorted(connection:sqlite3.Connection, order:str) -> tuple[Asked, Asked]:
     name, direction = order.removeprefix("-"), "DESC" if order.startswith("-") else "ASC"
     if not name: return _ALL, Asked("runs.number DESC", [])
     if name not in COLUMNS and _known(connection, "metrics", "metric", name):
-        return Asked("metrics JOIN runs ON runs.id = metrics.run AND metrics.metric = ? AND metrics.mean IS NOT NULL", [name]), Asked(f"metrics.mean {direction}", [])
+        return Asked("metrics JOIN runs ON runs.id = metrics.run AND metrics.metric = ? AND metrics.mean IS NOT NULL",
+            [name]), Asked(f"metrics.mean {direction}", [])
     term = _named(connection)(name)
     if term.is_set: raise InvalidQuery(f"runs have several {name}, so there is no order by them")
     number = f"number({term.sql}) {direction}, " if term.is_written else ""
@@ -111,7 +115,8 @@ def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> lis
     "Runs with their mean scores and tags."
     owners, ids = json.dumps([row["reuses"] or row["id"] for row in rows]), json.dumps([row["id"] for row in rows])
     means:dict[str, dict] = {}
-    for run, metric, mean in connection.execute("SELECT run, metric, mean FROM metrics WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, place", [owners]):
+    for run, metric, mean in connection.execute("SELECT run, metric, mean FROM metrics WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, place",
+        [owners]):
         means.setdefault(run, {})[metric] = float("nan") if mean is None else mean
     tags:dict[str, list] = {}
     for run, tag in connection.execute(f"SELECT runs.id, tagged.text FROM runs JOIN annotations AS tagged ON tagged.run = runs.id AND tagged.kind = 'tag' WHERE runs.id IN (SELECT value FROM json_each(?)) AND tagged.text IN ({TAGS}) GROUP BY runs.id, tagged.text ORDER BY min(tagged.number)", [ids]):
@@ -267,12 +272,14 @@ def parameters_of(
 # %% ../nbs/api/292_history.ipynb #d84c5627
 _APART = f"""SELECT path FROM runs JOIN components ON components.run = {_OWNER} WHERE runs.id IN (?, ?) AND (SELECT count(DISTINCT key) FROM runs WHERE id IN (?, ?) AND key IS NOT NULL) = 2
              GROUP BY path, content HAVING count(*) = 1 ORDER BY path"""
-_KINDS = {"dataset": "other rows or roles", "estimator": "other code or versions", "evaluation.metrics": "other metrics", "evaluation": "another evaluation", "seed": "another seed"} # of what differs in a key; `diff` and `explain` tell more
+_KINDS = {"dataset": "other rows or roles", "estimator": "other code or versions", "evaluation.metrics": "other metrics",
+    "evaluation": "another evaluation", "seed": "another seed"} # of what differs in a key; `diff` and `explain` tell more
 
 def _otherwise(connection:sqlite3.Connection, before:str, run:str) -> str:
     "What differs in the keys of two runs with the same parameters, by its kind."
     paths = [row[0] for row in connection.execute(_APART, [before, run] * 2)]
-    kinds = dict.fromkeys(next((kind for start, kind in _KINDS.items() if path == start or path.startswith(f"{start}.")), "other settings of scikit-learn") for path in paths)
+    kinds = dict.fromkeys(next((kind for start, kind in _KINDS.items() if path == start or path.startswith(f"{start}.")), "other settings of scikit-learn")
+        for path in paths)
     return ", ".join(kinds)
 
 def changes(

@@ -48,7 +48,8 @@ def _split(experiment:"Experiment", fold:int|None) -> tuple[np.ndarray, np.ndarr
     "Numbers of the rows to fit on and to score, and where results for them are kept; without a fold, all rows outside of the holdout."
     dataset, evaluation, seed = experiment.dataset, experiment.evaluation, experiment.seed
     classification = is_classification(experiment.estimator, dataset.y)
-    if fold is None: return np.flatnonzero(~locked_away(dataset, evaluation.holdout)), None, whole_place(IN_WORKSPACE, dataset, evaluation, classification, seed, 1)
+    if fold is None:
+        return np.flatnonzero(~locked_away(dataset, evaluation.holdout)), None, whole_place(IN_WORKSPACE, dataset, evaluation, classification, seed, 1)
     pairs = folds(evaluation, dataset, classification, seed)
     if not 0 <= fold < len(pairs): raise UnknownName(f"there is no fold {fold}: folds are numbered from 0 to {len(pairs) - 1}")
     return *pairs[fold], fold_places(IN_WORKSPACE, dataset, evaluation, classification, seed, 1, len(pairs))[fold]
@@ -84,7 +85,8 @@ def rows_after(
 def _placed(rows:Any, numbers:np.ndarray, step:str) -> Any:
     "Rows in the order of the numbers of those that are fitted on. Raises `InvalidData` if they are others."
     if not isinstance(rows, pd.DataFrame):
-        if not (hasattr(rows, "shape") and len(rows.shape) == 2): raise InvalidData(f"what '{step}' returned is a table (a DataFrame, an array or a sparse matrix), and not a {type(rows).__name__}")
+        if not (hasattr(rows, "shape") and len(rows.shape) == 2):
+            raise InvalidData(f"what '{step}' returned is a table (a DataFrame, an array or a sparse matrix), and not a {type(rows).__name__}")
         if rows.shape[0] == len(numbers): return rows.tocsr(copy=True) if hasattr(rows, "tocsr") else np.array(rows) # what its owner does to it later changes nothing here
     elif len(rows) == len(numbers) and rows.index.is_unique and rows.index.isin(numbers).all(): return _all_sparse_or_none(rows.loc[numbers].copy(deep=False)) # copy-on-write
     if rows.shape[0] == len(numbers):
@@ -103,5 +105,6 @@ def with_rows(
 ) -> Any:                    # a new, unfitted estimator
     "The estimator with given rows for what a step returns. Raises `UnknownName`, or `InvalidData` if the rows are not those that are fitted on."
     numbers, labels = np.flatnonzero(~locked_away(experiment.dataset, experiment.evaluation.holdout)), experiment.dataset.X.index
-    if not labels.is_unique: raise InvalidData(f"the index of {experiment.dataset.source} names some rows twice, so rows cannot be given by it: frame.reset_index(drop=True)")
+    if not labels.is_unique:
+        raise InvalidData(f"the index of {experiment.dataset.source} names some rows twice, so rows cannot be given by it: frame.reset_index(drop=True)")
     return given(experiment.estimator, step, GivenRows(_placed(rows, numbers, step), labels[numbers]))

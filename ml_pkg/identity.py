@@ -187,7 +187,8 @@ def _index(index:Any, visit:Callable) -> Identity:
     if isinstance(index, pd.MultiIndex):
         levels = tuple((f"level {n}", _column(index.get_level_values(n), visit)) for n in range(index.nlevels))
         return Identity("MultiIndex", parts=(names, *levels))
-    plain = index.dtype == np.int64 and (isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 or np.array_equal(index, np.arange(len(index))))
+    plain = index.dtype == np.int64 and (isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+        or np.array_equal(index, np.arange(len(index))))
     return Identity("Index", f"0..{len(index)}", (names,)) if plain else Identity("Index", parts=(names, ("labels", _column(index, visit))))
 
 # %% ../nbs/api/040_identity.ipynb #0ca90eb1
@@ -250,7 +251,8 @@ def with_state() -> Iterator[None]:
 # %% ../nbs/api/040_identity.ipynb #b699b76b
 def _steps(value:Any, visit:Callable) -> Identity | None:
     "A list of (name, estimator) or (name, estimator, columns), in order; nothing for any other value."
-    if not (isinstance(value, list) and value and all(isinstance(step, tuple) and len(step) in (2, 3) and isinstance(step[0], str) for step in value)): return None
+    if not (isinstance(value, list) and value and all(isinstance(step, tuple) and len(step) in (2, 3) and isinstance(step[0], str) for step in value)):
+        return None
     if not any(hasattr(step[1], "get_params") for step in value) or len({step[0] for step in value}) < len(value): return None
     def step(name, estimator, *columns):
         inside = visit(estimator, f".{name}")
@@ -291,18 +293,23 @@ def _estimator(estimator:Any, visit:Callable) -> Identity:
 def _reduced(value:Any, visit:Callable) -> Identity:
     "A plain object by its class and state, as pickle sees them."
     try: reduced = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(4))(value)
-    except Exception as error: raise Unidentifiable(f"a {type(value).__qualname__} has no content that a key could stand for ({error}). Replace it by a value, or make it where it is used") from error
+    except Exception as error:
+        raise Unidentifiable(f"a {type(value).__qualname__} has no content that a key could stand for ({error}). Replace it by a value, or make it where it is used") from error
     if isinstance(reduced, str): return Identity("global", f"{type(value).__module__}.{reduced}")
     maker, arguments, state, items, pairs = cast("tuple[Any, ...]", (*reduced, None, None, None, None))[:5]
     if isinstance(state, dict) and all(isinstance(name, str) for name in state): state = dict(sorted(state.items())) # attributes have no order
     parts = [("class", _code(type(value), visit)), ("made by", _code(maker, visit) if isinstance(maker, (type, FunctionType)) else visit(maker, ""))]
     with with_state():
-        parts += [(name, visit(part, "")) for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs))) if part is not None]
+        parts += [(name, visit(part, ""))
+            for name, part in (("arguments", arguments), ("state", state), ("items", items and list(items)), ("pairs", pairs and list(pairs)))
+            if part is not None]
     return Identity("object", type(value).__qualname__, tuple(parts))
 
 # %% ../nbs/api/040_identity.ipynb #112370a1
 def _partial(value:functools.partial, visit:Callable) -> Identity:
-    with with_state(): return Identity("partial", parts=(("function", visit(value.func, ".func")), ("arguments", visit(value.args, ".args")), ("keywords", visit(value.keywords, ".keywords"))))
+    with with_state():
+        return Identity("partial",
+            parts=(("function", visit(value.func, ".func")), ("arguments", visit(value.args, ".args")), ("keywords", visit(value.keywords, ".keywords"))))
 
 def _method(value:Any, visit:Callable) -> Identity:
     with with_state(): return Identity("method", value.__name__, (("function", _code(value.__func__, visit)), ("self", visit(value.__self__, ".__self__"))))
@@ -336,7 +343,8 @@ def _float(value:float) -> str:
 # %% ../nbs/api/040_identity.ipynb #f0da3990
 def _sequence(value:list|tuple, visit:Callable) -> Identity: return Identity(type(value).__name__, parts=_numbered(value, visit))
 
-_CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered, np.ndarray: _array, np.memmap: _array}
+_CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered,
+    np.ndarray: _array, np.memmap: _array}
 
 _LEAVES: dict[type, Callable[[Any], str]] = {
     type(None): lambda value: "", bool: repr, int: repr, str: str, bytes: bytes.hex, float: _float, type(Ellipsis): lambda value: "",
@@ -353,12 +361,15 @@ def _rules() -> list[tuple[tuple, Callable]]:
     "Types and how each is identified; the first that fits counts."
     return [
         ((slice,), lambda value, visit: Identity("slice", parts=_numbered((value.start, value.stop, value.step), visit))),
-        ((enum.Enum,), lambda value, visit: Identity("enum", value.name or "", (("class", _code(type(value), visit)), ("value", visit(value.value, ".value"))))),
+        ((enum.Enum,),
+        lambda value, visit: Identity("enum", value.name or "", (("class", _code(type(value), visit)), ("value", visit(value.value, ".value"))))),
         ((pathlib.PurePath,), lambda value, visit: Identity("path", value.as_posix())),
         ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
-        ((np.generic,), lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
+        ((np.generic,),
+        lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
         ((np.ufunc,), _ufunc),
-        ((np.random.RandomState, np.random.Generator), lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
+        ((np.random.RandomState, np.random.Generator),
+        lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
         (_loaded("pandas", "DataFrame"), _frame), (_loaded("pandas", "Series"), _series), (_loaded("pandas", "Index"), _index),
         ((functools.partial,), _partial),
     ]

@@ -46,7 +46,8 @@ def imports_wanted(
     try: imports = [each for node in ast.parse(statement).body for each in imports_of(node) or [None]]
     except (SyntaxError, ValueError): imports = [None]
     found = [each for each in imports if each and each.name != "*"]
-    if not imports or len(found) < len(imports): raise NotRewritable(f"{statement!r} is not an import of names: write it as 'from module import name' or 'import module'")
+    if not imports or len(found) < len(imports):
+        raise NotRewritable(f"{statement!r} is not an import of names: write it as 'from module import name' or 'import module'")
     return found
 
 # %% ../nbs/api/391_imports.ipynb #904adbd9
@@ -207,7 +208,8 @@ def _without(source:str, name:str) -> str:
         if name not in bound: continue
         if set(bound) == {name}: return _without(_without_statement(source, tree, node), name)
         start, end = span_of(source, node)
-        return _without(source[:start] + _relisted(source[start:end], lambda names: [entry for entry in names if bound[entry.place] != name], newline_of(source)) + source[end:], name) # noqa: B023 - it is called at once
+        return _without(source[:start] + _relisted(source[start:end],
+            lambda names: [entry for entry in names if bound[entry.place] != name], newline_of(source)) + source[end:], name) # noqa: B023 - it is called at once
     return source
 
 # %% ../nbs/api/391_imports.ipynb #f8001906

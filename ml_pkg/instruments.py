@@ -27,12 +27,15 @@ class Instruments(Unobserved):
         self.statuses = Counter() # responses by status, of this process
         self._responses = made(client.Counter, "responses", "Responses by their status", "status")
         self._rows = made(client.Counter, "rows", "Rows answered by each version", "model", "version")
-        self._seconds = made(client.Histogram, "answer_seconds", "Time from a whole request to its answer", buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5))
+        self._seconds = made(client.Histogram, "answer_seconds", "Time from a whole request to its answer",
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5))
         self._unusual = made(client.Counter, "unusual_values", "Values that training did not have", "column", "what")
         self._swaps = made(client.Counter, "swaps", "Versions that began to answer", "model", "version")
         self._refusals = made(client.Counter, "swap_failures", "Versions that could not be made ready")
-        self._trouble = self.gauge("address_trouble", "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address")
-        self._beside_trouble = made(client.Gauge, "beside_trouble", "1 while the candidate beside the service does not work", **({"multiprocess_mode": "max"} if self._own is None else {}))
+        self._trouble = self.gauge("address_trouble",
+            "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address")
+        self._beside_trouble = made(client.Gauge, "beside_trouble", "1 while the candidate beside the service does not work",
+            **({"multiprocess_mode": "max"} if self._own is None else {}))
         self._left_out = made(client.Counter, "beside_left_out_rows", "Rows that the candidate beside the service did not see")
         self._log_rows = made(client.Counter, "log_rows", "Rows of the prediction log by what became of them", "outcome")
         self._log_labels = made(client.Counter, "log_labels", "Late labels by what became of them", "outcome")
@@ -49,7 +52,8 @@ class Instruments(Unobserved):
         found.inc()
 
     def answered(self, ready:Served, columns:Columns, seconds:float) -> None:
-        if (found := self._by_version.get((ready.name, ready.version))) is None: found = self._by_version[ready.name, ready.version] = self._rows.labels(ready.name, ready.version)
+        if (found := self._by_version.get((ready.name, ready.version))) is None:
+            found = self._by_version[ready.name, ready.version] = self._rows.labels(ready.name, ready.version)
         found.inc(columns.rows)
         self._seconds.observe(seconds)
         for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen)):

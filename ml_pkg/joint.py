@@ -59,7 +59,8 @@ def pair_effects(
     value = np.abs(current.correlations - reference.correlations)[one, other]
     reach = 2 * scores.farthest[one] * scores.farthest[other] / np.minimum(1.0, current.scale[one, other])
     count = np.full(len(one), known)
-    return Effects(value, value, 0 * count, variance, reach, current.sums.rows * count, reference.sums.rows * count), list(zip(columns[one], columns[other], strict=True))
+    return Effects(value, value, 0 * count, variance, reach, current.sums.rows * count,
+        reference.sums.rows * count), list(zip(columns[one], columns[other], strict=True))
 
 class Joint(NamedTuple):
     "How far the dependence of two columns has moved, of the two for which that is surest."

@@ -44,7 +44,8 @@ class Journal:
     def begin(self, changes:Sequence[Change], about:dict[str, Any]) -> None:
         "Say what is going to change. Raises `NotRewritable` if a file is no longer what it was, `Unwritable`."
         for change in changes:
-            if _content(change.path) != change.old: raise NotRewritable(f"{change.path} has changed in this very moment, so nothing was written. Look at it, and try again")
+            if _content(change.path) != change.old:
+                raise NotRewritable(f"{change.path} has changed in this very moment, so nothing was written. Look at it, and try again")
         files = [{"path": str(change.path), "old": _encoded(change.old), "new": _encoded(change.new)} for change in changes]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _put(self.path, sealed("journal", json.dumps({**about, "files": files}).encode()))
@@ -90,7 +91,8 @@ def refuse_edited(
 ) -> None:
     "Raise `NotRewritable` if somebody has changed a file since it was written here."
     for change in changes:
-        if _content(change.path) != change.new: raise NotRewritable(f"{change.path} was changed by somebody while it was looked at, so nothing is promoted. Look at it, and try again")
+        if _content(change.path) != change.new:
+            raise NotRewritable(f"{change.path} was changed by somebody while it was looked at, so nothing is promoted. Look at it, and try again")
 
 def finish(
     journal:Journal,          # where it is noted what was begun

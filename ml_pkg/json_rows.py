@@ -193,7 +193,8 @@ class Columns:
     @cached_property
     def frame(self) -> pd.DataFrame:
         "The schema's columns, in order, with its dtypes: just what `conform` gives."
-        return pd.DataFrame({column.name: self.slow[column.name] if column.name in self.slow else _made(self.values[column.name], column) for column in self.schema.columns},
+        return pd.DataFrame({column.name: self.slow[column.name] if column.name in self.slow else _made(self.values[column.name], column)
+            for column in self.schema.columns},
             index=pd.RangeIndex(self.rows))
 
     @cached_property
@@ -215,7 +216,8 @@ class Columns:
         if len(parts) == 1: return parts[0]
         values = {name: [value for part in parts for value in part.values[name]] for name in parts[0].values}
         slow = {name: pd.concat([part.slow[name] for part in parts], ignore_index=True) for name in parts[0].slow}
-        return Columns(parts[0].schema, values, sum(part.rows for part in parts), slow, _summed(part.nulls for part in parts), _summed(part.unseen for part in parts))
+        return Columns(parts[0].schema, values, sum(part.rows for part in parts), slow, _summed(part.nulls for part in parts),
+            _summed(part.unseen for part in parts))
 
 # %% ../nbs/api/476_json_rows.ipynb #13ae86b2
 def _summed(counts:Iterable[dict[str, int]]) -> dict[str, int]:
@@ -250,7 +252,8 @@ def rows_of(
     document:Any, # as parsed
 ) -> list[dict[str, Any]]:
     "The rows of a request. Raises `InvalidRequest` if it has no list of them."
-    if not isinstance(document, dict): raise InvalidRequest(f"the request is {_called(document)}: send an object with rows, {{\"rows\": [{{column: value, …}}, …]}}")
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"the request is {_called(document)}: send an object with rows, {{\"rows\": [{{column: value, …}}, …]}}")
     rows = document.get("rows")
     if "rows" not in document: raise InvalidRequest("the request has no 'rows'. Send {\"rows\": [{column: value, …}, …]}, also for one row", "rows")
     if not isinstance(rows, list): raise InvalidRequest(f"'rows' is {_called(rows)}, and not a list of objects: [{{column: value, …}}, …]", "rows")
@@ -259,14 +262,17 @@ def rows_of(
 # %% ../nbs/api/476_json_rows.ipynb #e5644136
 def _nested(values:list, name:str) -> InvalidRequest:
     row, value = next((row, value) for row, value in enumerate(values) if isinstance(value, (list, dict)))
-    return InvalidRequest(f"column '{name}', row {row}: {_called(value)} is no value of a column, which is a number, a text, true, false or null", f"rows[{row}].{name}")
+    return InvalidRequest(f"column '{name}', row {row}: {_called(value)} is no value of a column, which is a number, a text, true, false or null",
+        f"rows[{row}].{name}")
 
 def _not_there(rows:list, schema:Schema) -> InvalidRequest:
     "The first row that is no object, or lacks a column."
     for number, row in enumerate(rows):
         if not isinstance(row, dict): return InvalidRequest(f"row {number} is {_called(row)}, and not an object: {{column: value, …}}", f"rows[{number}]")
         missing = [name for name in schema.names if name not in row]
-        if len(missing) > 1: return InvalidRequest(f"row {number}: {len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(row)}.", f"rows[{number}].{missing[0]}")
+        if len(missing) > 1:
+            return InvalidRequest(f"row {number}: {len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(row)}.",
+                f"rows[{number}].{missing[0]}")
         if missing:
             return InvalidRequest(f"row {number}: column '{missing[0]}' is missing.{did_you_mean(missing[0], row, 'columns given', meant=set(row) - set(schema.names))}",
                 f"rows[{number}].{missing[0]}")
@@ -316,6 +322,7 @@ def as_columns(
     "A table as columns. Raises `InvalidInput`."
     conformed = conform(rows, schema)
     frame = conformed.frame.reset_index(drop=True)
-    values = {name: [None if missing else value for value, missing in zip(plain_values(frame[name].to_numpy(dtype=object)), frame[name].isna(), strict=True)] for name in schema.names}
+    values = {name: [None if missing else value for value, missing in zip(plain_values(frame[name].to_numpy(dtype=object)), frame[name].isna(), strict=True)]
+        for name in schema.names}
     quick = all(check(values[column.name], set(map(type, values[column.name]))) for column, check in ((column, _checked(column)) for column in schema.columns))
     return Columns(schema, values, len(frame), {} if quick else dict(frame.items()), conformed.nulls, conformed.unseen)

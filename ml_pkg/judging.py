@@ -52,7 +52,8 @@ def judged(
     except WorkspaceUnusable: tried = [] # those of the board are known all the same
     runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if means_the_same(each, run, metric)]
     asked = {each.content for each in (run, *others)}
-    if (sample := sampled(experiment, runs, metric)) and not any(each.content in asked for each in _undrawn(runs, sample)): return Judged(runs, _of_drawn(sample), True, _places(runs))
+    if (sample := sampled(experiment, runs, metric)) and not any(each.content in asked for each in _undrawn(runs, sample)):
+        return Judged(runs, _of_drawn(sample), True, _places(runs))
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
     return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0), False, _places(runs))
 

@@ -104,7 +104,8 @@ class Mature:
 
     def __str__(self) -> str:
         if self.age is None: return f"none of {self.waiting} predictions is judged: it cannot be told yet how long labels take"
-        if math.isnan(self.coverage.mean): return f"none of {self.waiting} predictions is judged: they are judged at the age of {in_words(self.age.total_seconds())}"
+        if math.isnan(self.coverage.mean):
+            return f"none of {self.waiting} predictions is judged: they are judged at the age of {in_words(self.age.total_seconds())}"
         late = f"; the labels of {len(self.late)} more came later than that, and do not count (--labels-after, or maturity=timedelta(…), waits longer)" if len(self.late) else ""
         return f"{len(self.labelled)} predictions are judged, {self.coverage.mean:.0%} of those that are {in_words(self.age.total_seconds())} old or older; {self.waiting} are younger{late}"
 

@@ -97,7 +97,8 @@ class Written:
         libcst, metadata = optional("libcst", "promote"), optional("libcst.metadata", "promote")
         self.libcst, self.lines, self.indentation_of_first = libcst, NEWLINE.split(text), indentation
         try: self.places, self.module = self._parsed(metadata, text if is_statement else f"({text}\n)")
-        except (libcst.ParserSyntaxError, RecursionError) as error: raise NotRewritable(f"libcst {libcst.LIBCST_VERSION} cannot read the expression: {error}") from error
+        except (libcst.ParserSyntaxError, RecursionError) as error:
+            raise NotRewritable(f"libcst {libcst.LIBCST_VERSION} cannot read the expression: {error}") from error
         statement = self.module.body[0].body[0]
         self.root = statement if is_statement else statement.value.with_changes(lpar=statement.value.lpar[1:], rpar=statement.value.rpar[:-1])
         if self.text(self.root) != text: raise NotRewritable(f"libcst {libcst.LIBCST_VERSION} does not give back the expression as it is written")
@@ -123,11 +124,15 @@ def _brackets(written:Written, node:Any) -> _Brackets:
     "Those of a call, list, tuple, set, dictionary or import. Raises `TypeError` if it has none."
     libcst, text = written.libcst, written.text
     if isinstance(node, libcst.Call): return _Brackets(node.args, text(node.whitespace_before_args), "", ")" + text(*node.rpar))
-    if isinstance(node, libcst.List): return _Brackets(node.elements, text(node.lbracket.whitespace_after), text(node.rbracket.whitespace_before), "]" + text(*node.rpar))
-    if isinstance(node, (libcst.Set, libcst.Dict)): return _Brackets(node.elements, text(node.lbrace.whitespace_after), text(node.rbrace.whitespace_before), "}" + text(*node.rpar))
-    if isinstance(node, libcst.Tuple) and node.lpar: return _Brackets(node.elements, text(node.lpar[-1].whitespace_after), text(node.rpar[0].whitespace_before), ")" + text(*node.rpar[1:]))
+    if isinstance(node, libcst.List):
+        return _Brackets(node.elements, text(node.lbracket.whitespace_after), text(node.rbracket.whitespace_before), "]" + text(*node.rpar))
+    if isinstance(node, (libcst.Set, libcst.Dict)):
+        return _Brackets(node.elements, text(node.lbrace.whitespace_after), text(node.rbrace.whitespace_before), "}" + text(*node.rpar))
+    if isinstance(node, libcst.Tuple) and node.lpar:
+        return _Brackets(node.elements, text(node.lpar[-1].whitespace_after), text(node.rpar[0].whitespace_before), ")" + text(*node.rpar[1:]))
     if isinstance(node, libcst.ImportFrom) and node.lpar: return _Brackets(node.names, text(node.lpar.whitespace_after), text(node.rpar.whitespace_before), ")")
-    if isinstance(node, libcst.Import) or isinstance(node, libcst.ImportFrom) and not isinstance(node.names, libcst.ImportStar): return _Brackets(node.names, "", "", "")
+    if isinstance(node, libcst.Import) or isinstance(node, libcst.ImportFrom) and not isinstance(node.names, libcst.ImportStar):
+        return _Brackets(node.names, "", "", "")
     raise TypeError(f"a {type(node).__name__} has no entries")
 
 # %% ../nbs/api/388_layout.ipynb #55ccfd07

@@ -97,7 +97,8 @@ class Leaderboard:
     def judged(self) -> Judged | None:
         "Everything that was tried on the same rows; None if nothing has a score."
         reference = self._reference
-        return judged(reference.experiment, reference.run, self.metric, [each.run for each in self.results if is_beside(each.run, reference.run, self.metric)]) if reference else None
+        return judged(reference.experiment, reference.run, self.metric,
+            [each.run for each in self.results if is_beside(each.run, reference.run, self.metric)]) if reference else None
 
     @functools.cached_property
     def _reference(self) -> Result | None:
@@ -160,7 +161,8 @@ def leaderboard(
     return Leaderboard(tuple(map(apart, once)), metrics[0] if metrics else "", baseline or results[0].name)
 
 # %% ../nbs/api/380_leaderboard.ipynb #32d0bdcb
-COLUMNS = {"score", "low", "high", "difference", "difference_low", "difference_high", "among_best", "comparable", "fit_seconds", "predict_seconds_per_row", "model_bytes", "error", "run", "variant"}
+COLUMNS = {"score", "low", "high", "difference", "difference_low", "difference_high", "among_best", "comparable", "fit_seconds",
+    "predict_seconds_per_row", "model_bytes", "error", "run", "variant"}
 
 def _frame(board:Leaderboard) -> pd.DataFrame:
     "The best on top; below, what cannot be compared with the baseline, and what failed."
@@ -187,7 +189,8 @@ def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
         if math.isfinite(board_judged.sample.interval(place).low): score = board_judged.sample.interval(place)
         difference = board_judged.sample.difference(place, against)
     others = {name if name not in COLUMNS else f"{name} (metric)": mean for name, (mean, _) in run.summary.items() if name != board.metric}
-    return {"variant": result.name, "score": score.mean, "low": score.low, "high": score.high, "difference": difference.mean, "difference_low": difference.low, "difference_high": difference.high,
+    return {"variant": result.name, "score": score.mean, "low": score.low, "high": score.high, "difference": difference.mean,
+            "difference_low": difference.low, "difference_high": difference.high,
             "among_best": False, "comparable": beside, **others, "fit_seconds": run.fit_seconds,
             "predict_seconds_per_row": run.row["seconds_per_row"] or math.nan, "model_bytes": run.row["model_bytes"] or math.nan,
             "error": run.row["error"] or "", "run": run.id}
@@ -235,8 +238,10 @@ def _lines(board:Leaderboard) -> list[list[str]]:
     "The board as text, cell by cell."
     best = board.verdict.best
     return [[name, _number(row["score"]), _between(row["low"], row["high"]),
-             *(("baseline", "") if name == board.held_against else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
-             "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]), size(row["model_bytes"]), _mark(name, row, best)]
+             *(("baseline", "") if name == board.held_against
+             else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
+             "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]),
+             size(row["model_bytes"]), _mark(name, row, best)]
              for name, row in board.frame.iterrows()]
 
 # %% ../nbs/api/380_leaderboard.ipynb #049bdffd

@@ -43,7 +43,8 @@ def _fold_scores(connection:sqlite3.Connection, reference:Run, metric:str, runs:
     means_it = {row[0] for row in connection.execute("SELECT run FROM metrics WHERE metric = ? AND meaning = ? AND run IN (SELECT value FROM json_each(?))",
         [metric, meaning, ids])} if meaning else {reference.row["reuses"] or reference.id}
     found:dict[str, list[float]] = {}
-    for run, value in connection.execute("SELECT run, value FROM scores WHERE metric = ? AND run IN (SELECT value FROM json_each(?)) ORDER BY run, fold", [metric, id_list(sorted(means_it))]):
+    for run, value in connection.execute("SELECT run, value FROM scores WHERE metric = ? AND run IN (SELECT value FROM json_each(?)) ORDER BY run, fold",
+        [metric, id_list(sorted(means_it))]):
         found.setdefault(run, []).append(math.nan if value is None else value)
     return {run: values for run, values in found.items() if len(values) == len(reference.fold_scores[metric])}
 
@@ -77,7 +78,8 @@ class _Contest:
     def order(self) -> list[int]:
         "The best first; what was fitted on a smaller share of the rows than the baseline, such as the rungs of a halving, comes after all others, and what has no score last."
         import numpy as np
-        return sorted(np.argsort(-self.scores.scores, kind="stable").tolist(), key=lambda place: (bool(np.isnan(self.scores.scores[place])), self._share(place) < self._share(self.baseline)))
+        return sorted(np.argsort(-self.scores.scores, kind="stable").tolist(),
+            key=lambda place: (bool(np.isnan(self.scores.scores[place])), self._share(place) < self._share(self.baseline)))
 
     def _share(self, place:int) -> float: return self.runs[place].row.get("train_size") or 1.0 # of the rows to fit on
 
@@ -143,7 +145,8 @@ def _headline(contest:_Contest) -> str:
     best, count, scores = contest.order[0], len(contest.runs), contest.scores.scores
     name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", float(scores[best])
     higher = max(range(count), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
-    if not math.isfinite(score) or scores[higher] == math.inf: return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
+    if not math.isfinite(score) or scores[higher] == math.inf:
+        return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
     lower, corrected = float(scores[higher]) - score, contest.corrected()
     return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best],
         contest.by_rows, contest.runs[higher].id if lower > 1e-12 else ""))
@@ -152,7 +155,8 @@ def _headline(contest:_Contest) -> str:
 def _line(contest:_Contest, place:int) -> dict[str, Any]:
     "What the scores of one say; the baseline has no difference to itself."
     run, mark = contest.runs[place], "best" if place == contest.order[0] else "cannot be told from the best" if contest.among_the_best[place] else ""
-    return {"id": run.id, "experiment": run.name, "score": contest.interval(place), "difference": None if place == contest.baseline else contest.difference(place), "mark": mark}
+    return {"id": run.id, "experiment": run.name, "score": contest.interval(place),
+        "difference": None if place == contest.baseline else contest.difference(place), "mark": mark}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #07caecb2
 def _view(intervals:Sequence[Interval]) -> tuple[float, float]:
@@ -165,7 +169,8 @@ def _view(intervals:Sequence[Interval]) -> tuple[float, float]:
 def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[str, dict[str, Any]]:
     "Of each run, whether it is starred, and the seconds to fit a fold."
     timings:dict[str, list[dict[str, Any]]] = {}
-    for row in connection.execute("SELECT run, fold, step, seconds FROM timings WHERE run IN (SELECT value FROM json_each(?))", [id_list(runs)]): timings.setdefault(row["run"], []).append(dict(row))
+    for row in connection.execute("SELECT run, fold, step, seconds FROM timings WHERE run IN (SELECT value FROM json_each(?))", [id_list(runs)]):
+        timings.setdefault(row["run"], []).append(dict(row))
     stars = dict(connection.execute(f"SELECT id, {STARRED} FROM runs WHERE id IN (SELECT value FROM json_each(?))", [id_list(runs)]).fetchall())
     return {run: {"starred": bool(stars.get(run)), "fit": median_fit(timings[run]) if run in timings else None} for run in runs}
 
@@ -194,7 +199,8 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:in
 def _meant(groups:Sequence[sqlite3.Row], rows:str, name:str) -> sqlite3.Row:
     "The group whose newest run has an id; the latest one for none. Raises `UnknownName`."
     found = next((each for each in groups if rows in ("", each["id"])), None)
-    if found is None: raise UnknownName(f"run '{shortened(rows)}' is not the newest of {shortened(name)} on any rows.{did_you_mean(rows, [each['id'] for each in groups], 'runs')}")
+    if found is None:
+        raise UnknownName(f"run '{shortened(rows)}' is not the newest of {shortened(name)} on any rows.{did_you_mean(rows, [each['id'] for each in groups], 'runs')}")
     return found
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #6d515fb7
@@ -209,10 +215,14 @@ def leaderboard_page(
     import numpy as np
     with np.errstate(invalid="ignore"), connected(known_experiment(name)) as connection: # of scores without bounds there may be no mean, and no difference
         groups = _groups(connection, name)
-        if not groups and not rows: return {"name": name, "board": None, "why": "No run of this experiment has finished, so there is nothing to compare.", "metrics": [], "rows": "", "others": []}
+        if not groups and not rows:
+            return {"name": name, "board": None, "why": "No run of this experiment has finished, so there is nothing to compare.",
+                "metrics": [], "rows": "", "others": []}
         group = _meant(groups, rows, name)
         reference = recorded_run(group["id"])
         chosen = chosen_metric(metric, reference.metrics)
         board = _board(connection, _contest(connection, name, reference, chosen, luck), chosen, limit) if chosen else None
-    others = [{"rows": each["id"], "words": f"rows of run {each['id']}, {moment(each['started'])}: {each['runs']:,} runs of this experiment"} for each in groups if each is not group]
-    return {"name": name, "board": board, "why": "" if board else "Nothing was scored on these rows.", "metrics": reference.metrics, "rows": rows, "others": others}
+    others = [{"rows": each["id"], "words": f"rows of run {each['id']}, {moment(each['started'])}: {each['runs']:,} runs of this experiment"}
+        for each in groups if each is not group]
+    return {"name": name, "board": board, "why": "" if board else "Nothing was scored on these rows.", "metrics": reference.metrics,
+        "rows": rows, "others": others}

@@ -80,7 +80,8 @@ async def answer_error(
 ) -> None:
     "Refuse a request, in the messages of ASGI."
     body = error_body(refused.status, refused.message, refused.field)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"), *refused.headers]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"), *refused.headers]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
@@ -95,7 +96,8 @@ def _check_origin(headers:list[tuple[bytes, bytes]], accepts:Callable[[bytes], b
         if name == b"host": hosts.append(value)
         elif name == b"origin": origins.append(value)
     if len(hosts) != 1 or not accepts(hosts[0]): raise Refused(421, "This server is not asked by that name.", "Host")
-    if any(origin.lower().partition(b"://")[2] != hosts[0].lower() for origin in origins): raise Refused(403, "A page from elsewhere may not ask here.", "Origin")
+    if any(origin.lower().partition(b"://")[2] != hosts[0].lower() for origin in origins):
+        raise Refused(403, "A page from elsewhere may not ask here.", "Origin")
 
 # %% ../nbs/api/490_limits.ipynb #6cbb9d75
 class Hosts(Protocol):
@@ -169,7 +171,8 @@ class Bearer:
         if scope["type"] == "http" and scope["path"] not in OPEN:
             token = self._token(scope["headers"], scope["method"] == "GET" and f"{scope['path']}/".startswith(PAGES))
             if scope["path"] not in ALWAYS and (seconds := self._bucket(token).take()):
-                raise Refused(429, f"'{token.name}' asks more than {token.rate.per_second:g} times a second.", headers=((b"retry-after", str(math.ceil(seconds)).encode()),))
+                raise Refused(429, f"'{token.name}' asks more than {token.rate.per_second:g} times a second.",
+                    headers=((b"retry-after", str(math.ceil(seconds)).encode()),))
             scope = {**scope, "caller": token.name}
         await self.app(scope, receive, send)
 
@@ -227,7 +230,9 @@ class Limited:
         try:
             if size > self.limits.body: raise _TooLong
             await self._work(scope, await body.read(receive), send)
-        except _TooLong: await _answer_and_linger(receive, send, Refused(413, f"The body is longer than {self.limits.body:,} bytes. Send it in several requests.", headers=CLOSE))
+        except _TooLong:
+            await _answer_and_linger(receive, send,
+                Refused(413, f"The body is longer than {self.limits.body:,} bytes. Send it in several requests.", headers=CLOSE))
         except _Gone: pass # nobody is there to be answered
         finally: self.held -= body.size
 

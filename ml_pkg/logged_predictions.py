@@ -42,7 +42,8 @@ def moment_of(
 # %% ../nbs/api/487_logged_predictions.ipynb #cd4504da
 def _span(since:Moment|None, until:Moment|None) -> Span:
     "Raises `InvalidQuery`."
-    if since is not None and until is not None and moment_of(since) > moment_of(until): raise InvalidQuery(f"no moment is from {since} on and before {until}: 'since' cannot be after 'until'")
+    if since is not None and until is not None and moment_of(since) > moment_of(until):
+        raise InvalidQuery(f"no moment is from {since} on and before {until}: 'since' cannot be after 'until'")
     return Span(TIME, *(None if when is None else moment_of(when).to_pydatetime() for when in (since, until)))
 
 def _by(version:str|None) -> pc.Expression: return pc.scalar(True) if version is None else pc.field(VERSION) == str(version)
@@ -58,7 +59,8 @@ def _folder(logs:Workspace|Path|None, name:str) -> Path:
 
 # %% ../nbs/api/487_logged_predictions.ipynb #65ffbabd
 def _differ(one:Any, other:Any) -> bool:
-    if one is None or other is None or one != one or other != other: return pd.api.types.is_scalar(one) and pd.api.types.is_scalar(other) and pd.isna(one) != pd.isna(other)
+    if one is None or other is None or one != one or other != other:
+        return pd.api.types.is_scalar(one) and pd.api.types.is_scalar(other) and pd.isna(one) != pd.isna(other)
     return type(one) is not type(other) or one != other
 
 # %% ../nbs/api/487_logged_predictions.ipynb #54a716cb
@@ -82,7 +84,8 @@ def read_feedback(
     "The label that counts for each id. Raises `NotFound`."
     folder = _folder(logs, name)
     found = _labels(folder)
-    ids = pa.concat_arrays([pa.array([], pa.string()), *(chunk for rows in kept_tables(folder, request_tables, pc.scalar(True), [ID]) for chunk in rows.column(ID).chunks)])
+    ids = pa.concat_arrays([pa.array([], pa.string()),
+        *(chunk for rows in kept_tables(folder, request_tables, pc.scalar(True), [ID]) for chunk in rows.column(ID).chunks)])
     return found.assign(known=found[ID].isin(ids.to_pandas()))
 
 # %% ../nbs/api/487_logged_predictions.ipynb #559c81dd

@@ -21,11 +21,13 @@ def measures(
     baseline, bins = profile.inputs, profile.inputs.bins
     def number(place:int) -> dict[str, Interval]:
         counts = in_tenths(baseline.sketch, window.inputs, place)
-        return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts), "mean difference": mean_difference(baseline.sketch, window.inputs, bins, place),
+        return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts),
+                "mean difference": mean_difference(baseline.sketch, window.inputs, bins, place),
                 "deviation ratio": deviation_ratio(baseline.sketch, window.inputs, bins, place)}
     def category(start:int, end:int) -> dict[str, Interval]:
         counts = baseline.sketch.slots[start:end], window.inputs.slots[start:end]
         return {"stability index": stability_index(*counts), "Jensen-Shannon": jensen_shannon(*counts)}
     starts = bins.categories.starts
     found = [*map(number, range(len(bins.numbers.names))), *map(category, starts[:-1], starts[1:])]
-    return pd.DataFrame([{f"{name} {part}".removesuffix(" mean"): value for name, interval in each.items() for part, value in interval._asdict().items()} for each in found], index=list(bins.names))
+    return pd.DataFrame([{f"{name} {part}".removesuffix(" mean"): value for name, interval in each.items() for part, value in interval._asdict().items()}
+        for each in found], index=list(bins.names))

@@ -34,7 +34,8 @@ def _fits(function:Callable) -> bool:
 
 def _each(arguments:dict[str, Any], function:Callable) -> Identity:
     "Arguments by name. An estimator among them counts with what it has learnt, unless it is going to be fitted."
-    with nullcontext() if _fits(function) else with_state(): return Identity("arguments", parts=tuple((name, identify(value)) for name, value in arguments.items()))
+    with nullcontext() if _fits(function) else with_state():
+        return Identity("arguments", parts=tuple((name, identify(value)) for name, value in arguments.items()))
 
 def _open(value:Any) -> list[str]:
     "Parameters of an estimator that leave its random numbers open."
@@ -46,9 +47,11 @@ def call_identity(
 ) -> Identity:
     "What a call computes. Raises `Unidentifiable` if that cannot be told, or is left to chance."
     for value in arguments.values():
-        if found := _open(value): raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
+        if found := _open(value):
+            raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
     return Identity("call",
-        parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()}, function)), ("scikit-learn configuration", settings_identity())))
+        parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()}, function)),
+        ("scikit-learn configuration", settings_identity())))
 
 # %% ../nbs/api/230_memory.ipynb #73c36eae
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Remembered:
             return compute()
         def unchanged() -> bool: return estimators_key() == key_before
         def is_meant(value:Any) -> bool: return _is_meant(value, estimators)
-        return made(self.store, key, f"the result of {_names(estimators) or self.function.__name__}", compute, unchanged, is_meant, read_only=True, share=SHARE).value
+        return made(self.store, key, f"the result of {_names(estimators) or self.function.__name__}", compute, unchanged, is_meant,
+            read_only=True, share=SHARE).value
 
 def _is_meant(value:Any, estimators:dict[str, Any]) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."

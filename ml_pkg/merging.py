@@ -48,7 +48,8 @@ def _paired(old:Sequence[Entry], new:Sequence[Entry], score:Callable[[Entry, Ent
 def _moved(text:str, old:str, new:str, newline:str) -> str:
     "An expression of several lines with another indentation, except for lines that begin within a text."
     tree = ast.parse(f"({text}\n)", mode="eval")
-    within = {line for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr)) for line in range(node.lineno + 1, (node.end_lineno or node.lineno) + 1)}
+    within = {line for node in ast.walk(tree) if isinstance(node, (ast.Constant, ast.JoinedStr))
+        for line in range(node.lineno + 1, (node.end_lineno or node.lineno) + 1)}
     def moved(number:int, line:str) -> str:
         if number in within or number == 1 or not line.startswith(old): return line
         deeper = len(line) - len(line.lstrip(" ")) - len(old) if "\t" in new and not old.strip(" ") else 0
@@ -107,20 +108,24 @@ class _Merge:
             if old and new: yield old._replace(text=old.prefix + self.merged(old.value, new.value))
             elif new:
                 indentation = style.margin if style.own_line else self.old.indentation(before[-1].value)
-                yield Entry(-1, new.label, new.prefix, new.value, text=new.prefix + _moved(self.new.text(new.value), self.new.indentation(new.value), indentation, self.newline))
+                yield Entry(-1, new.label, new.prefix, new.value,
+                    text=new.prefix + _moved(self.new.text(new.value), self.new.indentation(new.value), indentation, self.newline))
 
 # %% ../nbs/api/392_merging.ipynb #887b22bb
 def _pairs_agree(found:Sequence[ast.AST|None], wanted:Sequence[ast.AST|None], kept:set[tuple[str, str]]) -> bool:
-    return len(found) == len(wanted) and all(one is other if one is None or other is None else _means(one, other, kept) for one, other in zip(found, wanted, strict=True))
+    return len(found) == len(wanted) and all(one is other if one is None or other is None else _means(one, other, kept)
+        for one, other in zip(found, wanted, strict=True))
 
 def _means(found:ast.AST, wanted:ast.AST, kept:set[tuple[str, str]]) -> bool:
     "Whether a tree is the one that is wanted, apart from pairs of which somebody said that they mean the same."
     if ast.dump(found) == ast.dump(wanted) or (ast.dump(found), ast.dump(wanted)) in kept: return True
     if type(found) is not type(wanted): return False
-    if isinstance(found, ast.Call) and isinstance(wanted, ast.Call): return _pairs_agree([found.func, *found.args, *found.keywords], [wanted.func, *wanted.args, *wanted.keywords], kept)
+    if isinstance(found, ast.Call) and isinstance(wanted, ast.Call):
+        return _pairs_agree([found.func, *found.args, *found.keywords], [wanted.func, *wanted.args, *wanted.keywords], kept)
     if isinstance(found, ast.keyword) and isinstance(wanted, ast.keyword): return found.arg == wanted.arg and _means(found.value, wanted.value, kept)
     if isinstance(found, ast.Starred) and isinstance(wanted, ast.Starred): return _means(found.value, wanted.value, kept)
-    if isinstance(found, (ast.List, ast.Tuple, ast.Set)) and isinstance(wanted, (ast.List, ast.Tuple, ast.Set)): return _pairs_agree(found.elts, wanted.elts, kept)
+    if isinstance(found, (ast.List, ast.Tuple, ast.Set)) and isinstance(wanted, (ast.List, ast.Tuple, ast.Set)):
+        return _pairs_agree(found.elts, wanted.elts, kept)
     if isinstance(found, ast.Dict) and isinstance(wanted, ast.Dict): return _pairs_agree([*found.keys, *found.values], [*wanted.keys, *wanted.values], kept)
     return False
 
@@ -142,7 +147,8 @@ def _not_experiment(value:ast.expr, is_experiment:Callable[[str], bool]) -> str:
 def _wanted(expression:str) -> tuple[str, ast.Call]:
     "The new expression without comments and brackets around it, and its syntax tree. Raises `NotRewritable` if it is no call of Experiment."
     try: tree = ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error: raise NotRewritable(f"the new expression is not one of Python: {getattr(error, 'msg', error)}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NotRewritable(f"the new expression is not one of Python: {getattr(error, 'msg', error)}") from error
     if reason := _not_experiment(tree, lambda callee: False): raise NotRewritable(f"the new expression is {reason}, and not a call of Experiment")
     return expression[slice(*span_of(expression, tree))], cast(ast.Call, normalised(tree))
 

@@ -40,7 +40,8 @@ def template_of(
 ) -> Template:
     "A team's own text. Raises `NotFound`, and `InvalidDeclaration` for a name that is not there."
     try: template = Template(path.read_text(encoding="utf-8"))
-    except OSError as error: raise NotFound(f"the text of alarms, {path}, cannot be read ({error.strerror or error}). Its file is the setting alarm_template") from error
+    except OSError as error:
+        raise NotFound(f"the text of alarms, {path}, cannot be read ({error.strerror or error}). Its file is the setting alarm_template") from error
     if not template.is_valid(): raise InvalidDeclaration(f"{path} has a $ that begins no name: write $$ for the sign itself")
     for name in template.get_identifiers():
         if name not in NAMES: raise InvalidDeclaration(f"{path}: '${name}' means nothing in the text of an alarm.{did_you_mean(name, NAMES, 'names')}")
@@ -98,7 +99,8 @@ def message_of(
     found = look.document
     if not found["events"]: return None
     raised = [each["name"] for each in found["events"] if each["change"] == "raised"]
-    subject = f"{found['model']}@{found['version']}: {found['verdict']}" + (f": {_listed(raised)}" if raised else f" (cleared: {_listed([each['name'] for each in found['events']])})")
+    subject = f"{found['model']}@{found['version']}: {found['verdict']}" + (f": {_listed(raised)}" if raised
+        else f" (cleared: {_listed([each['name'] for each in found['events']])})")
     text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}",
         since=minute(found["start"]), until=minute(found["end"]), against=found["against"],
         changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))

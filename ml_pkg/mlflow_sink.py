@@ -107,10 +107,13 @@ def dataset_of(
     "A dataset as MLflow describes one."
     row = run.row
     if not row["dataset_key"]: return None
-    columns = [{"type": _TYPES.get(column["kind"], "string"), "name": _clean(str(column["name"])), "required": not column["nulls"]} for column in json.loads(_schema(run) or "[]")]
+    columns = [{"type": _TYPES.get(column["kind"], "string"), "name": _clean(str(column["name"])), "required": not column["nulls"]}
+        for column in json.loads(_schema(run) or "[]")]
     schema = json.dumps({"mlflow_colspec": columns})
-    return {"name": _clean(Path(row["dataset"]).name or row["dataset"])[:500], "digest": row["dataset_key"][:36], "source_type": "local", "source": json.dumps({"uri": row["dataset"]}),
-            "schema": schema if len(schema) <= LONGEST_SCHEMA else "", "profile": json.dumps({"num_rows": row["dataset_rows"], "holdout_rows": row["holdout_rows"]})}
+    return {"name": _clean(Path(row["dataset"]).name or row["dataset"])[:500], "digest": row["dataset_key"][:36], "source_type": "local",
+            "source": json.dumps({"uri": row["dataset"]}),
+            "schema": schema if len(schema) <= LONGEST_SCHEMA else "",
+            "profile": json.dumps({"num_rows": row["dataset_rows"], "holdout_rows": row["holdout_rows"]})}
 
 def _schema(run:Run) -> str | None:
     "Of the run that computed the results: one that takes them over does not repeat it."
@@ -124,7 +127,8 @@ def write_artifacts(
 ) -> None:
     "Write the files that go with a run: all of its record, the declaration's source, warnings, a traceback, the predictions."
     row, scores = {name: value for name, value in run.row.items() if name not in ("number", "source", "traceback")}, run.fold_scores
-    record = {"run": row, "scores": scores, "parameters": run.parameters, "components": run.components, "packages": run.packages, "findings": run.findings, "warnings": run.warnings}
+    record = {"run": row, "scores": scores, "parameters": run.parameters, "components": run.components, "packages": run.packages,
+        "findings": run.findings, "warnings": run.warnings}
     texts = {"record.json": json.dumps(record, indent=1, default=str), "declaration.py": run.row["source"], "traceback.txt": run.row["traceback"],
              "warnings.txt": "\n\n".join(f"fold {each['fold'] + 1}, {each['step']}: {each['category']}: {each['message']}" for each in run.warnings)}
     for name, text in texts.items():
@@ -134,7 +138,8 @@ def write_artifacts(
         except (MlPkgError, OSError) as error: (folder/"predictions.txt").write_text(_clean(f"the predictions cannot be read: {error}"), encoding="utf-8")
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #68608da9
-_MANNERS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} # unless the user says otherwise
+_MANNERS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} # unless the user says otherwise
 
 @contextmanager
 def _one_try(uri:str) -> Iterator[Any]:
@@ -144,7 +149,8 @@ def _one_try(uri:str) -> Iterator[Any]:
             mlflow = optional("mlflow", "mlflow")
             with _quiet(logging.getLogger("mlflow")): yield mlflow.MlflowClient(uri, uri)
     except Exception as error:
-        if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429): raise Refused(f"{uri} says no ({status}): {first_line(error)[:500]}") from error
+        if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429):
+            raise Refused(f"{uri} says no ({status}): {first_line(error)[:500]}") from error
         raise
 
 class _Changes:
@@ -181,7 +187,8 @@ def _hush(logger:logging.Logger) -> Callable[[], None]:
 def _mannered(**variables:str) -> Iterator[None]:
     "Variables of the environment that MLflow goes by."
     with ExitStack() as stack:
-        for name, value in (variables | {name: os.environ.get(name, value) for name, value in _MANNERS.items()}).items(): stack.enter_context(_changes.needed(name, partial(_set, name, value)))
+        for name, value in (variables | {name: os.environ.get(name, value) for name, value in _MANNERS.items()}).items():
+            stack.enter_context(_changes.needed(name, partial(_set, name, value)))
         yield
 
 def _quiet(logger:logging.Logger) -> AbstractContextManager[None]:
@@ -204,7 +211,8 @@ class MlflowSink:
             there = _there(client, run) or _created(client, run)
             if there.info.status == "RUNNING": _describe(client, run, there.info.run_id)
             _add(client, run, there)
-            if there.info.status == "RUNNING": client.set_terminated(there.info.run_id, "FINISHED" if run.status == "finished" else "FAILED", _began(run) + round(1000 * run.row["seconds"]))
+            if there.info.status == "RUNNING":
+                client.set_terminated(there.info.run_id, "FINISHED" if run.status == "finished" else "FAILED", _began(run) + round(1000 * run.row["seconds"]))
         return there.info.run_id
 
     def find(self, run:Run) -> str | None:
@@ -308,7 +316,8 @@ def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:An
             {DIGEST: digest, **{f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}})
         about = {"artifact_path": logged.artifact_location, "model_uuid": logged.model_id, "run_id": there.info.run_id, "model_id": logged.model_id}
         try: _write_flavor(model, Path(folder)/"model", about)
-        except Exception as error: client.set_logged_model_tags(logged.model_id, {"ml_pkg.flavor": _cut(f"none, only {FILE}: {type(error).__name__}: {error}", LONGEST_TAG)}) # what MLflow cannot write is there as our file
+        except Exception as error:
+            client.set_logged_model_tags(logged.model_id, {"ml_pkg.flavor": _cut(f"none, only {FILE}: {type(error).__name__}: {error}", LONGEST_TAG)}) # what MLflow cannot write is there as our file
         (Path(folder)/"model").mkdir(exist_ok=True)
         shutil.move(ours, Path(folder)/"model"/FILE)
         client.log_model_artifacts(logged.model_id, str(Path(folder)/"model"))
@@ -355,7 +364,8 @@ def write_mlflow_folder(
     "Write a model for MLflow's own tools. Raises `MissingExtra`, `InvalidDeclaration` if something is there, `NotFound`, `Unwritable`."
     optional("mlflow", "mlflow")
     if path.exists(): raise InvalidDeclaration(f"{path} is there already, and is not overwritten: remove it, or choose another folder")
-    if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
     try:
         with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as part:
             _write_folder(model, Path(part)/"model")
@@ -368,7 +378,9 @@ def write_mlflow_folder(
 def _write_folder(model:Model, folder:Path) -> None:
     from ml_pkg import __version__
     with _mannered(), _quiet(logging.getLogger("mlflow")):
-        described = _write_flavor(model, folder, {"metadata": {f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}}, [f"ml_pkg=={__version__}"])
+        described = _write_flavor(model, folder,
+            {"metadata": {f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}},
+            [f"ml_pkg=={__version__}"])
         described.metadata[DIGEST] = _write_file(model, folder/FILE)
         described.flavors["python_function"] |= {"loader_module": __name__, "data": FILE}
         described.save(str(folder/"MLmodel"))
@@ -406,7 +418,8 @@ def _version_there(client:"MlflowClient", remote:str, name:str, digest:str, run:
     "MLflow's version of a model that it was told of, made if need be."
     logged = _logged_model(client, client.get_run(remote).info.experiment_id, digest).model_id
     found = next((each.version for each in _versions(client, name) if each.source == f"models:/{logged}"), None)
-    return found if found is not None else client.create_model_version(name, f"models:/{logged}", remote, {"ml_pkg.run": run, DIGEST: digest}, model_id=logged).version
+    return found if found is not None else client.create_model_version(name, f"models:/{logged}", remote,
+        {"ml_pkg.run": run, DIGEST: digest}, model_id=logged).version
 
 def _versions(client:"MlflowClient", name:str) -> list:
     "Versions of a registered model, which is made if need be; another process may make it at the same moment."
@@ -442,7 +455,8 @@ def fetch_model(
     with _reached(sink.uri), _one_try(sink.uri) as client:
         logged = client.get_logged_model(_model_id(client, uri))
         digest = logged.tags.get(DIGEST)
-        if not digest or not re.fullmatch("[0-9a-f]{64}", digest): raise NotFound(f"{uri} was not logged by ml_pkg, so it has no schema and no card. mlflow.sklearn.load_model loads it")
+        if not digest or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise NotFound(f"{uri} was not logged by ml_pkg, so it has no schema and no card. mlflow.sklearn.load_model loads it")
         kept = Workspace.current().made("models", "registry")/f"{digest}.mlpkg"
         if not (kept.is_file() and digest_now(kept) == digest): _download(logged.artifact_location, digest, kept, sink.uri)
     return kept

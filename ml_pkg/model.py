@@ -52,7 +52,8 @@ def refusal(
     for name in frame.columns:
         infinite = np.isinf(frame[name].to_numpy("float64", na_value=0.0)) if pd.api.types.is_float_dtype(frame[name].dtype) else np.zeros(len(frame), dtype=bool)
         odd = frame[name].isna().to_numpy() & (name in conformed.nulls) | infinite
-        if odd.any(): return InvalidInput(f"column '{name}', row {first_row + odd.argmax()}: the value is {'infinite' if infinite.any() else 'missing'}, which no row was at training, "
+        if odd.any():
+            return InvalidInput(f"column '{name}', row {first_row + odd.argmax()}: the value is {'infinite' if infinite.any() else 'missing'}, which no row was at training, "
             f"and the estimator does not take it ({reason}). Fill it in, or declare a step that does, such as SimpleImputer()")
     for name, known in _encoded(error).items():
         odd = (~frame[name].isin(known) & frame[name].notna()).to_numpy() if name in frame else np.zeros(0, dtype=bool)
@@ -87,7 +88,8 @@ class Model:
 
     def predict_proba(self, rows:Any, first_row:int=0) -> "pd.DataFrame":
         "Probabilities, one column a class (for several targets: (target, class)), with the index of `rows`. Raises `InvalidInput`."
-        if not hasattr(self.estimator, "predict_proba"): raise InvalidInput(f"{type(self.estimator).__name__} gives no probabilities; predict gives its answers")
+        if not hasattr(self.estimator, "predict_proba"):
+            raise InvalidInput(f"{type(self.estimator).__name__} gives no probabilities; predict gives its answers")
         index, found = self._ask("predict_proba", rows, first_row)
         return pd.DataFrame(probability_columns(self.estimator, found, self.card.get("target", ["prediction"])), index)
 
@@ -98,7 +100,8 @@ class Model:
         from ml_pkg.schema import as_frame
         frame, targets = as_frame(rows), self.card.get("target", ["prediction"])
         for name in targets:
-            if name not in frame.columns: raise InvalidInput(f"the target '{name}' is missing, so nothing can be scored.{did_you_mean(name, frame.columns, 'columns given')}")
+            if name not in frame.columns:
+                raise InvalidInput(f"the target '{name}' is missing, so nothing can be scored.{did_you_mean(name, frame.columns, 'columns given')}")
         X, y = conform(frame, self.schema).frame, frame[targets[0]] if len(targets) == 1 else frame[targets]
         names = self.card.get("scorers") or ["accuracy" if self.card.get("classes") else "r2"]
         return {name: float(get_scorer(name)(self.estimator, X, y)) for name in names}
@@ -136,7 +139,8 @@ def probability_columns(
 ) -> dict[Any, np.ndarray]: # class, or (target, class) -> probabilities, shape (n_rows,)
     "Probabilities by the class they belong to."
     classes = estimator.classes_
-    if isinstance(found, list): return {(target, label): table[:, place] for target, table, labels in zip(targets, found, classes, strict=True) for place, label in enumerate(labels)}
+    if isinstance(found, list):
+        return {(target, label): table[:, place] for target, table, labels in zip(targets, found, classes, strict=True) for place, label in enumerate(labels)}
     if len(targets) == 1: return {label: found[:, place] for place, label in enumerate(classes)}
     positive = [labels[-1] for labels in classes] if isinstance(classes, list) else [1] * len(targets) # a ClassifierChain, or one network for several labels
     return {(target, label): found[:, place] for place, (target, label) in enumerate(zip(targets, positive, strict=True))}
@@ -166,8 +170,10 @@ def write_model(
     persister:Persister, # writes the estimator
 ) -> str:                # sha256 of the file
     "Write one file of which no workspace knows. Raises `InvalidDeclaration` if the persister cannot write the estimator, or what is attached has a name of the model's own, and `Unwritable`."
-    own = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(), "card.json": json.dumps(dict(model.card)).encode()}
-    return write_archive(path, with_attached(own, model.attached), {"persister": persister.name, "key": model.card.get("key"), "versions": _versions(), "code": own_code(model.estimator)})
+    own = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(),
+        "card.json": json.dumps(dict(model.card)).encode()}
+    return write_archive(path, with_attached(own, model.attached),
+        {"persister": persister.name, "key": model.card.get("key"), "versions": _versions(), "code": own_code(model.estimator)})
 
 def save_model(
     model:Model,         # fitted
@@ -177,7 +183,8 @@ def save_model(
     run:str|None=None,   # a run of that workspace that the model belongs to
 ) -> Path:
     "Write one file, as a whole or not at all."
-    if not path.absolute().parent.is_dir(): raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
     digest = write_model(model, path, persister)
     with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
     return path
@@ -200,7 +207,8 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     if not isinstance(name, str) or name not in persisters:
         raise UnknownPersister(f"{path} was written by a persister called {name!r}. Give it: Model.load(path, persisters=[…]). Given: {listed(persisters)}")
     vouched = trusted or ours
-    if persisters[name].runs_code and not vouched: raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and it does not carry your signature. "
+    if persisters[name].runs_code and not vouched:
+        raise UntrustedFile(f"loading {path} could run code, since it was written with {name}, and it does not carry your signature. "
         "If you know where it comes from: trusted=True (on the command line: --trusted)")
     if not vouched and (longest := max((len(content) for name, content in members.items() if name != "estimator"), default=0)) > DESCRIBED:
         raise DamagedFile(f"{path} holds a model, and its description has {longest:,} bytes: no such file has that, unless you know where it comes from (trusted=True)")
@@ -226,7 +234,8 @@ def _readable(path:Path, part:str) -> Iterator[None]:
     "Say which part of a file cannot be read; the digests are right, so it was written so, or needs code that is not here."
     try: yield
     except MlPkgError: raise
-    except MemoryError as error: raise TooLarge(f"{path} holds a model, and {part} needs more memory than there is ({error}). Load it on a larger machine, if it is what you think it is") from error
+    except MemoryError as error:
+        raise TooLarge(f"{path} holds a model, and {part} needs more memory than there is ({error}). Load it on a larger machine, if it is what you think it is") from error
     except Exception as error:
         raise DamagedFile(f"{path} holds a model, and {part} cannot be read here ({type(error).__name__}: {error}). If it names a module, install that; otherwise take the file from its source again") from error
 

@@ -52,7 +52,8 @@ class Worse:
 
     def __post_init__(self) -> None:
         for name, tolerance in asdict(self).items():
-            if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how much worse is accepted, such as {getattr(Worse, name)}")
+            if not 0 <= tolerance < math.inf:
+                raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how much worse is accepted, such as {getattr(Worse, name)}")
 
     def tolerance(self, metric:str, training:TrainingScore) -> float:
         "How much worse a metric may be, in its own unit: a share of the training loss for neg_…, else `shares`."
@@ -119,7 +120,8 @@ def _by_product(profile:ReferenceProfile, window:Window, X:pd.DataFrame, name:st
     one, other = next((one, other) for one in columns for other in columns if f"{one} and {other}" == name)
     centre = profile.scores.centre(window.inputs)
     change = Tied(window.pairs, centre).correlations - Tied(profile.pairs, profile.scores.centre(profile.inputs.sketch)).correlations
-    first, second = max(((first, second) for first in np.flatnonzero(columns == one) for second in np.flatnonzero(columns == other)), key=lambda pair: abs(change[pair]))
+    first, second = max(((first, second) for first in np.flatnonzero(columns == one) for second in np.flatnonzero(columns == other)),
+        key=lambda pair: abs(change[pair]))
     scores = profile.scores.of(columns_of(X, profile.inputs.bins)) - centre
     return np.argsort(-scores[:, first] * scores[:, second] * np.sign(change[first, second]), kind="stable")[:max(1, len(X) // 10)]
 
@@ -211,8 +213,10 @@ class Report(Findings):
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows to look at for an alarm, given as it is in `check`, one of `alarms`, by its name, such as 'city: unseen', or by that of a column; by that of a metric the labelled ones, those first that the model was furthest off on. Raises `UnknownName`, `InvalidData` without labels."
-        if isinstance(alarm, str) and alarm not in self._told and alarm in (*_HEAVIEST, THE_ESTIMATE): return self._of_heaviest(MISTRUSTED if alarm == THE_ESTIMATE else alarm)
-        if isinstance(alarm, str) and alarm not in self._told and (metric := alarm.removesuffix(", measured").removesuffix(", estimated")) in self._scores: return self._furthest_off(metric)
+        if isinstance(alarm, str) and alarm not in self._told and alarm in (*_HEAVIEST, THE_ESTIMATE):
+            return self._of_heaviest(MISTRUSTED if alarm == THE_ESTIMATE else alarm)
+        if isinstance(alarm, str) and alarm not in self._told and (metric := alarm.removesuffix(", measured").removesuffix(", estimated")) in self._scores:
+            return self._furthest_off(metric)
         found = alarm if isinstance(alarm, (Verdict, Fault)) else self._named(alarm)
         return rows_behind(self.profile, self.window, self.seen, found)
 
@@ -253,7 +257,8 @@ class Report(Findings):
 
     def _named(self, name:str) -> "Verdict|Fault":
         if name in self._by_kind: return self._by_kind[name]
-        if name not in self._told: raise UnknownName(f"nothing is said of '{name}'.{did_you_mean(name, [*self._told, *self._by_kind, *self._scores], 'alarms, columns and metrics')}")
+        if name not in self._told:
+            raise UnknownName(f"nothing is said of '{name}'.{did_you_mean(name, [*self._told, *self._by_kind, *self._scores], 'alarms, columns and metrics')}")
         return self._told[name]
 
 # %% ../nbs/api/692_monitor.ipynb #d5fbe2ba
@@ -261,7 +266,8 @@ def _faults(faults:Sequence[Fault]) -> list[str]:
     "Those that chance does not explain, and how many others there are."
     certain = [str(fault) for fault in faults if fault.certain]
     noted = len(faults) - len(certain)
-    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report, or --json, has them)"] if noted else [])
+    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report, or --json, has them)"]
+        if noted else [])
 
 def _coverage(report:Report) -> list[str]:
     "How many labels have come, by the age of predictions."
@@ -272,7 +278,8 @@ def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."
     moved = [each for each in report.check.verdicts if each.verdict != OK]
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
-    estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []), *([str(report.compared)] if report.measured and report.estimated else [])]
+    estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
+        *([str(report.compared)] if report.measured and report.estimated else [])]
     return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)],
             "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
@@ -285,7 +292,8 @@ def _text(report:Report) -> str:
 
 def _page(report:Report) -> str:
     facts = {what: "; ".join(said) for what, said in _parts(report).items() if said and what not in ("answers", "inputs", "faults")}
-    return definition(f"{report.name}: {report.verdict}", {"rows": f"{report.check.rows:,}", **({"alarms": ", ".join(report.alarms)} if report.alarms else {}), **facts}) + report.check._repr_html_()
+    return definition(f"{report.name}: {report.verdict}",
+        {"rows": f"{report.check.rows:,}", **({"alarms": ", ".join(report.alarms)} if report.alarms else {}), **facts}) + report.check._repr_html_()
 
 def _document(report:Report) -> dict[str, Any]:
     "As JSON can hold it."
@@ -333,7 +341,8 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
     if seen.unread: return abstained(f"it needs all inputs and answers, and {next(iter(seen.unread.values()))}")
     try:
         if isinstance(estimator, RegressionEstimator): return estimator.estimate(some.X, some.answers["prediction"], metrics)
-        return estimator.estimate(some.X, some.answers["prediction"], some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64"), metrics)
+        return estimator.estimate(some.X, some.answers["prediction"],
+            some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64"), metrics)
     except MlPkgError as error: return abstained(str(error))
 
 def watch_without(
@@ -407,7 +416,8 @@ class Monitor:
 
     def judged(self, scores:Mapping[str, Interval], rows:int) -> tuple[Judged, ...]:
         "Scores of so many rows, held against training."
-        return tuple(Judged(name, score, self.metrics[name], self.worse.tolerance(name, self.metrics[name]), rows, self.level) for name, score in scores.items())
+        return tuple(Judged(name, score, self.metrics[name], self.worse.tolerance(name, self.metrics[name]), rows, self.level)
+            for name, score in scores.items())
 
     def check(self,
         rows:Any, # with the model's columns; also "prediction" and "probability …", if they were answered, and the target, where it is known
@@ -415,7 +425,8 @@ class Monitor:
         "Judge rows at hand. Raises `InvalidInput` for a column that is missing."
         seen = observed(self.model, self.profile.answers.bins.names, rows)
         known = seen.some(seen.labels.notna().to_numpy())
-        return self._judge(seen, known, known, f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label", pd.DataFrame(), _AT_HAND)
+        return self._judge(seen, known, known,
+            f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label", pd.DataFrame(), _AT_HAND)
 
     def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
         "The rows of the last check to look at for an alarm. Raises `InvalidInput` before the first check, `UnknownName`."
@@ -425,10 +436,13 @@ class Monitor:
         "The labelled rows of the last check, to train on: `experiment.with_dataset(monitor.recent())`. Rows of a log are those that are old enough, also where a label came too late to be judged by, and of the roles beside the target they have that of time. Raises `InvalidData` if there are none."
         known, target, time = self.last.known, self.model.card["target"], self.model.card.get("time")
         if len(target) > 1 or not len(known.X):
-            raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1 else "labels belong to one target, and the model has several")
-        if gone := [name for name in self.model.schema.names if name not in known.X]: raise InvalidData(f"these rows cannot be trained on: {known.unread[gone[0]]}")
+            raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1
+                else "labels belong to one target, and the model has several")
+        if gone := [name for name in self.model.schema.names if name not in known.X]:
+            raise InvalidData(f"these rows cannot be trained on: {known.unread[gone[0]]}")
         moments = {time: self._times(known.frame)[time]} if time and time in self._times(known.frame) else {}
-        return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0], time=time if moments else None)
+        return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0],
+            time=time if moments else None)
 
     def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X # the inputs, by what their rows are called
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame # as they came, with the column that tells the time
@@ -487,7 +501,8 @@ class LogMonitor(Monitor):
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
         counted = window.index.isin(found.labelled.index)
         silence = _AT_HAND if until is not None or len(window) else Pauses().with_answers(read_moments(self.name, at - HEARD, at, self.logs)).silence(at)
-        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)), self._labels(found, window, since, until), coverage_growing(log, at), silence)
+        return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)),
+            self._labels(found, window, since, until), coverage_growing(log, at), silence)
 
     def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X.set_axis(seen.frame[ID])
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
@@ -495,7 +510,8 @@ class LogMonitor(Monitor):
     def _others(self, since:Moment|None, until:Moment|None) -> str:
         "What other versions answered then."
         counts = read_log(self.name, since, until, logs=self.logs)[VERSION].value_counts()
-        return "".join(f"; {rows:,} of version {version} were{f', so ask about {self.name}@{version}' * str(version).isdecimal()}" for version, rows in counts.items())
+        return "".join(f"; {rows:,} of version {version} were{f', so ask about {self.name}@{version}' * str(version).isdecimal()}"
+            for version, rows in counts.items())
 
     def _labels(self, found:Mature, window:pd.DataFrame, since:Moment|None, until:Moment|None) -> str:
         if not len(window): return f"no prediction of version {self.version} was logged then{self._others(since, until)}"

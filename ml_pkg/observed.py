@@ -58,8 +58,10 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     categories = [place for place, name in enumerate(bins.categories.names) if name in names]
     columns = [place for place, name in enumerate(bins.names) if name in names]
     starts = bins.categories.starts
-    kept = Bins(NumberBins(tuple(bins.numbers.names[place] for place in numbers), *(getattr(bins.numbers, name)[numbers] for name in ("low", "width", "lines", "centre", "scale", "least", "most"))),
-                CategoryBins(tuple(bins.categories.names[place] for place in categories), tuple(bins.categories.tables[place] for place in categories), bins.categories.lumped[categories]))
+    kept = Bins(NumberBins(tuple(bins.numbers.names[place] for place in numbers),
+                *(getattr(bins.numbers, name)[numbers] for name in ("low", "width", "lines", "centre", "scale", "least", "most"))),
+                CategoryBins(tuple(bins.categories.names[place] for place in categories),
+                tuple(bins.categories.tables[place] for place in categories), bins.categories.lumped[categories]))
     slots = np.concatenate([np.zeros(0, np.int64), *(sketch.slots[starts[place]:starts[place + 1]] for place in categories)])
     return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")},
         **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
@@ -90,7 +92,8 @@ def window_without(
 ) -> Window:
     "The window of all other columns, as `profile_without` counts it."
     if not unread: return window
-    inputs, answers = (_without(Baseline(baseline.bins, sketch), unread).sketch for baseline, sketch in ((profile.inputs, window.inputs), (profile.answers, window.answers)))
+    inputs, answers = (_without(Baseline(baseline.bins, sketch), unread).sketch
+        for baseline, sketch in ((profile.inputs, window.inputs), (profile.answers, window.answers)))
     return Window(inputs, answers, _pairs_of(window.pairs, _kept_places(profile.scores, unread)))
 
 # %% ../nbs/api/691_observed.ipynb #55ff1541
@@ -141,7 +144,8 @@ def _asked(model:Model, X:pd.DataFrame) -> pd.DataFrame:
         warnings.simplefilter("ignore") # that rows are unusual is for the monitor to say
         found = model.predict(X)
         said = found.to_frame("prediction") if isinstance(found, pd.Series) else found
-        if hasattr(model.estimator, "predict_proba"): said = said.assign(**{probability_name(label): chances for label, chances in model.predict_proba(X).items()})
+        if hasattr(model.estimator, "predict_proba"):
+            said = said.assign(**{probability_name(label): chances for label, chances in model.predict_proba(X).items()})
     return said
 
 # %% ../nbs/api/691_observed.ipynb #c09532f9
@@ -181,5 +185,6 @@ def observed_log(
     there = renamed if len(log) else renamed.reindex(columns=[*dict.fromkeys([*renamed, *model.schema.names])])
     X, unread = _readable(there, model.schema)
     answers = _answers(names, log if len(log) else log.reindex(columns=[*dict.fromkeys([*log, *map(answer_name, names)])]), answer_name, unread)
-    if "prediction" in answers and model.card.get("task") == "classification": answers = answers.assign(prediction=_like_classes(answers["prediction"], model.card["classes"]))
+    if "prediction" in answers and model.card.get("task") == "classification":
+        answers = answers.assign(prediction=_like_classes(answers["prediction"], model.card["classes"]))
     return Observed(log, X, answers, _labels(model, log[LABEL]) if len(model.card.get("target", [])) == 1 else _none(log), unread)

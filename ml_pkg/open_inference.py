@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 # %% ../nbs/api/498_open_inference.ipynb #8291ca23
-_NUMPY = {"BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
+_NUMPY = {"BOOL": "?", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4",
+    "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 DATATYPES = (*_NUMPY, "BYTES")
 _WHOLE = {"INT64": (-2**63, 2**63 - 1), "UINT64": (0, 2**64 - 1)}
 
@@ -74,7 +75,8 @@ def _flat(data:Any, field:str) -> list:
 def _split(body:bytes, header:str|None) -> tuple[Any, bytes]:
     "The document, and the bytes behind it. Raises `Refused`."
     length = len(body) if header is None else int(header) if header.isascii() and header.isdigit() and len(header) < 12 else -1
-    if not 0 <= length <= len(body): raise Refused(400, "Inference-Header-Content-Length says more than was sent, or is no number.", "Inference-Header-Content-Length")
+    if not 0 <= length <= len(body):
+        raise Refused(400, "Inference-Header-Content-Length says more than was sent, or is no number.", "Inference-Header-Content-Length")
     try: return read_json(body[:length]), body[length:]
     except InvalidRequest as error: raise refused(error) from error
 
@@ -100,7 +102,8 @@ def _rows(tensors:dict[str, list]) -> list[dict]:
 def _tensors(document:Any, behind:bytes, check_rows:Callable[[int], None]) -> dict[str, list]:
     "Values by the name of the input. What is too long is refused before it is read. Raises `Refused`."
     inputs = document.get("inputs") if isinstance(document, dict) else None
-    if not isinstance(inputs, list) or not inputs: raise Refused(400, "There are no inputs: one for each column, with name, shape, datatype and data.", "inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise Refused(400, "There are no inputs: one for each column, with name, shape, datatype and data.", "inputs")
     found, place = {}, 0
     for number, each in enumerate(inputs):
         field = f"inputs[{number}]"
@@ -110,8 +113,10 @@ def _tensors(document:Any, behind:bytes, check_rows:Callable[[int], None]) -> di
         size = (each.get("parameters") or {}).get("binary_data_size")
         if size is None: values = _flat(each.get("data"), field)
         else:
-            if type(size) is not int or size < 0 or place + size > len(behind): raise Refused(400, "binary_data_size says more than was sent, or is no number.", field)
-            if datatype != "BYTES" and size != shape[0] * np.dtype(_NUMPY[datatype]).itemsize: raise Refused(400, f"{size} bytes are not {shape[0]} values of {datatype}.", field)
+            if type(size) is not int or size < 0 or place + size > len(behind):
+                raise Refused(400, "binary_data_size says more than was sent, or is no number.", field)
+            if datatype != "BYTES" and size != shape[0] * np.dtype(_NUMPY[datatype]).itemsize:
+                raise Refused(400, f"{size} bytes are not {shape[0]} values of {datatype}.", field)
             values, place = _from_bytes(behind[place:place + size], datatype, field), place + size
         if len(values) != shape[0]: raise Refused(400, f"The shape says {shape[0]} values, and {len(values)} are there.", f"{field}.shape")
         found[name] = values
@@ -126,9 +131,11 @@ def _wanted(document:dict, there:dict[str, list]) -> list[tuple[str, bool]]:
     if not isinstance(asked, list): raise Refused(400, "Outputs are a list of objects with a name.", "outputs")
     left = list(there)
     for number, each in enumerate(asked):
-        if not isinstance(each, dict) or each.get("name") not in left: raise Refused(400, f"An output is one of {', '.join(there)}, and none is asked for twice.", f"outputs[{number}].name")
+        if not isinstance(each, dict) or each.get("name") not in left:
+            raise Refused(400, f"An output is one of {', '.join(there)}, and none is asked for twice.", f"outputs[{number}].name")
         left.remove(each["name"])
-    return [(each["name"], (each.get("parameters") or {}).get("binary_data") is True if isinstance(each.get("parameters"), dict | None) else as_bytes) for each in asked]
+    return [(each["name"], (each.get("parameters") or {}).get("binary_data") is True if isinstance(each.get("parameters"), dict | None) else as_bytes)
+        for each in asked]
 
 # %% ../nbs/api/498_open_inference.ipynb #cd0417a9
 def _to_bytes(values:list, datatype:str) -> bytes:
@@ -166,7 +173,8 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
     answers, ids = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body))
     outputs, content = _outputs(wanted, _with_ids(logged_answers(answers), ids))
-    said = {"model_name": ready.name, "model_version": ready.version, **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
+    said = {"model_name": ready.name, "model_version": ready.version,
+        **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
     written = _written(said)
     return written + content, {_PREFIX: str(len(written))} if content else {}
 
@@ -184,7 +192,8 @@ _known:weakref.WeakKeyDictionary[Served, dict[str, list]] = weakref.WeakKeyDicti
 
 def _columns(ready:Served) -> dict[str, list]:
     "An answer, which tells the outputs and their types. It is known as long as the version is there."
-    if ready not in _known: _known[ready] = _with_ids(logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), [""])
+    if ready not in _known:
+        _known[ready] = _with_ids(logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), [""])
     return _known[ready]
 
 def _metadata(service:Service, name:str, version:str|None=None) -> dict:
@@ -209,7 +218,9 @@ def add_open_inference(
             except Refused as error: return said(error)
         return answer
     async def infer(request:Request) -> Response:
-        try: content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"), await whole_body(request.receive, service.limits.body), request.headers)
+        try:
+            content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"),
+                await whole_body(request.receive, service.limits.body), request.headers)
         except Refused as error: return said(error)
         return Response(content, headers=headers, media_type="application/octet-stream" if headers else "application/json")
     def add(path:str, answer:Any, method:str="GET") -> None: app.add_api_route(path, answer, methods=[method], include_in_schema=False, response_model=None)

@@ -151,7 +151,8 @@ class Delivered:
 
 # %% ../nbs/api/695_outbox.ipynb #e86aedff
 def _waiting(entry:_Entry, tried:Tried, trouble:str) -> Waiting:
-    return Waiting(entry.message.id, entry.message.subject, entry.channel, tried.tries, tried.since, tried.after, "; ".join(filter(None, (tried.error, trouble))) or "not tried yet")
+    return Waiting(entry.message.id, entry.message.subject, entry.channel, tried.tries, tried.since, tried.after,
+        "; ".join(filter(None, (tried.error, trouble))) or "not tried yet")
 
 # %% ../nbs/api/695_outbox.ipynb #4a2e2281
 IN_A_ROW = 3 # failures after which a channel is left alone for now
@@ -226,7 +227,8 @@ def _refusal(channel:Channel, message:Message) -> str | None:
     "Why a channel did not take a message. Of an error that is not meant to be shown, only what kind it is."
     try: channel.tell(message)
     except Undelivered as error: return str(error)[:2000] or "it did not take the message, and does not say why"
-    except Exception as error: return f"{type(error).__name__}, whose text is not shown, since it may have a secret in it. A channel raises Undelivered with a text for everybody"
+    except Exception as error:
+        return f"{type(error).__name__}, whose text is not shown, since it may have a secret in it. A channel raises Undelivered with a text for everybody"
     return None
 
 # %% ../nbs/api/695_outbox.ipynb #a34d4fb7
@@ -289,7 +291,8 @@ class Outbox:
         "One for each channel that something is waiting for, also for those that are not given."
         until, given = time.monotonic() + self.patience, {self._place(channel): channel for channel in channels}
         waiting = sorted({path.parent for path in self.folder.glob("*/*.json")})
-        return [_Turn(folder, given[folder], now, until) if folder in given else _Turn(folder, _Nobody(), now, until, in_a_row=sys.maxsize, in_order=0) for folder in waiting]
+        return [_Turn(folder, given[folder], now, until) if folder in given
+            else _Turn(folder, _Nobody(), now, until, in_a_row=sys.maxsize, in_order=0) for folder in waiting]
 
 class _Nobody:
     "In place of a channel that is not given."

@@ -185,9 +185,11 @@ FILES = {f"/{name}": (kind, (TEMPLATES/name).read_text(encoding="utf-8")) for na
 @functools.cache
 def _environment() -> "Environment":
     jinja2 = optional("jinja2", "ui")
-    made = jinja2.Environment(loader=jinja2.PackageLoader("ml_pkg", "templates"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = jinja2.Environment(loader=jinja2.PackageLoader("ml_pkg", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
     made.globals["address"] = address
-    made.filters |= {"shortened": shortened, "number": number, "seconds": duration, "size": size, "state": state, "time_of_day": moment, "repr": repr, "ends": ends, "interval_bar": interval_bar}
+    made.filters |= {"shortened": shortened, "number": number, "seconds": duration, "size": size, "state": state, "time_of_day": moment,
+        "repr": repr, "ends": ends, "interval_bar": interval_bar}
     return made
 
 # %% ../nbs/api/460_pages.ipynb #edea5eb3

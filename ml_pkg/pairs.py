@@ -116,7 +116,8 @@ class PairSums:
 
     def to_dict(self) -> dict[str, Any]:
         half = np.triu_indices(len(self.products))
-        return {"rows": self.rows, "scores": len(self.products), "products": packed(self.products[half].astype(np.float32)), "squares": packed(self.squares[half].astype(np.float32))}
+        return {"rows": self.rows, "scores": len(self.products), "products": packed(self.products[half].astype(np.float32)),
+            "squares": packed(self.squares[half].astype(np.float32))}
 
     @classmethod
     def from_dict(cls, written:dict[str, Any], scores:int) -> "PairSums":
@@ -166,6 +167,8 @@ def pairs_merged(
 ) -> PairSums:
     "Sums of all their rows. Raises `InvalidData` for sums of other scores."
     parts = [no_pairs(scores), *sums]
-    if len(sizes := {len(part.products) for part in parts}) > 1: raise InvalidData(f"pairs of {min(sizes)} and of {max(sizes)} scores cannot be added: count all rows with one profile")
+    if len(sizes := {len(part.products) for part in parts}) > 1:
+        raise InvalidData(f"pairs of {min(sizes)} and of {max(sizes)} scores cannot be added: count all rows with one profile")
     first, *rest = parts
-    return PairSums(sum(part.rows for part in parts), sum((part.products for part in rest), first.products), sum((part.squares for part in rest), first.squares))
+    return PairSums(sum(part.rows for part in parts), sum((part.products for part in rest), first.products),
+        sum((part.squares for part in rest), first.squares))

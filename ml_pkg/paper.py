@@ -93,7 +93,8 @@ def cut_apart(
     for head in (0.5, 0.7, 0.3, 0.9, 0.1):
         short = [cut(name, limit, head) for name in names]
         if len(set(short)) == len(set(map(str, names))): return short
-    return [short if short == cut(name, len(str(name))) else f"{cut(name, limit - 5)} #{place}" for place, (short, name) in enumerate(zip(short, names, strict=True), 1)]
+    return [short if short == cut(name, len(str(name))) else f"{cut(name, limit - 5)} #{place}"
+        for place, (short, name) in enumerate(zip(short, names, strict=True), 1)]
 
 # %% ../nbs/api/277_paper.ipynb #138aa76c
 def row_height(
@@ -122,7 +123,8 @@ def left_out(
 ) -> list[str]:
     "What a picture does not show, in sentences; none if it shows all."
     failed = given - found
-    return ([f"the best {shown} of {found} variants, {found - shown} not shown"] if shown < found else []) + ([f"{failed} without {lacking}, left out"] if failed else [])
+    return ([f"the best {shown} of {found} variants, {found - shown} not shown"] if shown < found
+        else []) + ([f"{failed} without {lacking}, left out"] if failed else [])
 
 # %% ../nbs/api/277_paper.ipynb #38e225e3
 def limits(

@@ -69,4 +69,5 @@ def changed_code(
     now:Mapping[str, Mapping[str, str]],  # as it gives it here
 ) -> list[str]:                           # such as "ripened (in orchard_of_ours.Ripened)"
     "Pieces of code that are not what they were. What came since counts, if it is in a class that was there."
-    return [f"{piece} (in {name})" for name, pieces in then.items() for piece in sorted({*pieces, *now.get(name, {})}) if pieces.get(piece) != now.get(name, {}).get(piece)]
+    return [f"{piece} (in {name})" for name, pieces in then.items() for piece in sorted({*pieces, *now.get(name, {})})
+        if pieces.get(piece) != now.get(name, {}).get(piece)]

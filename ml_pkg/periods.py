@@ -35,7 +35,8 @@ class Every:
     grace: datetime.timedelta = datetime.timedelta(seconds=5) # after its end, in which rows of a period still reach the disk
 
     def __post_init__(self) -> None:
-        if self.length < datetime.timedelta(seconds=1) or self.length.microseconds: raise InvalidDeclaration(f"a period is a whole number of seconds long, 1 at least, and not {self.length}")
+        if self.length < datetime.timedelta(seconds=1) or self.length.microseconds:
+            raise InvalidDeclaration(f"a period is a whole number of seconds long, 1 at least, and not {self.length}")
 
     def start(self, moment:pd.Timestamp) -> pd.Timestamp:
         "When the period of a moment begins."
@@ -62,7 +63,8 @@ class Period:
     latency: tuple[float, float]     # seconds: of half of the rows, and of 99 % of them, no more; NaN without rows
 
     def to_dict(self) -> dict[str, Any]:
-        return {"start": self.start.isoformat(), "end": self.end.isoformat(), "window": self.window.to_dict(), "unread": dict(self.unread), "latency": [_number(each) for each in self.latency]}
+        return {"start": self.start.isoformat(), "end": self.end.isoformat(), "window": self.window.to_dict(), "unread": dict(self.unread),
+            "latency": [_number(each) for each in self.latency]}
 
 def period_of(
     written:Mapping[str, Any], # by `Period.to_dict`
@@ -205,7 +207,8 @@ def _age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> dateti
     kept = periods.folder/"maturity"
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(kept.read_text(encoding="utf-8"))
-        if 0 <= (now - pd.Timestamp(told["at"])).total_seconds() < min(told["span"], _LOOKS * periods.every.length.total_seconds()): return datetime.timedelta(seconds=told["age"])
+        if 0 <= (now - pd.Timestamp(told["at"])).total_seconds() < min(told["span"], _LOOKS * periods.every.length.total_seconds()):
+            return datetime.timedelta(seconds=told["age"])
     return _learnt_age(periods, length, now, kept)
 
 def _learnt_age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp, kept:Path) -> datetime.timedelta|None:
@@ -215,7 +218,9 @@ def _learnt_age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp, ke
     if (learnt := monitor.maturity.age(times, now)) is None: return None
     age = max(learnt, _SHARE * periods.every.length)
     if kept.parent.is_dir():
-        with written_whole(kept) as part: part.write_text(json.dumps({"at": now.isoformat(), "age": age.total_seconds(), "span": (now - times[TIME].min()).total_seconds()}), encoding="utf-8")
+        with written_whole(kept) as part:
+            part.write_text(json.dumps({"at": now.isoformat(), "age": age.total_seconds(), "span": (now - times[TIME].min()).total_seconds()}),
+                encoding="utf-8")
     return age
 
 _NO_TIMES = pd.DataFrame({TIME: pd.DatetimeIndex([], tz="UTC"), LABEL: [], LABELLED: pd.DatetimeIndex([], tz="UTC")})

@@ -91,7 +91,8 @@ gaussian_process.kernels.Product gaussian_process.kernels.Sum
 """.split()) + ("numpy.dtype", "numpy.mean", "numpy.median", "scipy.interpolate._bsplines.BSpline", "scipy.sparse._csr.csr_matrix") # noqa: SIM905 - names read better without quotes
 
 # %% ../nbs/api/200_persistence.ipynb #676d06b5
-_FOLLOWED = tuple(f"sklearn.{name}" for name in ("tree._tree.Tree", "ensemble._hist_gradient_boosting.predictor.TreePredictor", "neighbors._kd_tree.KDTree", "neighbors._ball_tree.BallTree")) # their numbers are followed without a look
+_FOLLOWED = tuple(f"sklearn.{name}"
+    for name in ("tree._tree.Tree", "ensemble._hist_gradient_boosting.predictor.TreePredictor", "neighbors._kd_tree.KDTree", "neighbors._ball_tree.BallTree")) # their numbers are followed without a look
 _RISK = "A forged tree can crash the process when it is asked to predict, or read memory that is not the model's. "
 
 # %% ../nbs/api/200_persistence.ipynb #0a0a7f38
@@ -105,7 +106,8 @@ def _check_parts(content:bytes) -> None:
             for entry in archive.infolist():
                 if entry.filename.endswith(".npz") and (size := unpacked_size(archive.read(entry))) > max(UNPACKED, 100 * entry.file_size):
                     raise NoZipOfOurs(f"its part {entry.filename} becomes {size:,} bytes")
-    except Exception as error: raise DamagedFile(f"the estimator is no file of skops, or a damaged one ({error}). Take it from its source again, or train again") from error
+    except Exception as error:
+        raise DamagedFile(f"the estimator is no file of skops, or a damaged one ({error}). Take it from its source again, or train again") from error
 
 # %% ../nbs/api/200_persistence.ipynb #a07e9281
 def _types_within(content:bytes) -> list[str]:
@@ -137,7 +139,8 @@ class Skops:
         from skops.io import loads
         if not trusted: _check_parts(content)
         unknown = [name for name in _types_within(content) if name not in (*REVIEWED, *self.trusted)]
-        if unknown and not trusted: raise UntrustedFile(f"the model holds types that nobody has vouched for: {listed(unknown)}. {_RISK * any(name in _FOLLOWED for name in unknown)}"
+        if unknown and not trusted:
+            raise UntrustedFile(f"the model holds types that nobody has vouched for: {listed(unknown)}. {_RISK * any(name in _FOLLOWED for name in unknown)}"
             "If you know where it comes from: trusted=True, or Skops(trusted=[…]) with the names you trust")
         return loads(content, trusted=[*REVIEWED, *self.trusted, *unknown])
 
@@ -209,7 +212,8 @@ def read_archive(
 ) -> Archive:
     "Manifest and members of a file. Raises `NotFound`, `TooLarge`, or `DamagedFile` if it was cut, changed, or is something else."
     with opened(path, "a model file") as file:
-        if (size := file.seek(0, 2)) > memory_there_is(): raise TooLarge(f"{path} has {size:,} bytes, and a model has to fit into memory. Load it on a larger machine, if it is what you think it is")
+        if (size := file.seek(0, 2)) > memory_there_is():
+            raise TooLarge(f"{path} has {size:,} bytes, and a model has to fit into memory. Load it on a larger machine, if it is what you think it is")
         try:
             with stored_zip(file, _MEMBER, _LISTED) as archive:
                 if archive.getinfo(MANIFEST).file_size > _STATED: raise NoZipOfOurs("its manifest is too large")
@@ -218,12 +222,16 @@ def read_archive(
             manifest = json.loads(written)
             found = manifest["format"]
             digests = dict(manifest["members"])
-        except NoZipOfOurs as error: raise DamagedFile(f"{path} is no model file, or a damaged one ({error}). Take it from its source again, or train again") from error
-        except MemoryError as error: raise TooLarge(f"{path} needs more memory than there is. Load it on a larger machine, if it is what you think it is") from error
-        except Exception as error: raise DamagedFile(f"{path} is no model file, or a damaged one ({type(error).__name__}: {error}). Take it from its source again, or train again") from error
+        except NoZipOfOurs as error:
+            raise DamagedFile(f"{path} is no model file, or a damaged one ({error}). Take it from its source again, or train again") from error
+        except MemoryError as error:
+            raise TooLarge(f"{path} needs more memory than there is. Load it on a larger machine, if it is what you think it is") from error
+        except Exception as error:
+            raise DamagedFile(f"{path} is no model file, or a damaged one ({type(error).__name__}: {error}). Take it from its source again, or train again") from error
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if found != FORMAT: raise DamagedFile(f"{path} has format {found!r}, and this ml_pkg reads format {FORMAT}: it was written by another version")
     wrong = sorted({*digests, *members} - {name for name, part in members.items() if digests.get(name) == sha256(part)})
-    if wrong: raise DamagedFile(f"{path} was changed after it was written: {listed(wrong)} is not what the manifest says. Take it from its source again, or train again")
+    if wrong:
+        raise DamagedFile(f"{path} was changed after it was written: {listed(wrong)} is not what the manifest says. Take it from its source again, or train again")
     return Archive(manifest, members, digest, _is_signed(written, signed))

@@ -32,7 +32,8 @@ def curve_of(
         raise UnknownName(f"'{axis}' is not a parameter of {finished[0].name if len(finished) == 1 else 'any variant'}.{did_you_mean(axis, [*dict.fromkeys(name for each in finished for name in each.experiment.estimator.get_params()), 'train_size'], 'parameters')}")
     values = [_value(each, axis) for each in having]
     twice = next((value for value in values if values.count(value) > 1), None)
-    if twice is not None: raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
+    if twice is not None:
+        raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
     return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values,
         dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
 
@@ -47,7 +48,8 @@ def varied_parameters(
 ) -> pd.DataFrame:
     "Parameters that are not the same in all variants: of each variant its value, missing where it has no such parameter."
     def plain(value:Any) -> Any: return value if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
-    held = {each.name: {name: plain(value) for name, value in each.experiment.estimator.get_params().items() if not isinstance(value, (list, tuple))} for each in board}
+    held = {each.name: {name: plain(value) for name, value in each.experiment.estimator.get_params().items() if not isinstance(value, (list, tuple))}
+        for each in board}
     frame = pd.DataFrame.from_dict(held, orient="index", dtype=object)
     return frame[[name for name in frame if len({(type(values[name]), values[name]) for values in held.values() if name in values}) > 1]] # among those that have it: what came with another step does not vary
 
@@ -67,7 +69,8 @@ class Pictures:
         "Scores with their intervals, and what is left of the best once it is corrected for having been picked."
         board = self.board
         corrected = board.verdict.corrected
-        return plot_scores(self._comparable, board.metric, board.held_against, corrected if board.verdict.tried > 1 and math.isfinite(corrected.mean) else None, ax)
+        return plot_scores(self._comparable, board.metric, board.held_against,
+            corrected if board.verdict.tried > 1 and math.isfinite(corrected.mean) else None, ax)
 
     def differences(self, ax:"Axes|None"=None) -> "Axes":
         "The difference of each variant to the baseline, fold by fold."
@@ -91,5 +94,7 @@ class Pictures:
     def best(self, ax:"Axes|None"=None) -> "Axes":
         "What the best variant predicted out of fold, beside what was so: a confusion matrix, or residuals. Raises `InvalidDeclaration` for several targets."
         found, dataset = self.board.best.run.predictions, self.board.best.experiment.dataset
-        if len(dataset.target) > 1: raise InvalidDeclaration(f"the dataset has {len(dataset.target)} targets ({', '.join(dataset.target)}), and a picture shows one")
-        return plot_outcome(dataset.y.iloc[found["row"]].reset_index(drop=True), found["prediction"].reset_index(drop=True), self.board.best.run.row["task"] == "classification", ax)
+        if len(dataset.target) > 1:
+            raise InvalidDeclaration(f"the dataset has {len(dataset.target)} targets ({', '.join(dataset.target)}), and a picture shows one")
+        return plot_outcome(dataset.y.iloc[found["row"]].reset_index(drop=True), found["prediction"].reset_index(drop=True),
+            self.board.best.run.row["task"] == "classification", ax)

@@ -55,9 +55,11 @@ def declared_place(
     if name is None:
         raise NotRewritable(f"{root.name} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {root.name})")
     try: module = importlib.import_module(name)
-    except Exception as error: raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({type(error).__name__}: {error})") from error
+    except Exception as error:
+        raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({type(error).__name__}: {error})") from error
     found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == root.name]
-    if len(found) != 1: raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{root.name}'{': ' + ', '.join(found) if found else ''}; one is needed")
+    if len(found) != 1:
+        raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{root.name}'{': ' + ', '.join(found) if found else ''}; one is needed")
     return Place(module, found[0], root.name, _written(module))
 
 def _written(module:ModuleType) -> Path | None:
@@ -70,7 +72,8 @@ def _recorded_module(workspace:Workspace, name:str) -> str | None:
     "The module that declared an experiment of a name, as its runs tell; those of variants tell it by what they vary."
     if not workspace.database.exists(): return None
     with connected(workspace) as connection:
-        found = connection.execute("SELECT module FROM runs WHERE experiment = ? AND module <> '__main__' AND NOT varied ORDER BY number DESC LIMIT 1", [name]).fetchone()
+        found = connection.execute("SELECT module FROM runs WHERE experiment = ? AND module <> '__main__' AND NOT varied ORDER BY number DESC LIMIT 1",
+            [name]).fetchone()
         last = connection.execute("SELECT id FROM runs WHERE experiment = ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [name]).fetchone()
     if found: return found[0]
     module = load_run(last[0]).experiment.module if last else None
@@ -86,7 +89,8 @@ def place_at(
     module = module or _recorded_module(workspace, address)
     if module is None: raise UnknownName(f"no module is known that declares '{address}'. Give its address: ml_pkg verify package.module:{address}")
     try: found = importlib.import_module(module)
-    except Exception as error: raise UnknownName(f"the module {module} cannot be imported here ({type(error).__name__}: {error}). If it is not what its notebook exports: nbdev_export") from error
+    except Exception as error:
+        raise UnknownName(f"the module {module} cannot be imported here ({type(error).__name__}: {error}). If it is not what its notebook exports: nbdev_export") from error
     declared = {name: value.name for name, value in vars(found).items() if type(value).__name__ == "Experiment"}
     chosen = variable if variable in declared else next((name for name, called in declared.items() if variable == called), None)
     if chosen is None: raise UnknownName(f"{module} declares no experiment '{variable}'.{did_you_mean(variable, declared, 'experiments')}")
@@ -134,7 +138,8 @@ def _refuse_strays(imports:Sequence[str], place:Place) -> None:
 
 def _registry_only(expression:Expression, place:Place) -> str:
     "What to paste where the notebook is, since it is not here."
-    return "\n".join([f"# {place.address} is installed without its notebook. Where that is, the declaration becomes:", *expression.imports, "", f"{place.variable} = {expression.text}"])
+    return "\n".join([f"# {place.address} is installed without its notebook. Where that is, the declaration becomes:", *expression.imports,
+        "", f"{place.variable} = {expression.text}"])
 
 # %% ../nbs/api/398_placement.ipynb #f060c6df
 def rewritten(
@@ -165,5 +170,6 @@ def _remarks(old:"Experiment", new:"Experiment", found:Rewriting) -> Iterator[st
 def _replaced_parts(old:Any, new:Any) -> dict[str, Any]:
     "What took the place of parts that are named after their class, where it is of another class."
     before, after = old.get_params(), new.get_params()
-    named = {path: value for path, value in before.items() if hasattr(value, "get_params") and path.rpartition("__")[2].rstrip("-0123456789") == type(value).__name__.lower()}
+    named = {path: value for path, value in before.items() if hasattr(value, "get_params")
+        and path.rpartition("__")[2].rstrip("-0123456789") == type(value).__name__.lower()}
     return {path: after[path] for path, value in named.items() if hasattr(after.get(path), "get_params") and type(after[path]) is not type(value)}

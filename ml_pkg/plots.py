@@ -246,7 +246,8 @@ def _draw_lines(
     share = (score - score[0]) / (score[-1] - score[0]) if score[-1] > score[0] else np.ones(len(score))
     colors = LinearSegmentedColormap.from_list("scores", ["#dcc68c", "#74b3a2", BEST])(share)
     ax.add_collection(LineCollection(list(lines[:-1]), colors=colors[:-1], linewidth=1.5, alpha=1 if len(score) <= 30 else 0.6))
-    ax.add_collection(LineCollection(list(lines[-1:]), colors=colors[-1:], linewidth=3.5, capstyle="round", path_effects=[withStroke(linewidth=6, foreground=ax.get_facecolor())]))
+    ax.add_collection(LineCollection(list(lines[-1:]), colors=colors[-1:], linewidth=3.5, capstyle="round",
+        path_effects=[withStroke(linewidth=6, foreground=ax.get_facecolor())]))
 
 # %% ../nbs/api/282_plots.ipynb #7a137f20
 def _draw_upright(ax:"Axes", place:int, ticks:dict[float, str]) -> None:
@@ -278,7 +279,8 @@ def plot_parallel(
     if not len(order): return empty(ax, "no variant has a score")
     if parameters.columns.empty: return empty(ax, "no parameter varies")
     limit = 96 // (min(parameters.shape[1], ACROSS) + 1) - 1 # characters between two of them
-    uprights = {name: _places(parameters[name].iloc[order].tolist(), limit - 1) for name in parameters.columns[:ACROSS]} | {metric: _places(found[order].tolist())}
+    uprights = {name: _places(parameters[name].iloc[order].tolist(), limit - 1)
+        for name in parameters.columns[:ACROSS]} | {metric: _places(found[order].tolist())}
     _draw_lines(ax, [places for places, _, _ in uprights.values()], found[order])
     for place, (_, ticks, _) in enumerate(uprights.values()): _draw_upright(ax, place, ticks)
     ax.set_xticks(range(len(uprights)), [_axis_name(name, limit, is_logarithmic) for name, (_, _, is_logarithmic) in uprights.items()])
@@ -306,7 +308,8 @@ def plot_curve(
     score, low, high = (found[name].to_numpy(dtype=float) for name in ("score", "low", "high"))
     view = limits(score, low, high)
     if are_numbers:
-        ax.fill_between(values, *np.clip([np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)], *view), color=BEST, alpha=0.15, linewidth=0)
+        ax.fill_between(values, *np.clip([np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)], *view),
+            color=BEST, alpha=0.15, linewidth=0)
         ax.plot(values, score, color=BEST, linewidth=1.5)
     draw_ends(ax.vlines, values, low, high, view, [BEST] * len(values))
     ax.scatter(values, score, s=36, color=BEST, zorder=3)
@@ -342,7 +345,8 @@ def plot_history(
 def _over_time(history:pd.DataFrame, metric:str) -> pd.DataFrame:
     "The runs that have a score: started, score, varied; in order of time."
     varied = history["varied"].astype(bool) if "varied" in history else False
-    found = pd.DataFrame({"started": pd.to_datetime(history["started"], utc=True, format="ISO8601").dt.tz_localize(None), "score": history[metric].astype(float), "varied": varied})
+    found = pd.DataFrame({"started": pd.to_datetime(history["started"], utc=True, format="ISO8601").dt.tz_localize(None),
+        "score": history[metric].astype(float), "varied": varied})
     return found[np.isfinite(found["score"])].sort_values("started", kind="stable")
 
 # %% ../nbs/api/282_plots.ipynb #e281e1f8
@@ -368,7 +372,8 @@ def _predicted(y:pd.Series, predictions:pd.Series) -> tuple[pd.Series, pd.Series
         strange = ~predictions.index.isin(y.index)
         if strange.any():
             raise InvalidData(f"{strange.sum()} of {len(predictions)} predictions are of rows that are not there, such as {predictions.index[strange].tolist()[0]!r}: give both the same index")
-        if not y.index.is_unique: raise InvalidData("several rows have the same index, so that a prediction cannot be told to be of one of them: give both the same index")
+        if not y.index.is_unique:
+            raise InvalidData("several rows have the same index, so that a prediction cannot be told to be of one of them: give both the same index")
         y = y.reindex(predictions.index)
     has_both = (y.notna() & predictions.notna()).to_numpy()
     return y[has_both], predictions[has_both]

@@ -36,7 +36,8 @@ def _is_large(column:Column) -> bool:
     "Whether there are whole numbers in it that a double would round, as pandas has them beside gaps."
     return column.kind == "integer" and any(isinstance(end, (int, float)) and abs(end) > EXACT for end in (column.low, column.high))
 
-_GAPS = ("", " ", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null") # what pandas takes for a gap
+_GAPS = ("", " ", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
+    "None", "n/a", "nan", "null") # what pandas takes for a gap
 
 def _gaps(names:list[str], schema:Schema, keep:list[str]) -> dict[str, Any]:
     "What stands for a gap, by column: only an empty cell where such a word is one of the values that were learnt, as NA is for Namibia; and nothing in what is only kept."
@@ -186,7 +187,8 @@ def predict_file(
 ) -> int:                                # number of rows predicted
     "Predict every row of a file. Raises `InvalidInput` naming column, row and value; then nothing is written."
     done, unusual, keep = 0, Counter(), list(dict.fromkeys(keep))
-    if output and output.exists() and source.exists() and output.samefile(source): raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
+    if output and output.exists() and source.exists() and output.samefile(source):
+        raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
     with _output(output, complete) as write, limited(1), warnings.catch_warnings(record=True) as caught: # the same bits with any number of cores
         warnings.simplefilter("always", UnusualInput)
         for part, share in parts_of(source, model.schema, keep, rows):

@@ -204,7 +204,8 @@ class _Lane:
 
     def _done(self, dropped:bool) -> None:
         rows, size, self._records = sum(each.rows for each in self._records), sum(len(each.content) + 1 for each in self._records), []
-        with self._lock: self.waiting, self._bytes, self.written, self.dropped = self.waiting - rows, self._bytes - size, self.written + rows * (not dropped), self.dropped + rows * dropped
+        with self._lock:
+            self.waiting, self._bytes, self.written, self.dropped = self.waiting - rows, self._bytes - size, self.written + rows * (not dropped), self.dropped + rows * dropped
 
     def give_up(self) -> None:
         "Drop what the disk did not take."
@@ -262,7 +263,9 @@ class _Standing:
 
     def tried(self, refusals:list[str], wrote:bool) -> None:
         "What came of a try to have all on the disk. That nothing was to be written does not mean that it could have been."
-        if refusals and not self.is_failing: _logger.warning("%s cannot be written (%s). Answers go on; what does not fit into memory meanwhile is dropped and counted", self.folder, refusals[0])
+        if refusals and not self.is_failing:
+            _logger.warning("%s cannot be written (%s). Answers go on; what does not fit into memory meanwhile is dropped and counted",
+                self.folder, refusals[0])
         if self.is_failing and wrote and not refusals: _logger.warning("%s can be written again", self.folder)
         self.is_failing, self.error = bool(refusals) or self.is_failing and not wrote, refusals[0] if refusals else self.error
         if not self.is_failing: self.flushed = time.monotonic()
@@ -345,10 +348,12 @@ class _Keeper(threading.Thread):
     def _delegated(self) -> list[str]:
         "Have another process do it, if there is anything to do."
         if not any(next(left_over(folder, self._mark), None) for folder in (self._folder, self._folder/LABELS)): return []
-        with subprocess.Popen([sys.executable, "-c", _PROGRAM, str(self._folder), self._mark], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        with subprocess.Popen([sys.executable, "-c", _PROGRAM, str(self._folder), self._mark], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             said = self._read(process)
         if self._closing.is_set(): return []
-        return [*map(json.loads, said.splitlines()), *[f"no segments of {self._folder} were made: their process ended with {process.returncode}"] * bool(process.returncode)]
+        return [*map(json.loads, said.splitlines()),
+            *[f"no segments of {self._folder} were made: their process ended with {process.returncode}"] * bool(process.returncode)]
 
     def _read(self, process:subprocess.Popen) -> str:
         "All that a process says until it ends. It is read while it runs: a pipe holds little, and who has more to say waits."
@@ -390,10 +395,13 @@ class PredictionLog:
     def _begin(self) -> None:
         mark = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._order, self._standing, hurry = Order(), _Standing(self.folder), threading.Event()
-        self._predictions = _Lane(_Ahead(self.folder, mark, self._rotation), self._bound, self._durable, lambda logged: request_of(logged, self._private), hurry)
-        self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable, lambda label: label_of(label[0], label[1], label[2], label[3], self._private), hurry)
+        self._predictions = _Lane(_Ahead(self.folder, mark, self._rotation), self._bound, self._durable,
+            lambda logged: request_of(logged, self._private), hurry)
+        self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable,
+            lambda label: label_of(label[0], label[1], label[2], label[3], self._private), hurry)
         self._keeper = _Keeper(self.folder, mark, self._retention, self._standing)
-        self._writer = _Writer([self._predictions, self._labels], hurry, self._bound.seconds / 2, 0.0 if self._durable else self._bound.seconds / 2, self._standing, self._keeper.tidy)
+        self._writer = _Writer([self._predictions, self._labels], hurry, self._bound.seconds / 2,
+            0.0 if self._durable else self._bound.seconds / 2, self._standing, self._keeper.tidy)
         self._writer.start()
         self._keeper.start()
 
@@ -418,7 +426,8 @@ class PredictionLog:
     def counts(self) -> Counts:
         "How it fares just now."
         rows, labels, standing = self._predictions, self._labels, self._standing
-        return Counts(rows.written, rows.dropped, rows.waiting, labels.written, labels.dropped, standing.segments, standing.is_failing, standing.error, time.monotonic() - standing.flushed)
+        return Counts(rows.written, rows.dropped, rows.waiting, labels.written, labels.dropped, standing.segments, standing.is_failing,
+            standing.error, time.monotonic() - standing.flushed)
 
     @property
     def is_stuck(self) -> bool:

@@ -46,10 +46,12 @@ def checked_accepts(
     accepts:Mapping[str, str], # name of a check -> why what it finds is all right
 ) -> dict[str, str]:
     "Accepted checks and why. Raises `UnknownName` for a check that does not exist, `InvalidDeclaration` for one without a reason."
-    if not isinstance(accepts, Mapping): raise InvalidDeclaration(f"accepts= takes the name of a check and the reason, such as {{'duplicates': 'the sensor repeats itself'}}, and not {accepts!r}")
+    if not isinstance(accepts, Mapping):
+        raise InvalidDeclaration(f"accepts= takes the name of a check and the reason, such as {{'duplicates': 'the sensor repeats itself'}}, and not {accepts!r}")
     for name, reason in accepts.items():
         if name not in (known := CHECKS | OF_ESTIMATOR): raise UnknownName(f"'{name}' is not a check.{did_you_mean(name, known, 'checks')}")
-        if not (isinstance(reason, str) and reason.strip()): raise InvalidDeclaration(f"accepts={{'{name}': {reason!r}}} does not say why: give the reason as text, for whoever reads the run later")
+        if not (isinstance(reason, str) and reason.strip()):
+            raise InvalidDeclaration(f"accepts={{'{name}': {reason!r}}} does not say why: give the reason as text, for whoever reads the run later")
     return dict(accepts)
 
 # %% ../nbs/api/150_preflight.ipynb #84ea9ad1

@@ -98,7 +98,8 @@ class Terminal:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         self.console = Console(file=file or sys.stderr)
-        self._bars = Progress(BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), TimeRemainingColumn(), console=self.console, transient=True)
+        self._bars = Progress(BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
+            console=self.console, transient=True)
         self._bar = self._bars.add_task("", total=1.0)
 
     def show(self, standing:Standing) -> None:

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from ml_pkg.run import Run
 
 # %% ../nbs/api/459_project.ipynb #a1ce660c
-USED = {"Path", "json", "cells", "cell", "text", "Dataset", "Evaluation", "Experiment", "make_column_transformer", "SimpleImputer", "LogisticRegression", "Ridge", "make_pipeline",
-        "OneHotEncoder", "StandardScaler", "numbers", "categories", "run", "some", "predicted", "exported", "compare", "DecisionTreeClassifier", "DecisionTreeRegressor",
+USED = {"Path", "json", "cells", "cell", "text", "Dataset", "Evaluation", "Experiment", "make_column_transformer", "SimpleImputer",
+        "LogisticRegression", "Ridge", "make_pipeline",
+        "OneHotEncoder", "StandardScaler", "numbers", "categories", "run", "some", "predicted", "exported", "compare",
+        "DecisionTreeClassifier", "DecisionTreeRegressor",
         "known", "other", "tree", "board", "axes", "sweep"} # names in the notebooks of a project
 FOLDERS = {"nbs", "setup", "build", "dist"}        # what else is in its root folder
 
@@ -92,11 +94,13 @@ def read_rows(
     rows = read_table(path)
     if odd := [name for name in rows.columns if not isinstance(name, str)]: raise InvalidData(f"column names must be text, and {odd[0]!r} of {path} is not")
     if not len(rows): raise InvalidData(f"{path} has a header and no rows")
-    if len(rows.columns) < 2: raise InvalidData(f"{path} has one column, '{rows.columns[0]}': one is needed to predict, and others to predict it from.{separator_told(rows.columns[0])}")
+    if len(rows.columns) < 2:
+        raise InvalidData(f"{path} has one column, '{rows.columns[0]}': one is needed to predict, and others to predict it from.{separator_told(rows.columns[0])}")
     return rows
 
 # %% ../nbs/api/459_project.ipynb #88460d8a
-TEMPLATES = {"settings.ini": "settings.ini", "setup.py": "setup.txt", "pyproject.toml": "pyproject.toml", "MANIFEST.in": "manifest.in", ".gitignore": "gitignore",
+TEMPLATES = {"settings.ini": "settings.ini", "setup.py": "setup.txt", "pyproject.toml": "pyproject.toml", "MANIFEST.in": "manifest.in",
+             ".gitignore": "gitignore",
              ".gitattributes": "gitattributes", ".github/workflows/ci.yml": "ci.yml"} # file of a project -> template
 NOTEBOOKS = {"index": "index.md", "exploration": "exploration.md", "experiments/{name}": "experiment.md"}
 
@@ -145,7 +149,8 @@ def values(
     "What the templates need to know."
     from ml_pkg import __version__
     about = learner(proposal)
-    return {"name": name, "version": __version__, "file": file, "n_rows": f"{len(proposal.rows):,}", "n_features": str(len(proposal.names(NUMBER) + proposal.names(CATEGORY))),
+    return {"name": name, "version": __version__, "file": file, "n_rows": f"{len(proposal.rows):,}",
+            "n_features": str(len(proposal.names(NUMBER) + proposal.names(CATEGORY))),
             "target": " ".join(proposal.target.split()), "columns": _columns_table(proposal), "imports": imports_text(estimator_text(proposal)),
             "lists": _code_cell(lists_text(proposal)), "why": _why(proposal),
             "declaration": declaration_text(name, proposal, file), "holdout": str(proposal.holdout), "verdict": _verdict(name, proposal, beats_guessing),
@@ -161,7 +166,8 @@ def _readme(cells:list[Cell]) -> str:
 def _package(name:str, cells:list[Cell], settings:str) -> dict[str, str]:
     parser = configparser.ConfigParser(delimiters=["="])
     parser.read_string(settings)
-    return {f"{name}/__init__.py": f'__version__ = "{parser["DEFAULT"]["version"]}"\n', f"{name}/_modidx.py": index_text(parser["DEFAULT"], [f"{name}.experiments.{name}"]),
+    return {f"{name}/__init__.py": f'__version__ = "{parser["DEFAULT"]["version"]}"\n',
+            f"{name}/_modidx.py": index_text(parser["DEFAULT"], [f"{name}.experiments.{name}"]),
             f"{name}/experiments/__init__.py": "", f"{name}/experiments/{name}.py": module_text(cells, f"../../nbs/experiments/{name}.ipynb")}
 
 # %% ../nbs/api/459_project.ipynb #46332386
@@ -185,7 +191,8 @@ def built_beside(
 ) -> Iterator[Path]:
     "A folder to build in; renamed to `place` when the block ends well, removed when it does not. Raises `Unwritable`."
     try: part = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error: raise Unwritable(f"{place} cannot be made ({error.strerror or error}). Choose another --folder, or make {place.parent} writable") from error
+    except OSError as error:
+        raise Unwritable(f"{place} cannot be made ({error.strerror or error}). Choose another --folder, or make {place.parent} writable") from error
     try:
         yield part
         part.chmod(0o777 & ~_umask())
@@ -193,7 +200,8 @@ def built_beside(
         os.rename(part, place)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, MlPkgError): raise Unwritable(f"{place} cannot be made ({error.strerror or error}); nothing was left behind") from error
+        if isinstance(error, OSError) and not isinstance(error, MlPkgError):
+            raise Unwritable(f"{place} cannot be made ({error.strerror or error}); nothing was left behind") from error
         raise
 
 # %% ../nbs/api/459_project.ipynb #3d5e1abf
@@ -243,7 +251,8 @@ def committed(
     "Make the project a repository with one commit, unless it is inside of one or there is no git."
     if shutil.which("git") is None: return "git is not installed, so there is no repository yet"
     around = _git(folder, "rev-parse", "--show-toplevel")
-    if around.returncode == 0: return f"it is inside the repository {around.stdout.strip()}, so no other was made; GitHub looks for .github at the top of a repository only"
+    if around.returncode == 0:
+        return f"it is inside the repository {around.stdout.strip()}, so no other was made; GitHub looks for .github at the top of a repository only"
     for words in (("init", "--quiet"), ("symbolic-ref", "HEAD", "refs/heads/main"), ("add", "--all"), ("commit", "--quiet", "--message", f"Begin {name}")):
         done = _git(folder, *words)
         if done.returncode: return f"git {words[0]} failed, so nothing is committed yet: {_last_line(done.stderr)}"

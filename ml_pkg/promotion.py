@@ -77,7 +77,8 @@ def only_one(
     lease = Lease(_lease(file))
     lease.clear_if_dead()
     with lease.held() as ours:
-        if not ours: raise PromotionRefused(f"somebody else is promoting {name} at this moment. See what came of it (ml_pkg history {name}), and try again; if nobody is, delete {lease.path}")
+        if not ours:
+            raise PromotionRefused(f"somebody else is promoting {name} at this moment. See what came of it (ml_pkg history {name}), and try again; if nobody is, delete {lease.path}")
         yield
 
 def _lease(file:Path) -> Path: return file.resolve().with_name(f".{file.name}.lease")
@@ -113,7 +114,8 @@ def _begin(workspace:Workspace) -> None:
 
 def _declares(module:ModuleType, name:str) -> bool:
     "Whether a module has an experiment of that name; nothing else in it is touched, since some objects do things when they are asked for a name."
-    return getattr(module, "__name__", "__main__") != "__main__" and any(type(value).__name__ == "Experiment" and value.name == name for value in list(vars(module).values()))
+    return getattr(module, "__name__", "__main__") != "__main__" and any(type(value).__name__ == "Experiment" and value.name == name
+        for value in list(vars(module).values()))
 
 # %% ../nbs/api/399_promotion.ipynb #357e3518
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class Promotion:
 
     def _repr_html_(self) -> str:
         from html import escape
-        facts = {"declared in": self.address, **({} if self.is_done else {"preview": "nothing has changed"}), **{verdict.gate: verdict.found for verdict in self.verdicts}}
+        facts = {"declared in": self.address, **({} if self.is_done else {"preview": "nothing has changed"}),
+            **{verdict.gate: verdict.found for verdict in self.verdicts}}
         return definition(self.title, facts) + difference(self.difference or "no file changes") + "".join(f"<div>note: {escape(remark)}</div>" for remark in self.remarks)
 
 # %% ../nbs/api/399_promotion.ipynb #1b9e863a
@@ -160,7 +163,8 @@ def preview(
 
 def _planned(experiment:"Experiment", place:Place, workspace:Workspace) -> Rewritten:
     imported = vars(place.module)[place.variable].source or ""
-    found = rewritten(experiment.named(place.name), place, _declared_since.get((place.written, place.variable), imported), _added_imports(workspace, place.name))
+    found = rewritten(experiment.named(place.name), place, _declared_since.get((place.written, place.variable), imported),
+        _added_imports(workspace, place.name))
     return found._replace(remarks=(*found.remarks, *_remarks_on_rows(experiment.dataset, place, _in_production(workspace, place.name))))
 
 def _remarks_on_rows(dataset:Dataset, place:Place, version:Version|None) -> Iterator[str]:
@@ -212,13 +216,16 @@ def promote(
         if not verdicts.passed and not force.strip(): raise _refusal(place.name, verdicts)
         forced = "" if verdicts.passed else force
         with ExitStack() as kept:
-            copies = [kept.enter_context(kept_copy(workspace, place.name, each, cast(Path, each.model_path))) for each in ([outset.run] if outset else []) + [run]]
+            copies = [kept.enter_context(kept_copy(workspace, place.name, each, cast(Path, each.model_path)))
+                for each in ([outset.run] if outset else []) + [run]]
             move = _Move("promote", workspace, place, chosen, planned, model, copies[-1].part, version, why, forced, tuple(verdicts))
             return _write_and_enter(move, lambda connection: _entered(connection, copies))
 
 def _entered(connection:sqlite3.Connection, copies:Sequence["Copy"]) -> Version:
     "The last copy as a version. One before it is what was declared at the outset, and was in production until now."
-    for outset in copies[:-1]: point(connection, outset.name, "production", add_version(connection, outset).version, "promote", who(), why="it was declared when something else was first promoted")
+    for outset in copies[:-1]:
+        point(connection, outset.name, "production", add_version(connection, outset).version, "promote", who(),
+            why="it was declared when something else was first promoted")
     return add_version(connection, copies[-1])
 
 def _outset(workspace:Workspace, place:Place, chosen:"Experiment", force:str) -> Incumbent | None:
@@ -235,11 +242,13 @@ def _outset(workspace:Workspace, place:Place, chosen:"Experiment", force:str) ->
     return Incumbent(run, model, 1)
 
 def _was_promoted(workspace:Workspace, name:str) -> bool:
-    with connected(workspace) as connection: return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND alias = ?", [name, "production"]).fetchone() is not None
+    with connected(workspace) as connection:
+        return connection.execute("SELECT 1 FROM promotions WHERE name = ? AND alias = ?", [name, "production"]).fetchone() is not None
 
 def _refusal(name:str, verdicts:Verdicts) -> PromotionRefused:
     wrong = ", ".join(verdict.gate for verdict in verdicts.refusals)
-    return PromotionRefused(f"{name} stays as it is: {wrong} refused.", verdicts, "If it has to be all the same: promote(force='the reason'), or --force on the command line; the registry keeps it")
+    return PromotionRefused(f"{name} stays as it is: {wrong} refused.", verdicts,
+        "If it has to be all the same: promote(force='the reason'), or --force on the command line; the registry keeps it")
 
 def _in_production(workspace:Workspace, name:str) -> Version | None:
     if not workspace.database.exists(): return None
@@ -281,7 +290,8 @@ def _write_and_enter(move:_Move, version_in:Callable[[sqlite3.Connection], Versi
     journaled = {"after": last, "kind": move.kind, "difference": planned.difference, "file": str(place.file)}
     with written_together(_journal(workspace, name), planned.changes, journaled, lambda: _is_entered(workspace, name, journaled)):
         verdicts = (*move.verdicts, _parity(move))
-        about = {"why": move.why, "forced": move.forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]), "difference": planned.difference, "commit": git_state(_folder(place)).commit}
+        about = {"why": move.why, "forced": move.forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]),
+            "difference": planned.difference, "commit": git_state(_folder(place)).commit}
         refuse_edited(planned.changes)
         statement = find_declared(place.written, place.variable).source if place.written and planned.changes else ""
         with connected(workspace) as connection, transaction(connection):
@@ -433,7 +443,8 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
             said.key == declared.key)
     else:
         given = _promoted_answers(workspace, version)
-        yield Verdict("registry", "what is declared is in production", f"{version} is that" if version.key == said.key else _how_other(version, said), version.key == said.key)
+        yield Verdict("registry", "what is declared is in production",
+            f"{version} is that" if version.key == said.key else _how_other(version, said), version.key == said.key)
     found = answers_digest(said.answers)
     whose = f"that were promoted ({given or 'nobody asked for any then'})" if version else f"of the model in memory ({given})"
     yield Verdict("answers", f"those {whose}", f"{len(said.answers):,} answers, {found}", given in ("", found))
@@ -454,6 +465,7 @@ def _in_step(place:Place) -> Verdict:
 def _promoted_answers(workspace:Workspace, version:Version) -> str:
     "The digest of the answers that a version gave when it was promoted; empty if nobody asked."
     with connected(workspace) as connection:
-        rows = connection.execute("SELECT gates FROM promotions WHERE name = ? AND version = ? ORDER BY number DESC", [version.name, version.version]).fetchall()
+        rows = connection.execute("SELECT gates FROM promotions WHERE name = ? AND version = ? ORDER BY number DESC",
+            [version.name, version.version]).fetchall()
     told = next((verdict["found"] for row in rows for verdict in json.loads(row[0]) if verdict["gate"] == "parity"), "")
     return told.rpartition(" ")[2]

@@ -74,7 +74,8 @@ def git_state(
     facts, changed = _split(told)
     commit = facts.get("branch.oid")
     if commit == "(initial)": return GitState()
-    return GitState(commit, True, hashlib.sha256(f"{changed}\n{git(folder, 'diff', 'HEAD', '--binary')}".encode()).hexdigest()[:32]) if changed else GitState(commit, False)
+    return GitState(commit, True,
+        hashlib.sha256(f"{changed}\n{git(folder, 'diff', 'HEAD', '--binary')}".encode()).hexdigest()[:32]) if changed else GitState(commit, False)
 
 # %% ../nbs/api/210_provenance.ipynb #07bc8f61
 def packages(
@@ -84,7 +85,8 @@ def packages(
     parts = [estimator, *estimator.get_params(deep=True).values()]
     used = {type(part).__module__.partition(".")[0] for part in parts if hasattr(part, "get_params")} - {"__main__", "builtins"}
     used = {name for name in used if getattr(sys.modules.get(name), "__file__", None) and is_library_file(sys.modules[name].__file__, name)}
-    found = dict(library_version(name).replace("_", "-", 1).split(" ", 1) for name in ("ml_pkg", "sklearn", "numpy", "scipy", "pandas", "pyarrow", "joblib", *sorted(used)))
+    found = dict(library_version(name).replace("_", "-", 1).split(" ", 1)
+        for name in ("ml_pkg", "sklearn", "numpy", "scipy", "pandas", "pyarrow", "joblib", *sorted(used)))
     return {"python": sys.version.split()[0], **found}
 
 # %% ../nbs/api/210_provenance.ipynb #52239649

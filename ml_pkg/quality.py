@@ -44,7 +44,9 @@ def by_chance(
 
 # %% ../nbs/api/640_quality.ipynb #a07b9ec8
 def _fault(reference:Sketch, current:Sketch, column:str, kind:str, count:int, what:str) -> Iterator[Fault]:
-    if count: yield Fault(column, kind, int(count), by_chance(int(count), current.rows, reference.rows) < RARE, what, tuple(current.examples.get(f"{column}/{kind}", ())))
+    if count:
+        yield Fault(column, kind, int(count), by_chance(int(count), current.rows, reference.rows) < RARE, what,
+            tuple(current.examples.get(f"{column}/{kind}", ())))
 
 # %% ../nbs/api/640_quality.ipynb #a45b5bd1
 def _of(count:int, rows:int) -> str: return f"{count} of {rows} values {'is' if count == 1 else 'are'}"
@@ -87,9 +89,11 @@ def _stuck(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
             yield Fault(name, "stuck", int(run), True, f"{run} rows in a row have the same value; at training no more than {usual} had")
 
 # %% ../nbs/api/640_quality.ipynb #041cc3bc
-_FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60, "3600 (seconds)": 3600, "24 (hours)": 24,
+_FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60,
+            "3600 (seconds)": 3600, "24 (hours)": 24,
             "2.54 (inches)": 2.54, "3.2808 (feet)": 1 / 0.3048, "1.6093 (miles)": 1.609344, "2.2046 (pounds)": 1 / 0.45359237, "4.184 (calories)": 4.184}
-CONVERSIONS = {**{f"multiplied by {name}": (factor, 0.0) for name, factor in _FACTORS.items()}, **{f"divided by {name}": (1 / factor, 0.0) for name, factor in _FACTORS.items()},
+CONVERSIONS = {**{f"multiplied by {name}": (factor, 0.0) for name, factor in _FACTORS.items()},
+    **{f"divided by {name}": (1 / factor, 0.0) for name, factor in _FACTORS.items()},
     "degrees Celsius became Fahrenheit": (1.8, 32.0), "degrees Fahrenheit became Celsius": (1 / 1.8, -32 / 1.8), "degrees Celsius became kelvin": (1.0, 273.15),
     "kelvin became degrees Celsius": (1.0, -273.15), "the sign changed": (-1.0, 0.0)}
 NEAR = 0.25 # of a standard deviation, between the mean and what a conversion makes of it; likewise for the ratio of standard deviations
@@ -122,10 +126,12 @@ def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         count = int(current.moments[place, 0])
         if count < 10: continue
         before, now = (_mean_and_deviation(sketch, baseline, place) for sketch in (baseline.sketch, current))
-        if not (before[1] > 0 and now[1] > 0 and np.isfinite([*before, *now]).all()) or not (conversion := _conversion(before, now, min(count, int(baseline.sketch.moments[place, 0])))): continue
+        if not (before[1] > 0 and now[1] > 0 and np.isfinite([*before, *now]).all()) or not (conversion := _conversion(before, now, min(count, int(baseline.sketch.moments[place, 0])))):
+            continue
         certain = abs(now[0] - before[0]) > FAR * max(before[1], now[1]) * math.sqrt(1 / count + 1 / max(1.0, float(baseline.sketch.moments[place, 0])))
         yield Fault(name, "unit", count, bool(certain),
-            f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if values were {conversion}" if "by" in conversion else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
+            f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if values were {conversion}" if "by" in conversion
+            else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
 
 # %% ../nbs/api/640_quality.ipynb #1bb322c8
 def faults_of(

@@ -76,7 +76,8 @@ class Attempt:
         "Columns of the run that are known from the beginning."
         declared, namesake = self.experiment, self.experiment.namesake
         is_another = namesake is not declared and not (self.identity and self.identity.key == self.surroundings.key(namesake)) # what is as declared varies nothing
-        return {"experiment": declared.name, "key": self.identity and self.identity.key, "started": self.started, "origin": self.origin, "place": self.place, "source": declared.source,
+        return {"experiment": declared.name, "key": self.identity and self.identity.key, "started": self.started, "origin": self.origin,
+                "place": self.place, "source": declared.source,
                 "module": declared.module, "varied": is_another, "threads": self.threads}
 
     @property
@@ -129,8 +130,10 @@ def _about_rows(experiment:"Experiment") -> dict[str, Any]:
     dataset, evaluation = experiment.dataset, experiment.evaluation
     try:
         classification = is_classification(experiment.estimator, dataset.y)
-        return {"comparable": comparable(dataset, evaluation, classification, experiment.seed), "train_size": evaluation.train_size, "dataset_key": dataset.fingerprint, "dataset_rows": len(dataset),
-                "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression", "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())}
+        return {"comparable": comparable(dataset, evaluation, classification, experiment.seed), "train_size": evaluation.train_size,
+                "dataset_key": dataset.fingerprint, "dataset_rows": len(dataset),
+                "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression",
+                "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())}
     except (MlPkgError, ValueError, TypeError): return {}
 
 # %% ../nbs/api/298_recording.ipynb #f560db09
@@ -138,7 +141,8 @@ def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
     "Columns of a run, and what belongs to it, that can be told without its rows."
     experiment, identity, source = begun.experiment, begun.identity, begun.experiment.dataset.source
     commit, dirty, difference = begun.git()
-    run = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(source), "git_commit": commit, "git_dirty": dirty, "git_difference": difference}
+    run = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(source), "git_commit": commit,
+        "git_dirty": dirty, "git_difference": difference}
     parameters = {name: _in_short(value) for name, value in experiment.estimator.get_params(deep=True).items()}
     return run, {"components": [{"path": path, "content": content} for path, content in (components(identity) if identity else {}).items()],
                  "parameters": [{"name": name, "value": value} for name, value in parameters.items()],
@@ -168,14 +172,17 @@ def _outcome(folds:list) -> dict[str, list[dict]]:
     "Rows that say what came of each fold."
     numbered = [(number, fold, step, place) for number, fold in enumerate(folds) for place, step in enumerate(fold.steps)]
     return {"scores": [{"metric": metric, "fold": number, "value": value} for number, fold in enumerate(folds) for metric, value in fold.scores.items()],
-            "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": step.outcome} for number, _, step, place in numbered],
-            "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message} for number, _, step, _ in numbered for category, message in step.warnings]}
+            "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": step.outcome}
+            for number, _, step, place in numbered],
+            "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message}
+            for number, _, step, _ in numbered for category, message in step.warnings]}
 
 # %% ../nbs/api/298_recording.ipynb #6434df89
 def _spent(folds:list) -> dict[str, Any]:
     "Columns of a run that sum up what its folds took."
     peaks = [fold.peak_memory for fold in folds if fold.peak_memory]
-    return {"reproducible": all(fold.reproducible for fold in folds), "cpu_seconds": sum(fold.cpu_seconds for fold in folds), "peak_memory": max(peaks, default=None),
+    return {"reproducible": all(fold.reproducible for fold in folds), "cpu_seconds": sum(fold.cpu_seconds for fold in folds),
+            "peak_memory": max(peaks, default=None),
             "held_out": sum(len(fold.columns["row"]) for fold in folds) / max(1, sum(fold.train_rows for fold in folds)),
             "seconds_per_row": sum(fold.seconds_per_row for fold in folds) / len(folds), "model_bytes": folds[0].model_bytes}
 
@@ -196,7 +203,8 @@ def finish(
 def _log_steps(begun:Attempt, run:Run, folds:list) -> None:
     for number, fold in enumerate(folds):
         for step in fold.steps:
-            log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number, "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
+            log.info("step finished", extra={"ml_pkg": {"run": run.id, "experiment": begun.experiment.name, "fold": number,
+                "step": step.name, "outcome": step.outcome, "seconds": step.seconds}})
 
 def fail(
     begun:Attempt,     # the run, as it was begun
@@ -261,7 +269,8 @@ def _write(begun:Attempt, row:dict, prepared:Prepared, run:UnrecordedRun) -> Non
     artifacts = [each for each in (declaration, keep_predictions(begun.workspace, run.folds) if run.folds else None) if isinstance(each, Artifact)]
     files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": row["key"], "written": now()} for path, digest in artifacts]
     with connected(begun.workspace) as connection:
-        run.row["id"] = record(connection, {**row, **_parent(begun, connection)}, **run.details, files=files, deliveries=new_deliveries(sinks := chosen_sinks()))
+        run.row["id"] = record(connection, {**row, **_parent(begun, connection)}, **run.details, files=files,
+            deliveries=new_deliveries(sinks := chosen_sinks()))
     if sinks: start_sender(begun.workspace)
 
 # %% ../nbs/api/298_recording.ipynb #398bdf81
@@ -311,7 +320,8 @@ def _write_what_is_left() -> dict[Workspace, Unwritable]:
 @atexit.register
 def _write_at_last() -> None:
     "Record what was not before the process ends."
-    for error in _write_what_is_left().values() if _unwritten else (): print(f"warning: what ran in this process and could not be recorded is lost: {error}", file=sys.stderr)
+    for error in _write_what_is_left().values() if _unwritten else ():
+        print(f"warning: what ran in this process and could not be recorded is lost: {error}", file=sys.stderr)
 
 # %% ../nbs/api/298_recording.ipynb #995504f8
 def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
@@ -319,7 +329,8 @@ def _repeated(folds:list) -> dict[tuple[type, str, str], set[int]]:
     seen:dict[tuple[type, str, str], set[int]] = {}
     for number, fold in enumerate(folds):
         for step in fold.steps:
-            for category, message in step.warnings: seen.setdefault((category, step.name, message.strip().partition("\n")[0] or category.__name__), set()).add(number)
+            for category, message in step.warnings:
+                seen.setdefault((category, step.name, message.strip().partition("\n")[0] or category.__name__), set()).add(number)
     return seen
 
 # %% ../nbs/api/298_recording.ipynb #e0ae1ee8
@@ -340,7 +351,8 @@ def remarks(
     "What is to be said of a run that went well. Each warning of a step once, with the number of folds it came from."
     said = []
     if isinstance(prepared.declaration, Exception):
-        said.append((UserWarning, f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}"))
+        said.append((UserWarning,
+            f"the declaration of {begun.experiment.name} cannot be kept, so run.experiment will not give it back: {prepared.declaration}"))
     if told := _moved_since(run, begun.experiment): said.append((HoldoutMoved, told))
     if not all(fold.reproducible for fold in folds):
         said.append((UserWarning, f"{begun.experiment.name} drew from a global random generator, so it will be run anew each time. Give the step that does a random_state, and draw from that"))

@@ -29,7 +29,8 @@ def held_out_importance(
 ) -> dict[str, float]: # column -> mean loss of score, 0 at least
     "Permutation importance, out of fold."
     from sklearn.inspection import permutation_importance
-    found = [pd.Series(permutation_importance(estimator, X, y, scoring=scoring, n_repeats=repeats, random_state=seed).importances_mean, X.columns) for estimator, X, y in parts]
+    found = [pd.Series(permutation_importance(estimator, X, y, scoring=scoring, n_repeats=repeats, random_state=seed).importances_mean, X.columns)
+        for estimator, X, y in parts]
     return {str(name): max(0.0, float(value)) for name, value in pd.concat(found, axis=1).mean(axis=1).items()}
 
 # %% ../nbs/api/336_reference.ipynb #a74abf63
@@ -39,14 +40,16 @@ def calibration_of(
     bins:int=10,                 # of about as many rows each
 ) -> dict[str, dict[str, list[Any]]]: # column -> for each bin: its rows, the mean probability, the share that was of the class
     "Reliability of probabilities (Murphy and Winkler 1977). Raises `InvalidData` for unequal numbers of rows."
-    if len(probabilities) != len(labels): raise InvalidData(f"there are {len(probabilities)} rows of probabilities and {len(labels)} labels: give those of the same rows")
+    if len(probabilities) != len(labels):
+        raise InvalidData(f"there are {len(probabilities)} rows of probabilities and {len(labels)} labels: give those of the same rows")
     truth = labels.astype(str).to_numpy()
     return {name: _reliability(probabilities[name].to_numpy("float64"), truth == name.removeprefix("probability "), bins) for name in probabilities.columns}
 
 def _reliability(said:np.ndarray, happened:np.ndarray, bins:int) -> dict[str, list]:
     said = np.nan_to_num(said) # a class that a fold did not know had no chance there
     parts = [part for part in np.array_split(np.argsort(said, kind="stable"), bins) if len(part)]
-    return {"rows": [len(part) for part in parts], "probability": [float(said[part].mean()) for part in parts], "share": [float(happened[part].mean()) for part in parts]}
+    return {"rows": [len(part) for part in parts], "probability": [float(said[part].mean()) for part in parts],
+        "share": [float(happened[part].mean()) for part in parts]}
 
 # %% ../nbs/api/336_reference.ipynb #0e99f389
 FORMAT = 1 # of what is written
@@ -120,7 +123,8 @@ class ReferenceProfile:
                 raise DamagedFile(f"a reference profile of format {written['format']!r} cannot be read: this version of ml_pkg reads format {FORMAT}. Install the version that wrote it, or train again")
             importance = {str(name): float(value) for name, value in written["importance"].items()}
             inputs = Baseline.from_dict(written["inputs"])
-            return cls(inputs, Baseline.from_dict(written["answers"]), PairSums.from_dict(written["pairs"], len(_scores(inputs, importance).columns)), importance, written["calibration"])
+            return cls(inputs, Baseline.from_dict(written["answers"]),
+                PairSums.from_dict(written["pairs"], len(_scores(inputs, importance).columns)), importance, written["calibration"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, DamagedFile): raise
             raise DamagedFile(f"a reference profile cannot be read ({error!r}). Take the file from its source again, or train again") from error
@@ -140,7 +144,8 @@ def reference_profile(
 ) -> ReferenceProfile:
     "What a model will remember. Raises `InvalidData` for a table without rows, `UnknownName` for the importance of a column that is not there."
     for name in importance:
-        if name not in rows.columns: raise UnknownName(f"importance of '{name}', which is no column of the training rows.{did_you_mean(name, rows.columns, 'columns')}")
+        if name not in rows.columns:
+            raise UnknownName(f"importance of '{name}', which is no column of the training rows.{did_you_mean(name, rows.columns, 'columns')}")
     if wrong := [f"{name} ({value})" for name, value in importance.items() if not 0 <= value < float("inf")]:
         raise InvalidData(f"importance is 0 or more, and it is not for {wrong[0]}: take max(0, …) of a measured loss")
     inputs = _baseline(rows)

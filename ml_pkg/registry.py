@@ -78,7 +78,8 @@ def whole_file(
     "The file of a version. Raises `NotFound` if it is gone, `DamagedFile` if it is not what was registered."
     try: digest = digest_of(version.path)
     except FileNotFoundError as error: raise NotFound(f"{version.path} is gone, which is the model {version}. {_back(version)}") from error
-    except OSError as error: raise DamagedFile(f"{version.path}, which is the model {version}, cannot be read ({error.strerror or error}). {_back(version)}") from error
+    except OSError as error:
+        raise DamagedFile(f"{version.path}, which is the model {version}, cannot be read ({error.strerror or error}). {_back(version)}") from error
     if digest != version.sha256: raise DamagedFile(f"{version.path} is not what was registered as {version}: it was changed, or is damaged. {_back(version)}")
     return version.path
 
@@ -143,7 +144,8 @@ def kept_copy(
     file:Path,           # of the model
 ) -> Iterator[Copy]:
     "A copy of a model's file for `add_version`; gone after the block if it became none. Raises `InvalidDeclaration`, `NotFound`, `DamagedFile` if it is not the model of that run, `Unwritable`."
-    if not name.isidentifier(): raise InvalidDeclaration(f"a model's name becomes part of files and addresses, so it is an identifier (letters, digits, underscores), and not {name!r}")
+    if not name.isidentifier():
+        raise InvalidDeclaration(f"a model's name becomes part of files and addresses, so it is an identifier (letters, digits, underscores), and not {name!r}")
     _check_fits(run, file, archive := read_archive(file))
     folder = workspace.made("registry", name)
     part = _copied(file, folder, archive.sha256)
@@ -170,7 +172,8 @@ def add_version(
     copy:Copy,                     # of the file, as `kept_copy` gives it
 ) -> Version:
     "Make a version of a copy; or the one that is there, if that run's model was registered already. One whose file was gone or damaged is whole again."
-    found = connection.execute("SELECT * FROM versions WHERE name = ? AND run = ? AND sha256 = ? ORDER BY number DESC", [copy.name, copy.run, copy.sha256]).fetchone()
+    found = connection.execute("SELECT * FROM versions WHERE name = ? AND run = ? AND sha256 = ? ORDER BY number DESC",
+        [copy.name, copy.run, copy.sha256]).fetchone()
     if found: return _mended(_version(connection, found), copy)
     number, folder = _next(connection, copy), copy.part.parent
     os.replace(copy.part, folder/f"{number}.mlpkg")
@@ -222,7 +225,8 @@ def version_of(
     row = connection.execute("SELECT * FROM versions WHERE name = ? AND version = ?", [name, number]).fetchone()
     if row: return _version(connection, row)
     check_registered(connection, name)
-    if which in known: raise NotFound(f"{name}@{which} is version {number}, and the database has lost what it knew of that. Move the alias to a version that is there: ml_pkg history {name}")
+    if which in known:
+        raise NotFound(f"{name}@{which} is version {number}, and the database has lost what it knew of that. Move the alias to a version that is there: ml_pkg history {name}")
     there = [*known, *(each.version for each in _versions(connection, name))]
     raise UnknownName(f"'{which}' is no version or alias of {name}{_why_not(connection, name, which)}.{did_you_mean(str(which), there, 'aliases and versions')}")
 
@@ -282,12 +286,14 @@ def _step_back(steps:list[int], production:int|None) -> int | None: return next(
 def _steps(connection:sqlite3.Connection, name:str) -> list[int]:
     "The versions that went into production, one step after another, the last one at the end. Steps that were rolled back are not among them."
     steps:list[int] = []
-    for row in connection.execute("SELECT version, kind FROM promotions WHERE name = ? AND alias = ? ORDER BY number", [name, PRODUCTION]): steps = _with_step(steps, row["version"], row["kind"])
+    for row in connection.execute("SELECT version, kind FROM promotions WHERE name = ? AND alias = ? ORDER BY number", [name, PRODUCTION]):
+        steps = _with_step(steps, row["version"], row["kind"])
     return steps
 
 # %% ../nbs/api/385_registry.ipynb #0756900a
 def _check_alias(alias:str) -> None:
-    if not re.fullmatch(r"[^\W\d][\w.-]*", alias): raise InvalidDeclaration(f"an alias begins with a letter, and goes on with letters, digits, '.', '_' and '-': it is not {alias!r}")
+    if not re.fullmatch(r"[^\W\d][\w.-]*", alias):
+        raise InvalidDeclaration(f"an alias begins with a letter, and goes on with letters, digits, '.', '_' and '-': it is not {alias!r}")
 
 def _append(connection:sqlite3.Connection, name:str, alias:str, version:int|None, kind:str, who:str, why:str, forced:str="", gates:str="[]", difference:str="", commit:str|None=None) -> None:
     values = [name, alias, version, kind, now(), who, why, forced, gates, difference, commit]
@@ -383,7 +389,8 @@ def version_before(
 def _why_none_before(connection:sqlite3.Connection, name:str, there:int|None) -> str:
     "What to do in place of a rollback."
     if there is None: return f"nothing was ever in production. What there is: ml_pkg history {name}"
-    once = {row[0] for row in connection.execute("SELECT version FROM promotions WHERE name = ? AND alias = ? AND version IS NOT NULL", [name, PRODUCTION])} - {there}
+    once = {row[0]
+        for row in connection.execute("SELECT version FROM promotions WHERE name = ? AND alias = ? AND version IS NOT NULL", [name, PRODUCTION])} - {there}
     others = [f"{each} (ml_pkg promote {each})" for each in _versions(connection, name) if each.version in once]
     told = f"Later ones were rolled back; one of them again: {listed(others)}. " if others else ""
     return (f"version {there} is the first that went into production. {told}What its promotion changed in the cell goes back with git (git revert COMMIT; git checkout of the notebook and its module, "
@@ -435,7 +442,8 @@ def standing_of(
         return [_standing(connection, version) for version in found]
 
 def _standing(connection:sqlite3.Connection, version:Version) -> Standing:
-    known, ever = aliases(connection, version.name), [alias for alias, in connection.execute("SELECT DISTINCT alias FROM promotions WHERE name = ? ORDER BY alias", [version.name])]
+    known, ever = aliases(connection, version.name), [alias
+        for alias, in connection.execute("SELECT DISTINCT alias FROM promotions WHERE name = ? ORDER BY alias", [version.name])]
     return Standing(version, tuple(alias for alias, number in known.items() if number == version.version), tuple(alias for alias in ever if alias not in known))
 
 # %% ../nbs/api/385_registry.ipynb #f66c108e
@@ -487,7 +495,8 @@ def versions(
 def model_list() -> list[dict[str, Any]]:
     "The registered models of the current workspace as plain dicts."
     if not Workspace.current().database.exists(): return []
-    with _registry() as connection: return [_described(connection, name) for name, in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name").fetchall()]
+    with _registry() as connection:
+        return [_described(connection, name) for name, in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name").fetchall()]
 
 def _described(connection:sqlite3.Connection, name:str) -> dict:
     "A model with what is in production, since when, and how well it did."
@@ -501,7 +510,8 @@ def _described(connection:sqlite3.Connection, name:str) -> dict:
 def models() -> "pd.DataFrame": # one row a model, by name: versions, aliases, since when it is in production, the scores of what is
     "The registered models of the current workspace."
     import pandas as pd
-    rows = [{"name": each["name"], "versions": len(each["versions"]), "production": each["aliases"].get(PRODUCTION), "aliases": alias_text(each["aliases"]), "since": each["since"], **each["scores"]}
+    rows = [{"name": each["name"], "versions": len(each["versions"]), "production": each["aliases"].get(PRODUCTION),
+        "aliases": alias_text(each["aliases"]), "since": each["since"], **each["scores"]}
         for each in model_list()]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*_COLUMNS, *(name for row in rows for name in row)]))).set_index("name")
     return frame.assign(production=frame["production"].astype("Int64"), since=pd.to_datetime(frame["since"], utc=True))
@@ -526,7 +536,8 @@ def move_list(
 
 def _move(row:sqlite3.Row, runs:dict[int, str]) -> dict:
     gates = json.loads(row["gates"])
-    return {"when": row["made"], "kind": row["kind"], "alias": row["alias"], "version": row["version"], "run": runs.get(row["version"]), "who": row["who"], "why": row["why"], "forced": row["forced"],
+    return {"when": row["made"], "kind": row["kind"], "alias": row["alias"], "version": row["version"], "run": runs.get(row["version"]),
+            "who": row["who"], "why": row["why"], "forced": row["forced"],
             "passed": sum(bool(gate.get("passed")) for gate in gates), "gates": gates, "difference": row["difference"], "commit": row["git_commit"]}
 
 def gate_text(

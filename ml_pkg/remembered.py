@@ -77,7 +77,8 @@ def training_scores(
     labels, there = pd.Index(training.classes if training.is_classification else []), list(training.predictions)
     known = ESTIMABLE if training.is_classification else {name: LOSSES[name] for name in LOSS_OF}
     said = Answers(training.predictions, np.asarray(training.y), np.ones(len(training.y)), labels)
-    return {name: _training_score(metric, metric.terms(said)) for name, metric in known.items() if (needed := metric.needs(labels)) is not None and set(needed) <= set(there)}
+    return {name: _training_score(metric, metric.terms(said)) for name, metric in known.items()
+        if (needed := metric.needs(labels)) is not None and set(needed) <= set(there)}
 
 # %% ../nbs/api/352_remembered.ipynb #fe7f61f4
 _KINDS = {"classification": ClassificationEstimator, "regression": RegressionEstimator}
@@ -92,7 +93,8 @@ def performance_estimator(
     if not set(names) <= set(training.predictions): raise InvalidData("performance is estimated from probabilities, and the model gives none")
     chances = np.nan_to_num(training.predictions[names].to_numpy("float64")) # a class that a fold had not seen has none
     codes = pd.Index(training.classes).get_indexer(pd.Index(np.asarray(training.y)))
-    return ClassificationEstimator(learn_calibration(training.X, codes, chances, training.predictions["fold"]), learn_support(training.X), tuple(training.classes))
+    return ClassificationEstimator(learn_calibration(training.X, codes, chances, training.predictions["fold"]), learn_support(training.X),
+        tuple(training.classes))
 
 # %% ../nbs/api/352_remembered.ipynb #24f1cf45
 PROFILE, PERFORMANCE, TRAINING = "reference.json", "performance.json", "training.json"
@@ -122,7 +124,8 @@ def remember(
     estimator = _tried("performance", lambda: performance_estimator(once.some(LEARNT)), missing)
     scores = _tried("scores", lambda: training_scores(once), missing) or {}
     parts = {PROFILE: profile.to_dict(), TRAINING: {"scores": scores, "left_out": missing}}
-    return {name: _written(part) for name, part in (parts if estimator is None else parts | {PERFORMANCE: {"task": training.task, **estimator.to_dict()}}).items()}
+    return {name: _written(part)
+        for name, part in (parts if estimator is None else parts | {PERFORMANCE: {"task": training.task, **estimator.to_dict()}}).items()}
 
 # %% ../nbs/api/352_remembered.ipynb #9d0a155d
 def _read(model:Model, name:str, what:str, make:Callable[[dict], Any]) -> Any:
@@ -159,4 +162,5 @@ def scores_of(
     model:Model, # fitted
 ) -> dict[str, TrainingScore]:
     "How well a model did out of fold, by metric. Raises `NotFound`, `DamagedFile`."
-    return _read(model, TRAINING, "scores of training", lambda content: {str(name): TrainingScore(*map(float, found)) for name, found in content["scores"].items()})
+    return _read(model, TRAINING, "scores of training",
+        lambda content: {str(name): TrainingScore(*map(float, found)) for name, found in content["scores"].items()})

@@ -51,7 +51,8 @@ def tabulated(
     "A table, in which the numbers of a column of numbers stand below each other."
     texts = [[str(value) for value in row] for row in rows]
     if not texts: return ""
-    kinds = [" class='number'" if all(map(_NUMBER.fullmatch, column)) else " class='short'" if max(map(len, column)) < 28 else "" for column in zip(*texts, strict=True)][1:]
+    kinds = [" class='number'" if all(map(_NUMBER.fullmatch, column)) else " class='short'" if max(map(len, column)) < 28 else ""
+        for column in zip(*texts, strict=True)][1:]
     def cells(tag:str, row:Sequence[Any]) -> str: return "".join(f"<{tag}{kind}>{escape(str(value))}</{tag.split()[0]}>" for value, kind in zip(row, kinds, strict=True))
     corner, *columns = header
     head = f"<th scope='col'>{escape(str(corner))}</th>" + cells("th scope='col'", columns)
@@ -233,10 +234,13 @@ def score_section(
     scores = run.fold_scores
     if not any(scores.values()): return ""
     intervals = {metric: score_interval(run, metric) for metric in scores}
-    means = [[metric, f"{mean:.4f}", f"{low:.4f} to {high:.4f}" if math.isfinite(low) else "not known", f"{run.summary[metric][1]:.4f}"] for metric, (mean, low, high) in intervals.items()]
+    means = [[metric, f"{mean:.4f}", f"{low:.4f} to {high:.4f}" if math.isfinite(low) else "not known", f"{run.summary[metric][1]:.4f}"]
+        for metric, (mean, low, high) in intervals.items()]
     folds = [[number, *(f"{values[number - 1]:.4f}" for values in scores.values())] for number in range(1, min(map(len, scores.values())) + 1)]
-    drawn = picture(lambda figure: _draw_folds(figure, scores, intervals), 0.3 + 0.8 * len(scores), "Scores: a point for each fold, the mean as a line and its 95 % interval as a bar")
-    return section("Scores", tabulated("mean scores", ["metric", "mean", "95 % interval", "deviation over folds"], means), drawn, tabulated("scores by fold", ["fold", *scores], folds))
+    drawn = picture(lambda figure: _draw_folds(figure, scores, intervals), 0.3 + 0.8 * len(scores),
+        "Scores: a point for each fold, the mean as a line and its 95 % interval as a bar")
+    return section("Scores", tabulated("mean scores", ["metric", "mean", "95 % interval", "deviation over folds"], means), drawn,
+        tabulated("scores by fold", ["fold", *scores], folds))
 
 # %% ../nbs/api/286_report.ipynb #ea6a8d3c
 def _draw_outcome(ax:"Axes", actual:Any, predicted:Any, classification:bool) -> None:
@@ -251,13 +255,16 @@ def outcome_section(
     if run.status == "failed": return ""
     try: dataset, said = dataset_at_hand(run), run.predictions
     except MlPkgError as error: return section("Predictions", remark(str(error)))
-    if "prediction" not in said: return section("Predictions", remark(f"{len(said):,} rows were predicted, with {len(dataset.target)} targets each: {listed(dataset.target)}"))
+    if "prediction" not in said:
+        return section("Predictions", remark(f"{len(said):,} rows were predicted, with {len(dataset.target)} targets each: {listed(dataset.target)}"))
     actual, predicted = (values.reset_index(drop=True) for values in (dataset.y.iloc[said["row"].to_numpy()], said["prediction"]))
     classification = run.row["task"] == "classification"
-    if classification: text = f"Which class was taken for which: {(actual.astype(object) == predicted.astype(object)).sum():,} of {len(said):,} predictions are right"
+    if classification:
+        text = f"Which class was taken for which: {(actual.astype(object) == predicted.astype(object)).sum():,} of {len(said):,} predictions are right"
     else: text = f"Residuals of {len(said):,} predictions: half of them are off by less than {(actual - predicted).abs().median():.4g}"
     return section("Predictions",
-        picture(lambda figure: _draw_outcome(figure.subplots(), actual, predicted, classification), 3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
+        picture(lambda figure: _draw_outcome(figure.subplots(), actual, predicted, classification),
+        3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
 
 # %% ../nbs/api/286_report.ipynb #d792629f
 _OUT_OF_PLACE = re.compile(r'<script.*?</script>|\son[a-z]+="[^"]*"|</?body>', re.DOTALL)
@@ -277,7 +284,8 @@ def declaration_section(
         shown = remark(f"No diagram: {error}") * (run.status != "failed") + quoted(run.row["estimator"])
         declared = {}
     else: shown, declared = _diagram(experiment.estimator), {"evaluation": repr(experiment.evaluation), "dataset": repr(experiment.dataset)}
-    return section("Declaration", fact_list({**declared, "seed": run.row["seed"], "task": run.row["task"]}.items()), shown, "<h3>Source</h3>" * bool(run.row["source"]), quoted(run.row["source"]),
+    return section("Declaration", fact_list({**declared, "seed": run.row["seed"], "task": run.row["task"]}.items()), shown,
+                   "<h3>Source</h3>" * bool(run.row["source"]), quoted(run.row["source"]),
                    "<h3>Parameters</h3>" * bool(run.parameters), fact_list(run.parameters.items()))
 
 # %% ../nbs/api/286_report.ipynb #12418caf
@@ -309,12 +317,14 @@ def checks_section(
     folds:dict[tuple, set] = {}
     for each in run.warnings: folds.setdefault((each["step"] or "", each["category"], each["message"]), set()).add(each["fold"])
     warned = [(f"{step}, {len(numbers)} folds", f"{category}: {message}") for (step, category, message), numbers in folds.items()]
-    return section("Checks and warnings", fact_list(found), fact_list(warned), remark("The checks found nothing, and no step warned.") if run.status != "failed" and not found and not warned else "")
+    return section("Checks and warnings", fact_list(found), fact_list(warned),
+        remark("The checks found nothing, and no step warned.") if run.status != "failed" and not found and not warned else "")
 
 # %% ../nbs/api/286_report.ipynb #2d84dff9
 def _steps_table(explained:"Explanation") -> str:
     "What became of each step; of a run that failed, in words."
-    if any(each.outcome for each in explained.steps): return tabulated("steps", ["step", "what became of it"], ([each.step, each.what] for each in explained.steps))
+    if any(each.outcome for each in explained.steps):
+        return tabulated("steps", ["step", "what became of it"], ([each.step, each.what] for each in explained.steps))
     return tabulated("steps", ["step", "folds computed", "folds reused", "spent", "saved"],
         ([each.step, each.computed, each.reused, f"{each.spent:.3f} s", f"{each.saved:.3f} s"] for each in explained.steps))
 
@@ -349,7 +359,8 @@ def environment_section(
         tabulated("packages", ["package", "version"], run.packages.items()))
 
 # %% ../nbs/api/286_report.ipynb #6c01ff0b
-SECTIONS = (headline, notes_section, failure_section, score_section, outcome_section, declaration_section, data_section, checks_section, timing_section, environment_section)
+SECTIONS = (headline, notes_section, failure_section, score_section, outcome_section, declaration_section, data_section, checks_section,
+    timing_section, environment_section)
 
 def report(
     run:"Run", # finished or failed

@@ -103,6 +103,7 @@ def needed_by(
     extras:Iterable[str]=(), # of ml_pkg
 ) -> dict[str, str]:         # canonical name -> version
     "All that an estimator needs, as it is installed here."
-    return installed_below({"ml_pkg": set(extras), **dict.fromkeys(_UNDER, set()), **dict.fromkeys(distributions_of(modules_of(estimator)) - {"ml-pkg"}, set())})
+    return installed_below({"ml_pkg": set(extras), **dict.fromkeys(_UNDER, set()),
+        **dict.fromkeys(distributions_of(modules_of(estimator)) - {"ml-pkg"}, set())})
 
 _UNDER = ("scikit-learn", "numpy", "scipy", "pandas", "pyarrow", "joblib", "skops") # what every model was made with

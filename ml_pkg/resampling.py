@@ -64,7 +64,8 @@ def _rows_predicted(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, c
     "What is known of the rows that were predicted."
     used, unit = np.unique(row), np.full(len(y), -1)
     unit[used] = _numbered(used if clusters is None else np.asarray(clusters)[used], seed)
-    return _Rows(y.to_numpy(), np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float), unit, pd.Index(np.asarray(y.dropna().unique())).sort_values())
+    return _Rows(y.to_numpy(), np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float), unit,
+        pd.Index(np.asarray(y.dropna().unique())).sort_values())
 
 # %% ../nbs/api/283_resampling.ipynb #a596cfa2
 def _check_same_rows(expected:np.ndarray, place:int, frame:pd.DataFrame) -> None:
@@ -152,7 +153,8 @@ class Sample:
 
     def difference(self, place:int, baseline:int, level:float=LEVEL) -> Interval:
         "Of what a variant has above another on the same rows."
-        return _around(self.scores[place] - self.scores[baseline], self.pooled[place] - self.pooled[baseline], self.draws[:, place] - self.draws[:, baseline], level, self._decimals(place, baseline))
+        return _around(self.scores[place] - self.scores[baseline], self.pooled[place] - self.pooled[baseline],
+            self.draws[:, place] - self.draws[:, baseline], level, self._decimals(place, baseline))
 
     def corrected(self, level:float=LEVEL) -> Interval:
         "Of the best, without what it won by being chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018)."
@@ -222,7 +224,8 @@ def _drawn(metric:Metric, summed:Iterable[tuple[int, np.ndarray]], counts:np.nda
         places += [place for place, _ in batch]
         sums = np.stack([each for _, each in batch], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"): pooled = metric.score(sums.sum(axis=0))
-        found.append((pooled, *(pooled.astype(np.float32) + np.float32(factor) * (_on(weights, sums, metric) - pooled.astype(np.float32)) for weights in (counts, counts == 0))))
+        found.append((pooled,
+            *(pooled.astype(np.float32) + np.float32(factor) * (_on(weights, sums, metric) - pooled.astype(np.float32)) for weights in (counts, counts == 0))))
     return places, [np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)]
 
 # %% ../nbs/api/283_resampling.ipynb #4e69dd95

@@ -85,7 +85,8 @@ def _layout(
     roots = {name: root for _, name, _, root, _ in listed}
     for version in range(len(MIGRATIONS), 0, -1):
         declared = _declared(version)
-        if {name: set(table.columns) for name, table in declared.items()} == _columns(listed): return version, {name: table._replace(root=roots[name]) for name, table in declared.items()}
+        if {name: set(table.columns) for name, table in declared.items()} == _columns(listed):
+            return version, {name: table._replace(root=roots[name]) for name, table in declared.items()}
     return len(MIGRATIONS), {name: table._replace(root=roots.get(name, table.root)) for name, table in _declared(len(MIGRATIONS)).items()}
 
 def _columns(listed:list[tuple]) -> dict[str, set[str]]:
@@ -162,7 +163,8 @@ def _write(connection:sqlite3.Connection, path:Path) -> dict[str, int]:
         lost |= _by_page(connection, database, [table for name, table in tables.items() if name not in lost])
         for name, table in tables.items():
             if "run" not in table.columns: continue
-            if table.required[table.columns.index("run")]: lost[name] += connection.execute(f"DELETE FROM {name} WHERE run NOT IN (SELECT id FROM runs)").rowcount
+            if table.required[table.columns.index("run")]:
+                lost[name] += connection.execute(f"DELETE FROM {name} WHERE run NOT IN (SELECT id FROM runs)").rowcount
             else: connection.execute(f"UPDATE {name} SET run = NULL WHERE run NOT IN (SELECT id FROM runs)")
         connection.execute("UPDATE runs SET variation_of = NULL WHERE variation_of NOT IN (SELECT id FROM runs)")
         connection.execute("UPDATE runs SET status = 'failed', error = 'the run ' || reuses || ', whose results it reused, was lost when the database was rescued', reuses = NULL WHERE reuses NOT IN (SELECT id FROM runs)")

@@ -22,7 +22,8 @@ from .merging import redeclared
 # %% ../nbs/api/394_rewriting.ipynb #a726a00d
 def _refusal(reason:Exception, name:str, expression:str, imports:Sequence[str]=()) -> NotRewritable:
     "The reason, and what to paste instead."
-    return NotRewritable("\n".join([str(reason), "Nothing was changed. To change it by hand, paste:", "", *imports, *([""] if imports else []), f"{name} = {expression}"]))
+    return NotRewritable("\n".join([str(reason), "Nothing was changed. To change it by hand, paste:", "", *imports,
+        *([""] if imports else []), f"{name} = {expression}"]))
 
 # %% ../nbs/api/394_rewriting.ipynb #d4b75364
 def rewritten_cell(
@@ -75,7 +76,8 @@ def _not_found(path:Path, file:ModuleFile|NotebookFile, exported:Sequence[Cell],
 def _found(path:Path, file:ModuleFile|NotebookFile, name:str) -> Declared:
     "Where a file declares an experiment."
     exported = [cell for cell in file.cells if cell.is_exported]
-    binding = [cell for cell in exported if _binds(cell, name)] or [cell for cell in exported if any(each.name == name for each in all_bindings(_tree_of(cell)))][:1] # those within functions and classes
+    binding = [cell for cell in exported if _binds(cell, name)] or [cell for cell in exported
+        if any(each.name == name for each in all_bindings(_tree_of(cell)))][:1] # those within functions and classes
     if len(binding) > 1:
         raise NotRewritable(f"'{name}' is bound in {len(binding)} exported cells of {path}: {listed(cell.id or cell.place for cell in binding)}; it can be changed where it is assigned once")
     if not binding: raise NotRewritable(_not_found(path, file, exported, name))
@@ -140,7 +142,8 @@ def _refuse_other(declared:Declared, expected:str) -> None:
     "Raises `NotRewritable` with a diff if what is declared is not what was imported."
     then, now = declared_value(expected, declared.name), declared_value(declared.source, declared.name)
     if ast.dump(normalised(then)) == ast.dump(normalised(now)): return
-    difference = _difference(expected[slice(*span_of(expected, then))], declared.source[slice(*span_of(declared.source, now))], "as it was imported", f"as {declared.path.name} declares it")
+    difference = _difference(expected[slice(*span_of(expected, then))], declared.source[slice(*span_of(declared.source, now))],
+        "as it was imported", f"as {declared.path.name} declares it")
     raise NotRewritable(f"{declared.path} declares '{declared.name}' otherwise than the module that was imported:\n{difference}\nExport the notebook, restart the kernel, and try again.")
 
 # %% ../nbs/api/394_rewriting.ipynb #1379b7e8
@@ -162,7 +165,8 @@ def _missing(cells:Sequence[Cell], declared:Declared, imports:Sequence[str], sam
     missing = [each for each in wanted if not any(is_there(_above(cell, declared), each, same) for cell in cells)]
     for each, cell in ((each, cell) for each in missing for cell in cells):
         if not is_there(_tree_of(cell), each, same): refuse_clash(_tree_of(cell), each)
-        elif cell.place == declared.import_place: raise NotRewritable(f"'{each}' stands below the declaration of '{declared.name}', which needs it: move it above")
+        elif cell.place == declared.import_place:
+            raise NotRewritable(f"'{each}' stands below the declaration of '{declared.name}', which needs it: move it above")
     return [str(each) for each in missing]
 
 # %% ../nbs/api/394_rewriting.ipynb #e085fd15

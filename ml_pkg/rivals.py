@@ -216,7 +216,8 @@ class _Candidate:
 
     def _said(self, current:Served, seen:_Seen) -> Logged:
         began = time.perf_counter()
-        answers = logged_answers(current.engine.answer(current.reader.columns([dict(zip(seen.values, row, strict=True)) for row in zip(*seen.values.values(), strict=True)])))
+        answers = logged_answers(current.engine.answer(current.reader.columns([dict(zip(seen.values, row, strict=True))
+            for row in zip(*seen.values.values(), strict=True)])))
         self.private.check([*seen.taken, *answers])
         return Logged(seen.ids, seen.taken, answers, current.name, current.version, seen.received, time.perf_counter() - began)
 

@@ -46,7 +46,8 @@ def facts(
 ) -> Facts:
     "The facts about a column. Values that cannot be hashed count by how they are written."
     present = values.dropna()
-    return Facts(str(values.name), str(values.dtype), len(values), int(coded(values, in_order=False).max(initial=-1)) + 1, int(values.isna().sum()), shortly(present.iloc[0]) if len(present) else "")
+    return Facts(str(values.name), str(values.dtype), len(values), int(coded(values, in_order=False).max(initial=-1)) + 1,
+        int(values.isna().sum()), shortly(present.iloc[0]) if len(present) else "")
 
 # %% ../nbs/api/456_roles.ipynb #2d8ebc50
 NUMBER, CATEGORY, TIME, GROUP, DROPPED, TARGET = "number", "category", "time", "group", "dropped", "target"
@@ -68,7 +69,8 @@ def role(
     if about.distinct == 0: return Role(DROPPED, "nothing is in it")
     if about.distinct == 1 and about.is_complete: return Role(DROPPED, "the same in every row")
     if about.missing and _is_marked_as_pandas_does(values):
-        return Role(DROPPED, "what is missing is pandas' own NA, which encoders of scikit-learn refuse: astype('str') or astype('object') before the file is written")
+        return Role(DROPPED,
+            "what is missing is pandas' own NA, which encoders of scikit-learn refuse: astype('str') or astype('object') before the file is written")
     if is_time(values): return _role_of_time(about)
     if is_integer(values): return _role_of_whole_numbers(values, about)
     if is_text(values): return _role_of_text(values, about)
@@ -77,7 +79,8 @@ def role(
 def _is_marked_as_pandas_does(values:"pd.Series") -> bool:
     "Whether a missing value of text or of yes and no is `pd.NA`, and not NaN."
     import pandas as pd
-    return getattr(values.dtype, "na_value", None) is pd.NA and not (pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype))
+    return getattr(values.dtype, "na_value", None) is pd.NA and not (pd.api.types.is_numeric_dtype(values.dtype)
+        and not pd.api.types.is_bool_dtype(values.dtype))
 
 def _role_of_time(about:Facts) -> Role:
     if is_birth_name(about.name): return Role(DROPPED, "a date of birth: make an age of it, to learn from it")
@@ -98,7 +101,8 @@ def _role_of_text(values:"pd.Series", about:Facts) -> Role:
     if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS):
         return Role(DROPPED, f"another text in every row{_spelling(values) or _advice(values)}")
     if is_key_name(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
-    if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2): return Role(DROPPED, f"{about.distinct:,} different texts{_spelling(values) or _advice(values)}")
+    if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2):
+        return Role(DROPPED, f"{about.distinct:,} different texts{_spelling(values) or _advice(values)}")
     return Role(CATEGORY, f"{_counted(about.distinct)}{_spelling(values)}")
 
 def _spelling(values:"pd.Series") -> str:
@@ -195,7 +199,8 @@ def _check_target(y:"pd.Series", path:str) -> None:
     about = facts(y)
     if about.distinct < 2:
         raise InvalidData(f"'{y.name}' of {path} has {'only one value, ' + about.example if about.distinct else 'no value'}: there is nothing to predict. Gather other rows too, or choose another target")
-    if about.missing: raise InvalidData(f"'{y.name}' of {path} is missing in {about.missing:,} of {about.n_rows:,} rows, so it cannot be the target. Leave those rows out, or choose another one")
+    if about.missing:
+        raise InvalidData(f"'{y.name}' of {path} is missing in {about.missing:,} of {about.n_rows:,} rows, so it cannot be the target. Leave those rows out, or choose another one")
     if (found := role(y)).role not in (NUMBER, CATEGORY): raise InvalidData(f"'{y.name}' of {path} cannot be the target: {found.why.partition(':')[0]}")
 
 # %% ../nbs/api/456_roles.ipynb #1f5cea29
@@ -212,7 +217,8 @@ def _why_not(role:str, kept:str) -> str:
 def _with_one(proposal:Proposal, kept:str) -> dict[str, Role]:
     "The roles with one column of the kind that is kept; others of it, and the other kind, are dropped."
     chosen = proposal.names(kept)[:1] if kept else []
-    return {name: found if found.role not in (TIME, GROUP) or name in chosen else Role(DROPPED, f"{found.why}; {_why_not(found.role, kept)}") for name, found in proposal.roles.items()}
+    return {name: found if found.role not in (TIME, GROUP) or name in chosen
+        else Role(DROPPED, f"{found.why}; {_why_not(found.role, kept)}") for name, found in proposal.roles.items()}
 
 # %% ../nbs/api/456_roles.ipynb #b90dbd53
 def _weaker_and_weaker(proposal:Proposal) -> Iterable[Proposal]:
@@ -226,7 +232,8 @@ def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
     "A role that somebody gives a column. Raises `UnknownName`, `InvalidData`."
     if name not in rows.columns: raise UnknownName(f"'{name}' is not a column of {path}, so it has no role.{did_you_mean(name, rows.columns, 'columns')}")
     if meant not in _ROLES: raise UnknownName(f"'{meant}' is no role of a column.{did_you_mean(meant, _ROLES, 'roles')}")
-    if meant == NUMBER and is_text(rows[name]): raise InvalidData(f"'{name}' of {path} is text, such as {facts(rows[name]).example}, so it cannot be a number as it is{_spelling(rows[name])}")
+    if meant == NUMBER and is_text(rows[name]):
+        raise InvalidData(f"'{name}' of {path} is text, such as {facts(rows[name]).example}, so it cannot be a number as it is{_spelling(rows[name])}")
     if meant == TIME and not (is_time(rows[name]) or _role_of_others(rows[name]).role == NUMBER):
         raise InvalidData(f"'{name}' of {path} has no times, but such as {facts(rows[name]).example}, so rows cannot be put in its order{_spelling(rows[name])}")
     return Role(meant, "you said so")
@@ -249,12 +256,15 @@ def propose(
     said:Mapping[str, str]={}, # column -> role, where it is known better than it can be inferred
 ) -> Proposal:
     "Roles that work together. Raises `UnknownName` for a column or a role that is not there, `InvalidData` for a table that nothing can be learnt from."
-    if target not in rows.columns: raise UnknownName(f"'{target}' is not a column of {path}, so it cannot be the target.{did_you_mean(target, rows.columns, 'columns')}")
+    if target not in rows.columns:
+        raise UnknownName(f"'{target}' is not a column of {path}, so it cannot be the target.{did_you_mean(target, rows.columns, 'columns')}")
     _check_target(rows[target], path)
     given = _all_said(rows, path, target, said)
     kept = next((name for name, each in given.items() if each.role in (TIME, GROUP)), "")
     inferred = {name: role(rows[name]) for name in rows if name not in given}
-    if kept: inferred = {name: Role(DROPPED, f"{each.why}; '{kept}' is the {given[kept].role}, as you said") if each.role in (TIME, GROUP) else each for name, each in inferred.items()}
+    if kept:
+        inferred = {name: Role(DROPPED, f"{each.why}; '{kept}' is the {given[kept].role}, as you said") if each.role in (TIME, GROUP)
+            else each for name, each in inferred.items()}
     found = {name: (given | inferred)[name] for name in rows} | {target: Role(TARGET, why + _spelling(rows[target]))}
     _check_features(found, path)
     refused = None

@@ -138,7 +138,8 @@ def _sentences(data:DataDifference) -> list[str]:
 def _some_rows(data:DataDifference) -> list[tuple[str, "pd.DataFrame"]]:
     "How many rows were added and removed, and the first of them."
     sides = ((data.rows_added, "added", data.first_added), (data.rows_removed, "removed", data.first_removed))
-    return [(f"{count:,} row{'s' * (count != 1)} {what}{', such as' if len(rows) < count else ''}:", rows) for count, what, rows in sides if count and rows is not None]
+    return [(f"{count:,} row{'s' * (count != 1)} {what}{', such as' if len(rows) < count else ''}:", rows) for count, what, rows in sides
+        if count and rows is not None]
 
 # %% ../nbs/api/276_row_changes.ipynb #bc162209
 def as_json(
@@ -155,7 +156,8 @@ def _records(frame:"pd.DataFrame") -> list[dict[str, Any]]:
     return [{str(name): as_json(value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 def _data_as_dict(data:DataDifference) -> dict[str, Any]:
-    found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added), "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
+    found = {"fingerprint": list(data.fingerprint), "rows": list(data.rows), "columns_added": list(data.added),
+             "columns_removed": list(data.removed), "columns_with_other_values": list(data.values),
              "dtypes": {name: list(pair) for name, pair in dict(data.dtypes).items()}, "rows_added": data.rows_added, "rows_removed": data.rows_removed,
              "reordered": data.reordered, "columns_reordered": data.moved_columns}
     return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
@@ -217,14 +219,16 @@ class PredictionDifference:
         "Those that changed most: where, from what, to what, by how much."
         if self.changed is None or not self.count: return []
         some = self.changed.sort_values("change", ascending=False, kind="stable").head(SHOWN)
-        return [(f"row {row['row']}" + (f", {row['target']}" if "target" in row else ""), row["from"], row["to"], as_json(row["change"])) for row in some.to_dict("records")]
+        return [(f"row {row['row']}" + (f", {row['target']}" if "target" in row else ""), row["from"], row["to"], as_json(row["change"]))
+            for row in some.to_dict("records")]
 
     def __str__(self) -> str: return "\n".join(self.lines()) or "no difference"
     __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
         if not self: return {}
-        return {"compared": self.compared, "count": self.count, "only_one": self.only_one, "only_other": self.only_other, "largest_change": self.largest_change, "changed": _records(self.changed)}
+        return {"compared": self.compared, "count": self.count, "only_one": self.only_one, "only_other": self.only_other,
+            "largest_change": self.largest_change, "changed": _records(self.changed)}
 
 # %% ../nbs/api/276_row_changes.ipynb #6ffa65ae
 def _of_target(column:str, targets:Sequence[str]) -> str:
@@ -237,7 +241,8 @@ def _probability_changes(found:"pd.DataFrame", one:"pd.DataFrame", other:"pd.Dat
     sides = [{name for name in frame.columns if name.startswith("probability ") and _of_target(name, targets) == target} for frame in (one, other)]
     if not all(sides): return None
     def of(name:str, side:str, is_there:bool, in_both:bool) -> "pd.Series | float": return (found[f"{name} of {side}" if in_both else name].fillna(0.0)) if is_there else 0.0
-    changes = {name: of(name, "other", name in sides[1], name in sides[0]) - of(name, "one", name in sides[0], name in sides[1]) for name in sides[0] | sides[1]}
+    changes = {name: of(name, "other", name in sides[1], name in sides[0]) - of(name, "one", name in sides[0], name in sides[1])
+        for name in sides[0] | sides[1]}
     return pd.DataFrame(changes, index=found.index).abs().max(axis=1)
 
 # %% ../nbs/api/276_row_changes.ipynb #95790eb5
@@ -271,7 +276,8 @@ def _changes(found:"pd.DataFrame", name:str, by_chance:"pd.Series|None") -> tupl
     before, after = found[f"{name} of one"], found[f"{name} of other"]
     size = by_chance if by_chance is not None else (after - before).abs() if all(pd.api.types.is_float_dtype(each.dtype) for each in (before, after)) else pd.Series(np.nan, found.index)
     differs = ~((before.astype(object) == after.astype(object)) | before.isna() & after.isna())
-    part = pd.DataFrame({"row": found["row"].astype(int), "target": name.removeprefix("prediction").strip(), "from": before, "to": after, "change": size.astype(float)})
+    part = pd.DataFrame({"row": found["row"].astype(int), "target": name.removeprefix("prediction").strip(), "from": before, "to": after,
+        "change": size.astype(float)})
     return part[differs], size.max()
 
 # %% ../nbs/api/276_row_changes.ipynb #03730d91

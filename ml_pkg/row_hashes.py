@@ -47,4 +47,5 @@ def row_hashes(
     "A number for each row: the same for the same values of the same columns, in whatever order these stand."
     if rows.ndim == 1: return _hashes(rows)
     names = _hashes(rows.columns.to_series()) # a value counts as one of its column, or rows of zeros and ones would be told by their sum
-    with np.errstate(over="ignore"): return sum((mixed(_hashes(rows.iloc[:, place]) ^ mixed(name)) for place, name in enumerate(names)), np.zeros(len(rows), np.uint64))
+    with np.errstate(over="ignore"):
+        return sum((mixed(_hashes(rows.iloc[:, place]) ^ mixed(name)) for place, name in enumerate(names)), np.zeros(len(rows), np.uint64))

@@ -85,7 +85,8 @@ def locking(
     components:dict[str, str], # of a run's key
 ) -> dict[str, str]:
     "Those that decide which rows are locked away."
-    return {path: content for path, content in components.items() if path.startswith(("dataset.rows", "dataset.roles.group", "dataset.roles.time", "evaluation.holdout"))}
+    return {path: content for path, content in components.items()
+        if path.startswith(("dataset.rows", "dataset.roles.group", "dataset.roles.time", "evaluation.holdout"))}
 
 def _kept(workspace:Workspace, components:dict[str, str]) -> Path: return workspace.folder/"holdouts"/f"{digest(repr(sorted(locking(components).items())).encode())}.npz"
 
@@ -116,7 +117,8 @@ def changed_columns(
 ) -> str:
     "Columns that are new or gone, in words."
     before, after = (set(column_names(each)) for each in (then, now))
-    return "; ".join(f"{listed(sorted(names), 5)} {'is' if len(names) == 1 else 'are'} {word}" for names, word in ((after - before, "new"), (before - after, "gone")) if names)
+    return "; ".join(f"{listed(sorted(names), 5)} {'is' if len(names) == 1 else 'are'} {word}"
+        for names, word in ((after - before, "new"), (before - after, "gone")) if names)
 
 _FEW = 0.02 # share of the rows that were locked away, up to which nothing is said: somebody corrects a value
 

@@ -92,7 +92,8 @@ class RunRecord:
         "What belongs to the run; for a reused one, to the run that computed it. A record does not change, so it is read once."
         if kind not in self._read:
             owner = self.id if kind == "findings" else self.row["reuses"] or self.id
-            with connected(self.workspace) as connection: self._read[kind] = [dict(row) for row in connection.execute(f"SELECT * FROM {kind} WHERE run = ?", [owner])]
+            with connected(self.workspace) as connection:
+                self._read[kind] = [dict(row) for row in connection.execute(f"SELECT * FROM {kind} WHERE run = ?", [owner])]
         return [dict(row) for row in self._read[kind]]
 
     @functools.cached_property
@@ -103,7 +104,8 @@ class RunRecord:
     def _file(self, kind:str) -> tuple[Path, str]:
         "A file that belongs to the run, and the sha256 of what was written to it."
         with connected(self.workspace) as connection:
-            found = connection.execute("SELECT path, sha256 FROM files WHERE run = ? AND kind = ? ORDER BY rowid DESC LIMIT 1", [self.row["reuses"] or self.id, kind]).fetchone()
+            found = connection.execute("SELECT path, sha256 FROM files WHERE run = ? AND kind = ? ORDER BY rowid DESC LIMIT 1",
+                [self.row["reuses"] or self.id, kind]).fetchone()
         if not found: raise self._lacks(kind)
         return Path(found["path"]), found["sha256"]
 
@@ -207,7 +209,8 @@ class AnnotatedRun(RunRecord):
 
     def _annotations(self, *kinds:str) -> list[dict]:
         "What was said beside the record, in order. Unlike the record it grows, so it is read each time."
-        with connected(self.workspace) as connection: rows = connection.execute("SELECT kind, text, made FROM annotations WHERE run = ? ORDER BY number", [self.id]).fetchall()
+        with connected(self.workspace) as connection:
+            rows = connection.execute("SELECT kind, text, made FROM annotations WHERE run = ? ORDER BY number", [self.id]).fetchall()
         return [dict(row) for row in rows if row["kind"] in kinds]
 
     def _annotate(self, kind:str, *texts:str) -> Self:
@@ -262,7 +265,8 @@ class Run(ScoredRun, AnnotatedRun):
     def model_path(self) -> Path | None:
         "The file of the model, if it has been saved."
         with connected(self.workspace) as connection:
-            saved = connection.execute("SELECT path FROM files WHERE kind = 'model' AND run = ? ORDER BY rowid DESC", [self.row["reuses"] or self.id]).fetchone()
+            saved = connection.execute("SELECT path FROM files WHERE kind = 'model' AND run = ? ORDER BY rowid DESC",
+                [self.row["reuses"] or self.id]).fetchone()
         return Path(saved["path"]) if saved and Path(saved["path"]).is_file() else None
 
     def explain(self) -> Explanation:
@@ -290,7 +294,8 @@ class Run(ScoredRun, AnnotatedRun):
 # %% ../nbs/api/290_run.ipynb #32641707
 def _facts(run:Run) -> dict[str, str]:
     "What is worth knowing at a glance, without times that differ from run to run."
-    facts = {"status": run.status, "key": run.key[:12] if run.key else "none: not identifiable", "data": f"{run.row['dataset']}, {run.row['dataset_rows'] or 0:,} rows"}
+    facts = {"status": run.status, "key": run.key[:12] if run.key else "none: not identifiable",
+        "data": f"{run.row['dataset']}, {run.row['dataset_rows'] or 0:,} rows"}
     if run.row["holdout_rows"]: facts["data"] += f", {run.row['holdout_rows']:,} of them locked away"
     if run.row["error"]: facts["error"] = run.row["error"]
     return facts
@@ -333,7 +338,8 @@ def describe(
     if not rows: return f"{run.name}: {run.status}" + (f"\n{run.row['error']}" if run.row["error"] else "")
     width = max(len(name) for name in rows)
     head = " " * width + "    mean     std  " + " ".join(f"fold {fold:<2}" for fold in range(1, len(next(iter(rows.values()))) + 1))
-    lines = [f"{name:{width}}  {run.summary[name][0]:6.4f}  {run.summary[name][1]:6.4f}  " + " ".join(f"{value:7.4f}" for value in values) for name, values in rows.items()]
+    lines = [f"{name:{width}}  {run.summary[name][0]:6.4f}  {run.summary[name][1]:6.4f}  " + " ".join(f"{value:7.4f}" for value in values)
+        for name, values in rows.items()]
     return "\n".join([run.name + (" (reused)" if run.reused else "" if run.is_recorded else " (not recorded)"), head.rstrip(), *lines])
 
 # %% ../nbs/api/290_run.ipynb #7239a251
@@ -354,7 +360,8 @@ def load_run(
 # %% ../nbs/api/290_run.ipynb #ee10cf75
 def _as_declared(run:Run) -> Iterator[Run]:
     "Finished runs of that name, without its variations, newest first."
-    with connected(run.workspace) as connection: rows = connection.execute("SELECT * FROM runs WHERE experiment = ? AND status = 'finished' AND NOT varied ORDER BY number DESC", [run.name]).fetchall()
+    with connected(run.workspace) as connection:
+        rows = connection.execute("SELECT * FROM runs WHERE experiment = ? AND status = 'finished' AND NOT varied ORDER BY number DESC", [run.name]).fetchall()
     return (Run(run.workspace, dict(row)) for row in rows)
 
 # %% ../nbs/api/290_run.ipynb #52b957d0

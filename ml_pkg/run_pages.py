@@ -59,7 +59,8 @@ def columns(
     order:str,             # that the table has; empty for the newest run first
 ) -> list[Column]:
     "The heads of the table of runs."
-    return [Column("run"), column("experiment", "experiment", order, False), Column("status"), *(column(metric, order_by(metric), order, True, True) for metric in metrics),
+    return [Column("run"), column("experiment", "experiment", order, False), Column("status"),
+            *(column(metric, order_by(metric), order, True, True) for metric in metrics),
             Column("tags"), column("started (UTC)", "number", order or "-number", True), column("time", "seconds", order, True, True), Column("from")]
 
 # %% ../nbs/api/462_run_pages.ipynb #ad33a3d8
@@ -79,7 +80,8 @@ def with_errors(
     "Runs as the tables show them."
     failed = id_list(run["id"] for run in runs if run["status"] == "failed")
     errors = dict(connection.execute("SELECT id, error FROM runs WHERE id IN (SELECT value FROM json_each(?))", [failed]).fetchall())
-    return [{**{name: run[name] for name in FACTS}, "scores": {name: value for name, value in run.items() if name not in FACTS}, "error": errors.get(run["id"])} for run in runs]
+    return [{**{name: run[name] for name in FACTS}, "scores": {name: value for name, value in run.items() if name not in FACTS}, "error": errors.get(run["id"])}
+        for run in runs]
 
 # %% ../nbs/api/462_run_pages.ipynb #df6c02c6
 def newest(
@@ -142,7 +144,8 @@ def listing(
     last = before + len(runs)
     total = run_count() if not where and not _is_metric(order) else last if not has_more and runs else None
     place = f"{before + 1:,} to {last:,}" + (f" of {total:,}" if total is not None else "")
-    return {"runs": runs, "newest": word, "caption": _caption(runs, where, order, total), "metrics": metrics, "columns": columns(metrics, order), "place": place, "has_more": has_more}
+    return {"runs": runs, "newest": word, "caption": _caption(runs, where, order, total), "metrics": metrics,
+        "columns": columns(metrics, order), "place": place, "has_more": has_more}
 
 # %% ../nbs/api/462_run_pages.ipynb #06a72761
 class RecordedRun(Run):
@@ -163,7 +166,8 @@ def recorded_run(
 def _links_up(connection:sqlite3.Connection, run:Run) -> list[tuple[str, str, dict]]:
     "To what it comes from, and the run of the experiment before it."
     def compared(other:str) -> dict: return {"a": other, "b": run.id}
-    before = connection.execute("SELECT id FROM runs WHERE experiment = ? AND number < ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [run.name, run.row["number"]]).fetchone()
+    before = connection.execute("SELECT id FROM runs WHERE experiment = ? AND number < ? AND status = 'finished' ORDER BY number DESC LIMIT 1",
+        [run.name, run.row["number"]]).fetchone()
     up = [(words, run.row[name], compared(run.row[name]) if name == "variation_of" else {})
         for words, name in (("takes over the results of run", "reuses"), ("varies run", "variation_of")) if run.row[name]]
     return up + ([("after run", before["id"], compared(before["id"]))] if before and before["id"] not in [id for _, id, _ in up] else [])

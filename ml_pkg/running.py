@@ -43,7 +43,8 @@ def reused(
         warn_once(f"{error}. Whether something has run before is not known")
         return None
 
-TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out", "seconds_per_row", "model_bytes") # columns of the earlier run
+TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out",
+    "seconds_per_row", "model_bytes") # columns of the earlier run
 
 _DECLARED = ("experiment", "place", "module", "source") # columns in which declarations of the same content can differ
 
@@ -61,10 +62,14 @@ def _declared_anew(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connecti
 
 def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection) -> Run:
     "A run that takes over the results of an earlier one; the earlier one, if nothing can be recorded."
-    row = {**begun.row, **{name: known[name] for name in TAKEN_OVER}, "dataset": str(begun.experiment.dataset.source), "status": "finished", "reuses": known["id"], "seconds": begun.seconds}
+    row = {**begun.row, **{name: known[name] for name in TAKEN_OVER}, "dataset": str(begun.experiment.dataset.source), "status": "finished",
+        "reuses": known["id"], "seconds": begun.seconds}
     accepts = begun.experiment.accepts
-    findings = [{"name": name, "message": message, "accepted": accepts.get(name)} for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
-    try: identifier = record(connection, row, findings=findings, files=_declared_anew(begun, known, connection), deliveries=new_deliveries(sinks := chosen_sinks()))
+    findings = [{"name": name, "message": message, "accepted": accepts.get(name)}
+        for name, message in connection.execute("SELECT name, message FROM findings WHERE run = ?", [known["id"]])]
+    try:
+        identifier = record(connection, row, findings=findings, files=_declared_anew(begun, known, connection),
+            deliveries=new_deliveries(sinks := chosen_sinks()))
     except sqlite3.OperationalError as error:
         warn_once(f"{unusable(begun.workspace, error)}. That run {known['id']} was asked for again is not recorded")
         return Run(begun.workspace, dict(known))
@@ -109,7 +114,8 @@ def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Chec
             _ = experiment.dataset.rows # before anybody else asks for them
             for finding in news(experiment): warnings.warn(str(finding), PreflightWarning, stacklevel=4)
             told = beside.submit(begun.git) # another process: it takes nothing from the fits
-            folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, n_jobs, progress, checkpoints, begun.threads)
+            folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, n_jobs, progress,
+                checkpoints, begun.threads)
             told.result()
             prepared = prepare(begun)
             run = finish(begun, folds, prepared)

@@ -24,14 +24,16 @@ def project_modules(
     estimator:Any, # fitted or not
 ) -> list[str]:    # full names, sorted
     "The project's modules that an estimator's classes and functions come from, as this process has imported them."
-    return sorted(name for name in modules_of(estimator) if name != "__main__" and getattr(sys.modules.get(name), "__file__", None) and not is_library(sys.modules[name])) # what has no file, such as what Cython makes up, does not change
+    return sorted(name for name in modules_of(estimator) if name != "__main__" and getattr(sys.modules.get(name), "__file__", None)
+        and not is_library(sys.modules[name])) # what has no file, such as what Cython makes up, does not change
 
 # %% ../nbs/api/477_running_code.ipynb #9b454d72
 def code_keys(
     modules:Iterable[str], # full names of modules that are imported
 ) -> dict[str, str]:       # "module.name" -> key
     "What each class and function that a module defines does. What cannot be told has no key."
-    found = {f"{module}.{name}": value for module in modules for name, value in vars(sys.modules[module]).items() if isinstance(value, (type, FunctionType)) and value.__module__ == module}
+    found = {f"{module}.{name}": value for module in modules for name, value in vars(sys.modules[module]).items()
+        if isinstance(value, (type, FunctionType)) and value.__module__ == module}
     return {name: _key(value) for name, value in found.items()}
 
 def _key(value:Any) -> str:
@@ -59,4 +61,5 @@ def check_code(
     if not (modules := project_modules(estimator)): return
     here, now = code_keys(modules), _keys_now(modules)
     changed = [name for name, key in here.items() if now.get(name) != key]
-    if changed: raise StaleCode(f"the code of {listed(changed)} was changed after this process imported it, and the model was fitted with the code as it is now. Start this process again")
+    if changed:
+        raise StaleCode(f"the code of {listed(changed)} was changed after this process imported it, and the model was fitted with the code as it is now. Start this process again")

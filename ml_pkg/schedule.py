@@ -83,7 +83,8 @@ class Schedule:
 
     def _left(self, place:int) -> float:
         "Seconds that a variant still needs, as far as that is known."
-        return sum(self._took.get(kind_of(link), 0.0) for work in self._open[place] for link, key in zip(work.chain, work.keys[1:], strict=False) if key not in self._made)
+        return sum(self._took.get(kind_of(link), 0.0) for work in self._open[place]
+            for link, key in zip(work.chain, work.keys[1:], strict=False) if key not in self._made)
 
     def _wait(self, place:int) -> None:
         if self._open[place]: heapq.heappush(self._waiting, (self._left(place), place))

@@ -65,7 +65,8 @@ def _whole_or_missing(values:Any) -> Any:
 def _has_large(rows:dict|list) -> bool:
     "Whether a whole number of Python's is there that a double would round."
     columns = rows.values() if isinstance(rows, dict) else (row.values() for row in rows)
-    return any(type(value) is int and abs(value) > EXACT for values in columns if isinstance(values, Iterable) and not hasattr(values, "dtype") for value in values)
+    return any(type(value) is int and abs(value) > EXACT for values in columns if isinstance(values, Iterable)
+        and not hasattr(values, "dtype") for value in values)
 
 def as_frame(
     rows:Any,          # a frame of pandas or polars, a pyarrow table, a dict of columns, or a list of records
@@ -76,7 +77,8 @@ def as_frame(
     if package == "polars" and hasattr(rows, "collect"): rows = rows.collect() # a LazyFrame
     if package == "polars" and hasattr(rows, "columns"): return with_exact_integers(rows.to_pandas(), rows.to_arrow())
     if package == "pyarrow" and hasattr(rows, "to_pandas"): return frame_of_arrow(rows)
-    if isinstance(rows, dict): rows = rows if any(pd.api.types.is_list_like(value, allow_sets=False) and not isinstance(value, dict) for value in rows.values()) else [rows]
+    if isinstance(rows, dict):
+        rows = rows if any(pd.api.types.is_list_like(value, allow_sets=False) and not isinstance(value, dict) for value in rows.values()) else [rows]
     if isinstance(rows, dict) or isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         try: return pd.DataFrame(rows, dtype=object if _has_large(rows) else None)
         except (ValueError, TypeError, OverflowError) as error: raise InvalidInput(f"these rows make no table: {error}") from error
@@ -189,7 +191,8 @@ def _refuse(series:pd.Series, wrong:Any, column:Column, first_row:int, expected:
         f"which '{column.name}' held at training ({column.dtype}, such as {column.example!r}). {len(places)} of {len(series)} values in this column do not fit{gap}")
 
 _GAPS = {"", "-", "?", "n/a", "na", "nan", "null", "none", "#n/a", "missing", "unknown"} # which pandas reads as missing from a file, and others like them
-_EXPECTED = {"integer": "a whole number", "float": "a number", "boolean": "true or false", "text": "text", "category": "a category", "datetime": "a time", "other": "of the same type"}
+_EXPECTED = {"integer": "a whole number", "float": "a number", "boolean": "true or false", "text": "text", "category": "a category",
+    "datetime": "a time", "other": "of the same type"}
 
 # %% ../nbs/api/080_schema.ipynb #6c4061ff
 def _values(series:pd.Series) -> pd.Series:
@@ -333,12 +336,14 @@ def _times(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     if not series.notna().any(): return pd.Series(pd.NaT, series.index, dtype=column.dtype)
     converted = _as_dtype(times, column.dtype)
     if converted is None:
-        _refuse(series, [pd.notna(time) and _as_dtype(pd.Series([time]), column.dtype) is None for time in times], column, first_row, expected=f"a time that {column.dtype} can hold to the last digit")
+        _refuse(series, [pd.notna(time) and _as_dtype(pd.Series([time]), column.dtype) is None for time in times], column, first_row,
+            expected=f"a time that {column.dtype} can hold to the last digit")
     return converted
 
 # %% ../nbs/api/080_schema.ipynb #153e8767
 def _unchanged(series:pd.Series, column:Column, first_row:int) -> pd.Series:
-    if str(series.dtype) != column.dtype and column.dtype != "object": _refuse(series, np.ones(len(series)), column, first_row, expected=f"of dtype {column.dtype}")
+    if str(series.dtype) != column.dtype and column.dtype != "object":
+        _refuse(series, np.ones(len(series)), column, first_row, expected=f"of dtype {column.dtype}")
     return series
 
 # %% ../nbs/api/080_schema.ipynb #69b52eb7
@@ -350,12 +355,14 @@ def _category_values(series:pd.Series, column:Column, categories:pd.Index, first
     kind = _kind(categories.dtype)
     if kind == "other" and all(isinstance(value, str) for value in categories): kind = "text"
     dtype = {"integer": "UInt64" if categories.dtype.kind == "u" else "Int64", "boolean": "boolean", "text": "str"}.get(kind, column.of)
-    if kind in ("integer", "float"): _refuse(series, series.map(lambda value: isinstance(value, (bool, np.bool_))).astype(bool), column, first_row, expected="a number")
+    if kind in ("integer", "float"):
+        _refuse(series, series.map(lambda value: isinstance(value, (bool, np.bool_))).astype(bool), column, first_row, expected="a number")
     if kind != "other": return _CONVERTERS[kind](series, replace(column, dtype=dtype, kind=kind), first_row).astype(object)
     spelt = {str(category): category for category in categories} # intervals and periods, as a CSV has them
     values = series.astype(object).map(lambda value: spelt.get(value, value) if isinstance(value, str) else value)
     types = {type(category) for category in categories}
-    _refuse(series, ~values.map(lambda value: type(value) in types).astype(bool) & ~series.isna(), column, first_row, expected=f"a category of dtype {column.of}")
+    _refuse(series, ~values.map(lambda value: type(value) in types).astype(bool) & ~series.isna(), column, first_row,
+        expected=f"a category of dtype {column.of}")
     return values
 
 # %% ../nbs/api/080_schema.ipynb #6a71f332
@@ -389,7 +396,8 @@ def _check_records(rows:list, schema:Schema, first_row:int) -> None:
 def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
     "Raise for columns that are missing or there twice."
     missing = [name for name in schema.names if name not in frame.columns]
-    if len(missing) == 1: raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], frame.columns, 'columns given', meant=set(frame.columns) - set(schema.names))}")
+    if len(missing) == 1:
+        raise InvalidInput(f"column '{missing[0]}' is missing.{did_you_mean(missing[0], frame.columns, 'columns given', meant=set(frame.columns) - set(schema.names))}")
     if missing: raise InvalidInput(f"{len(missing)} columns are missing: {listed(missing)}. Columns given: {listed(frame.columns)}.")
     times = Counter(frame.columns)
     twice = next((name for name in schema.names if times[name] > 1), None)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # %% ../nbs/api/410_search.ipynb #b02104a7
 def _check(name:str, number:Any, least:int) -> None:
     "Raise `InvalidDeclaration` for what is no number, or too small."
-    if isinstance(number, bool) or not isinstance(number, int) or number < least: raise InvalidDeclaration(f"{name} is a whole number from {least} on, and not {number!r}")
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise InvalidDeclaration(f"{name} is a whole number from {least} on, and not {number!r}")
 
 @dataclass(frozen=True)
 class Random:
@@ -121,7 +122,8 @@ class Halving:
 
     def over(self, variants:Sweep|Space) -> Asking:
         "Successive halving of the variants. Raises `InvalidDeclaration` for a space, of which some have to be drawn first."
-        if isinstance(variants, Space): raise InvalidDeclaration("halving starts from a number of variants, and a distribution has no end: vary(…).sample(50).search(Halving())")
+        if isinstance(variants, Space):
+            raise InvalidDeclaration("halving starts from a number of variants, and a distribution has no end: vary(…).sample(50).search(Halving())")
         return _Halves(list(variants.variants), self.factor, self.resource)
 
 # %% ../nbs/api/410_search.ipynb #52713d81
@@ -172,7 +174,8 @@ class Optuna:
         "A new study, in memory, that asks for variants. Raises `MissingExtra` without Optuna."
         optuna = optional("optuna", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING) # the board tells it all
-        study = optuna.create_study(direction="maximize", sampler=self.sampler or optuna.samplers.TPESampler(seed=self.seed), pruner=self.pruner or optuna.pruners.NopPruner())
+        study = optuna.create_study(direction="maximize", sampler=self.sampler or optuna.samplers.TPESampler(seed=self.seed),
+            pruner=self.pruner or optuna.pruners.NopPruner())
         return _Study(optuna, study, variants, self.count, self.at_once)
 
 # %% ../nbs/api/410_search.ipynb #31f7c8e3

@@ -98,7 +98,9 @@ def frame_of(
     "A table in pandas, with the values that JSON text stands for."
     frame = frame_of_arrow(rows)
     for field in rows.schema:
-        if field.metadata == _JSON: frame[field.name] = pd.Series([None if text is None else json.loads(text) for text in rows.column(field.name).to_pylist()], index=frame.index, dtype=object)
+        if field.metadata == _JSON:
+            frame[field.name] = pd.Series([None if text is None else json.loads(text) for text in rows.column(field.name).to_pylist()],
+                index=frame.index, dtype=object)
     return frame
 
 # %% ../nbs/api/484_segments.ipynb #3243ac21
@@ -115,7 +117,8 @@ def _seal(ahead:Path, tables_of:TablesOf) -> None:
     "Make a segment of a file that nobody writes to. Raises OSError or ValueError."
     segment = ahead.with_suffix(SEGMENT)
     remove_begun(segment) # whoever was at it was killed: it had the file that is ours now
-    if not segment.exists() and next(whole_records(ahead), b""): _write_segment(concatenated(rows for record in whole_records(ahead) for rows in tables_of(record)), segment)
+    if not segment.exists() and next(whole_records(ahead), b""):
+        _write_segment(concatenated(rows for record in whole_records(ahead) for rows in tables_of(record)), segment)
     if is_damaged(ahead): ahead.rename(ahead.with_suffix(".damaged")) # somebody may want to see what can be saved
     else: ahead.unlink()
 
@@ -179,7 +182,8 @@ def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None, sp
         none = pq.read_schema(segment).empty_table()
         return none if columns is None else none.select(columns)
     except FileNotFoundError: raise
-    except (pa.ArrowException, OSError) as error: raise DamagedFile(f"{segment} cannot be read ({error}). Put it back from a copy, or move it away: the other segments do not need it") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFile(f"{segment} cannot be read ({error}). Put it back from a copy, or move it away: the other segments do not need it") from error
 
 # %% ../nbs/api/484_segments.ipynb #1d085ff3
 _TOGETHER = 4_096 # tables; choosing rows takes as long for one row as for thousands

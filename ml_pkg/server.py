@@ -219,7 +219,8 @@ class _Running:
     def run(self, app:Callable, limits:Limits, bound:socket.socket) -> None:
         "Serve an application until it is told to end."
         uvicorn = optional("uvicorn", "serve")
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, **server_settings(Line(limits))))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE,
+            **server_settings(Line(limits))))
         if self._is_to_end: self._server.should_exit = True # uvicorn listens by itself while it runs, and raises again what it was told
         _settle_memory()
         self._server.run(sockets=[bound])
@@ -372,7 +373,8 @@ def serve(
     workspace = Workspace.current()
     check_reach(host, TokenSource(workspace).current())
     if workers < 1: raise InvalidDeclaration(f"a server has 1 worker or more, and not {workers}")
-    if workers > 1 and not hasattr(os, "fork"): raise InvalidDeclaration("several workers are forked, which this system does not know: start several servers at different ports")
+    if workers > 1 and not hasattr(os, "fork"):
+        raise InvalidDeclaration("several workers are forked, which this system does not know: start several servers at different ports")
     serving = replace(serving, limits=replace(serving.limits, connections=possible_connections(serving.limits.connections)))
     with ExitStack() as stack:
         bound = stack.enter_context(closing(listening(host, port, "ml_pkg serve")))

@@ -78,7 +78,8 @@ def _probabilities(answers:Answers) -> Iterator[dict]:
     if len(targets) == 1:
         names = [str(label) for label in columns]
         return (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
-    return ({target: {str(label): value for (owner, label), value in zip(columns, values, strict=True) if owner == target} for target in targets} for values in zip(*columns.values(), strict=True))
+    return ({target: {str(label): value for (owner, label), value in zip(columns, values, strict=True) if owner == target} for target in targets}
+        for values in zip(*columns.values(), strict=True))
 
 # %% ../nbs/api/493_service.ipynb #f183336f
 def _predictions(answers:Answers) -> Iterator[Any]:
@@ -94,7 +95,9 @@ def answer_document(
 ) -> dict:
     "What is answered, as JSON can hold it."
     if answers.probabilities is None: found = [{"id": id, "prediction": prediction} for id, prediction in zip(ids, _predictions(answers), strict=True)]
-    else: found = [{"id": id, "prediction": prediction, "probabilities": each} for id, prediction, each in zip(ids, _predictions(answers), _probabilities(answers), strict=True)]
+    else:
+        found = [{"id": id, "prediction": prediction, "probabilities": each}
+            for id, prediction, each in zip(ids, _predictions(answers), _probabilities(answers), strict=True)]
     return {"model": ready.name, "version": ready.version, "predictions": found}
 
 # %% ../nbs/api/493_service.ipynb #c7a829d1
@@ -197,7 +200,8 @@ class Service:
 
     async def _is_on_the_disk(self, receipt:Receipt) -> None:
         "A log that promises that what is answered is on the disk is waited for, as long as a disk may take."
-        if Outcome.DROPPED in await outcomes_of([receipt]): raise Refused(503, "The prediction could not be logged, and this server answers only what is. Try again in a second.", headers=RETRY_SOON)
+        if Outcome.DROPPED in await outcomes_of([receipt]):
+            raise Refused(503, "The prediction could not be logged, and this server answers only what is. Try again in a second.", headers=RETRY_SOON)
 
 _DISK = 10.0 # seconds that a disk has to say whether it took something
 

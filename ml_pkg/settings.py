@@ -34,7 +34,8 @@ def _names(text:str) -> tuple[str, ...]: return tuple(dict.fromkeys(name.strip()
 def _lines(text:str) -> tuple[str, ...]: return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
 
 def _log(text:str) -> str:
-    if (name := text.strip()) not in ("", *LOGS): raise UnknownName(f"log = {name} is no way to write events.{did_you_mean(name, LOGS, 'ways')} Leave it empty for none")
+    if (name := text.strip()) not in ("", *LOGS):
+        raise UnknownName(f"log = {name} is no way to write events.{did_you_mean(name, LOGS, 'ways')} Leave it empty for none")
     return name
 
 _READERS: dict[str, Callable[[str], Any]] = {"sinks": _names, "log": _log, "mlflow_uri": str.strip, "alarms": _lines, "alarm_template": str.strip}
@@ -67,7 +68,8 @@ def settings_of(
     environment:Mapping[str, str], # its variables override the file
 ) -> Settings:
     "What is set for a project. Raises `UnknownName` for what is not a setting, and `InvalidDeclaration` for a file that cannot be read."
-    given = (_entries(root/"settings.ini") if root else {}) | {name: environment[variable] for name in _READERS if (variable := f"ML_PKG_{name.upper()}") in environment}
+    given = (_entries(root/"settings.ini") if root else {}) | {name: environment[variable] for name in _READERS
+        if (variable := f"ML_PKG_{name.upper()}") in environment}
     found = {name: _READERS[name](text) for name, text in given.items()}
     if "mlflow_uri" not in found: found["mlflow_uri"] = environment.get("MLFLOW_TRACKING_URI", "").strip()
     return Settings(**found)

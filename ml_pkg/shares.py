@@ -45,7 +45,8 @@ def _of_categories(baseline:Baseline, window:Sketch, place:int) -> Shares:
     order = np.argsort(-np.maximum(before, now), kind="stable")
     first, rest = order[:GROUPS], order[GROUPS:]
     others = [("all others", before[rest].sum(), now[rest].sum())] if len(rest) else []
-    return Shares(*map(list, zip(*[(names[each], float(before[each]), float(now[each])) for each in first], *[(name, float(one), float(other)) for name, one, other in others], strict=True)))
+    return Shares(*map(list, zip(*[(names[each], float(before[each]), float(now[each])) for each in first],
+        *[(name, float(one), float(other)) for name, one, other in others], strict=True)))
 
 # %% ../nbs/api/693_shares.ipynb #af8c3f76
 def shares_of(

@@ -75,7 +75,8 @@ class Pauses:
         if self.last is None: return Silence(None, f"no answer of the last {HEARD.days} days is known")
         seconds = (now - self.last).total_seconds()
         if not self.can_judge(self.last): return Silence(None, f"the last answer was given {in_words(seconds)} ago")
-        if seconds <= 2 * self.longest: return Silence(False, f"the last answer was given {in_words(seconds)} ago, and pauses of {in_words(self.longest)} are known")
+        if seconds <= 2 * self.longest:
+            return Silence(False, f"the last answer was given {in_words(seconds)} ago, and pauses of {in_words(self.longest)} are known")
         return Silence(True, f"nothing was answered since {minute(self.last.isoformat())} UTC, for {in_words(seconds)}; before, no pause was longer than {in_words(self.longest)}" + (", but for one" if self.exceptional else ""))
 
     def to_dict(self) -> dict[str, Any]: return {"first": self.first and self.first.isoformat(), "last": self.last and self.last.isoformat(), "sizes": list(self.sizes), "longest": self.longest, "exceptional": self.exceptional, "is_known": self.is_known}

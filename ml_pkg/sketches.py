@@ -58,7 +58,8 @@ def empty(
     "The sketch of no rows."
     numbers, columns = len(bins.numbers.names), len(bins.names)
     whole = {"counts": (numbers, LINES + 1), "outside": (numbers, 2), "slots": (bins.categories.size,), "missing": (columns,), "longest": (columns,)}
-    return Sketch(rows=0, moments=np.zeros((numbers, 3)), span=np.full((numbers, 2), np.nan), examples={}, **{name: np.zeros(shape, np.int64) for name, shape in whole.items()})
+    return Sketch(rows=0, moments=np.zeros((numbers, 3)), span=np.full((numbers, 2), np.nan), examples={},
+        **{name: np.zeros(shape, np.int64) for name, shape in whole.items()})
 
 # %% ../nbs/api/332_sketches.ipynb #1e85e312
 def _longest_run(values:np.ndarray) -> int:
@@ -141,7 +142,8 @@ def merged(
             raise InvalidData(f"sketches of different bins cannot be added ({name} has the shapes {sorted(shapes)}): count all rows with the bins of one profile")
     def summed(name:str) -> np.ndarray: return functools.reduce(np.add, (getattr(part, name) for part in parts))
     span = np.stack([np.fmin.reduce([part.span[:, 0] for part in parts]), np.fmax.reduce([part.span[:, 1] for part in parts])], axis=1)
-    return Sketch(sum(part.rows for part in parts), span=span, longest=np.maximum.reduce([part.longest for part in parts]), examples=_first([part.examples for part in parts]),
+    return Sketch(sum(part.rows for part in parts), span=span, longest=np.maximum.reduce([part.longest for part in parts]),
+                  examples=_first([part.examples for part in parts]),
                   **{name: summed(name) for name in ("counts", "moments", "outside", "slots", "missing")})
 
 def _first(found:list[Mapping[str, list]]) -> dict[str, list]:

@@ -116,7 +116,8 @@ def reading(
     except pd.errors.EmptyDataError as error: raise InvalidData(f"{path} is empty: a table needs a header and rows") from error
     except UnicodeDecodeError as error:
         raise InvalidData(f"{path} is not UTF-8 (byte {error.object[error.start]:#x}{_line_of(path)}). Save it as UTF-8, or read it yourself and give the frame") from error
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error: raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}.{separator_told(_header_of(path))}") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise InvalidData(f"{path} is not a well-formed table: {str(error).strip()}.{separator_told(_header_of(path))}") from error
     except OSError as error:
         if isinstance(error, MlPkgError): raise
         raise InvalidData(f"{path} cannot be read: {error.strerror or error}") from error
@@ -196,7 +197,8 @@ def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> 
     for name in names:
         digits = texts[name].str.strip()
         if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one, and of whole numbers that are too large pandas made none
-        undo_rounding(frame, name, pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
+        undo_rounding(frame, name,
+            pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
     return frame
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040
@@ -228,7 +230,8 @@ def _remember(path:Path, stamp:list, identity:Identity) -> None:
     if stamp != _stamp(path) or not _is_settled(path): return
     with suppress(OSError):
         Workspace.current().made("fingerprints")
-        with written_whole(_memo(path)) as part: part.write_text(json.dumps({"path": str(path), "stamp": stamp, "identity": _to_json(identity)}), encoding="utf-8")
+        with written_whole(_memo(path)) as part:
+            part.write_text(json.dumps({"path": str(path), "stamp": stamp, "identity": _to_json(identity)}), encoding="utf-8")
 
 # %% ../nbs/api/100_sources.ipynb #1c917c98
 @dataclass(frozen=True)

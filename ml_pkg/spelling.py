@@ -83,7 +83,8 @@ def _numbers(texts:_Texts) -> Spelt|None:
     options = [*filter(None, [_separators(adorned)]), *([f"na_values={[*texts.absent][:5]}"] if texts.absent else [])]
     strip = " without their signs (€, $, £, %)" if any(re.search("[€$£%]", text) for text in adorned) else ""
     words = "; what else is there becomes a gap by pd.to_numeric(…, errors='coerce')" if others else ""
-    return Spelt(f"holds numbers as text, such as {shortly((adorned or numbers)[0])}{kept}", f"read them as numbers{strip}" + (f": pd.read_csv(…, {', '.join(options)})" if options else "") + words)
+    return Spelt(f"holds numbers as text, such as {shortly((adorned or numbers)[0])}{kept}",
+        f"read them as numbers{strip}" + (f": pd.read_csv(…, {', '.join(options)})" if options else "") + words)
 
 # %% ../nbs/api/149_spelling.ipynb #695766f7
 def _dates(texts:_Texts) -> Spelt|None:
@@ -97,7 +98,8 @@ def _dates(texts:_Texts) -> Spelt|None:
     order = ("day first" if firsts > 12 else "month first") if is_told else "day or month first, which cannot be told from them"
     gaps = f", beside {listed([shortly(text) for text in texts.absent], 3)}" if texts.absent else ""
     how = f"pd.to_datetime(…, dayfirst={firsts > 12})" if is_told else "find out which it is, and say so to pd.to_datetime(…, dayfirst=…)"
-    return Spelt(f"holds dates as text, such as {shortly(found[0][0])} ({order}){gaps}", f"make times of them: {how}" + (", once what stands for a gap is missing" if gaps else ""))
+    return Spelt(f"holds dates as text, such as {shortly(found[0][0])} ({order}){gaps}",
+        f"make times of them: {how}" + (", once what stands for a gap is missing" if gaps else ""))
 
 # %% ../nbs/api/149_spelling.ipynb #9e075a57
 def _gaps(texts:_Texts) -> Spelt|None:

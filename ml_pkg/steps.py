@@ -54,11 +54,13 @@ def _culprit(error:Exception, X:Any) -> str | None:
     "The column that an error is about, with what could be done; None if that cannot be told."
     if not isinstance(X, pd.DataFrame): return None
     text = {name: X[name].dropna().iloc[0] for name in X.columns if not pd.api.types.is_numeric_dtype(X[name].dtype) and X[name].notna().any()}
-    if text and any(hint in str(error) for hint in ("could not convert string", "Cannot convert", "non-numeric", "not supported between", "invalid literal", "DType")):
+    if text and any(hint in str(error)
+        for hint in ("could not convert string", "Cannot convert", "non-numeric", "not supported between", "invalid literal", "DType")):
         name = next((name for name in text if X[name].astype(str).map(lambda value: repr(value) in str(error)).any()), next(iter(text)))
         return f"the column '{name}' ({X[name].dtype}, such as {text[name]!r}): encode it, for example with OneHotEncoder in a ColumnTransformer, or leave it out with drop='{name}'"
     missing = [name for name in X.columns if X[name].isna().any()]
-    if missing and "NaN" in str(error): return f"missing values, which are in {listed(missing)}: fill them in with a step such as SimpleImputer(), or leave the column out"
+    if missing and "NaN" in str(error):
+        return f"missing values, which are in {listed(missing)}: fill them in with a step such as SimpleImputer(), or leave the column out"
     return None
 
 # %% ../nbs/api/240_steps.ipynb #3313531d
@@ -71,7 +73,8 @@ def blaming(
     try: yield
     except MlPkgError: raise
     except (ValueError, TypeError) as error:
-        if isinstance(X, pd.DataFrame) and "not columns of the dataframe" in str(error): raise InvalidDeclaration(f"{step}: {error}. Columns: {listed(X.columns)}") from error
+        if isinstance(X, pd.DataFrame) and "not columns of the dataframe" in str(error):
+            raise InvalidDeclaration(f"{step}: {error}. Columns: {listed(X.columns)}") from error
         if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({first_line(error)})") from error
         raise
 
@@ -145,7 +148,8 @@ class _Branch:
         if self.beside.changed: return self._anew(compute)
         transformer = self.transformer
         def still() -> bool: return not self.beside.changed and self._is_meant(transformer)
-        found = made(self.store, Identity(part, self.key).key, f"the result of {self.name}", compute, still, fits, share=SHARE * self.store.share, shared=shared)
+        found = made(self.store, Identity(part, self.key).key, f"the result of {self.name}", compute, still, fits,
+            share=SHARE * self.store.share, shared=shared)
         self.found.append(found._replace(value=None)) # how it came about is told later
         return found.value
 

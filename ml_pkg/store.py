@@ -173,7 +173,8 @@ def _applied(connection:sqlite3.Connection) -> int: return connection.execute("P
 def _is_current(connection:sqlite3.Connection, workspace:Workspace) -> bool:
     "Whether no migration is missing. Refuses tables of a later version than this code knows."
     applied = _applied(connection)
-    if applied > len(MIGRATIONS): raise WorkspaceUnusable(f"{workspace.database} was written by a newer ml_pkg (format {applied}, this one knows {len(MIGRATIONS)}). Upgrade: pip install -U ml_pkg")
+    if applied > len(MIGRATIONS):
+        raise WorkspaceUnusable(f"{workspace.database} was written by a newer ml_pkg (format {applied}, this one knows {len(MIGRATIONS)}). Upgrade: pip install -U ml_pkg")
     return applied == len(MIGRATIONS)
 
 # %% ../nbs/api/180_store.ipynb #4baea832
@@ -217,7 +218,8 @@ def connected(
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError): raise
         disconnect()
-        raise (_damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE or "decode to UTF-8" in str(error) else access.failure)(workspace, error) from error
+        raise (_damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE or "decode to UTF-8" in str(error)
+            else access.failure)(workspace, error) from error
 
 def _opened(workspace:Workspace, access:"_Writing") -> sqlite3.Connection:
     connection = access.connect(workspace)

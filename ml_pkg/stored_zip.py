@@ -33,7 +33,8 @@ def opened(
         file = path.open("rb")
     except (NotFound, DamagedFile): raise
     except FileNotFoundError as error: raise NotFound(f"there is no file {path}") from error
-    except (OSError, ValueError) as error: raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
+    except (OSError, ValueError) as error:
+        raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
     with file: yield file
 
 # %% ../nbs/api/195_stored_zip.ipynb #5cae02cf
@@ -63,7 +64,8 @@ def _alike(name:str) -> str: return unicodedata.normalize("NFKC", name).casefold
 # %% ../nbs/api/195_stored_zip.ipynb #39715cf3
 def _check_members(archive:zipfile.ZipFile, size:int, name:re.Pattern) -> None:
     entries = archive.infolist()
-    odd = [entry.orig_filename for entry in entries if entry.orig_filename != entry.filename or not name.fullmatch(entry.filename) or len(entry.filename.encode("utf-8", "replace")) >= 240
+    odd = [entry.orig_filename for entry in entries if entry.orig_filename != entry.filename or not name.fullmatch(entry.filename)
+           or len(entry.filename.encode("utf-8", "replace")) >= 240
            or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1 or not 0 <= entry.header_offset < size
            or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG)]
     if odd: raise NoZipOfOurs(f"it has members that no such file has: {listed((_shortened(each) for each in odd), 5)}")

@@ -132,8 +132,10 @@ class Support:
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Support":
         "Raises `DamagedFile`."
-        columns = {name: KnownValues(**known | ({"categories": tuple(known["categories"])} if "categories" in known else {})) for name, known in content["columns"].items()}
-        return cls(columns, Neighbourhood(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["scaling"]), unpacked_single(content["prototypes"]), content["limit"]))
+        columns = {name: KnownValues(**known | ({"categories": tuple(known["categories"])} if "categories" in known else {}))
+            for name, known in content["columns"].items()}
+        return cls(columns, Neighbourhood(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["scaling"]),
+            unpacked_single(content["prototypes"]), content["limit"]))
 
 # %% ../nbs/api/344_support.ipynb #b45c33cd
 _MOST_ROWS = 20_000

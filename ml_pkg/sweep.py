@@ -122,7 +122,8 @@ class Sweep(Sequence["Experiment"]):
 
     def __add__(self, other:"Sweep|Experiment") -> "Sweep":
         "These variants and others, without those that are there already."
-        if not isinstance(other, Sweep) and not hasattr(other, "estimator"): raise InvalidDeclaration(f"a sweep takes experiments and sweeps beside its variants, and not {_in_short(other)}")
+        if not isinstance(other, Sweep) and not hasattr(other, "estimator"):
+            raise InvalidDeclaration(f"a sweep takes experiments and sweeps beside its variants, and not {_in_short(other)}")
         if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self.variants[0].experiment, other) if len(self) else other.name, other),))
         return _distinct([*self.variants, *(_among(self.variants, each) for each in other.variants)])
 
@@ -176,14 +177,17 @@ class Search(Protocol):
 # %% ../nbs/api/390_sweep.ipynb #aa326e75
 def _within(sweep:Sweep, budget:float) -> tuple[Variant, ...]:
     "The variants, if there are any, and not too many. Raises `InvalidDeclaration`."
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)): raise InvalidDeclaration(f"budget is how many variants may run, a number, and not {budget!r}")
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)):
+        raise InvalidDeclaration(f"budget is how many variants may run, a number, and not {budget!r}")
     if not len(sweep): raise InvalidDeclaration("the sweep is empty: none of its variants is left, so there is nothing to run")
-    if len(sweep) > budget: raise InvalidDeclaration(f"{len(sweep):,} variants are more than {budget:,}: if they are meant, say so, run(budget={len(sweep)}); or draw some, sample(100).run()")
+    if len(sweep) > budget:
+        raise InvalidDeclaration(f"{len(sweep):,} variants are more than {budget:,}: if they are meant, say so, run(budget={len(sweep)}); or draw some, sample(100).run()")
     return sweep.variants
 
 def _asking(search:Search, variants:"Sweep|Space") -> Asking:
     "A search at its beginning. Raises `InvalidDeclaration` for what is none."
-    if isinstance(search, type) or not hasattr(search, "over"): raise InvalidDeclaration(f"search takes a search, such as Halving(), Random(20) or Optuna(50), and not {_in_short(search)}")
+    if isinstance(search, type) or not hasattr(search, "over"):
+        raise InvalidDeclaration(f"search takes a search, such as Halving(), Random(20) or Optuna(50), and not {_in_short(search)}")
     return search.over(variants)
 
 # %% ../nbs/api/390_sweep.ipynb #276f1268
@@ -203,7 +207,8 @@ def _name_of(experiment:"Experiment", otherwise:str, varied:"Experiment") -> str
 
 def _count(count:Any) -> int:
     "How many variants. Raises `InvalidDeclaration` for what is no number of them."
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1: raise InvalidDeclaration(f"how many variants is a whole number from 1 on, and not {count!r}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InvalidDeclaration(f"how many variants is a whole number from 1 on, and not {count!r}")
     return count
 
 def _among(variants:Sequence[Variant], other:Variant) -> Variant:
@@ -220,7 +225,8 @@ def _key_of(experiment:"Experiment") -> Any:
 
 def _settings(experiment:"Experiment") -> dict[str, str]:
     "Parameters, however deep, as they are written; without those whose writing means nothing elsewhere."
-    written = {name: _in_short(value) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params") and not isinstance(value, list)}
+    written = {name: _in_short(value) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params")
+        and not isinstance(value, list)}
     return {name: value for name, value in written.items() if " at 0x" not in value}
 
 def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
@@ -256,7 +262,8 @@ _FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there,
     "dataset": (lambda declared: declared.dataset, lambda declared, value: declared.with_dataset(value)),
     "evaluation": (lambda declared: declared.evaluation, lambda declared, value: declared.with_evaluation(value)),
     "seed": (lambda declared: declared.seed, lambda declared, value: declared.with_seed(value)),
-    "train_size": (lambda declared: declared.evaluation.train_size, lambda declared, value: declared.with_evaluation(replace(declared.evaluation, train_size=value))),
+    "train_size": (lambda declared: declared.evaluation.train_size,
+    lambda declared, value: declared.with_evaluation(replace(declared.evaluation, train_size=value))),
 }
 
 def _is_distribution(values:Any) -> bool: return hasattr(values, "rvs")

@@ -258,7 +258,8 @@ class _Sweep:
 
     def _take(self, course:Course, work:Work, result:Fold|Failure) -> None:
         "A fold is done."
-        if not course.folds: course.begun = course.begun.since(0.0 if isinstance(result, Failure) else sum(step.seconds for step in result.steps if step.outcome == "computed")) # it waited for its turn until then
+        if not course.folds:
+            course.begun = course.begun.since(0.0 if isinstance(result, Failure) else sum(step.seconds for step in result.steps if step.outcome == "computed")) # it waited for its turn until then
         if isinstance(result, Failure): return self._fail(course, result)
         course.folds[work.number] = result
         for step in result.steps: self._count(step)

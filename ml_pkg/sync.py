@@ -38,7 +38,8 @@ def find_sinks(
     found = {entry.name: entry for entry in entry_points(group="ml_pkg.sinks")}
     known = sorted({*_OURS, *found})
     for name in names:
-        if name not in known: raise UnknownName(f"'{name}' is not a sink.{did_you_mean(name, known, 'sinks')} A package brings one with an entry point of the group ml_pkg.sinks")
+        if name not in known:
+            raise UnknownName(f"'{name}' is not a sink.{did_you_mean(name, known, 'sinks')} A package brings one with an entry point of the group ml_pkg.sinks")
     return {name: _OURS.get(name) or _loaded(found[name]) for name in names}
 
 def _loaded(entry:Any) -> Callable[[], Any]: return lambda: entry.load()() # imported only when it is needed, and its errors are those of the sink
@@ -98,7 +99,8 @@ def pass_over(
 
 def _after_others(workspace:Workspace, sink:Sink, delivery:Delivery) -> bool:
     _lease(workspace, delivery).wait(lambda: False, LONGEST)
-    with connected(workspace) as connection: left = next((each for each in waiting(connection, delivery.sink, (delivery.state,)) if each.run == delivery.run), None)
+    with connected(workspace) as connection:
+        left = next((each for each in waiting(connection, delivery.sink, (delivery.state,)) if each.run == delivery.run), None)
     return left is not None and deliver(workspace, sink, left) is True
 
 # %% ../nbs/api/435_sync.ipynb #c0997c51
@@ -121,7 +123,8 @@ class Report:
 
     def __str__(self) -> str:
         if not self.sinks: return "no sink is set: name one in the section [ml_pkg] of settings.ini (sinks = mlflow), or in ML_PKG_SINKS"
-        return "\n".join(f"{each.sink}: {each.sent} sent, {each.waiting} waiting, {each.refused} refused" + (f"\n    {each.error}" if each.error else "") for each in self.sinks)
+        return "\n".join(f"{each.sink}: {each.sent} sent, {each.waiting} waiting, {each.refused} refused" + (f"\n    {each.error}" if each.error else "")
+            for each in self.sinks)
     __repr__ = __str__
 
 def sync(
@@ -140,7 +143,8 @@ def _synced(workspace:Workspace, name:str, make:Callable[[], Sink], everything:b
     trouble = _passed(workspace, make, before) if before else None
     with connected(workspace) as connection: after = waiting(connection, name, _LEFT)
     refused, runs = sum(each.state == "refused" for each in after), {each.run for each in after}
-    return Told(name, sum(each.run not in runs for each in before), len(after) - refused, refused, trouble or next((each.error for each in after if each.error), None))
+    return Told(name, sum(each.run not in runs for each in before), len(after) - refused, refused,
+        trouble or next((each.error for each in after if each.error), None))
 
 _LEFT = ("waiting", "refused")
 

@@ -68,10 +68,12 @@ def check_jobs(
     n_jobs:int|None, # how many workers, as joblib counts them
 ) -> None:
     "Raise `InvalidDeclaration` for what is no number of workers."
-    if n_jobs is not None and (not _is_whole(n_jobs) or n_jobs == 0): raise InvalidDeclaration(f"n_jobs is how many workers there are, such as 1, 2, or -1 for one a core, and not {n_jobs!r}")
+    if n_jobs is not None and (not _is_whole(n_jobs) or n_jobs == 0):
+        raise InvalidDeclaration(f"n_jobs is how many workers there are, such as 1, 2, or -1 for one a core, and not {n_jobs!r}")
 
 def check_threads(
     threads:int, # of linear algebra, in each fit
 ) -> None:
     "Raise `InvalidDeclaration` for what is no number of threads."
-    if not _is_whole(threads) or threads < 1: raise InvalidDeclaration(f"threads is how many of them linear algebra has in each fit, a whole number from 1 on, and not {threads!r}")
+    if not _is_whole(threads) or threads < 1:
+        raise InvalidDeclaration(f"threads is how many of them linear algebra has in each fit, a whole number from 1 on, and not {threads!r}")

@@ -113,7 +113,8 @@ class Tokens:
 
     def added(self, name:str, secret:str, rate:Rate) -> "Tokens":
         "With one more. Raises `InvalidDeclaration`."
-        if any(token.name == name for token in self): raise InvalidDeclaration(f"there is a token '{name}' already. Choose another name, or remove it first: ml_pkg token remove {name}")
+        if any(token.name == name for token in self):
+            raise InvalidDeclaration(f"there is a token '{name}' already. Choose another name, or remove it first: ml_pkg token remove {name}")
         return replace(self, entries=(*self.entries, Token(name, digest_of_secret(secret), rate, datetime.now(UTC).isoformat(timespec="seconds"))))
 
     def removed(self, name:str) -> "Tokens":
@@ -129,7 +130,8 @@ def tokens_file(
     return workspace.folder/"tokens.json"
 
 def _write(path:Path, tokens:Tokens) -> None:
-    entries = [{"name": token.name, "sha256": token.sha256, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made} for token in tokens]
+    entries = [{"name": token.name, "sha256": token.sha256, "per_second": token.rate.per_second, "burst": token.rate.burst, "made": token.made}
+        for token in tokens]
     with written_whole(path, mode=0o600) as part: part.write_text(json.dumps({"tokens": entries}, indent=1) + "\n", encoding="utf-8")
 
 # %% ../nbs/api/488_tokens.ipynb #85e9ffd0

@@ -97,7 +97,8 @@ def _described(version:str, role:str, part:"pd.DataFrame") -> dict:
     is_number = not any(name.startswith("probability ") for name in part) and part[answer].dtype.kind == "f"
     right = None if is_number or known.empty else share_interval(int((known[answer].astype(object) == known["label"].astype(object)).sum()), len(known))
     said = {"right": right.mean, "low": right.low, "high": right.high} if right else {"error": float((known[answer] - to_numeric(known["label"], errors="coerce")).abs().mean())} if is_number and len(known) else {}
-    return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(), "milliseconds": part["latency"].median() * 1000,
+    return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(),
+            "milliseconds": part["latency"].median() * 1000,
             "milliseconds_99": part["latency"].quantile(0.99) * 1000, "labelled": len(known), **said}
 
 # %% ../nbs/api/491_traffic.ipynb #2cd3c366
@@ -113,4 +114,5 @@ def by_version(
     found = {"": read_log(name, since, until, logs=workspace)}
     if log_folder(workspace, shadow_name(name)).exists(): found["shadow"] = _with_labels(read_log(shadow_name(name), since, until, logs=workspace), found[""])
     rows = [_described(version, role, part) for role, log in found.items() for version, part in log.groupby("version", sort=False)]
-    return pd.DataFrame(rows, columns=["version", "role", "rows", "since", "until", "milliseconds", "milliseconds_99", "labelled", "right", "low", "high", "error"]).dropna(axis=1, how="all")
+    return pd.DataFrame(rows, columns=["version", "role", "rows", "since", "until", "milliseconds", "milliseconds_99", "labelled", "right",
+        "low", "high", "error"]).dropna(axis=1, how="all")

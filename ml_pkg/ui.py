@@ -35,7 +35,8 @@ _PAGES = (("Runs", "/"), ("Experiments", "/experiments"), ("Watched", "/watched"
 
 def _shown(template:str, title:str, /, here:str="", status:int=200, **values) -> Any:
     from fastapi.responses import HTMLResponse
-    content = rendered(template, title=title, here=here, root="", pages=_PAGES, whose=f"workspace of {shortened(Workspace.current().folder.parent.name, 60)}, read only", **values)
+    content = rendered(template, title=title, here=here, root="", pages=_PAGES,
+        whose=f"workspace of {shortened(Workspace.current().folder.parent.name, 60)}, read only", **values)
     return HTMLResponse(content.encode("utf-8", "backslashreplace"), status) # a column's name may hold what no encoding has
 
 def _problem(status:int, title:str, message:str) -> Any: return _shown("problem", title, status=status, message=message.replace(str(Workspace.current().folder), "…"))
@@ -47,7 +48,8 @@ def _start(where:str="", order:str="", page:int=1) -> Any:
     "The table of runs. A condition that cannot be asked is told beside the box."
     try: found, problem, status = listing(where, order, _within(page)), "", 200
     except (InvalidQuery, UnknownName) as error: found, problem, status = {}, str(error), 400
-    return _shown("runs", "Runs", here="/", status=status, where=where, order=order, page_number=_within(page), problem=problem, recent=pulse()["words"], names=sorted(COLUMNS), **found)
+    return _shown("runs", "Runs", here="/", status=status, where=where, order=order, page_number=_within(page), problem=problem,
+        recent=pulse()["words"], names=sorted(COLUMNS), **found)
 
 # %% ../nbs/api/770_ui.ipynb #3c20851e
 def _table(where:str="", order:str="", page:int=1) -> Any:
@@ -95,13 +97,15 @@ def _pages() -> dict[str, Callable]:
         "/leaderboard/{name:path}": lambda name, metric="", rows="": _shown("leaderboard", f"Leaderboard of {name}", **leaderboard_page(name, metric, rows)),
         "/watched": lambda: _shown("watched", "Watched models", here="/watched", watched=watched(Workspace.current())),
         "/watched/{name}": lambda name: _shown("dashboard", f"{name}, watched", **_parts(name), **dashboard(Workspace.current(), name)),
-        "/watched/{name}/thing": lambda name, thing="", at="": _shown("thing", f"{thing} of {name}", **_parts(name), **thing_page(Workspace.current(), name, thing, at)),
+        "/watched/{name}/thing": lambda name, thing="", at="": _shown("thing", f"{thing} of {name}", **_parts(name),
+        **thing_page(Workspace.current(), name, thing, at)),
         "/checkpoints": lambda: _shown("checkpoints", "Checkpoints", here="/checkpoints", **checkpoints_page()),
         **{path: _file(*found) for path, found in FILES.items()},
     }
 
 # %% ../nbs/api/770_ui.ipynb #b75f8657
-_STATUS = {UnknownName: (404, "Not there"), NotFound: (404, "Not there"), InvalidQuery: (400, "This cannot be asked"), WorkspaceUnusable: (503, "The workspace cannot be read")}
+_STATUS = {UnknownName: (404, "Not there"), NotFound: (404, "Not there"), InvalidQuery: (400, "This cannot be asked"),
+    WorkspaceUnusable: (503, "The workspace cannot be read")}
 
 def _said(request:Any, error:Any) -> Any: # an MlPkgError: Starlette's own type of a handler takes any exception
     status, title = next((found for kind, found in _STATUS.items() if isinstance(error, kind)), (500, "This cannot be shown"))
@@ -114,7 +118,8 @@ def _tell_errors(app:"FastAPI") -> None:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
     app.add_exception_handler(MlPkgError, _said)
-    app.add_exception_handler(RequestValidationError, lambda request, error: _problem(400, "This cannot be asked", "A part of the address is not what it should be."))
+    app.add_exception_handler(RequestValidationError,
+        lambda request, error: _problem(400, "This cannot be asked", "A part of the address is not what it should be."))
     app.add_exception_handler(HTTPException, lambda request, error: _problem(cast(HTTPException, error).status_code, "Not there", "There is no such page."))
     app.add_exception_handler(Exception, lambda request, error: _problem(500, "This went wrong", "The terminal in which ml_pkg ui runs says what it was."))
 
@@ -146,7 +151,9 @@ def serve_ui(
     print(f"ml_pkg ui: {shown}  (Ctrl-C ends it)", flush=True)
     if open_browser: _later(webbrowser.open, shown) # it listens already; a browser of the terminal would wait for its end
     _later(_warm_up)
-    with closing(bound): uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, ws="none", server_header=False, timeout_graceful_shutdown=2)).run(sockets=[bound])
+    with closing(bound):
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, ws="none", server_header=False,
+            timeout_graceful_shutdown=2)).run(sockets=[bound])
 
 def _later(function:Callable, *arguments) -> None: threading.Thread(target=function, args=arguments, daemon=True).start()
 

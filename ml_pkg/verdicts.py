@@ -39,7 +39,8 @@ class Watch:
     def __post_init__(self) -> None:
         given = {"numbers": self.numbers, "categories": self.categories, "missing": self.missing, "dependence": self.dependence, **self.columns}
         for name, tolerance in given.items():
-            if not 0 <= tolerance < math.inf: raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how far something may move, such as {Watch.numbers}")
+            if not 0 <= tolerance < math.inf:
+                raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how far something may move, such as {Watch.numbers}")
         if not 0 < self.level < 1: raise InvalidDeclaration(f"a level of {self.level} is none: it is the probability of a false alarm, such as 0.05")
         if self.windows < 1: raise InvalidDeclaration(f"{self.windows} windows cannot be watched: one at least")
 
@@ -51,7 +52,8 @@ class Watch:
     def check(self, names:Sequence[str]) -> None:
         "Raise `UnknownName` for the tolerance of what there is not."
         for name in self.columns:
-            if name not in names: raise UnknownName(f"there is a tolerance for '{name}', which the profile does not know.{did_you_mean(name, names, 'inputs and answers')}")
+            if name not in names:
+                raise UnknownName(f"there is a tolerance for '{name}', which the profile does not know.{did_you_mean(name, names, 'inputs and answers')}")
 
 # %% ../nbs/api/660_verdicts.ipynb #81ba7cf9
 MOVED, OK, FAULTY, NOT_ENOUGH = "moved", "ok", "faulty", "not enough data yet"
@@ -87,7 +89,8 @@ class Verdict:
         if self.verdict == MOVED: return f"moved by {amount}, more than {self.tolerance:g}"
         if self.verdict == OK: return f"ok, moved by no more than {self.tolerance:g} {self.unit} ({amount})"
         if self.rows < FIRST: return f"{NOT_ENOUGH} ({self.rows} rows, {FIRST} at least)"
-        if math.isinf(self.needed): return f"cannot be told ({amount}): the training rows are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or train on more"
+        if math.isinf(self.needed):
+            return f"cannot be told ({amount}): the training rows are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or train on more"
         return f"{NOT_ENOUGH} ({amount}): the move may be more than {self.tolerance:g}, or less{f'; about {self.needed:,.0f} rows would tell, if nothing has moved' if self.needed > self.rows else ''}"
 
 def rows_needed(
@@ -180,8 +183,10 @@ class Check:
         return "\n".join([first, *(f"  {each}" for each in self.verdicts if each.verdict != OK), *(f"  {fault}" for fault in self.faults)])
 
     def _repr_html_(self) -> str:
-        rows = [(each.name, each.kind, each.verdict, f"{each.effect:.3g} [{each.low:.3g}, {each.high:.3g}]", f"{each.tolerance:g} {each.unit}") for each in self.verdicts]
-        return table(["name", "what", "verdict", "effect", "tolerance"], [*rows, *((fault.column, fault.kind, FAULTY if fault.certain else "noted", fault.what, "") for fault in self.faults)])
+        rows = [(each.name, each.kind, each.verdict, f"{each.effect:.3g} [{each.low:.3g}, {each.high:.3g}]", f"{each.tolerance:g} {each.unit}")
+            for each in self.verdicts]
+        return table(["name", "what", "verdict", "effect", "tolerance"],
+            [*rows, *((fault.column, fault.kind, FAULTY if fault.certain else "noted", fault.what, "") for fault in self.faults)])
 
 def _weighted(questions:_Questions) -> float:
     "Mean move in tolerances, after what chance adds is taken off."
@@ -196,7 +201,8 @@ def check(
 ) -> Check:
     "Judge a window. Raises `UnknownName` for the tolerance of what the profile does not know."
     watch.check((*profile.inputs.bins.names, *profile.answers.bins.names))
-    families = [_values(SHIFT, profile.inputs, window.inputs, watch, profile.importance), _missing(profile.inputs, window.inputs, watch), _values(ANSWER, profile.answers, window.answers, watch, {})]
+    families = [_values(SHIFT, profile.inputs, window.inputs, watch, profile.importance), _missing(profile.inputs, window.inputs, watch),
+        _values(ANSWER, profile.answers, window.answers, watch, {})]
     families = [each for each in families if len(each.names)]
     paired = has_pairs(profile.scores)
     whole = sum(_SHARES[each.kind] for each in families) + paired * _SHARES[DEPENDENCE]
@@ -205,9 +211,11 @@ def check(
     pair_share = _SHARES[DEPENDENCE] / whole
     before, now = Tied(profile.pairs, profile.scores.centre(profile.inputs.sketch)), Tied(window.pairs, profile.scores.centre(window.inputs))
     pair = [joint(before, now, profile.scores, watch.dependence, pair_share, watch.of_each)] if paired else []
-    found = discoveries(np.concatenate([*(each.log_gain for each in bets), [each.log_gain for each in pair]]), np.concatenate([*shares, [pair_share] * len(pair)]), watch.of_each)
+    found = discoveries(np.concatenate([*(each.log_gain for each in bets), [each.log_gain for each in pair]]),
+        np.concatenate([*shares, [pair_share] * len(pair)]), watch.of_each)
     parts = np.split(found, np.cumsum([len(each.names) for each in families]))
-    verdicts = [verdict for each, bet, share, alarm in zip(families, bets, shares, parts, strict=False) for verdict in _judged(each, bet, share, watch.of_each, alarm, found.sum())]
+    verdicts = [verdict for each, bet, share, alarm in zip(families, bets, shares, parts, strict=False)
+        for verdict in _judged(each, bet, share, watch.of_each, alarm, found.sum())]
     verdicts += [_judged_pair(each, pair_share, watch, bool(parts[-1][0]), found.sum()) for each in pair]
     order = {MOVED: 0, NOT_ENOUGH: 1, OK: 2}
     verdicts.sort(key=lambda each: (order[each.verdict], -profile.importance.get(each.name, 0.0) if each.kind == SHIFT else 0.0))

@@ -54,7 +54,8 @@ def against(
     reference:Window,         # counted by the profile
 ) -> ReferenceProfile:
     "The profile, with other rows in the place of those of training."
-    found = replace(profile, inputs=Baseline(profile.inputs.bins, reference.inputs), answers=Baseline(profile.answers.bins, reference.answers), pairs=reference.pairs)
+    found = replace(profile, inputs=Baseline(profile.inputs.bins, reference.inputs),
+        answers=Baseline(profile.answers.bins, reference.answers), pairs=reference.pairs)
     vars(found)["scores"] = profile.scores # by which the pairs were counted
     return found
 
@@ -185,7 +186,8 @@ class Look:
     def __str__(self) -> str:
         found = self.document
         first = f"{found['model']}@{found['version']} until {minute(found['end'])}: {found['verdict']} ({found['rows']:,} rows, held against {found['against']})"
-        return "\n".join([first, *(f"  {each['change']}: {each['text'] or each['name']}" for each in self.events), *(f"  open since {minute(since)}: {name}" for name, since in self.open.items())])
+        return "\n".join([first, *(f"  {each['change']}: {each['text'] or each['name']}" for each in self.events),
+            *(f"  open since {minute(since)}: {name}" for name, since in self.open.items())])
 
     __repr__ = __str__
 
@@ -235,7 +237,8 @@ class Watching:
         **options:Any,                              # of a `LogMonitor`: watch, worse, metrics, comparison, maturity
     ):
         "Raises `InvalidDeclaration` for periods that are longer than a window."
-        if every.length > policy.window: raise InvalidDeclaration(f"no period of {every.length} is within a window of {policy.window}: take shorter periods, or a longer window")
+        if every.length > policy.window:
+            raise InvalidDeclaration(f"no period of {every.length} is within a window of {policy.window}: take shorter periods, or a longer window")
         self.address, self.every, self.policy, self.persistence, self.trusted, self.options = address, every, policy, persistence, trusted, options
         self.workspace, self._monitor = workspace or Workspace.current(), None
 
@@ -279,7 +282,8 @@ class Watching:
         told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(),
             "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), "open": after.open,
             "events": [_event(event) for event in events]}
-        return after, _document(monitor, looked, findings, told | {"shares": _all_shares(counted), "shadow": _shadow(self.workspace, monitor.name, told["start"], end)})
+        return after, _document(monitor, looked, findings,
+            told | {"shares": _all_shares(counted), "shadow": _shadow(self.workspace, monitor.name, told["start"], end)})
 
     def _pauses(self, monitor:LogMonitor, known:Pauses, end:pd.Timestamp, now:pd.Timestamp) -> Pauses:
         "With what was answered since the last look, whichever version did."
@@ -299,7 +303,8 @@ class Watching:
         def of(marks:Any) -> list[pd.Timestamp]: return [start for start, marked in zip(starts, marks, strict=True) if marked]
         window = of(chosen.window)
         seen = periods.rows(window) # before the counts are read: those to which rows have come are counted again
-        return _Looked(seen, periods.read(window), None if chosen.reference is None else periods.read(of(chosen.reference)), mature_window(periods, self.policy.window, now))
+        return _Looked(seen, periods.read(window), None if chosen.reference is None else periods.read(of(chosen.reference)),
+            mature_window(periods, self.policy.window, now))
 
 def _event(event:Event) -> dict[str, str]: return asdict(event) | {"change": event.change.value}
 
@@ -359,12 +364,14 @@ class Looks:
     def check(self, watch:str) -> None:
         "Raise `InvalidDeclaration` if another watch looks at the model."
         state, now = self.state, time.time()
-        if state.get("watch", watch) == watch or has_ended(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60: return
+        if state.get("watch", watch) == watch or has_ended(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60:
+            return
         raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
 
     def forget_after(self, end:pd.Timestamp) -> None:
         "Set aside looks at what is not over yet: the clock was wrong when they were made, or they were of shorter periods."
-        wrong = [path for path in self.paths() if (look := _look_of(path)) is not None and look.end > end] if (last := self.last()) is not None and last.end > end else []
+        wrong = [path for path in self.paths() if (look := _look_of(path)) is not None
+            and look.end > end] if (last := self.last()) is not None and last.end > end else []
         if not wrong: return
         log.warning("%d looks at %s do not count: they are of times that are not over yet for this watch. Another one looked more often, or its clock was ahead", len(wrong), self.watched.name)
         for path in wrong: path.rename(path.with_suffix(".ahead"))
