@@ -85,13 +85,13 @@ def answer_schema(
     prediction = {"type": "object", "title": "Prediction", "required": list(one), "properties": one}
     return {"type": "object", "title": "Answer", "required": ["model", "version", "predictions"],
             "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"},
-            "predictions": {"type": "array", "items": prediction}}}
+                "predictions": {"type": "array", "items": prediction}}}
 
 # %% ../nbs/api/495_api.ipynb #fdd050f8
 ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"],
     "properties": {"error": {"type": "object", "required": ["status", "message", "field"], "properties": {
-    "status": {"type": "integer"}, "message": {"type": "string"},
-    "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
+        "status": {"type": "integer"}, "message": {"type": "string"},
+        "field": {"type": ["string", "null"], "description": "of the request, such as rows[3].petal_length"}}}}}
 
 _ERRORS = {400: "This is no JSON", 401: "A token is asked for", 403: "A page from elsewhere may not ask", 404: "There is no such address",
            405: "Not with this method", 408: "The body did not come in time", 413: "Too long, or too many rows",
@@ -133,7 +133,7 @@ _LABEL = {"type": ["string", "number", "boolean"]}
 FEEDBACK_SCHEMA:dict[str, Any] = {"type": "object", "title": "Feedback", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": {
     "type": "object", "required": ["id", "label"],
     "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "of a prediction"},
-    "label": {**_LABEL, "description": "what really was"}}}}}}
+        "label": {**_LABEL, "description": "what really was"}}}}}}
 
 def _labels(body:bytes) -> list[tuple[str, Any]]:
     "Ids and labels. Raises `Refused`."
@@ -291,7 +291,7 @@ def _about_feedback(service:Service) -> dict[str, Any]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
     accepted = {"type": "object", "required": ["accepted"],
         "properties": {"accepted": {"type": "integer"},
-        "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
+            "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
     return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
 def _first_label(model:Model) -> list:
@@ -324,7 +324,7 @@ def _add_about(app:"FastAPI", service:Service) -> None:
             "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
     async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version,
         "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes)
-        if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
+            if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}
     app.add_api_route("/", what_there_is, methods=["GET"], include_in_schema=False, response_model=None)
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     app.add_api_route("/model", about, methods=["GET"], summary="What answers: its card, its columns, its version",

@@ -215,7 +215,7 @@ class Bins:
             names = tuple(numbers.pop("names"))
             bins = cls(NumberBins(names, **{name: unpacked(array) for name, array in numbers.items()}),
                        CategoryBins(tuple(categories["names"]), tuple(tuple(map(str, table)) for table in categories["tables"]),
-                       unpacked(categories["lumped"])))
+                           unpacked(categories["lumped"])))
             _check(bins)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, DamagedFile): raise

@@ -426,5 +426,4 @@ class InTraffic:
         try: pair = _on_rows(candidate, metric, rows, _score(candidate, candidate.model, rows, metric))
         except Exception as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True) # a metric may ask for more classes than came
         if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True)
-        said = str(pair)
-        return Verdict(self.name, required, f"{said}; {told_by}", pair.best_case >= -self.margin)
+        return Verdict(self.name, required, f"{pair}; {told_by}", pair.best_case >= -self.margin)

@@ -172,16 +172,13 @@ def _as_json(run:Any) -> dict[str, Any]:
 @reported
 def predict(
     model:Annotated[str, typer.Argument(help="A registered model (iris is what is in production, iris@candidate, iris@7; as long as nothing ever was in production, iris is the last model saved for the experiment as declared), run:ID, a model file, or one of MLflow's, such as models:/iris@production.")],
-    source:Annotated[Path,
-    typer.Argument(metavar="INPUT", readable=False, help="Rows to predict: CSV (compressed too), Parquet or Feather; or a folder of such files.")],
-    output:Annotated[Path|None,
-    typer.Option("--output", "-o", help="CSV or Parquet file to write, standard output if left out; for a folder, the folder to write to.")] = None,
+    source:Annotated[Path, typer.Argument(metavar="INPUT", readable=False, help="Rows to predict: CSV (compressed too), Parquet or Feather; or a folder of such files.")],
+    output:Annotated[Path|None, typer.Option("--output", "-o", help="CSV or Parquet file to write, standard output if left out; for a folder, the folder to write to.")] = None,
     probabilities:Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each class.")] = False,
-    keep:Annotated[list[str]|None,
-    typer.Option("--keep", help="Column of the input to write beside the prediction, of a CSV as it stands there; may be given several times.")] = None,
+    keep:Annotated[list[str]|None, typer.Option("--keep", help="Column of the input to write beside the prediction, of a CSV as it stands there; may be given several times.")] = None,
     jobs:Annotated[int|None, typer.Option("--jobs", "-j", help="Files of a folder predicted side by side, on this machine; -1 for one a core.")] = None,
     on:Annotated[str, typer.Option("--on", metavar="CLUSTER",
-    help="Predict a folder on a cluster: dask://HOST:8786 (its scheduler), ray://HOST:10001, or ray on one of its machines.")] = "",
+        help="Predict a folder on a cluster: dask://HOST:8786 (its scheduler), ray://HOST:10001, or ray on one of its machines.")] = "",
     trusted:Annotated[bool, typer.Option("--trusted", help="You know where the model file comes from: load it even if that could run code.")] = False,
     as_json:AsJson = False,
 ) -> None:
@@ -322,8 +319,7 @@ def _once(warnings:list[dict]) -> list[str]:
 @app.command()
 @reported
 def show(
-    run:Annotated[str,
-    typer.Argument(help="A run's id or the beginning of one, an experiment's name, 'latest', or a registered model such as iris@production.")],
+    run:Annotated[str, typer.Argument(help="A run's id or the beginning of one, an experiment's name, 'latest', or a registered model such as iris@production.")],
     as_json:AsJson = False,
 ) -> None:
     "Show all that is recorded of a run."

@@ -17,11 +17,9 @@ from .cli import AsJson, app, print_json, reported
 # %% ../nbs/api/809_cli_monitor.ipynb #525d1923
 Every = Annotated[str, typer.Option("--every", metavar="LENGTH", help="How long a period is; one look at the end of each: 15m, 1h, 1d.")]
 Over = Annotated[str, typer.Option("--over", metavar="LENGTH", help="How much time a window has that is judged: 1d, 2w.")]
-Against = Annotated[str,
-    typer.Option("--against", help="What a window is held against: training; before (as much time before it); weekday (the same one of the weeks before); hour (the same one of the days before).")]
+Against = Annotated[str, typer.Option("--against", help="What a window is held against: training; before (as much time before it); weekday (the same one of the weeks before); hour (the same one of the days before).")]
 
-LabelsAfter = Annotated[str,
-    typer.Option("--labels-after", metavar="LENGTH",
+LabelsAfter = Annotated[str, typer.Option("--labels-after", metavar="LENGTH",
     help="The age at which a prediction counts with its label, or without one: 2d. By default that is learnt from how long labels took so far.")]
 
 def _maturity(labels_after:str) -> dict[str, Any]:
@@ -50,11 +48,11 @@ def watching_of(
 def monitor(
     name:Annotated[str, typer.Argument(help="The address of a model that is or was served: NAME, NAME@ALIAS, NAME@VERSION.")],
     since:Annotated[str | None, typer.Option("--since", metavar="MOMENT",
-    help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago); UTC, if it names no zone. By default the whole log.")] = None,
+        help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago); UTC, if it names no zone. By default the whole log.")] = None,
     until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     labels_after:LabelsAfter = "",
     behind:Annotated[str, typer.Option("--rows", metavar="ALARM",
-    help="Instead of the report, the rows behind an alarm as CSV, those that tell most first: by the alarm's name, that of a column, or that of a metric.")] = "",
+        help="Instead of the report, the rows behind an alarm as CSV, those that tell most first: by the alarm's name, that of a column, or that of a metric.")] = "",
     as_json:AsJson = False,
     html:Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that needs no network, as well.")] = None,
     trusted:Annotated[bool, typer.Option("--trusted", help="You know who wrote the model: load it even if that could run code.")] = False,

@@ -85,11 +85,10 @@ def _check_askable(yes:bool, proposal:"Proposal") -> None:
 @reported
 def new(
     name:Annotated[str, typer.Argument(help="Of the project, its package and its experiment.")],
-    table:Annotated[str,
-    typer.Option("--csv", metavar="FILE", help="The rows to learn from: CSV (compressed too), Parquet or Feather. The project gets a copy.")],
+    table:Annotated[str, typer.Option("--csv", metavar="FILE", help="The rows to learn from: CSV (compressed too), Parquet or Feather. The project gets a copy.")],
     target:Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column to predict. Without it, it is inferred.")] = "",
     role:Annotated[list[str] | None, typer.Option("--role", metavar="COLUMN=ROLE",
-    help="What a column is for, where that is known better than it can be inferred: number, category, time (rows are scored in its order), group (its rows stay together) or dropped. Once for each column.")] = None,
+        help="What a column is for, where that is known better than it can be inferred: number, category, time (rows are scored in its order), group (its rows stay together) or dropped. Once for each column.")] = None,
     yes:Annotated[bool, typer.Option("--yes", "-y", help="Take what is inferred and ask nothing.")] = False,
     folder:Annotated[Path, typer.Option("--folder", help="The folder to make it in.")] = Path(),
     as_json:AsJson = False,

@@ -24,7 +24,7 @@ def ui(
     host:Annotated[str, typer.Option("--host", help="The address that it listens on.")] = "127.0.0.1",
     open_browser:Annotated[bool, typer.Option("--open/--no-open", help="Whether to open it in a browser.")] = True,
     exposed:Annotated[bool, typer.Option("--others-may-read",
-    help="With --host: you know that everybody who reaches this address can read the workspace, since there is no password.")] = False,
+        help="With --host: you know that everybody who reaches this address can read the workspace, since there is no password.")] = False,
 ) -> None:
     "Show the workspace in a browser: runs, comparisons, leaderboards, checkpoints. It only reads."
     from ml_pkg.ui import serve_ui
@@ -48,8 +48,7 @@ def _in_numbers(line:dict[str, Any]) -> dict[str, Any]:
 def leaderboard(
     experiment:Annotated[str, typer.Argument(help="An experiment's name.")],
     metric:Annotated[str, typer.Option("--metric", "-m", help="The score that decides; without it the first one.")] = "",
-    rows:Annotated[str,
-    typer.Option("--rows", help="The newest run on other rows, as the list below a leaderboard names it; without it the rows of the latest run.")] = "",
+    rows:Annotated[str, typer.Option("--rows", help="The newest run on other rows, as the list below a leaderboard names it; without it the rows of the latest run.")] = "",
     limit:Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the best first.")] = 20,
     as_json:AsJson = False,
 ) -> None:

@@ -19,8 +19,7 @@ from .cli import AsJson, app, print_json, reported
 @app.command()
 @reported
 def doctor(
-    rescue:Annotated[bool,
-    typer.Option("--rescue", help="Save what can be read of a damaged database into a new one; the damaged one is kept beside it.")] = False,
+    rescue:Annotated[bool, typer.Option("--rescue", help="Save what can be read of a damaged database into a new one; the damaged one is kept beside it.")] = False,
     as_json:AsJson = False,
 ) -> None:
     "Say what is wrong with the workspace, and what to do about it. Exit code 1 if something is."
@@ -47,9 +46,8 @@ def _as_json(saved:Any) -> dict[str, Any]: return {"kept": saved.kept, "incomple
 @reported
 def gc(
     delete:Annotated[bool, typer.Option("--delete", help="Remove it. Without this, nothing is removed.")] = False,
-    models_older_than:Annotated[float,
-    typer.Option("--models-older-than", metavar="DAYS", min=0,
-    help="Also models that were written before, but the last one of each experiment.", show_default=False)] = math.inf,
+    models_older_than:Annotated[float, typer.Option("--models-older-than", metavar="DAYS", min=0,
+        help="Also models that were written before, but the last one of each experiment.", show_default=False)] = math.inf,
     budget:Annotated[float, typer.Option("--checkpoints-budget", metavar="GIB", min=0, help="Keep so much of checkpoints.")] = 20,
     at_once:Annotated[bool, typer.Option("--now", help="Also what is younger than an hour. Nothing else may use the workspace meanwhile.")] = False,
     as_json:AsJson = False,

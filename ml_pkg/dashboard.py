@@ -156,7 +156,7 @@ def dashboard(
             "traffic": _traffic(workspace, name, looks), "versions": _versions(looks),
             "faults": last["faults"], "not_judged": last["not_judged"], "shadow": last["shadow"],
             "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text}
-            for event in reversed(alarms.history[-200:])]}
+                for event in reversed(alarms.history[-200:])]}
 
 def _words(last:Mapping[str, Any]) -> str: return f"{counted(last['rows'], 'row')} until {pd.Timestamp(last['end']):%Y-%m-%d %H:%M} UTC, held against {last['against']}"
 
@@ -188,5 +188,5 @@ def thing_page(
     return {"name": name, "thing": thing, "look": look.document, "shares": list(zip(*shares.values(), strict=True)) if shares else [],
             "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"]) if shares else "",
             "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves],
-            [(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
+                [(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
             "verdict": verdict, "ends": [each.document["end"] for each in reversed(looks[-CELLS:])]}

@@ -152,10 +152,10 @@ def _page(found:RunDifference) -> str:
         "environment": _table(sides, ([name, *pair] for name, pair in found.environment.items())),
         "commit": _block(" → ".join(found.commit)),
         "scores": _table(["metric", "one", "other", "difference", ""],
-        ([name, _score(each.one), _score(each.other), "" if each.difference is None else f"{each.difference:+.4f}", each.verdict]
-        for name, each in found.scores.items())),
+            ([name, _score(each.one), _score(each.other), "" if each.difference is None else f"{each.difference:+.4f}", each.verdict]
+                for name, each in found.scores.items())),
         "predictions": _block("\n".join(found.predictions.lines()[:1])) + _table(["", "from", "to", "change"],
-        ([name, one, other, "" if change is None else f"{change:.4g}"] for name, one, other, change in found.predictions.most())),
+            ([name, one, other, "" if change is None else f"{change:.4g}"] for name, one, other, change in found.predictions.most())),
         "time": _table(sides, ([name, *pair] for name, pair in _times(found).items())),
         "not known": "".join(f"<div>{escape(line)}</div>" for line in found.unknown)}
     return definition(found.title, {}) + "".join(f"<div style='margin:6px 0'><b>{title}</b>{content}</div>" for title, content in parts.items() if content)

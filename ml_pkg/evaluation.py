@@ -84,7 +84,7 @@ class Evaluation:
         "Splitter, metrics in their order (the first one decides), share to fit on and holdout, from which the key is made. Raises `Unidentifiable`."
         return Identity("evaluation",
             parts=(("cv", identify(self.cv, "cv")), ("metrics", identify(dict(self.metrics), "metrics")),
-            ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
+                ("train size", identify(float(self.train_size))), ("holdout", holdout_identity(self))))
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Evaluation) and self.identity.key == other.identity.key
     def __hash__(self) -> int: return hash(self.identity.key)

@@ -38,7 +38,7 @@ def _tagged(holds:Callable[[str], Asked]) -> Asked:
 # %% ../nbs/api/292_history.ipynb #4b251920
 COLUMNS = {name: Term(f"runs.{name}")
     for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error",
-    "varied", "cpu_seconds", "peak_memory")} | {
+        "varied", "cpu_seconds", "peak_memory")} | {
     "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"),
     "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True, among=_tagged),
     "notes": Term("(SELECT group_concat(text, char(10)) FROM annotations WHERE run = runs.id AND kind = 'note')"), "estimator": Term("runs.estimator")}

@@ -362,14 +362,14 @@ def _rules() -> list[tuple[tuple, Callable]]:
     return [
         ((slice,), lambda value, visit: Identity("slice", parts=_numbered((value.start, value.stop, value.step), visit))),
         ((enum.Enum,),
-        lambda value, visit: Identity("enum", value.name or "", (("class", _code(type(value), visit)), ("value", visit(value.value, ".value"))))),
+            lambda value, visit: Identity("enum", value.name or "", (("class", _code(type(value), visit)), ("value", visit(value.value, ".value"))))),
         ((pathlib.PurePath,), lambda value, visit: Identity("path", value.as_posix())),
         ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
         ((np.generic,),
-        lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
+            lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
         ((np.ufunc,), _ufunc),
         ((np.random.RandomState, np.random.Generator),
-        lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
+            lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
         (_loaded("pandas", "DataFrame"), _frame), (_loaded("pandas", "Series"), _series), (_loaded("pandas", "Index"), _index),
         ((functools.partial,), _partial),
     ]

@@ -239,7 +239,7 @@ def _lines(board:Leaderboard) -> list[list[str]]:
     best = board.verdict.best
     return [[name, _number(row["score"]), _between(row["low"], row["high"]),
              *(("baseline", "") if name == board.held_against
-             else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
+                 else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
              "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]),
              size(row["model_bytes"]), _mark(name, row, best)]
              for name, row in board.frame.iterrows()]

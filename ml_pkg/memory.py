@@ -51,7 +51,7 @@ def call_identity(
             raise Unidentifiable(f"{type(value).__name__} leaves {', '.join(found)} open, so its result cannot be reproduced: give it a number")
     return Identity("call",
         parts=(("function", identify(function)), ("arguments", _each({name: _plain(value) for name, value in arguments.items()}, function)),
-        ("scikit-learn configuration", settings_identity())))
+            ("scikit-learn configuration", settings_identity())))
 
 # %% ../nbs/api/230_memory.ipynb #73c36eae
 @dataclass(frozen=True)

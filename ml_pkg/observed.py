@@ -61,7 +61,7 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
     kept = Bins(NumberBins(tuple(bins.numbers.names[place] for place in numbers),
                 *(getattr(bins.numbers, name)[numbers] for name in ("low", "width", "lines", "centre", "scale", "least", "most"))),
                 CategoryBins(tuple(bins.categories.names[place] for place in categories),
-                tuple(bins.categories.tables[place] for place in categories), bins.categories.lumped[categories]))
+                    tuple(bins.categories.tables[place] for place in categories), bins.categories.lumped[categories]))
     slots = np.concatenate([np.zeros(0, np.int64), *(sketch.slots[starts[place]:starts[place + 1]] for place in categories)])
     return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")},
         **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))

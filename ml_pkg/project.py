@@ -60,7 +60,7 @@ def _is_installed(name:str) -> bool:
 # %% ../nbs/api/459_project.ipynb #77edb409
 _REFUSED:tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda name: not re.fullmatch(r"[A-Za-z](\w*[A-Za-z0-9])?", name, re.ASCII),
-    "it becomes the name of a package and of a variable, so it takes letters, digits and underscores, begins with a letter and does not end with an underscore"),
+        "it becomes the name of a package and of a variable, so it takes letters, digits and underscores, begins with a letter and does not end with an underscore"),
     (keyword.iskeyword, "that is a word of Python itself"),
     (lambda name: keyword.issoftkeyword(name) or hasattr(builtins, name), "Python has a function or a word of this name, which would be hidden"),
     (lambda name: name in sys.stdlib_module_names, "Python's standard library has a module of this name"),

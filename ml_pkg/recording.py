@@ -173,9 +173,9 @@ def _outcome(folds:list) -> dict[str, list[dict]]:
     numbered = [(number, fold, step, place) for number, fold in enumerate(folds) for place, step in enumerate(fold.steps)]
     return {"scores": [{"metric": metric, "fold": number, "value": value} for number, fold in enumerate(folds) for metric, value in fold.scores.items()],
             "timings": [{"fold": number, "place": place, "step": step.name, "seconds": step.seconds, "outcome": step.outcome}
-            for number, _, step, place in numbered],
+                for number, _, step, place in numbered],
             "warnings": [{"fold": number, "step": step.name, "category": category.__name__, "message": message}
-            for number, _, step, _ in numbered for category, message in step.warnings]}
+                for number, _, step, _ in numbered for category, message in step.warnings]}
 
 # %% ../nbs/api/298_recording.ipynb #6434df89
 def _spent(folds:list) -> dict[str, Any]:

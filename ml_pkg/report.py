@@ -264,7 +264,7 @@ def outcome_section(
     else: text = f"Residuals of {len(said):,} predictions: half of them are off by less than {(actual - predicted).abs().median():.4g}"
     return section("Predictions",
         picture(lambda figure: _draw_outcome(figure.subplots(), actual, predicted, classification),
-        3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
+            3.5 if not classification else 4.3 if actual.nunique() <= 8 else 5.5, text))
 
 # %% ../nbs/api/286_report.ipynb #d792629f
 _OUT_OF_PLACE = re.compile(r'<script.*?</script>|\son[a-z]+="[^"]*"|</?body>', re.DOTALL)
@@ -355,7 +355,7 @@ def environment_section(
     row = run.row
     return section("Environment",
         fact_list({"started from": row["origin"], "place": row["place"], "module": row.get("module"), "commit": commit_of(run) if row["git_commit"] else None,
-        "threads of a fit": row["threads"]}.items()),
+            "threads of a fit": row["threads"]}.items()),
         tabulated("packages", ["package", "version"], run.packages.items()))
 
 # %% ../nbs/api/286_report.ipynb #6c01ff0b

@@ -113,7 +113,7 @@ def _centred(said:Answers) -> np.ndarray: return (y := said.y.astype(float)) - n
 
 SHARES_EXPLAINED = {
     "r2": Metric(_answer, lambda said: _with_ones(_centred(said), _centred(said) ** 2, _squared(said)),
-    lambda sums: _one_less(sums[..., 3], _spread(sums[..., 1], sums[..., 2], sums[..., 0]))),
+        lambda sums: _one_less(sums[..., 3], _spread(sums[..., 1], sums[..., 2], sums[..., 0]))),
     "explained_variance": Metric(_answer, lambda said: _with_ones(_centred(said), _centred(said) ** 2, said.error, _squared(said)),
                                  lambda sums: _one_less(_spread(sums[..., 3], sums[..., 4], sums[..., 0]), _spread(sums[..., 1], sums[..., 2], sums[..., 0]))),
 }

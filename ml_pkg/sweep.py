@@ -263,7 +263,7 @@ _FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there,
     "evaluation": (lambda declared: declared.evaluation, lambda declared, value: declared.with_evaluation(value)),
     "seed": (lambda declared: declared.seed, lambda declared, value: declared.with_seed(value)),
     "train_size": (lambda declared: declared.evaluation.train_size,
-    lambda declared, value: declared.with_evaluation(replace(declared.evaluation, train_size=value))),
+        lambda declared, value: declared.with_evaluation(replace(declared.evaluation, train_size=value))),
 }
 
 def _is_distribution(values:Any) -> bool: return hasattr(values, "rvs")

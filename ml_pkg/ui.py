@@ -98,7 +98,7 @@ def _pages() -> dict[str, Callable]:
         "/watched": lambda: _shown("watched", "Watched models", here="/watched", watched=watched(Workspace.current())),
         "/watched/{name}": lambda name: _shown("dashboard", f"{name}, watched", **_parts(name), **dashboard(Workspace.current(), name)),
         "/watched/{name}/thing": lambda name, thing="", at="": _shown("thing", f"{thing} of {name}", **_parts(name),
-        **thing_page(Workspace.current(), name, thing, at)),
+            **thing_page(Workspace.current(), name, thing, at)),
         "/checkpoints": lambda: _shown("checkpoints", "Checkpoints", here="/checkpoints", **checkpoints_page()),
         **{path: _file(*found) for path, found in FILES.items()},
     }
