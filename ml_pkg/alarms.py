@@ -27,6 +27,7 @@ class Streak:
     wrong: int = 0        # looks in a row that found it wrong; looks that could not tell do not count
     fine: int = 0         # looks in a row that found it fine
     raised: str|None = None # when its alarm was raised, as ISO 8601; None if there is none
+    version: str = ""     # of the model, that the alarm was raised of
 
 class Change(enum.Enum):
     "What may become of an alarm."
@@ -40,6 +41,7 @@ class Event:
     name: str            # of the thing
     change: Change
     text: str = ""       # what the look said
+    version: str = ""    # of the model, that was looked at
 
     def __str__(self) -> str: return f"{self.time} {self.change.value}: {self.name}" + (f" ({self.text})" if self.text else "")
 
@@ -53,12 +55,13 @@ class Persistence:
         if min(self.raise_after, self.clear_after) < 1:
             raise InvalidDeclaration(f"an alarm is raised and cleared after 1 look or more, and not after {self.raise_after} and {self.clear_after}")
 
-    def next(self, streak:Streak, found:Found, time:str) -> tuple[Streak, Change|None]:
-        "What is remembered after a look, and what it changed."
+    def next(self, streak:Streak, found:Found, time:str, version:str="") -> tuple[Streak, Change|None]:
+        "What is remembered after a look at a version of the model, and what it changed."
         if found is Found.UNKNOWN: return streak, None
         if found is Found.WRONG: counted = replace(streak, wrong=streak.wrong + 1, fine=0)
         else: counted = replace(streak, fine=streak.fine + 1, wrong=0)
-        if counted.raised is None and counted.wrong >= self.raise_after: return replace(counted, raised=time), Change.RAISED
+        is_known = counted.raised is not None and counted.version == version
+        if counted.wrong >= self.raise_after and not is_known: return replace(counted, raised=time, version=version), Change.RAISED
         if counted.raised is not None and counted.fine >= self.clear_after: return replace(counted, raised=None), Change.CLEARED
         return counted, None
 
@@ -70,36 +73,55 @@ class Alarms:
     streaks: tuple[tuple[str, Streak], ...] = ()   # by name
     history: tuple[Event, ...] = ()
     last: str|None = None                         # time of the last look, as ISO 8601 in UTC
+    version: str = ""                             # of the model, at the last look
 
     @property
     def open(self) -> dict[str, str]:
         "Name of what is wrong -> when its alarm was raised."
         return {name: streak.raised for name, streak in self.streaks if streak.raised is not None}
 
+    @property
+    def of_earlier_versions(self) -> dict[str, str]:
+        "Name of what was wrong with another version than that of the last look, and is not known to be fine since -> that version."
+        return {name: streak.version for name, streak in self.streaks if streak.raised is not None and streak.version != self.version}
+
     def look(
         self,
         found:Mapping[str, Found],          # what was looked at
         now:datetime.datetime,              # with a zone
         texts:Mapping[str, str]|None=None,  # what there is to say of it
+        version:str="",                     # of the model that was looked at
     ) -> "tuple[Alarms, tuple[Event, ...]]": # the next state, and what somebody is to be told
         "Raises `InvalidInput` for a time without a zone, or before the last look."
         time = _utc(now)
         if self.last is not None and time < self.last:
             raise InvalidInput(f"the last look was at {self.last}, and this one says {time}: looks are made one after another")
-        streaks, events = dict(self.streaks), []
+        streaks, events = self._carried(version), []
         for name in sorted(found):
-            streaks[name], change = self.persistence.next(streaks.get(name, Streak()), found[name], time)
-            if change is not None: events.append(Event(time, name, change, (texts or {}).get(name, "")))
-        return replace(self, streaks=tuple(sorted(streaks.items())), history=(*self.history, *events), last=time), tuple(events)
+            streaks[name], change = self.persistence.next(streaks.get(name, Streak()), found[name], time, version)
+            if change is not None: events.append(Event(time, name, change, self._said(name, change, (texts or {}).get(name, ""), version), version))
+        return replace(self, streaks=tuple(sorted(streaks.items())), history=(*self.history, *events), last=time, version=version), tuple(events)
+
+    def _said(self, name:str, change:Change, text:str, version:str) -> str:
+        "Where an alarm of one version is cleared by a look at another, it may be the model that has changed, and not the world."
+        raised = dict(self.streaks).get(name, Streak()).version
+        if change is Change.RAISED or raised == version or not self.version: return text
+        return f"{text or name}; raised of version {raised}, and fine by what version {version} was trained on"
+
+    def _carried(self, version:str) -> dict[str, Streak]:
+        "What is remembered when a version is looked at: of another one, the alarms, and not how many looks in a row found what."
+        if version == self.version: return dict(self.streaks)
+        if not self.version: return {name: replace(streak, version=version) for name, streak in self.streaks} # an earlier release did not say
+        return {name: replace(streak, wrong=0, fine=0) for name, streak in self.streaks}
 
     def to_dict(self) -> dict[str, Any]:
         return {"persistence": asdict(self.persistence), "streaks": {name: asdict(streak) for name, streak in self.streaks},
-            "history": [asdict(event) | {"change": event.change.value} for event in self.history], "last": self.last}
+            "history": [asdict(event) | {"change": event.change.value} for event in self.history], "last": self.last, "version": self.version}
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Alarms":
         return cls(Persistence(**content["persistence"]), tuple(sorted((name, Streak(**streak)) for name, streak in content["streaks"].items())),
-                   tuple(Event(**event | {"change": Change(event["change"])}) for event in content["history"]), content["last"])
+                   tuple(Event(**event | {"change": Change(event["change"])}) for event in content["history"]), content["last"], content.get("version", ""))
 
 def _utc(now:datetime.datetime) -> str:
     if now.tzinfo is None: raise InvalidInput(f"{now!r} has no time zone, so it cannot be told what was first: give one, such as datetime.now(timezone.utc)")

@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 from .channels import Channel, Message, channel_of, message_id
 from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean
+from .looks import Look, Looks
 from .messages import TEXT, message_of, template_of
 from .outbox import Delivered, Outbox
 from .periods import watch_folder
 from .settings import settings
-from .watching import Look, Looks, Watching
+from .watching import Watching
 from .windows import LastHours, Recent, SameHour, SameWeekday, WindowPolicy
 from .workspace import Workspace, project_root
 

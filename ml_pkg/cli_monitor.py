@@ -73,12 +73,12 @@ def monitor(
 def _still_open(model:str) -> str:
     "What a watch of the model has found, which looks at other windows."
     from ml_pkg.display import minute
-    from ml_pkg.errors import listed
+    from ml_pkg.looks import Looks, opened_alarms
     from ml_pkg.periods import watch_folder
-    from ml_pkg.watching import Looks
     from ml_pkg.workspace import Workspace
     last = Looks(watch_folder(Workspace.current(), model)).last()
-    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {listed(last.open, 5)}. Since when: ml_pkg ui, or /dashboard of the server\n" if last and last.open else ""
+    if last is None or not last.open: return ""
+    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {'; '.join(map(str, opened_alarms(last.document)))}\n"
 
 def _print_rows(rows:Any, as_json:bool) -> None:
     print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso"))) if as_json else print(rows.to_csv(), end="")

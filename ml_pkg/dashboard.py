@@ -17,11 +17,12 @@ from .charts import Curve, Point, share_chart, time_chart
 from .display import counted
 from .errors import NotFound, UnknownName, did_you_mean
 from .intervals import Interval
+from .looks import Look, Looks, opened_alarms
 from .pages import shortened
 from .periods import watch_folder
 from .responses import responses
 from .verdicts import MOVED, OK
-from .watching import Look, Looks, thing_name
+from .watching import thing_name
 from .workspace import Workspace
 
 # %% ../nbs/api/700_dashboard.ipynb #d9057285
@@ -152,10 +153,10 @@ def dashboard(
     "What the page of a watched model shows. Raises `NotFound` if nobody has looked at it."
     looks = _all_looks(workspace, name)
     last, alarms = looks[-1].document, Looks(watch_folder(workspace, name)).alarms(Persistence())
-    return {"name": name, "last": last, "words": _words(last), "open": last["open"], "scores": _scores(looks), "heat": _heat_map(looks[:-CELLS - 1:-1]),
+    return {"name": name, "last": last, "words": _words(last), "open": opened_alarms(last), "scores": _scores(looks), "heat": _heat_map(looks[:-CELLS - 1:-1]),
             "traffic": _traffic(workspace, name, looks), "versions": _versions(looks),
             "faults": last["faults"], "not_judged": last["not_judged"], "shadow": last["shadow"],
-            "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text}
+            "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text, "version": event.version}
                 for event in reversed(alarms.history[-200:])]}
 
 def _words(last:Mapping[str, Any]) -> str: return f"{counted(last['rows'], 'row')} until {pd.Timestamp(last['end']):%Y-%m-%d %H:%M} UTC, held against {last['against']}"

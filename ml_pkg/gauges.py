@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .instruments import Instruments
-from .watching import Looks, thing_name
+from .looks import Looks
+from .watching import thing_name
 
 # %% ../nbs/api/703_gauges.ipynb #a21559c5
 class WatchGauges:

@@ -14,8 +14,8 @@ from typing import Any
 from .channels import Message, message_id
 from .display import minute
 from .errors import InvalidDeclaration, NotFound, did_you_mean
+from .looks import Look, opened_alarms
 from .silence import SILENT
-from .watching import Look
 
 # %% ../nbs/api/701_messages.ipynb #06c930bd
 TEXT = Template("""$model@$version: $verdict
@@ -50,7 +50,7 @@ def template_of(
 # %% ../nbs/api/701_messages.ipynb #36f87216
 def _changes(found:Mapping[str, Any]) -> str: return "\n".join(f"{each['change']}: {each['text'] or each['name']}" for each in found["events"])
 
-def _open(found:Mapping[str, Any]) -> str: return "\n".join(f"{name}, since {minute(since)}" for name, since in found["open"].items()) or "nothing"
+def _open(found:Mapping[str, Any]) -> str: return "\n".join(map(str, opened_alarms(found))) or "nothing"
 
 # %% ../nbs/api/701_messages.ipynb #654aa1b1
 _MANY = 5 # things whose rows are told of
@@ -104,5 +104,5 @@ def message_of(
     text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}",
         since=minute(found["start"]), until=minute(found["end"]), against=found["against"],
         changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))
-    document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open")}
+    document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open", "of_version") if name in found}
     return Message(message_id(found["model"], found["version"], found["time"]), subject, text, document)

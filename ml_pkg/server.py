@@ -36,6 +36,7 @@ from .heap import hand_back_freed
 from .instruments import Instruments, add_metrics
 from .limits import Bearer, Limited, Limits, OpenUntilNamed, Sheltered, hosts_of
 from .logged import Private
+from .looks import Look
 from .model import Model
 from .open_inference import add_open_inference
 from .periods import watch_folder
@@ -47,7 +48,7 @@ from .service import Alone, Served, Service, logged_answers, serve_located
 from .threads import limited_everywhere
 from .tokens import TokenSource, check_reach
 from .traffic import shadow_folder
-from .watching import Look, Watching
+from .watching import Watching
 from .workspace import Workspace
 
 if TYPE_CHECKING:
