@@ -19,6 +19,7 @@ from string import Template
 from typing import NamedTuple
 
 from .channels import Channel, Message, channel_of, message_id
+from .display import counted
 from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean
 from .looks import Look, Looks
 from .messages import TEXT, message_of, template_of
@@ -113,7 +114,7 @@ class Attending:
         found = self.telling.tell(new.values(), self.watching.monitor.watch.level)
         if new: looks.note_told(max(new))
         for each in found.given_up: log.error("an alarm was told to nobody at %s", each)
-        waiting = f"{len(found.waiting)} messages wait: {found.waiting[0]}" if found.waiting else ""
+        waiting = f"{counted(len(found.waiting), 'message')} to deliver: {found.waiting[0]}" if found.waiting else ""
         if waiting and waiting.partition("(tries")[0] != self._waiting: log.warning(waiting)
         self._waiting = waiting.partition("(tries")[0]
 

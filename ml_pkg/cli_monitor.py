@@ -48,7 +48,7 @@ def watching_of(
 def monitor(
     name:Annotated[str, typer.Argument(help="The address of a model that is or was served: NAME, NAME@ALIAS, NAME@VERSION.")],
     since:Annotated[str | None, typer.Option("--since", metavar="MOMENT",
-        help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago); UTC, if it names no zone. By default the whole log.")] = None,
+        help="The first moment that counts, such as 2026-09-21, 2026-09-21T14:00 or 2h (so long ago); UTC, if it names no zone. By default the whole log of the version that the address names.")] = None,
     until:Annotated[str | None, typer.Option("--until", metavar="MOMENT", help="The first moment that does not count any more.")] = None,
     labels_after:LabelsAfter = "",
     behind:Annotated[str, typer.Option("--rows", metavar="ALARM",
@@ -65,20 +65,29 @@ def monitor(
     if behind: return _print_rows(report.rows(behind), as_json)
     if html is not None:
         with written_whole(html) as part: part.write_text(report.to_html(), encoding="utf-8", errors="backslashreplace")
-    print_json(report.to_dict()) if as_json else print(report)
-    if report.alarms and not as_json: print(f"the rows behind an alarm, such as {report.alarms[0]!r}: the same command with --rows NAME")
-    if not as_json: print(_still_open(watched.name), end="")
+    opened = _last_look(watched.name)
+    print_json(report.to_dict() | opened) if as_json else print(report)
+    if not as_json: print(_rows_hint(report) + _still_open(**opened), end="")
     if report.alarms: raise typer.Exit(1)
 
-def _still_open(model:str) -> str:
-    "What a watch of the model has found, which looks at other windows."
-    from ml_pkg.display import minute
+def _rows_hint(report:Any) -> str:
+    "By which names the rows behind what is wrong can be had."
+    from ml_pkg.errors import listed
+    names = [*report.alarms, *(f"{fault.column}: {fault.kind}" for fault in report.check.faults if fault.certain)]
+    return f"the rows behind an alarm: the same command with --rows NAME, such as {listed(map(repr, names), 6)}\n" if names else ""
+
+def _last_look(model:str) -> dict[str, Any]:
+    "What a watch of the model has found, which looks at other windows: when it looked last, and which alarms are open."
     from ml_pkg.looks import Looks, opened_alarms
     from ml_pkg.periods import watch_folder
     from ml_pkg.workspace import Workspace
     last = Looks(watch_folder(Workspace.current(), model)).last()
-    if last is None or not last.open: return ""
-    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {'; '.join(map(str, opened_alarms(last.document)))}\n"
+    return {"looked": last and last.document["time"], "open": [each._asdict() for each in opened_alarms(last.document)] if last else []}
+
+def _still_open(looked:str|None, open:list[dict[str, Any]]) -> str:
+    from ml_pkg.display import minute
+    from ml_pkg.looks import Opened
+    return f"open at the last look of the watch, at {minute(looked)} UTC: {'; '.join(str(Opened(**each)) for each in open)}\n" if looked and open else ""
 
 def _print_rows(rows:Any, as_json:bool) -> None:
     print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso"))) if as_json else print(rows.to_csv(), end="")

@@ -82,13 +82,15 @@ class LearntMaturity:
     share: float = 0.95       # of the labels that ever come
     fewest: int = 100         # predictions that tell of it
     def age(self, log:pd.DataFrame, now:pd.Timestamp) -> datetime.timedelta|None:
-        "How long labels took of the oldest predictions that have one, and of all, but for the slowest. None until they have stopped coming: it must be well below the age of those predictions."
+        "How long labels took of the oldest predictions that have one, and of all, but for the slowest. None until they have stopped coming: it must be well below the age of those predictions. But where every prediction has its label, none is to come: as long as the slowest took."
         known = log[log[LABEL].notna()]
         had, took = now - known[TIME], pd.to_datetime(known[LABELLED], utc=True) - known[TIME]
         youngest = _OLD * had.max()
-        if (old := had >= youngest).sum() < self.fewest: return None
-        age = max(took[old].quantile(self.share), took.quantile(self.share)) # of late, labels may take longer
-        return age.to_pytimedelta() if age <= _BELOW * youngest else None
+        if (old := had >= youngest).sum() >= self.fewest:
+            age = max(took[old].quantile(self.share), took.quantile(self.share)) # of late, labels may take longer
+            if age <= _BELOW * youngest: return age.to_pytimedelta()
+        are_all_there = len(known) == len(log) >= self.fewest and (had >= took).all()
+        return took.max().to_pytimedelta() if are_all_there else None
 
 _OLD, _BELOW = 2 / 3, 0.8 # of the age of the oldest prediction that has a label; of the age of the youngest of those that tell
 
@@ -103,7 +105,9 @@ class Mature:
     late: pd.DataFrame                 # mature rows whose label came later than that; they do not count, since what is slow may be of a kind
 
     def __str__(self) -> str:
-        if self.age is None: return f"none of {self.waiting} predictions is judged: it cannot be told yet how long labels take"
+        if self.age is None:
+            return (f"none of {self.waiting} predictions is judged: it cannot be told yet how long labels take, since those of the oldest predictions may still be coming. "
+                "If you know it, say it: --labels-after 2d, or maturity=timedelta(days=2)")
         if math.isnan(self.coverage.mean):
             return f"none of {self.waiting} predictions is judged: they are judged at the age of {in_words(self.age.total_seconds())}"
         late = f"; the labels of {len(self.late)} more came later than that, and do not count (--labels-after, or maturity=timedelta(…), waits longer)" if len(self.late) else ""

@@ -230,10 +230,11 @@ class Report(Findings):
     def _scores(self) -> list[str]: return list(dict.fromkeys(each.metric for each in (*self.measured, *self.estimated)))
 
     def _of_heaviest(self, alarm:str) -> pd.DataFrame:
-        "Of one of `alarms`: the rows of all that it is about, those of the surest first; of faults, the rows of the first."
+        "Of one of `alarms`: the rows of all that it is about, those of the surest first; of faults, those first that single rows have."
         if alarm in (MEASURED_WORSE, MISTRUSTED, ESTIMATED_WORSE): return self._furthest_off(", ".join(self._scores))
         if alarm == SILENT: raise InvalidData(f"no row is behind that: {self.silence.text}")
-        found = self.check.faults[:1] if alarm == FAULTY else [each for each in self.check.alarms if (each.kind == ANSWER) == (alarm == ANSWERS_MOVED)]
+        moved = [each for each in self.check.alarms if (each.kind == ANSWER) == (alarm == ANSWERS_MOVED)]
+        found = sorted((each for each in self.check.faults if each.certain), key=lambda each: each.kind not in _FAULTY) if alarm == FAULTY else moved
         if not found and self._refused: raise InvalidData(self._refused)
         if not found: raise UnknownName(f"'{alarm}' is not among the alarms: {listed(self.alarms)}.")
         rows = pd.concat([rows_behind(self.profile, self.window, self.seen, each) for each in found])
@@ -368,7 +369,7 @@ def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping
     return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name, look)
 
 # %% ../nbs/api/692_monitor.ipynb #99aa8f3b
-_AT_HAND = Silence(None, "") # there are rows to judge
+_AT_HAND = Silence(None, "") # there are rows to judge, and nothing is to be said of how long there were none
 
 class Monitor:
     "Holds rows of production against what a model remembers."
@@ -500,9 +501,14 @@ class LogMonitor(Monitor):
         found = _mature(log, window, at, self.maturity)
         seen = observed_log(self.model, self.profile.answers.bins.names, window)
         counted = window.index.isin(found.labelled.index)
-        silence = _AT_HAND if until is not None or len(window) else Pauses().with_answers(read_moments(self.name, at - HEARD, at, self.logs)).silence(at)
         return self._judge(seen, seen.some(counted), seen.some(counted | window.index.isin(found.late.index)),
-            self._labels(found, window, since, until), coverage_growing(log, at), silence)
+            self._labels(found, window, since, until), coverage_growing(log, at), self._silence(window, until, at))
+
+    def _silence(self, window:pd.DataFrame, until:Moment|None, now:pd.Timestamp) -> Silence:
+        "Up to now, whichever version answered. Of a window that ended before, nothing is said; of one with rows only that it is too long."
+        if until is not None: return _AT_HAND
+        found = Pauses().with_answers(read_moments(self.name, now - HEARD, now, self.logs)).silence(now)
+        return found if found.is_too_long or not len(window) else _AT_HAND
 
     def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X.set_axis(seen.frame[ID])
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame.rename(columns={TIME: self.model.card.get("time")}) # when it was asked
@@ -515,7 +521,7 @@ class LogMonitor(Monitor):
 
     def _labels(self, found:Mature, window:pd.DataFrame, since:Moment|None, until:Moment|None) -> str:
         if not len(window): return f"no prediction of version {self.version} was logged then{self._others(since, until)}"
-        return str(found) if window[LABEL].notna().any() else "no label is known yet"
+        return str(found) if window[LABEL].notna().any() else "no label of these predictions is known yet"
 
 def _mature(log:pd.DataFrame, window:pd.DataFrame, now:pd.Timestamp, maturity:Maturity) -> Mature:
     if not len(window): return Mature(window, Interval(math.nan, 0.0, 1.0), 0, None, window)

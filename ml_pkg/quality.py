@@ -86,7 +86,7 @@ def _stuck(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     reference = baseline.sketch
     for name, share, usual, run in zip(baseline.bins.names, _most_frequent(reference, baseline), reference.longest, current.longest, strict=True):
         if share and run > max(2 * usual, 9) and math.log(current.rows) + (run - 1) * math.log(share) < math.log(RARE):
-            yield Fault(name, "stuck", int(run), True, f"{run} rows in a row have the same value; at training no more than {usual} had")
+            yield Fault(name, "stuck", int(run), True, f"{run} rows in a row, or more, have the same value; at training no more than {usual} had")
 
 # %% ../nbs/api/640_quality.ipynb #041cc3bc
 _FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60,
