@@ -23,8 +23,8 @@ class Settings:
     sinks: tuple[str, ...] = () # names of those who are told of every run
     log: str = ""               # "json": events are written to standard error, one JSON object a line
     mlflow_uri: str = ""        # of the MLflow server; by default what MLFLOW_TRACKING_URI says
-    alarms: tuple[str, ...] = field(default=(), repr=False) # who hears of alarms, as `channel_of` reads it; may be secret
-    alarm_template: str = ""    # file with the text of an alarm, from the root of the project; by default our own
+    alarms: tuple[str, ...] = field(default=(), repr=False) # who hears of alarms, as `channel_of` reads it; may be secret. A program gets JSON on its standard input, with the text for people as `text` in it
+    alarm_template: str = ""    # file with the text of an alarm, from the root of the project, with names such as $model and $changes (`ml_pkg.messages.NAMES`); by default our own
 
 # %% ../nbs/api/066_settings.ipynb #bbbda8d3
 LOGS = ("json",) # ways in which events are written, besides not at all
