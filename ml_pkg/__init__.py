@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ml_pkg.mlflow_sink import from_registry as from_registry
     from ml_pkg.model import Model as Model
     from ml_pkg.monitor import Monitor as Monitor
-    from ml_pkg.monitor import Worse as Worse
     from ml_pkg.persistence import Joblib as Joblib
     from ml_pkg.persistence import Pickle as Pickle
     from ml_pkg.persistence import Skops as Skops
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from ml_pkg.sweep import Sweep as Sweep
     from ml_pkg.sweep import compare as compare
     from ml_pkg.verdicts import Watch as Watch
+    from ml_pkg.window_report import Worse as Worse
     from ml_pkg.workspace import Workspace as Workspace
     from ml_pkg.workspace import temporary_workspace as temporary_workspace
 
@@ -65,7 +65,7 @@ _PUBLIC = {
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "retire": "registry", "rollback": "promotion", "find_model": "addresses",
     **dict.fromkeys(("NotWorse", "Better", "Holdout", "InTraffic"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
-    "Monitor": "monitor", "Worse": "monitor", "Watch": "verdicts",
+    "Monitor": "monitor", "Worse": "window_report", "Watch": "verdicts",
     "read_log": "logged_predictions", "read_feedback": "logged_predictions", "create_app": "api",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",
 }

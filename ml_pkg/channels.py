@@ -283,7 +283,7 @@ class Command:
         "Raises `Undelivered` unless the program ends with 0."
         try:
             with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints: # files, since a pipe stays open for as long as anything that the program started
-                given.write(json.dumps(message.document | {"text": message.text}).encode())
+                given.write(json.dumps({**message.document, "text": message.text}).encode())
                 given.seek(0)
                 trouble = self._trouble(given, complaints, os.environ | {"ML_PKG_ALARM_SUBJECT": message.subject, "ML_PKG_ALARM_ID": message.id})
         except OSError as error: trouble = f"it could not be started ({error.strerror or type(error).__name__}). Is the program there, and may it be run?"

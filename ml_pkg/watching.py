@@ -28,7 +28,7 @@ from .intervals import Interval
 from .leases import alone_in
 from .logged_predictions import Moment, moment_of, read_moments
 from .looks import Look, Looks, alarms_told
-from .monitor import THE_ESTIMATE, Findings, Judged, LogMonitor, watch_without
+from .monitor import LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
@@ -39,6 +39,7 @@ from .shares import shares_of
 from .silence import HEARD, Pauses, Silence
 from .traffic import agreement, paired_answers
 from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
+from .window_report import THE_ESTIMATE, Findings, Judged
 from .windows import Recent, WindowPolicy
 from .workspace import Workspace
 
