@@ -169,7 +169,7 @@ def _read_unchanged(dataset:Dataset) -> "pd.DataFrame":
     "The rows as they came. Raises `InvalidData` if the file has changed since the dataset was identified."
     stamp = dataset.source.stamp()
     if vars(dataset).setdefault("_stamp", stamp) != stamp:
-        raise InvalidData(f"{dataset.source} has changed since this dataset was identified: declare it again, to start from the new rows")
+        raise InvalidData(f"{dataset.source} has changed since this dataset was identified, or options of pandas by which it is read: declare it again, to start from the new rows")
     return dataset.source.read()
 
 def has_changed(

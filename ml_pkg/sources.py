@@ -206,17 +206,27 @@ def _to_json(identity:Identity) -> list: return [identity.kind, identity.text, [
 
 def _from_json(stored:list) -> Identity: return Identity(stored[0], stored[1], tuple((name, _from_json(part)) for name, part in stored[2]))
 
+_PLAIN = {"future.infer_string": True, "mode.string_storage": "auto", "future.distinguish_nan_and_na": False, "io.parquet.engine": "auto"}
+
+def _settings() -> list[list[Any]]:
+    "Options of pandas that decide as which types a file is read, where they are set otherwise than usual."
+    import pandas as pd
+    return [[name, value] for name, plain in _PLAIN.items() if (value := pd.get_option(name)) != plain]
+
 def _stamp(path:Path) -> list:
     "What changes when a file changes, and what reading it depends on. The first number stands for the form of identities."
     status = path.stat()
-    return [2, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow")]
+    return [2, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow"), *_settings()]
 
 def _is_settled(path:Path) -> bool:
     "Whether a further change would show in the time of change; a file written a moment ago could be written again within the same tick."
     return time.time_ns() - path.stat().st_mtime_ns > 2_000_000_000
 
 # %% ../nbs/api/100_sources.ipynb #7f9b8448
-def _memo(path:Path) -> Path: return Workspace.current().folder/"fingerprints"/f"{digest(str(path).encode())}.json"
+def _memo(path:Path) -> Path:
+    "Where it is remembered: one place for each setting, so that none forgets what another one knows."
+    read = "".join([str(path), *(f"\n{name}={value}" for name, value in _settings())])
+    return Workspace.current().folder/"fingerprints"/f"{digest(read.encode())}.json"
 
 def _remembered(path:Path, stamp:list) -> Identity | None:
     "The identity of a file's rows as of a stamp, if it was found out before."
