@@ -22,6 +22,7 @@ import sysconfig
 import weakref
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -235,6 +236,73 @@ def _seedless(code:CodeType) -> set[str]:
             called = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "LOAD_DEREF") else None
     return found
 
+# %% ../nbs/api/020_code.ipynb #a2065e6b
+class _Calls(NamedTuple):
+    "What tells of generators in the source of a function, as chains of names: `np.random.default_rng` is three."
+    unseeded: tuple[tuple[str, ...], ...]                     # called without arguments, or with None alone
+    given: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] # called with one name, and that name
+    aliases: tuple[tuple[str, tuple[str, ...]], ...]          # local names of what has a name already
+    imports: tuple[tuple[str, str, str], ...]                 # local names, the module, and what is imported from it
+
+def _chain(node:ast.AST) -> tuple[str, ...]:
+    "The names of `a.b.c`; nothing for anything else."
+    if isinstance(node, ast.Name): return (node.id,)
+    before = _chain(node.value) if isinstance(node, ast.Attribute) else ()
+    return (*before, cast(ast.Attribute, node).attr) if before else ()
+
+def _imported(node:ast.AST) -> Iterator[tuple[str, str, str]]:
+    "What an import from a library binds: the local name, the module, and what is taken from it."
+    if isinstance(node, ast.ImportFrom) and not node.level: yield from ((each.asname or each.name, node.module or "", each.name) for each in node.names)
+    if isinstance(node, ast.Import): yield from ((each.asname, each.name, "") if each.asname else (top := each.name.partition(".")[0], top, "") for each in node.names)
+
+@_kept_per_code
+def _calls(code:CodeType) -> _Calls:
+    "Nothing at all where the source is not at hand."
+    nodes = list(ast.walk(_node(code) or ast.Module([], [])))
+    calls = [(_chain(node.func), [value for value in (*node.args, *(each.value for each in node.keywords)) if not (isinstance(value, ast.Constant) and value.value is None)])
+        for node in nodes if isinstance(node, ast.Call)]
+    return _Calls(tuple(name for name, values in calls if name and not values),
+        tuple((name, given) for name, values in calls if name and len(values) == 1 and (given := _chain(values[0]))),
+        tuple((target.id, name) for node in nodes if isinstance(node, ast.Assign) and (name := _chain(node.value)) for target in node.targets if isinstance(target, ast.Name)),
+        tuple(bound for node in nodes for bound in _imported(node)))
+
+# %% ../nbs/api/020_code.ipynb #01cc909c
+def _stands_for(chain:tuple[str, ...], names:dict[str, Any]) -> Any:
+    "What a chain of names leads to, through modules alone; None where that cannot be told."
+    value = names.get(chain[0])
+    for attribute in chain[1:]: value = getattr(value, attribute, None) if isinstance(value, ModuleType) else None
+    return value
+
+def _known(function:FunctionType, calls:_Calls) -> dict[str, Any]:
+    "What names stand for in a function: globals, the closure, and local names for either or for what is imported."
+    local = {name for part in _nested(function.__code__) for name in (*part.co_varnames, *part.co_cellvars)}
+    names = {name: value for name, value in function.__globals__.items() if name not in local}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError): names[name] = cell.cell_contents
+    for name, module, attribute in calls.imports:
+        loaded = sys.modules.get(module)
+        names[name] = getattr(loaded, attribute, None) if attribute else loaded
+    for name, chain in calls.aliases:
+        if (value := _stands_for(chain, names)) is not None: names[name] = value
+    return names
+
+def _makes_its_seed(value:Any) -> bool:
+    "Whether a call without arguments gives a generator that the machine seeds."
+    if isinstance(value, functools.partial): return _makes_its_seed(value.func) and all(each is None for each in (*value.args, *value.keywords.values()))
+    numpy_random, python_random = sys.modules.get("numpy.random"), sys.modules.get("random")
+    kinds = (*((python_random.Random,) if python_random else ()),
+        *((numpy_random.BitGenerator, numpy_random.RandomState, numpy_random.SeedSequence) if numpy_random else ()))
+    if isinstance(value, type): return issubclass(value, kinds) and is_library(value)
+    return value is not None and value is getattr(numpy_random, "default_rng", None)
+
+def _unseeded(function:FunctionType) -> list[str]:
+    "How generators are written in a function that are made without a seed, or handed to `functools.partial` without one."
+    calls = _calls(function.__code__)
+    if not calls.unseeded and not calls.given: return []
+    names = _known(function, calls)
+    chains = [*calls.unseeded, *(given for name, given in calls.given if _stands_for(name, names) is functools.partial)]
+    return [".".join(chain) for chain in chains if _makes_its_seed(_stands_for(chain, names))]
+
 # %% ../nbs/api/020_code.ipynb #8b878e8e
 class _Names(NamedTuple):
     "What a code object reads from outside itself."
@@ -345,7 +413,7 @@ def references(
     found = {}
     if not is_library(function):
         names = _names(function.__code__)
-        if names.seedless: raise Unidentifiable(f"{names.seedless[0]} draws its seed from the machine; take a random_state and use it")
+        for name in (*names.seedless, *_unseeded(function)): raise Unidentifiable(f"{name} draws its seed from the machine; take a random_state and use it")
         resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(level, module, attributes, function.__globals__)
             for level, module, attributes in names.imports]
         found = {name: value for name, value in filter(None, resolved)}
