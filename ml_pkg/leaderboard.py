@@ -61,6 +61,7 @@ class Leaderboard:
     results: tuple[Result, ...] # of the variants, those that failed too
     metric: str       # that decides
     baseline: str     # name of the variant that the others are held against
+    is_stand_in: bool = False # whether it stands in for the declaration that was varied, which is not among the variants
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
@@ -114,7 +115,7 @@ class Leaderboard:
 
     def against(self, baseline:str) -> "Leaderboard":
         "The same variants, held against another one. Raises `UnknownName`."
-        return replace(self, baseline=self[baseline].name)
+        return replace(self, baseline=self[baseline].name, is_stand_in=False)
 
     def __len__(self) -> int: return len(self.results)
     def __iter__(self) -> Iterator[Result]: return (self[name] for name in self.frame.index)
@@ -150,6 +151,7 @@ class Leaderboard:
 def leaderboard(
     results:Sequence[Result], # of the variants, those that failed too
     baseline:str="",          # name of the variant that the others are held against; by default the first
+    is_stand_in:bool=False,   # whether that stands in for the declaration that was varied, which is not among them
 ) -> Leaderboard:
     "Variants that ran, beside each other."
     once = {(each.name, each.run.content): each for each in results}.values() # a search may ask for one twice
@@ -158,7 +160,7 @@ def leaderboard(
         seen[each.name] += 1
         return each if seen[each.name] == 1 else each._replace(name=f"{each.name} ({seen[each.name]})")
     metrics = [name for each in once for name in each.run.metrics]
-    return Leaderboard(tuple(map(apart, once)), metrics[0] if metrics else "", baseline or results[0].name)
+    return Leaderboard(tuple(map(apart, once)), metrics[0] if metrics else "", baseline or results[0].name, is_stand_in)
 
 # %% ../nbs/api/380_leaderboard.ipynb #32d0bdcb
 COLUMNS = {"score", "low", "high", "difference", "difference_low", "difference_high", "among_best", "comparable", "fit_seconds",
@@ -245,14 +247,21 @@ def _lines(board:Leaderboard) -> list[list[str]]:
              for name, row in board.frame.iterrows()]
 
 # %% ../nbs/api/380_leaderboard.ipynb #049bdffd
+def _held(board:Leaderboard) -> str:
+    "What differences are to, where it is not what one would take it for; nothing if it is, or if there are none."
+    if board._reference is None or len(board) < 2: return ""
+    why = "what was varied is not among the variants" if board.is_stand_in else f"{board.baseline} has no score"
+    return f"differences are to {board.held_against}, since {why}; board.against('…') holds them against another" if board.is_stand_in or board.held_against != board.baseline else ""
+
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""
-    return f"<div><b>{escape(str(board.verdict))}</b></div>{table(_header(board), _lines(board)[:shown])}{more}"
+    held = f"<div>{escape(_held(board))}</div>" if _held(board) else ""
+    return f"<div><b>{escape(str(board.verdict))}</b></div>{held}{table(_header(board), _lines(board)[:shown])}{more}"
 
 def _text(board:Leaderboard) -> str:
     lines = [_header(board), *_lines(board)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    return "\n".join([str(board.verdict), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
+    return "\n".join([str(board.verdict), *filter(None, [_held(board)]), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
 
 # %% ../nbs/api/380_leaderboard.ipynb #2324b316
 def _markdown(header:list[str], lines:list[list[str]]) -> str:

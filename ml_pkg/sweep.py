@@ -26,7 +26,7 @@ from .identity import ABSENT, components, differences, identify
 from .leaderboard import Leaderboard, leaderboard
 from .progress import SUITED, Display
 from .sources import File
-from .sweeping import All, Asking, run_variants
+from .sweeping import All, Asking, Result, run_variants
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -190,12 +190,28 @@ def _asking(search:Search, variants:"Sweep|Space") -> Asking:
         raise InvalidDeclaration(f"search takes a search, such as Halving(), Random(20) or Optuna(50), and not {_in_short(search)}")
     return search.over(variants)
 
+# %% ../nbs/api/390_sweep.ipynb #db608dc3
+def _lineage(experiment:"Experiment") -> list["Experiment"]:
+    "An experiment and what it varies, in however many steps."
+    return [experiment, *([] if experiment.varied_from is None else _lineage(experiment.varied_from))]
+
+def _varied(experiments:Sequence["Experiment"]) -> "Experiment":
+    "The declaration that was varied: the last one that all go back to; if there is none, the one that the first goes back to."
+    known = [{id(each) for each in _lineage(experiment)} for experiment in experiments]
+    return next((each for each in _lineage(experiments[0]) if all(id(each) in ids for ids in known)), experiments[0].namesake)
+
+def _varied_among(results:Sequence[Result]) -> str:
+    "Name of the variant that is the declaration that was varied; if there is none, of the one that is as declared; empty without either."
+    varied = _key_of(_varied([each.experiment for each in results]))
+    names = [each.name for each in results if _key_of(each.experiment) == varied] + [each.name for each in results if each.name == AS_DECLARED]
+    return names[0] if names else ""
+
 # %% ../nbs/api/390_sweep.ipynb #276f1268
 def _run(asking:Asking, n_jobs:int|None, display:Display, checkpoints:Checkpoints|NoCheckpoints, threads:int) -> Leaderboard:
     configure()
     results = run_variants(asking, n_jobs, display, checkpoints, threads)
-    declared = AS_DECLARED if any(result.name == AS_DECLARED for result in results) else ""
-    return leaderboard(results, asking.baseline or declared)
+    varied = _varied_among(results)
+    return leaderboard(results, varied or asking.baseline, is_stand_in=not varied)
 
 # %% ../nbs/api/390_sweep.ipynb #e9eedc78
 def _name_of(experiment:"Experiment", otherwise:str, varied:"Experiment") -> str:
@@ -369,4 +385,4 @@ def compare(
         raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd[0])}")
     whole = sum(cast("tuple[Sweep, ...]", variants[1:]), variants[0] + Sweep(())) if variants else Sweep(())
     checked = _within(whole, math.inf)
-    return _run(All(checked, checked[0].name), n_jobs, display, checkpoints, threads)
+    return _run(All(checked), n_jobs, display, checkpoints, threads).against(checked[0].name)

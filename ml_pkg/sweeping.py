@@ -122,7 +122,7 @@ Named = tuple[str, "Experiment", *tuple[str, ...]] # what a declaration is calle
 
 class Asking(Protocol):
     "Something that decides which variants are run."
-    baseline: str                                                # name of the variant that the others are held against; empty for the first
+    baseline: str                                                # name of the variant that the others are held against, where the declaration that was varied is not among them; empty for the first
     def ask(self) -> Sequence[Named]: ...     # names and declarations to run next; none, when it has ended
     def tell(self, runs:Sequence[Run]) -> None: ...             # what came of them, in their order
     def goes_on(self, place:int, scores:list[float]) -> bool: ... # whether a variant (its place among those asked for) is to be fitted in more folds, given the scores of the first metric so far
@@ -131,7 +131,9 @@ PRUNED = "Pruned" # how the error of a variant begins that a search ended
 
 class All:
     "Asks for all of some variants, once."
-    def __init__(self, variants:Sequence[Named], baseline:str=""): self._left, self.baseline = [list(variants)], baseline
+    baseline = ""
+
+    def __init__(self, variants:Sequence[Named]): self._left = [list(variants)]
 
     def ask(self) -> Sequence[Named]: return self._left.pop() if self._left else []
     def tell(self, runs:Sequence[Run]) -> None: pass
