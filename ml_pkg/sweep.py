@@ -8,6 +8,7 @@ __all__ = ['AS_DECLARED', 'OTHER_ROWS', 'LARGE', 'MOST', 'name_beside', 'Variant
 # %% ../nbs/api/390_sweep.ipynb #81b553e6
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,9 @@ import numpy as np
 
 from .checkpoints import IN_WORKSPACE, Checkpoints, NoCheckpoints
 from .dataset import Dataset
-from .display import table
+from .display import counted, table
 from .errors import InvalidDeclaration, Unidentifiable
+from .evaluation import Evaluation
 from .events import configure
 from .explanation import readable
 from .history import short_names, telling
@@ -41,9 +43,11 @@ def _is(one:Any, other:Any) -> bool:
 
 def _cut(text:str) -> str: return text if len(text) <= 40 else text[:39] + "…"
 
-def _in_short(value:Any) -> str:
-    text = " ".join(repr(value).split())
-    return _cut(f"{value:.4g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
+_NOTHING_SAID = re.compile(r"\b\w+=None, |, \w+=None(?=\))") # of arguments that are left open
+
+def _in_short(value:Any, digits:int=4) -> str:
+    text = _NOTHING_SAID.sub("", " ".join(repr(value).split()))
+    return _cut(f"{value:.{digits}g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
 
 # %% ../nbs/api/390_sweep.ipynb #b910c011
 def _label(name:str, value:Any, among:Sequence) -> str:
@@ -67,29 +71,54 @@ def name_beside(
     "What to call an experiment beside another one."
     return _joined(*_all_told(baseline, experiment))
 
-def _all_told(baseline:"Experiment", experiment:"Experiment") -> list[str]:
-    "What differs, each in a word or two."
-    if experiment.name != baseline.name: return [experiment.name]
+def _all_told(baseline:"Experiment", experiment:"Experiment") -> dict[str, str]:
+    "What differs, each in a word or two, and the part of the declaration that it belongs to."
+    if experiment.name != baseline.name: return {experiment.name: "name"}
     try: found = differences(components(baseline.identity), components(experiment.identity))
-    except Unidentifiable: return [experiment.name]
+    except Unidentifiable: return {experiment.name: "name"}
     whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
-    told = dict.fromkeys(_told(path, *found[path]) for path in whole)
-    return [_rows_told(baseline.dataset, experiment.dataset) if word == OTHER_ROWS else word for word in told]
+    return {_word_for(path, found[path], baseline, experiment): path.partition(".")[0] for path in whole}
 
+def _word_for(path:str, pair:tuple[str, str], baseline:"Experiment", experiment:"Experiment") -> str:
+    "One difference in a word or two."
+    part, _, inside = path.partition(".")
+    if part == "evaluation": return _evaluation_told(inside, experiment.evaluation)
+    if part == "dataset": return _role_told(inside, experiment.dataset) if inside.startswith("roles.") else _rows_told(baseline.dataset, experiment.dataset)
+    return _told(path, *pair)
+
+# %% ../nbs/api/390_sweep.ipynb #4057a08c
 OTHER_ROWS = "other dataset"
 
 def _rows_told(here:Dataset, there:Dataset) -> str:
-    "Rows of another file by its name."
-    return f"dataset={Path(there.source.path).name}" if isinstance(there.source, File) and str(there.source) != str(here.source) else OTHER_ROWS
+    "Rows of another file by its name, others by how many they are, if that tells."
+    if isinstance(there.source, File) and str(there.source) != str(here.source): return f"dataset={Path(there.source.path).name}"
+    old, new = (each.rows.shape for each in (here, there))
+    return next((f"dataset of {counted(count, what)}" for before, count, what in zip(old, new, ("row", "column"), strict=True) if before != count), OTHER_ROWS)
 
+def _names_of(columns:Any) -> list: return list(columns) if isinstance(columns, tuple) else [columns]
+
+def _role_told(inside:str, there:Dataset) -> str:
+    "The columns that have another role, or are in another one: 'roles.drop.0'."
+    role = inside.split(".")[1]
+    columns = _names_of(getattr(there, role))
+    return f"{role}={_cut(str(columns[0])) if len(columns) == 1 else _in_short(columns)}"
+
+def _evaluation_told(inside:str, there:Evaluation) -> str:
+    "A part of an evaluation with its value: 'train size', 'cv.state.n_splits'."
+    name = inside.split(".")[0].replace(" ", "_")
+    if name != "metrics": return f"{name}={_in_short(getattr(there, name))}"
+    metrics = [metric for metric, _ in there.metrics]
+    return f"metrics={metrics[0] if len(metrics) == 1 else _in_short(metrics)}" if metrics else "default metric"
+
+# %% ../nbs/api/390_sweep.ipynb #5d6e2aec
 def _told(path:str, here:str, there:str) -> str:
-    "One difference in a word or two."
+    "A difference of an estimator or a seed."
     part, _, inside = path.partition(".")
-    if part in ("dataset", "evaluation"): return f"other {part}"
     if part != "estimator": return f"{part}={there.partition(' ')[2]}"
     name, (kind, _, value) = readable(inside).replace(".", "__"), there.partition(" ")
     if there == ABSENT or there in ("str passthrough", "str drop"): return f"no {name}"
     if kind == "estimator": return f"with {name}" if here == ABSENT else value.lower()
+    if kind == "float": return f"{name}={_in_short(float(value))}"
     return f"{name}={_cut(value or {'NoneType': 'None'}.get(kind, kind))}"
 
 # %% ../nbs/api/390_sweep.ipynb #a79e233c
@@ -218,7 +247,8 @@ def _name_of(experiment:"Experiment", otherwise:str, varied:"Experiment") -> str
     "What to call a variant: by what differs from the declaration that it goes back to. Of other rows or folds that what was varied had already, nothing is said, since all its variants have them."
     declared = experiment.namesake
     if _key_of(experiment) == id(experiment): return otherwise # it has no key, so what differs cannot be told
-    told, had = _all_told(declared, experiment), {word for word in _all_told(declared, varied) if word.startswith(("other ", "dataset="))}.difference(_all_told(varied, experiment))
+    told, changed = _all_told(declared, experiment), _all_told(varied, experiment)
+    had = {word for word, part in _all_told(declared, varied).items() if part in ("dataset", "evaluation") and word not in changed}
     return _joined(*([word for word in told if word not in had] or told))
 
 def _count(count:Any) -> int:
@@ -239,17 +269,22 @@ def _key_of(experiment:"Experiment") -> Any:
     try: return experiment.key
     except Unidentifiable: return id(experiment)
 
-def _settings(experiment:"Experiment") -> dict[str, str]:
+def _settings(experiment:"Experiment", digits:int) -> dict[str, str]:
     "Parameters, however deep, as they are written; without those whose writing means nothing elsewhere."
-    written = {name: _in_short(value) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params")
+    written = {name: _in_short(value, digits) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params")
         and not isinstance(value, list)}
     return {name: value for name, value in written.items() if " at 0x" not in value}
+
+def _telling_settings(alike:Sequence[Variant]) -> tuple[list[dict[str, str]], list[str]]:
+    "The parameters of variants, and which of them tell them apart, in as few digits as do."
+    written = [[_settings(variant.experiment, digits) for variant in alike] for digits in (4, 6, 8, 17)]
+    tried = [(settings, telling(settings)) for settings in written]
+    return next((each for each in tried if len({tuple(held[name] for name in each[1]) for held in each[0]}) == len(alike)), tried[0])
 
 def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
     "Variants of one name, with the few parameters that tell them apart."
     if len(alike) == 1: return list(alike)
-    settings = [_settings(variant.experiment) for variant in alike]
-    differ = telling(settings)
+    settings, differ = _telling_settings(alike)
     shown = short_names(differ, settings[0])
     plain = _plain_name(alike[0])
     return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ
