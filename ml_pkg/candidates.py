@@ -98,7 +98,7 @@ def metric_of(
     metric:str, # its name; empty for the first declared
 ) -> str:
     "The metric that is meant: by default the first declared. Raises `UnknownName`, or `InvalidData` for a run without scores."
-    if not run.metrics: raise InvalidData(f"run {run.id} has no scores: it {run.status}. Run it again, and promote the run that went well")
+    if not run.metrics: raise InvalidData(f"run {run.id} has no scores: it {run.happened}. Run it again, and promote the run that went well")
     if metric and metric not in run.metrics: raise UnknownName(f"'{metric}' is not a metric of run {run.id}.{did_you_mean(metric, run.metrics, 'metrics')}")
     return metric or run.metrics[0]
 

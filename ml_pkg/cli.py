@@ -299,7 +299,7 @@ def _which(run:Any) -> str:
     return f"run {run.id} of {run.name} ({kind}{_ending(run)})"
 
 # %% ../nbs/api/800_cli.ipynb #36da62e3
-def _ending(run:Any) -> str: return f", which takes over run {run.row['reuses']}" if run.reused else ", which failed" if run.status == "failed" else ""
+def _ending(run:Any) -> str: return f", which takes over run {run.row['reuses']}" if run.reused else f", which {run.happened}" if run.status == "failed" else ""
 
 def print_columns(
     lines:list[list[str]], # the cells of each line, as many in every line
@@ -332,7 +332,7 @@ def show(
     print(f"{found}\n")
     row = found.row
     commit = row["git_commit"] and row["git_commit"][:12] + (" with uncommitted changes" if row["git_dirty"] else "")
-    shown = {"run": found.id, "status": found.status, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"],
+    shown = {"run": found.id, "status": found.ended, "reuses": row["reuses"], "varies": row["variation_of"], "started": row["started"],
              "seconds": f"{row['seconds']:.3f}", "origin": row["origin"], "place": row["place"],
              "estimator": " ".join((row["estimator"] or "").split()) or None, "changed": changes([found.id])[0] or None,
              "tags": ", ".join(["*"] * found.starred + found.tags) or None, "commit": commit,

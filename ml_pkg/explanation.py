@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from .display import difference, table
 from .errors import listed
 from .identity import ABSENT, differences
+from .store import how_it_ended
 
 # %% ../nbs/api/270_explanation.ipynb #d90c9f0b
 WHOLE = "fit" # what the only step of an estimator is called that is no plain pipeline
@@ -333,13 +334,13 @@ def failing_step(
 # %% ../nbs/api/270_explanation.ipynb #278492a9
 AGAIN = "as in an earlier run: reused where it was kept"
 
-def _report_of_failed(name:str, steps:list[str], place:int, components:dict[str, str], earlier:list[Earlier]) -> StepReport:
+def _report_of_failed(name:str, steps:list[str], place:int, components:dict[str, str], earlier:list[Earlier], ended:str) -> StepReport:
     "What became of a step, and what is new in it; nothing is said of what was not reached."
     if steps.index(name) > place >= 0: return StepReport(name, 0, 0, 0.0, 0.0, "", "not reached")
     found = _why(_until(steps, name), components, earlier)
     why = "\n".join(found.reasons)
-    outcome = "failed" if steps.index(name) == place else "not known" if place < 0 else AGAIN if why == UNKEPT else "went well"
-    return StepReport(name, 0, 0, 0.0, 0.0, NOTHING * (outcome == "failed") if why == UNKEPT else why, outcome, found.nearest)
+    outcome = ended if steps.index(name) == place else "not known" if place < 0 else AGAIN if why == UNKEPT else "went well"
+    return StepReport(name, 0, 0, 0.0, 0.0, NOTHING * (outcome == ended) if why == UNKEPT else why, outcome, found.nearest)
 
 # %% ../nbs/api/270_explanation.ipynb #f8c8faea
 def explained_failure(
@@ -352,5 +353,7 @@ def explained_failure(
 ) -> Explanation:
     "Which step failed, what was new in it, and what became of the others."
     place = steps.index(failed_in) if failed_in in steps else len(steps) if failed_in else -1
-    where = f"in {failed_in}" if failed_in else "before its first step, or in one that cannot be told"
-    return Explanation(f"{name} (failed {where}: {error})", [_report_of_failed(each, steps, place, components, earlier) for each in steps])
+    if (word := how_it_ended("failed", error)) == "failed":
+        word += f" {f'in {failed_in}' if failed_in else 'before its first step, or in one that cannot be told'}: {error}"
+    elif failed_in: word += f" in {failed_in}" # by whoever stopped it, and no step is to blame
+    return Explanation(f"{name} ({word})", [_report_of_failed(each, steps, place, components, earlier, how_it_ended("failed", error)) for each in steps])

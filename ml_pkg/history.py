@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .conditions import Asked, Term, asked
 from .display import counted, table
 from .errors import InvalidQuery, UnknownName, did_you_mean, listed
-from .store import connected
+from .store import ENDED, connected, how_it_ended
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def _tagged(holds:Callable[[str], Asked]) -> Asked:
 
 # %% ../nbs/api/292_history.ipynb #4b251920
 COLUMNS = {name: Term(f"runs.{name}")
-    for name in ("id", "number", "experiment", "status", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error",
+    for name in ("id", "number", "experiment", "seconds", "origin", "place", "module", "dataset", "seed", "task", "key", "error",
         "varied", "cpu_seconds", "peak_memory")} | {
-    "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"),
+    "status": Term(f"({ENDED})"), "started": Term("runs.started", is_time=True), "rows": Term("runs.dataset_rows"), "commit": Term("runs.git_commit"), "dirty": Term("runs.git_dirty"),
     "reused": Term("(runs.reuses IS NOT NULL)"), "starred": Term(STARRED), "tags": Term(TAGS, is_set=True, among=_tagged),
     "notes": Term("(SELECT group_concat(text, char(10)) FROM annotations WHERE run = runs.id AND kind = 'note')"), "estimator": Term("runs.estimator")}
 
@@ -121,7 +121,7 @@ def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> lis
     tags:dict[str, list] = {}
     for run, tag in connection.execute(f"SELECT runs.id, tagged.text FROM runs JOIN annotations AS tagged ON tagged.run = runs.id AND tagged.kind = 'tag' WHERE runs.id IN (SELECT value FROM json_each(?)) AND tagged.text IN ({TAGS}) GROUP BY runs.id, tagged.text ORDER BY min(tagged.number)", [ids]):
         tags.setdefault(run, []).append(tag)
-    return [{"id": row["id"], "experiment": row["experiment"], "status": row["status"], **means.get(row["reuses"] or row["id"], {}),
+    return [{"id": row["id"], "experiment": row["experiment"], "status": how_it_ended(row["status"], row["error"]), **means.get(row["reuses"] or row["id"], {}),
              "reused": row["reuses"] is not None, "tags": tags.get(row["id"], []), "starred": bool(row["starred"]),
              "started": row["started"], "seconds": row["seconds"], "origin": row["origin"], "varied": bool(row["varied"]), "key": row["key"]} for row in rows]
 

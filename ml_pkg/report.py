@@ -178,6 +178,7 @@ def verdict(
     run:"Run", # finished or failed
 ) -> str:
     "A run in one sentence, as text."
+    if run.ended == "interrupted": return "Interrupted: somebody stopped it."
     if run.status == "failed": return f"Failed: {run.row['error'] or 'the reason is not known'}"
     found = [f"{metric} {_mean_in_words(run, metric)}" for metric in run.metrics[:1]]
     open_findings = [each for each in run.findings if not each["accepted"]]

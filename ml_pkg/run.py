@@ -23,7 +23,7 @@ from .display import definition, score, table
 from .errors import InvalidDeclaration, NotFound, UnknownName, did_you_mean
 from .explanation import Earlier, Explanation, declared_steps, explained, explained_failure, failing_step, step_names
 from .provenance import origin
-from .store import annotate, connected, find_run
+from .store import annotate, connected, find_run, how_it_ended
 from .workspace import Workspace, written_whole
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ class RunRecord:
     def status(self) -> str:
         "'finished' or 'failed'."
         return self.row["status"]
+    @property
+    def ended(self) -> str:
+        "How, in a word: 'finished', 'failed', or 'interrupted', which is a run that somebody stopped."
+        return how_it_ended(self.status, self.row["error"])
+    @property
+    def happened(self) -> str:
+        "The same in a sentence: it 'finished', 'failed', or 'was interrupted'."
+        return "was " * (self.ended == "interrupted") + self.ended
     @property
     def is_recorded(self) -> bool:
         "Whether it is in the store; False while the workspace cannot be written."
@@ -99,7 +107,7 @@ class RunRecord:
     @functools.cached_property
     def _read(self) -> dict[str, list]: return {}
 
-    def _lacks(self, kind:str) -> NotFound: return NotFound(f"run {self.id} has no {kind}" + (f": it failed ({self.row['error']})" if self.status == "failed" else ""))
+    def _lacks(self, kind:str) -> NotFound: return NotFound(f"run {self.id} has no {kind}" + (f": it {self.happened} ({self.row['error']})" if self.status == "failed" else ""))
 
     def _file(self, kind:str) -> tuple[Path, str]:
         "A file that belongs to the run, and the sha256 of what was written to it."
@@ -335,7 +343,7 @@ def describe(
 ) -> str:
     "A run as text: its name, and its scores by fold."
     rows = run.fold_scores
-    if not rows: return f"{run.name}: {run.status}" + (f"\n{run.row['error']}" if run.row["error"] else "")
+    if not rows: return f"{run.name}: {run.ended}" + (f"\n{run.row['error']}" if run.row["error"] else "")
     width = max(len(name) for name in rows)
     head = " " * width + "    mean     std  " + " ".join(f"fold {fold:<2}" for fold in range(1, len(next(iter(rows.values()))) + 1))
     lines = [f"{name:{width}}  {run.summary[name][0]:6.4f}  {run.summary[name][1]:6.4f}  " + " ".join(f"{value:7.4f}" for value in values)
@@ -372,7 +380,7 @@ def run_with_model(
     run = load_run(name)
     candidates = _as_declared(run) if run.name == name else iter([run])
     if found := next((each for each in candidates if each.model_path), None): return found
-    raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it failed ({run.row['error']})" if run.status == "failed"
+    raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it {run.happened} ({run.row['error']})" if run.status == "failed"
         else ". Fit it with ml_pkg train, or with run.model; a variation that goes by the name of what it varies is found by its run's id, or by a name of its own: named('…')"))
 
 # %% ../nbs/api/290_run.ipynb #0c97a7e3

@@ -78,7 +78,7 @@ def with_errors(
     runs:Sequence[dict[str, Any]],           # as `run_list` gives them
 ) -> list[dict[str, Any]]:                   # the scores apart, and the error of what failed
     "Runs as the tables show them."
-    failed = id_list(run["id"] for run in runs if run["status"] == "failed")
+    failed = id_list(run["id"] for run in runs if run["status"] in ("failed", "interrupted"))
     errors = dict(connection.execute("SELECT id, error FROM runs WHERE id IN (SELECT value FROM json_each(?))", [failed]).fetchall())
     return [{**{name: run[name] for name in FACTS}, "scores": {name: value for name, value in run.items() if name not in FACTS}, "error": errors.get(run["id"])}
         for run in runs]
@@ -192,7 +192,7 @@ def _section(part:Callable[[Run], str], run:Run) -> str:
         log.warning("run %s, %s: %s: %s", run.id, part.__name__, type(error).__name__, error)
         return f"<p class='remark'>The record of this run holds something that cannot be shown here ({part.__name__.replace('_', ' ')}).</p>"
 
-def _word(run:Run) -> str: return "reused" if run.reused else run.status
+def _word(run:Run) -> str: return "reused" if run.reused else run.ended
 
 # %% ../nbs/api/462_run_pages.ipynb #a267c984
 def run_page(
