@@ -250,11 +250,19 @@ def _report(name:str, timings:list[dict], why:str, nearest:str="") -> StepReport
     return StepReport(name, len(computed), len(reused), sum(computed), sum(reused), CHEAP if is_cheap else why, nearest=nearest)
 
 # %% ../nbs/api/270_explanation.ipynb #6e252dfa
-def _scored_anew(components:dict[str, str], earlier:list[Earlier]) -> list[StepReport]:
-    "What is said of a run that had every step already, and was asked for other metrics."
-    nearest = nearest_difference(components, ((other.run, other.components) for other in earlier))
-    found = {path: pair for path, pair in nearest.components.items() if path.startswith("evaluation.metrics")} if nearest else {}
-    return [StepReport("score", 0, 0, 0.0, 0.0, "\n".join(_reasons(found)), "scored anew, by other metrics", nearest.run)] if nearest and found else []
+def _whole(components:dict[str, str], steps:list[str]) -> dict[str, str]:
+    "What decides a run, the names of its steps in one."
+    return _columns_by_name(components) | {BEFORE: ", ".join(name for name in steps if "__" not in name)}
+
+def _declared_otherwise(components:dict[str, str], names:list[str], earlier:list[Earlier]) -> list[StepReport]:
+    "What is said of a run that has every step as an earlier one, and was declared otherwise: with other metrics, or other names."
+    had = ((other.run, _whole(other.components, other.steps)) for other in earlier if other.components)
+    nearest = nearest_difference(_whole(components, names), had) if components else None
+    if not nearest or not nearest.components: return []
+    found = {"steps" if path == BEFORE else path: pair for path, pair in _told_once(nearest.components).items()}
+    only_metrics = all(path.startswith("evaluation.metrics") for path in found)
+    name, outcome = ("score", "scored anew, by other metrics") if only_metrics else ("run", "not reused as a whole: declared otherwise")
+    return [StepReport(name, 0, 0, 0.0, 0.0, "\n".join(_reasons(found)), outcome, nearest.run)]
 
 def explained(
     title:str,                 # of the run
@@ -265,10 +273,10 @@ def explained(
     "Each step but those that only ask and score, with the reason if it was computed."
     names = step_names(timings)
     computed = [name for name in names if any(row["step"] == name and row["outcome"] == "computed" for row in timings)]
-    if not computed: return Explanation(title, [*(_report(name, timings, "") for name in names), *_scored_anew(components, earlier)])
     found = {name: _why(_until(names, name), components, earlier) for name in computed}
     why = _code_once({name: found[name].reasons for name in computed})
-    return Explanation(title, [_report(name, timings, why[name], found[name].nearest) if name in found else _report(name, timings, "") for name in names])
+    steps = [_report(name, timings, why[name], found[name].nearest) if name in found else _report(name, timings, "") for name in names]
+    return Explanation(title, steps + (_declared_otherwise(components, names, earlier) if all(each.reasons == [UNKEPT] for each in found.values()) else []))
 
 # %% ../nbs/api/270_explanation.ipynb #f1bc124a
 NOWHERE = ""              # no step was begun, or it cannot be told which
