@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['FEWEST_LABELS', 'MOST_LABELS', 'Incumbent', 'Candidate', 'Verdict', 'Gate', 'CostlyGate', 'check_amounts',
-           'metric_of', 'NotWorse', 'Better', 'holdout_key', 'Look', 'looks', 'dataset_of', 'look', 'Holdout',
-           'InTraffic']
+           'metric_of', 'missing_columns', 'NotWorse', 'Better', 'holdout_key', 'Look', 'looks', 'dataset_of', 'look',
+           'Holdout', 'InTraffic']
 
 # %% ../nbs/api/389_candidates.ipynb #78678ee5
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -110,6 +110,7 @@ class _Pair(NamedTuple):
     candidate: float
     interval: Interval  # of what the candidate has above production
     method: str
+    remark: str = ""    # on what production's score is
 
     @property
     def best_case(self) -> float: return self.interval.high if math.isfinite(self.interval.low) else self.interval.mean # of the difference; without ends, what was found counts
@@ -117,9 +118,9 @@ class _Pair(NamedTuple):
     def worst_case(self) -> float: return self.interval.low
 
     def __str__(self) -> str:
-        if self.interval == (0, 0, 0): return f"{self.metric} {self.candidate:.4f}, as production has"
-        if math.isfinite(self.interval.low): return f"{self.metric} {ScoreDifference(self.production, self.candidate, self.interval, self.method)}"
-        return f"{self.metric} {self.production:.4f} → {self.candidate:.4f} ({self.candidate - self.production:+.4f}; how much of it is luck cannot be told)"
+        if self.interval == (0, 0, 0): return f"{self.metric} {self.candidate:.4f}, as production has{self.remark}"
+        if math.isfinite(self.interval.low): return f"{self.metric} {ScoreDifference(self.production, self.candidate, self.interval, self.method)}{self.remark}"
+        return f"{self.metric} {self.production:.4f} → {self.candidate:.4f} ({self.candidate - self.production:+.4f}; how much of it is luck cannot be told){self.remark}"
 
 # %% ../nbs/api/389_candidates.ipynb #b43650f0
 def _production(candidate:Candidate) -> Incumbent: return cast(Incumbent, candidate.incumbent) # of one that is held against something
@@ -137,23 +138,36 @@ def _run_here(candidate:Candidate) -> Run|None:
     return Run(candidate.workspace, dict(row)) if row else None
 
 # %% ../nbs/api/389_candidates.ipynb #b29f625b
+def _instead(candidate:Candidate, run:Run) -> str:
+    "What was scored in place of what is in production, if that did not run on these rows."
+    return "" if run.content == _production(candidate).run.content else f"; that is what production declares, run anew on the candidate's rows (run {run.id}), and not the model that answers today"
+
 def _on_same_folds(candidate:Candidate, metric:str) -> _Pair:
     "Raises `InvalidData` if no run of what is in production can be compared."
     for find in (lambda: _production(candidate).run, lambda: _run_here(candidate)):
         run = find()
         interval, method = paired_interval(run, candidate.run, metric) if run else (None, "")
-        if run and interval is not None: return _Pair(metric, run.summary[metric][0], candidate.run.summary[metric][0], interval, method)
+        if run and interval is not None: return _Pair(metric, run.summary[metric][0], candidate.run.summary[metric][0], interval, method, _instead(candidate, run))
     raise InvalidData(_not_comparable(candidate, metric))
 
 # %% ../nbs/api/389_candidates.ipynb #56b41d28
+def missing_columns(
+    needed:Sequence[str], # by a model
+    dataset:Dataset,      # that the model would be asked of
+) -> list[str]:           # in the order of the model
+    "The columns that the rows do not have."
+    return [name for name in needed if name not in dataset.rows.columns]
+
 def _not_comparable(candidate:Candidate, metric:str) -> str:
     "Why two runs cannot be compared, and what to do."
-    run = _production(candidate).run
+    run, dataset = _production(candidate).run, candidate.experiment.dataset
+    if gone := missing_columns(_production(candidate).model.schema.names, dataset):
+        return f"what is in production (run {run.id}) needs {listed(map(repr, gone), 10)}, which {dataset.source} has no more, so it cannot be run on these rows, and nothing on folds can be held against it. Bring {'the column' if len(gone) == 1 else 'the columns'} back under {'its name' if len(gone) == 1 else 'their names'}, or promote without that comparison, for a reason: promote(force='…'), --force on the command line"
     if run.row["dataset_key"] != candidate.run.row["dataset_key"]: why = "on other data"
     elif metric not in run.metrics: why = f"without the metric '{metric}'"
     else: why = "with other folds, another holdout, or another metric of that name"
-    dataset = f"dataclasses.replace(candidate.dataset, features=load_run('{run.id}').model.schema.names, drop=())" if _needs_other_columns(candidate) else "candidate.dataset"
-    again = f"load_run('{run.id}').experiment.with_dataset({dataset}).with_evaluation(candidate.evaluation).with_seed(candidate.seed).run()"
+    rows = f"dataclasses.replace(candidate.dataset, features=load_run('{run.id}').model.schema.names, drop=())" if _needs_other_columns(candidate) else "candidate.dataset"
+    again = f"load_run('{run.id}').experiment.with_dataset({rows}).with_evaluation(candidate.evaluation).with_seed(candidate.seed).run()"
     return f"what is in production (run {run.id}) ran {why}, so the two cannot be compared. Run it as the candidate runs, which is here what is to be promoted, and ask again: {again}"
 
 # %% ../nbs/api/389_candidates.ipynb #260a5334

@@ -28,7 +28,7 @@ Why = Annotated[str, typer.Option("--why", help="Kept in the registry's history.
 @app.command()
 @reported
 def promote(
-    run:Annotated[str, typer.Argument(help="The id of a run, the beginning of one, 'latest', or a registered version, such as iris@2.")],
+    run:Annotated[str, typer.Argument(help="The id of a run, the beginning of one, 'latest' for the latest that finished, or a registered version, such as iris@2.")],
     dry_run:Annotated[bool, typer.Option("--dry-run", help="Show what would change in the declaring cell, and change nothing.")] = False,
     force:Annotated[str, typer.Option("--force", help="The reason why it goes into production although a gate refuses it.")] = "",
     why:Why = "",
@@ -37,10 +37,11 @@ def promote(
     "Make what ran production: the declaring cell, its module, the model and the registry, or nothing at all."
     from ml_pkg.promotion import PromotionRefused, experiment_of, preview, promote
     from ml_pkg.registry import run_of
+    from ml_pkg.run import latest_finished
     try:
-        found = run_of(run)
+        found = latest_finished() if run == "latest" else run_of(run)
         if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run):
-            raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant (ml_pkg runs)")
+            raise InvalidDeclaration(f"'{run}' is the name of an experiment, and its latest run, {found.id}, may be a variant: give the id of the run that is meant. The latest that finished: ml_pkg promote {latest_finished(run).id}. All of them: ml_pkg runs {run}")
         chosen = experiment_of(found, run.partition("@")[0] if "@" in run else "")
         if dry_run: done = preview(chosen)
         else:

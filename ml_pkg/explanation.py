@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WHOLE', 'BEFORE', 'ORDER', 'FIRST', 'NOTHING', 'UNKEPT', 'CHEAP', 'QUICK', 'LIBRARY', 'NOWHERE', 'AGAIN',
            'column_names', 'upstream', 'Difference', 'nearest_difference', 'step_names', 'readable', 'described',
-           'StepReport', 'Explanation', 'Earlier', 'library_versions', 'is_only_version', 'explained', 'declared_steps',
-           'failing_step', 'explained_failure']
+           'StepReport', 'Explanation', 'Earlier', 'library_versions', 'is_only_version', 'rows_told', 'explained',
+           'declared_steps', 'failing_step', 'explained_failure']
 
 # %% ../nbs/api/270_explanation.ipynb #e8bf4235
 import ast
@@ -213,6 +213,16 @@ def _reasons(found:dict[str, tuple[str, str]]) -> list[str]:
     libraries = [f"{name}: {one} → {other}" for name, (one, other) in library_versions(rest).items()]
     return [*rows, *libraries, *(described(path, *pair) for path, pair in rest.items() if not is_only_version(pair))]
 
+
+# %% ../nbs/api/270_explanation.ipynb #5c553629
+def rows_told(
+    then:Mapping[str, str], # components of a run's key
+    now:Mapping[str, str],  # of another one, or of a declaration as it is now
+) -> str:
+    "What differs in the rows, in words: how many there are, and which columns are new, gone or other ones."
+    found = differences(*(_columns_by_name({path: content for path, content in each.items() if path.startswith("dataset.rows")}) for each in (then, now)))
+    size = [" → ".join(each.removeprefix("DataFrame ") for each in found["dataset.rows"])] if "dataset.rows" in found else []
+    return "; ".join([*size, *(word for word in _inside_rows(found) if not size or not word.startswith("other values"))])
 
 # %% ../nbs/api/270_explanation.ipynb #829b6b94
 class _Why(NamedTuple):

@@ -275,7 +275,7 @@ def _judged(gate:Gate, judge:Callable[[], Verdict]) -> Verdict:
         return verdict
     except Exception as error:
         said = str(error) if isinstance(error, MlPkgError) else f"{type(error).__name__}: {error}".removesuffix(": ")
-        return Verdict(gate.name, f"what {gate!r} asks for", f"it could not be judged: {said}", False)
+        return Verdict(gate.name, f"what the gate '{gate.name}' asks for", f"it could not be judged: {said}", False)
 
 def _is_costly(gate:Gate) -> TypeGuard[CostlyGate]: return callable(getattr(gate, "unasked", None))
 

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import pandas as pd
 from sklearn import config_context, get_config
 
-from .candidates import Candidate, Incumbent, Verdict
+from .candidates import Candidate, Incumbent, Verdict, missing_columns
 from .dataset import Dataset
 from .declared_changes import in_a_line
 from .display import definition, difference
-from .errors import MlPkgError, NotFound, NotRewritable, Unidentifiable, UnknownName
-from .explanation import described
+from .errors import MlPkgError, NotFound, NotRewritable, Unidentifiable, UnknownName, listed
+from .explanation import described, rows_told
 from .exported import refuse_out_of_step
 from .gates import Verdicts
 from .identity import components, differences
@@ -129,12 +129,19 @@ class Promotion:
     replaces: int|None = None  # the version that was in production so far; None for none
     is_done: bool = True       # and no preview
     remarks: tuple[str, ...] = () # on what somebody may want to tidy by hand
+    forced: str = ""           # why, although a gate refuses it
 
     @property
     def title(self) -> str:
         if self.version is None: return f"{self.name}, as it would be declared in {self.address}"
         instead = f", in place of {self.name}@{self.replaces}" if self.replaces not in (None, self.version) else ""
-        return f"{self.name}@{self.version} {'is' if self.is_done else 'would be'} in production{instead}"
+        return f"{self.name}@{self.version} {'is' if self.is_done else 'would be'} in production{instead}{self._although}"
+
+    @property
+    def _although(self) -> str:
+        "What was overruled, and why; nothing if nothing was."
+        against = [verdict.gate for verdict in Verdicts(self.verdicts).refusals]
+        return f", forced although {listed(against, 10)} refused: {self.forced}" if self.forced else ""
 
     def __str__(self) -> str:
         parts = [self.title, self.difference or f"{self.address} declares it already: no file changes", *(f"note: {remark}" for remark in self.remarks)]
@@ -302,7 +309,7 @@ def _write_and_enter(move:_Move, version_in:Callable[[sqlite3.Connection], Versi
     if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, name)
     except MlPkgError as error: warnings.warn(f"{name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
-    return Promotion(name, version.version, place.address, planned.difference, verdicts, replaced, remarks=planned.remarks)
+    return Promotion(name, version.version, place.address, planned.difference, verdicts, replaced, remarks=planned.remarks, forced=move.forced)
 
 def _folder(place:Place) -> Path:
     "Where the project is."
@@ -337,7 +344,7 @@ def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Pla
     before = rollback_target(name)
     run = load_run(before.run)
     chosen = run.declared_as(name)
-    if chosen.key != before.key: raise NotTheSame(_otherwise_by_now(before, differences(run.components, components(chosen.identity))))
+    if chosen.key != before.key: raise NotTheSame(_otherwise_by_now(before, run, chosen))
     place = declared_place(chosen, workspace)
     declared = vars(place.module)[place.variable]
     if (place.written, place.variable) in _declared_since: return before, chosen, place # what the module says was imported before that
@@ -347,6 +354,10 @@ def _changed_since(found:dict[str, tuple[str, str]]) -> str:
     "What has changed in a declaration, then and now."
     whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
     return "; ".join(described(path, *found[path]) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
+
+def _rows_since(run:Run, declared:"Experiment") -> str:
+    "Which rows have changed, and in what."
+    return f"{declared.dataset.source}: {rows_told(run.components, components(declared.identity))}"
 
 def _are_rows(found:dict[str, tuple[str, str]]) -> bool: return all(path.startswith("dataset.rows") for path in found)
 
@@ -360,14 +371,14 @@ def experiment_of(
     except Unidentifiable: return declared
     if not found or not run.components: return declared
     what = "its rows are not there any more" if _are_rows(found) else "its declaration means something else by now"
-    raise NotTheSame(f"run {run.id} of {run.name} cannot be promoted, since {what} ({_changed_since(found)}). {'Put the file back that it ran on' if _are_rows(found) else 'Bring back what was changed'}, or run {run.name} as it is now, and promote that run")
+    raise NotTheSame(f"run {run.id} of {run.name} cannot be promoted, since {what} ({_rows_since(run, declared) if _are_rows(found) else _changed_since(found)}). {'Put the file back that it ran on' if _are_rows(found) else 'Bring back what was changed'}, or run {run.name} as it is now, and promote that run")
 
-def _otherwise_by_now(before:Version, found:dict[str, tuple[str, str]]) -> str:
+def _otherwise_by_now(before:Version, run:Run, chosen:"Experiment") -> str:
     "Why a version cannot be brought back as it was."
-    changed = _changed_since(found)
+    found = differences(run.components, components(chosen.identity))
     if _are_rows(found):
-        return f"{before} is declared as it was, and its rows are not there any more ({changed}). Put the file back that it was fitted on (git checkout, if it is in git), and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until the file is back, or {before.name} is trained and promoted again"
-    return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {changed}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
+        return f"{before} is declared as it was, and its rows are not there any more ({_rows_since(run, chosen)}). Put the file back that it was fitted on (git checkout, if it is in git), and go back then. Without it {_REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until the file is back, or {before.name} is trained and promoted again"
+    return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {_changed_since(found)}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
 
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
     "What changes in files. Raises `NotRewritable` if something is declared that was never promoted."
@@ -434,7 +445,7 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
         return
     try: said = testimony(place.module.__name__, place.variable, file, _folder(place), declared.promotion.witness_minutes)
     except MlPkgError as error:
-        yield Verdict("fresh process", "it imports the declaration, and loads the model", str(error), False)
+        yield Verdict("fresh process", "it imports the declaration, and loads the model", f"{_older(version, declared)}{error}", False)
         return
     if version is None:
         given = answers_digest(all_answers(cast(Model, fitted), fitted_rows(declared)))
@@ -448,6 +459,12 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
     found = answers_digest(said.answers)
     whose = f"that were promoted ({given or 'nobody asked for any then'})" if version else f"of the model in memory ({given})"
     yield Verdict("answers", f"those {whose}", f"{len(said.answers):,} answers, {found}", given in ("", found))
+
+def _older(version:Version|None, declared:"Experiment") -> str:
+    "That a version needs columns which the rows of its declaration do not have any more, before what that led to; nothing if they have them all."
+    try: gone = missing_columns(version.model.schema.names, declared.dataset) if version else []
+    except Exception: return "" # of rows that cannot be read something is said in any case
+    return f"{version} is older than {declared.dataset.source}, which has no {listed(map(repr, gone), 10)} any more, and the model needs {'it' if len(gone) == 1 else 'them'}. Train and promote it anew, or put the file back that it was fitted on: " if gone else ""
 
 def _how_other(version:Version, said:Testimony) -> str:
     "In what a declaration differs from what is in production."

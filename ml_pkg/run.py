@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunRecord', 'mean_and_deviation', 'median_fit', 'ScoredRun', 'AnnotatedRun', 'newest_declaration', 'Run',
-           'earlier_runs', 'with_threads', 'describe', 'load_run', 'run_with_model', 'saved_model', 'runs_on']
+           'earlier_runs', 'with_threads', 'describe', 'load_run', 'latest_finished', 'run_with_model', 'saved_model',
+           'runs_on']
 
 # %% ../nbs/api/290_run.ipynb #15c95f0c
 import functools
@@ -364,6 +365,17 @@ def load_run(
     if not workspace.database.exists():
         raise UnknownName(f"there is no run '{name}': nothing has run in the workspace {workspace.folder} yet. Train it (ml_pkg train package.module:name), give the file of a model, or say by ML_PKG_WORKSPACE where it ran")
     with connected(workspace) as connection: return Run(workspace, dict(find_run(connection, name)))
+
+# %% ../nbs/api/290_run.ipynb #f1345c0b
+def latest_finished(
+    experiment:str="", # its name; any, if empty
+) -> Run:
+    "The run that finished last; one of a test only where there is no other. Raises `UnknownName`, or `NotFound` if none did."
+    workspace = load_run(experiment or "latest").workspace
+    with connected(workspace) as connection:
+        row = connection.execute("SELECT * FROM runs WHERE status = 'finished' AND (? = '' OR experiment = ?) ORDER BY origin = 'test', number DESC LIMIT 1", [experiment, experiment]).fetchone()
+    if row is None: raise NotFound(f"no run{f' of {experiment}' if experiment else ''} has finished")
+    return Run(workspace, dict(row))
 
 # %% ../nbs/api/290_run.ipynb #ee10cf75
 def _as_declared(run:Run) -> Iterator[Run]:

@@ -122,7 +122,7 @@ def test_a_file_that_was_written_over_is_missed_at_a_rollback(promoted:Path):
     rows.write_bytes(b"".join(kept.splitlines(keepends=True)[:-5]))
     assert "note: data/iris.csv had other rows when flowers@1 was made" in run(promoted, "python", "-c", "from flowers.experiments.flowers import flowers; print(flowers.promote(force='a test'))")
     said = run(promoted, "ml_pkg", "rollback", "flowers", code=2)
-    assert "flowers@1 is declared as it was, and its rows are not there any more (dataset.rows: DataFrame 150 rows" in said and "ml_pkg rollback flowers --registry-only" in said
+    assert "flowers@1 is declared as it was, and its rows are not there any more (data/iris.csv: 150 rows, 5 columns → 145 rows, 5 columns). Put the file back" in said and "ml_pkg rollback flowers --registry-only" in said
     shutil.move(rows, promoted / "elsewhere.csv")
     said = run(promoted, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Dataset; print(flowers.with_dataset(Dataset('elsewhere.csv', target='species')).promote(force='a test'))")
     assert f"note: {promoted.resolve() / 'elsewhere.csv'} is no part of the package flowers" in said and "had other rows" not in said
@@ -271,7 +271,7 @@ def test_what_nobody_promoted_is_not_lost_in_going_back(promoted:Path):
     rows = table.read_text()
     table.write_text(rows + rows.splitlines()[-1] + "\n")
     said = run(promoted, "ml_pkg", "rollback", "flowers", code=2)
-    assert "its rows are not there any more (dataset.rows: DataFrame 150 rows, 5 columns → DataFrame 151 rows, 5 columns). Put the file back" in said, said
+    assert "its rows are not there any more (data/iris.csv: 150 rows, 5 columns → 151 rows, 5 columns). Put the file back" in said, said
     table.write_text(rows)
     notebook = promoted / "nbs/experiments/flowers.ipynb"
     notebook.write_text(notebook.read_text().replace("max_iter=1000", "max_iter=77"))
