@@ -97,7 +97,7 @@ class Terminal:
     def __init__(self, file:Any=None): # by default standard error
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-        self.console = Console(file=file or sys.stderr)
+        self.console = Console(file=file or sys.stderr, force_jupyter=False) # a terminal is a terminal, also where a kernel runs it
         self._bars = Progress(BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
             console=self.console, transient=True)
         self._bar = self._bars.add_task("", total=1.0)
