@@ -7,12 +7,13 @@ __all__ = ['Every', 'Over', 'Against', 'LabelsAfter', 'watching_of', 'monitor', 
 
 # %% ../nbs/api/809_cli_monitor.ipynb #0128e142
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli import AsJson, app, print_json, reported
+from .cli import AsJson, also_unread, app, print_json, reported
 
 # %% ../nbs/api/809_cli_monitor.ipynb #525d1923
 Every = Annotated[str, typer.Option("--every", metavar="LENGTH", help="How long a period is; one look at the end of each: 15m, 1h, 1d.")]
@@ -66,8 +67,7 @@ def monitor(
     if html is not None:
         with written_whole(html) as part: part.write_text(report.to_html(), encoding="utf-8", errors="backslashreplace")
     opened = _last_look(watched.name)
-    print_json(report.to_dict() | opened) if as_json else print(report)
-    if not as_json: print(_rows_hint(report) + _still_open(**opened), end="")
+    with also_unread(): print_json(report.to_dict() | opened) if as_json else print(report, _rows_hint(report) + _still_open(**opened), sep="\n", end="")
     if report.alarms: raise typer.Exit(1)
 
 def _rows_hint(report:Any) -> str:
@@ -108,11 +108,13 @@ def watch(
     "Look again and again whether it is still the same world, tell those whom the setting `alarms` names, and keep what was found for the dashboard."
     from ml_pkg.attending import Attending, telling_of
     watching = watching_of(name, every, over, against, labels_after, trusted)
-    attending = Attending(watching, telling_of(watching.workspace), lambda look: print_json(look.document) if as_json else print(look, flush=True))
+    def show(look:Any) -> None:
+        with also_unread() if once else nullcontext(): print_json(look.document) if as_json else print(look, flush=True)
+    attending = Attending(watching, telling_of(watching.workspace), show)
     if not once: return attending.run(lambda: True)
     look = attending.look()
-    if not as_json:
-        print(f"  what is asked after {look.end:%Y-%m-%d %H:%M:%S} UTC is looked at from {look.end + watching.every.length + watching.every.grace:%Y-%m-%d %H:%M:%S} on")
+    with also_unread():
+        if not as_json: print(f"  what is asked after {look.end:%Y-%m-%d %H:%M:%S} UTC is looked at from {look.end + watching.every.length + watching.every.grace:%Y-%m-%d %H:%M:%S} on")
     if look.open: raise typer.Exit(1)
 
 # %% ../nbs/api/809_cli_monitor.ipynb #d9bf40a6

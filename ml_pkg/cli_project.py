@@ -42,7 +42,7 @@ def _print_project(made:"Project") -> None:
     for path in made.files: print(f"  {path}")
     print(f"\nIt ran once: {', '.join(f'{metric} {mean:.4f} ± {spread:.4f}' for metric, (mean, spread) in made.scores.items())}")
     for finding in made.findings: print(f"Look at this: {finding}")
-    print(f"As for git, {made.repository}.\n\nNow:")
+    print(f"As for git, {made.repository}.\n\nNow{'' if made.folder.parent == Path.cwd() else f', in {made.folder.parent}'}:")
     for command in made.next_commands: print(f"  {command}")
 
 # %% ../nbs/api/806_cli_project.ipynb #4c28edf5

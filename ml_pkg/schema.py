@@ -223,8 +223,14 @@ def _whole(value:Any) -> Any:
     return int(exact) if exact == exact.to_integral_value() else None
 
 # %% ../nbs/api/080_schema.ipynb #e7f3868c
+def _refuse_truths(series:pd.Series, column:Column, first_row:int) -> None:
+    "Raise for true and false in a column of numbers: they are 1 and 0 only where training had no other numbers than these."
+    if _kind(series.dtype) not in ("boolean", "other") or (column.kind == "integer" and {column.low, column.high} <= {0, 1}): return
+    _refuse(series, series.map(lambda value: isinstance(value, (bool, np.bool_))).astype(bool), column, first_row)
+
 def _numbers(series:pd.Series, column:Column, first_row:int, number_in:Callable=_number) -> pd.Series:
     "A column as numbers (missing ones stay missing), or an error for the first value that is none. Objects stay objects, so that no large integer is rounded before it is checked."
+    _refuse_truths(series, column, first_row)
     if pd.api.types.is_bool_dtype(series.dtype) and not pd.api.types.is_object_dtype(series.dtype): return series.astype("Int64" if series.hasnans else "int64")
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype): return series
     if series.dtype == object and {*map(type, series)} <= {float, type(None)}: return series.astype("float64") # none of them can be wrong
