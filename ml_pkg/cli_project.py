@@ -94,7 +94,7 @@ def new(
     as_json:AsJson = False,
 ) -> None:
     "Make a project of your own: notebooks, package, tests and CI around one experiment on your table."
-    from ml_pkg.project import check_name, check_place, new_project, read_rows
+    from ml_pkg.project import check_name, check_place, new_project, read_rows, told_zeros
     from ml_pkg.roles import likely_target, propose
     check_name(name)
     check_place(folder.absolute() / name)
@@ -102,6 +102,7 @@ def new(
     said = _roles(role or [])
     proposal = propose(rows, table, *((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
+    for remark in told_zeros(Path(table), rows): print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(rows, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
