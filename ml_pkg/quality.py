@@ -114,11 +114,12 @@ def _conversion(before:tuple[float, float], now:tuple[float, float], count:int=0
 
 # %% ../nbs/api/640_quality.ipynb #6a38d2c9
 def _mean_and_deviation(sketch:Sketch, baseline:Baseline, place:int) -> tuple[float, float]:
-    "No deviation is told of values whose squares no number can hold."
+    "Infinite, or no number, of values whose sums or squares no number can hold."
     count, total, squares = sketch.moments[place]
     centre, scale = baseline.bins.numbers.centre[place], baseline.bins.numbers.scale[place]
-    with np.errstate(over="ignore", invalid="ignore"): variance = squares / count - (total / count)**2
-    return centre + scale * total / count, scale * math.sqrt(max(0.0, variance))
+    with np.errstate(over="ignore", invalid="ignore"):
+        variance = squares / count - (total / count)**2
+        return centre + scale * (total / count), scale * math.sqrt(max(0.0, variance))
 
 # %% ../nbs/api/640_quality.ipynb #6ea7c23a
 def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:

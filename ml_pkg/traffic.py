@@ -97,9 +97,9 @@ def _described(version:str, role:str, part:"pd.DataFrame") -> dict:
     is_number = not any(name.startswith("probability ") for name in part) and part[answer].dtype.kind == "f"
     right = None if is_number or known.empty else share_interval(int((known[answer].astype(object) == known["label"].astype(object)).sum()), len(known))
     said = {"right": right.mean, "low": right.low, "high": right.high} if right else {"error": float((known[answer] - to_numeric(known["label"], errors="coerce")).abs().mean())} if is_number and len(known) else {}
+    took = part.drop_duplicates(["time", "latency"])["latency"] * 1000 # of requests, however many rows they had
     return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(),
-            "milliseconds": part["latency"].median() * 1000,
-            "milliseconds_99": part["latency"].quantile(0.99) * 1000, "labelled": len(known), **said}
+            "milliseconds": took.median(), "milliseconds_99": took.quantile(0.99), "labelled": len(known), **said}
 
 # %% ../nbs/api/491_traffic.ipynb #2cd3c366
 def by_version(
@@ -108,7 +108,7 @@ def by_version(
     since:Moment|None=None, # the first moment; None from the beginning on
     until:Moment|None=None, # as `read_log` takes them
 ) -> "pd.DataFrame":        # one row a version, and one a version that was a shadow
-    """Each version on the rows that it answered: how many, since when, how long an answer took (median and 99th percentile, in milliseconds), and, where labels are known,
+    """Each version on the rows that it answered: how many, since when, how long a request took (median and 99th percentile, in milliseconds), and, where labels are known,
     the share of right answers with its interval, or the mean absolute error of a number. Raises `NotFound` if there is no log."""
     import pandas as pd
     found = {"": read_log(name, since, until, logs=workspace)}
