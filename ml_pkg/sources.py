@@ -206,12 +206,13 @@ def _to_json(identity:Identity) -> list: return [identity.kind, identity.text, [
 
 def _from_json(stored:list) -> Identity: return Identity(stored[0], stored[1], tuple((name, _from_json(part)) for name, part in stored[2]))
 
-_PLAIN = {"future.infer_string": True, "mode.string_storage": "auto", "future.distinguish_nan_and_na": False, "io.parquet.engine": "auto"}
+_PLAIN = {"mode.string_storage": "auto", "future.distinguish_nan_and_na": False, "io.parquet.engine": "auto"}
 
 def _settings() -> list[list[Any]]:
     "Options of pandas that decide as which types a file is read, where they are set otherwise than usual."
     import pandas as pd
-    return [[name, value] for name, plain in _PLAIN.items() if (value := pd.get_option(name)) != plain]
+    infers = pd.Series([""]).dtype != object # the option is not asked for its value: that is a warning of pandas
+    return [*([] if infers else [["future.infer_string", False]]), *([name, value] for name, plain in _PLAIN.items() if (value := pd.get_option(name)) != plain)]
 
 def _stamp(path:Path) -> list:
     "What changes when a file changes, and what reading it depends on. The first number stands for the form of identities."
