@@ -88,7 +88,7 @@ def listed(
     limit:int=20,   # how many to write out
 ) -> str:           # the names, separated by commas
     "Names written out for an error message, cut after `limit` of them."
-    names = [str(name) for name in names]
+    names = [repr(name) if isinstance(name, str) and name != name.strip() or name == "" else str(name) for name in names] # blanks around a name are seen in quotes alone
     more = f", … ({len(names) - limit} more)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more if names else "none"
 

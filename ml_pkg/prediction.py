@@ -23,7 +23,7 @@ import pandas as pd
 from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
 from .schema import EXACT, Column, Schema, conform, frame_of_arrow
-from .sources import check_header, csv_options, has_blank_lines, reading, table_format
+from .sources import check_header, csv_options, has_blank_lines, reading, separator_told, table_format
 from .threads import limited
 from .workspace import written_whole
 
@@ -74,6 +74,7 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[t
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
     options = csv_options(path)
     names = check_header(path, options["sep"])
+    if len(names) == 1 and (told := separator_told(names[0])): raise InvalidInput(f"{path} has one column, '{names[0]}'.{told}")
     options |= {"skip_blank_lines": has_blank_lines(names), **_gaps(names, schema, keep)}
     _check_columns(pd.read_csv(path, **options, nrows=0), schema, keep, path)
     plain = path.suffix.lower() in (".csv", ".tsv")
