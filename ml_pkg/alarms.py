@@ -8,7 +8,7 @@ __all__ = ['Found', 'Streak', 'Change', 'Event', 'Persistence', 'Alarms']
 # %% ../nbs/api/690_alarms.ipynb #e34bf03c
 import datetime
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,8 +26,7 @@ class Streak:
     "What is remembered of one thing."
     wrong: int = 0        # looks in a row that found it wrong; looks that could not tell do not count
     fine: int = 0         # looks in a row that found it fine
-    raised: str|None = None # when its alarm was raised, as ISO 8601; None if there is none
-    version: str = ""     # of the model, that the alarm was raised of
+    raised: tuple[tuple[str, str], ...] = () # if its alarm is open: of which version of the model, and when, as ISO 8601; "" for what belongs to none
 
 class Change(enum.Enum):
     "What may become of an alarm."
@@ -60,9 +59,8 @@ class Persistence:
         if found is Found.UNKNOWN: return streak, None
         if found is Found.WRONG: counted = replace(streak, wrong=streak.wrong + 1, fine=0)
         else: counted = replace(streak, fine=streak.fine + 1, wrong=0)
-        is_known = counted.raised is not None and counted.version == version
-        if counted.wrong >= self.raise_after and not is_known: return replace(counted, raised=time, version=version), Change.RAISED
-        if counted.raised is not None and counted.fine >= self.clear_after: return replace(counted, raised=None), Change.CLEARED
+        if counted.wrong >= self.raise_after and version not in dict(counted.raised): return replace(counted, raised=(*counted.raised, (version, time))), Change.RAISED
+        if counted.raised and counted.fine >= self.clear_after: return replace(counted, raised=()), Change.CLEARED
         return counted, None
 
 # %% ../nbs/api/690_alarms.ipynb #ebe867ce
@@ -77,13 +75,17 @@ class Alarms:
 
     @property
     def open(self) -> dict[str, str]:
-        "Name of what is wrong -> when its alarm was raised."
-        return {name: streak.raised for name, streak in self.streaks if streak.raised is not None}
+        "Name of what is wrong -> when its alarm was raised, of the version of the last look if it was."
+        return {name: self._raised(streak)[1] for name, streak in self.streaks if streak.raised}
 
     @property
     def of_earlier_versions(self) -> dict[str, str]:
         "Name of what was wrong with another version than that of the last look, and is not known to be fine since -> that version."
-        return {name: streak.version for name, streak in self.streaks if streak.raised is not None and streak.version != self.version}
+        return {name: self._raised(streak)[0] for name, streak in self.streaks if streak.raised and self._raised(streak)[0]}
+
+    def _raised(self, streak:Streak) -> tuple[str, str]:
+        "Of which earlier version, and when; empty for the one of the last look, and for what belongs to none."
+        return next((("", time) for version, time in streak.raised if version in ("", self.version)), streak.raised[-1])
 
     def look(
         self,
@@ -91,37 +93,42 @@ class Alarms:
         now:datetime.datetime,              # with a zone
         texts:Mapping[str, str]|None=None,  # what there is to say of it
         version:str="",                     # of the model that was looked at
+        of_all:Collection[str]=(),          # what belongs to no version
     ) -> "tuple[Alarms, tuple[Event, ...]]": # the next state, and what somebody is to be told
         "Raises `InvalidInput` for a time without a zone, or before the last look."
         time = _utc(now)
         if self.last is not None and time < self.last:
             raise InvalidInput(f"the last look was at {self.last}, and this one says {time}: looks are made one after another")
-        streaks, events = self._carried(version), []
+        streaks, events = dict(self.streaks), []
         for name in sorted(found):
-            streaks[name], change = self.persistence.next(streaks.get(name, Streak()), found[name], time, version)
-            if change is not None: events.append(Event(time, name, change, self._said(name, change, (texts or {}).get(name, ""), version), version))
+            before, text = streaks.get(name, Streak()), (texts or {}).get(name, "")
+            streaks[name], change = self.persistence.next(before, found[name], time, "" if name in of_all else version)
+            if change is Change.CLEARED: text = _cleared(name, text, before, version)
+            if change is not None: events.append(Event(time, name, change, text, version))
         return replace(self, streaks=tuple(sorted(streaks.items())), history=(*self.history, *events), last=time, version=version), tuple(events)
-
-    def _said(self, name:str, change:Change, text:str, version:str) -> str:
-        "Where an alarm of one version is cleared by a look at another, it may be the model that has changed, and not the world."
-        raised = dict(self.streaks).get(name, Streak()).version
-        if change is Change.RAISED or raised == version or not self.version: return text
-        return f"{text or name}; raised of version {raised}, and fine by what version {version} was trained on"
-
-    def _carried(self, version:str) -> dict[str, Streak]:
-        "What is remembered when a version is looked at: of another one, the alarms, and not how many looks in a row found what."
-        if version == self.version: return dict(self.streaks)
-        if not self.version: return {name: replace(streak, version=version) for name, streak in self.streaks} # an earlier release did not say
-        return {name: replace(streak, wrong=0, fine=0) for name, streak in self.streaks}
 
     def to_dict(self) -> dict[str, Any]:
         return {"persistence": asdict(self.persistence), "streaks": {name: asdict(streak) for name, streak in self.streaks},
             "history": [asdict(event) | {"change": event.change.value} for event in self.history], "last": self.last, "version": self.version}
 
     @classmethod
-    def from_dict(cls, content:Mapping[str, Any]) -> "Alarms":
-        return cls(Persistence(**content["persistence"]), tuple(sorted((name, Streak(**streak)) for name, streak in content["streaks"].items())),
-                   tuple(Event(**event | {"change": Change(event["change"])}) for event in content["history"]), content["last"], content.get("version", ""))
+    def from_dict(cls,
+        content:Mapping[str, Any], # as `to_dict` gave it, perhaps that of an earlier release
+        version:str="",            # of the last look, which an earlier release did not write down here
+    ) -> "Alarms":
+        return cls(Persistence(**content["persistence"]), tuple(sorted((name, _streak(streak, version)) for name, streak in content["streaks"].items())),
+                   tuple(Event(**event | {"change": Change(event["change"])}) for event in content["history"]), content["last"], content.get("version", version))
+
+def _cleared(name:str, text:str, streak:Streak, version:str) -> str:
+    "Where a look at another version clears an alarm, it may be the model that has changed, and not the world."
+    versions = dict(streak.raised)
+    if "" in versions or version in versions: return text
+    how = f"fine by what version {version} was trained on" if text else f"not found with version {version}"
+    return f"{text or name}; raised of version {' and '.join(versions)}, and {how}"
+
+def _streak(content:Mapping[str, Any], version:str) -> Streak:
+    raised = content["raised"] or ()
+    return Streak(content["wrong"], content["fine"], ((version, raised),) if isinstance(raised, str) else tuple((of, time) for of, time in raised))
 
 def _utc(now:datetime.datetime) -> str:
     if now.tzinfo is None: raise InvalidInput(f"{now!r} has no time zone, so it cannot be told what was first: give one, such as datetime.now(timezone.utc)")

@@ -73,7 +73,8 @@ def monitor(
 def _rows_hint(report:Any) -> str:
     "By which names the rows behind what is wrong can be had."
     from ml_pkg.errors import listed
-    names = [*report.alarms, *(f"{fault.column}: {fault.kind}" for fault in report.check.faults if fault.certain)]
+    from ml_pkg.silence import SILENT
+    names = [*(alarm for alarm in report.alarms if alarm != SILENT), *(f"{fault.column}: {fault.kind}" for fault in report.check.faults if fault.certain)]
     return f"the rows behind an alarm: the same command with --rows NAME, such as {listed(map(repr, names), 6)}\n" if names else ""
 
 def _last_look(model:str) -> dict[str, Any]:

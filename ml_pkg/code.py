@@ -21,7 +21,8 @@ import sys
 import sysconfig
 import weakref
 from abc import ABCMeta
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple, cast
@@ -255,16 +256,28 @@ def _imported(node:ast.AST) -> Iterator[tuple[str, str, str]]:
     if isinstance(node, ast.ImportFrom) and not node.level: yield from ((each.asname or each.name, node.module or "", each.name) for each in node.names)
     if isinstance(node, ast.Import): yield from ((each.asname, each.name, "") if each.asname else (top := each.name.partition(".")[0], top, "") for each in node.names)
 
+def _assigned(node:ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
+    "Names that are given to what has one already: `a = b.c`."
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, (ast.AnnAssign, ast.NamedExpr)) else []
+    chain = _chain(value) if targets and (value := getattr(node, "value", None)) else ()
+    yield from ((target.id, chain) for target in targets if chain and isinstance(target, ast.Name))
+
+def _bindings(nodes:Sequence[ast.AST]) -> Counter[str]:
+    "How often each name is bound: as a variable, a parameter, or by an import."
+    names = [node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)]
+    return Counter([*names, *(node.arg for node in nodes if isinstance(node, ast.arg)), *(name for node in nodes for name, _, _ in _imported(node))])
+
 @_kept_per_code
 def _calls(code:CodeType) -> _Calls:
-    "Nothing at all where the source is not at hand."
+    "Nothing at all where the source is not at hand. What is bound twice may stand for either, and is left out."
     nodes = list(ast.walk(_node(code) or ast.Module([], [])))
+    bound = _bindings(nodes)
     calls = [(_chain(node.func), [value for value in (*node.args, *(each.value for each in node.keywords)) if not (isinstance(value, ast.Constant) and value.value is None)])
         for node in nodes if isinstance(node, ast.Call)]
     return _Calls(tuple(name for name, values in calls if name and not values),
         tuple((name, given) for name, values in calls if name and len(values) == 1 and (given := _chain(values[0]))),
-        tuple((target.id, name) for node in nodes if isinstance(node, ast.Assign) and (name := _chain(node.value)) for target in node.targets if isinstance(target, ast.Name)),
-        tuple(bound for node in nodes for bound in _imported(node)))
+        tuple((name, chain) for node in nodes for name, chain in _assigned(node) if bound[name] == 1),
+        tuple(each for node in nodes for each in _imported(node) if bound[each[0]] == 1))
 
 # %% ../nbs/api/020_code.ipynb #01cc909c
 def _stands_for(chain:tuple[str, ...], names:dict[str, Any]) -> Any:

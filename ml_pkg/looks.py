@@ -139,7 +139,8 @@ class Looks:
 
     def alarms(self, persistence:Persistence) -> Alarms:
         "What is remembered of alarms."
-        return replace(Alarms.from_dict(self.state["alarms"]), persistence=persistence) if self.state else Alarms(persistence)
+        last = self.last()
+        return replace(Alarms.from_dict(self.state["alarms"], last.document["version"] if last else ""), persistence=persistence) if self.state else Alarms(persistence)
 
     @property
     def state(self) -> dict[str, Any]:

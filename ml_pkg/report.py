@@ -209,8 +209,8 @@ def notes_section(
 def failure_section(
     run:"Run", # of which a failed one has something to tell
 ) -> str:
-    "The error and the traceback of a run that failed."
-    return section("Failure", f"<pre class='lines' role='region' aria-label='traceback' tabindex='0'>{escape(run.row['traceback'] or run.row['error'] or '')}</pre>") if run.status == "failed" else ""
+    "The error and the traceback of a run that failed, or that somebody stopped."
+    return section("Failure" if run.ended == "failed" else "Where it was stopped", f"<pre class='lines' role='region' aria-label='traceback' tabindex='0'>{escape(run.row['traceback'] or run.row['error'] or '')}</pre>") if run.status == "failed" else ""
 
 # %% ../nbs/api/286_report.ipynb #0c45d7a7
 def _draw_folds(figure:"Figure", scores:Mapping[str, Sequence[float]], intervals:Mapping[str, Any]) -> None:

@@ -212,7 +212,13 @@ def _settings() -> list[list[Any]]:
     "Options of pandas that decide as which types a file is read, where they are set otherwise than usual."
     import pandas as pd
     infers = pd.Series([""]).dtype != object # the option is not asked for its value: that is a warning of pandas
-    return [*([] if infers else [["future.infer_string", False]]), *([name, value] for name, plain in _PLAIN.items() if (value := pd.get_option(name)) != plain)]
+    return [*([] if infers else [["future.infer_string", False]]), *([name, value] for name, plain in _PLAIN.items() if (value := _option(name, plain)) != plain)]
+
+def _option(name:str, plain:Any) -> Any:
+    "As it is set; as usual in a pandas that does not have it any more."
+    import pandas as pd
+    try: return pd.get_option(name)
+    except KeyError: return plain
 
 def _stamp(path:Path) -> list:
     "What changes when a file changes, and what reading it depends on. The first number stands for the form of identities."

@@ -82,7 +82,7 @@ def _all_told(baseline:"Experiment", experiment:"Experiment") -> dict[str, str]:
 def _word_for(path:str, pair:tuple[str, str], baseline:"Experiment", experiment:"Experiment") -> str:
     "One difference in a word or two."
     part, _, inside = path.partition(".")
-    if part == "evaluation": return _evaluation_told(inside, experiment.evaluation)
+    if part == "evaluation": return _evaluation_told(inside, pair[1], experiment.evaluation)
     if part == "dataset": return _role_told(inside, experiment.dataset) if inside.startswith("roles.") else _rows_told(baseline.dataset, experiment.dataset)
     return _told(path, *pair)
 
@@ -103,10 +103,12 @@ def _role_told(inside:str, there:Dataset) -> str:
     columns = _names_of(getattr(there, role))
     return f"{role}={_cut(str(columns[0])) if len(columns) == 1 else _in_short(columns)}"
 
-def _evaluation_told(inside:str, there:Evaluation) -> str:
-    "A part of an evaluation with its value: 'train size', 'cv.state.n_splits'."
+def _evaluation_told(inside:str, value:str, there:Evaluation) -> str:
+    "A part of an evaluation with its value, such as 'train size'; of one too long to be written out, what differs in it: 'cv.state.random_state'."
     name = inside.split(".")[0].replace(" ", "_")
-    if name != "metrics": return f"{name}={_in_short(getattr(there, name))}"
+    if name != "metrics":
+        told = _in_short(getattr(there, name))
+        return f"{inside.replace('.state.', '.')}={_cut(value.partition(' ')[2])}" if told.endswith("…") and "." in inside else f"{name}={told}"
     metrics = [metric for metric, _ in there.metrics]
     return f"metrics={metrics[0] if len(metrics) == 1 else _in_short(metrics)}" if metrics else "default metric"
 
