@@ -143,7 +143,7 @@ PARSED:dict[str, bytes] = {
 UNPARSED:dict[str, tuple[bytes, str]] = { # what -> content, what the error says
     "a field too many": ((HEAD + GOOD + GOOD[:-1] + ",1\n" + GOOD).encode(), "line 3"), "a field too many in the first row": ((HEAD + GOOD[:-1] + ",1\n" + GOOD * 2).encode(), "well-formed"), "a quote that does not end": ((HEAD + GOOD + '3,70.5,True,"Elm,A,2026-01-02\n' + GOOD).encode(), "row 2|line 3"),
     "Latin-1": ((HEAD + GOOD + GOOD.replace("Elm", "Genève") + GOOD).encode("latin-1"), "line 3"), "UTF-16": ((HEAD + GOOD).encode("utf-16"), "line 1"), "a NUL among numbers": ((HEAD + GOOD + GOOD.replace("70.5", "70\0.5") + GOOD).encode(), "row 1|line 3"), "text among numbers": ((HEAD + GOOD + GOOD.replace("70.5", "wide") + GOOD).encode(), "column 'area', row 1: 'wide'"),
-    "nothing": (b"", "is empty"), "a name twice": ((HEAD[:-1] + ",area\n" + GOOD).encode(), "the column 'area' 2 times"), "another separator": ((HEAD + GOOD * 3).replace(",", ";").encode(), "columns are missing"),
+    "nothing": (b"", "is empty"), "a name twice": ((HEAD[:-1] + ",area\n" + GOOD).encode(), "the column 'area' 2 times"), "another separator": ((HEAD + GOOD * 3).replace(",", ";").encode(), "seem to be separated by ';'"),
 }
 
 
