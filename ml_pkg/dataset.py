@@ -78,9 +78,7 @@ class Dataset:
     @property
     def y(self) -> "pd.Series | pd.DataFrame":
         "The target: a Series, or a DataFrame if there are several. Numbers and truth values are numpy's, in which estimators answer."
-        found = self.rows[list(self.target)]
-        found = found.astype({name: plain for name, dtype in found.dtypes.items() if (plain := _numpys(dtype)) is not None})
-        return found[self.target[0]] if len(self.target) == 1 else found
+        return self._y.copy(deep=False) # copy-on-write
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +109,11 @@ class Dataset:
     def row_hashes(self) -> "np.ndarray":
         "A number for each row, by its values; uint64, shape (n_rows,)."
         return row_hashes(self._rows)
+    @functools.cached_property
+    def _y(self) -> "pd.Series | pd.DataFrame":
+        found = self._rows[list(self.target)]
+        found = found.astype({name: plain for name, dtype in found.dtypes.items() if (plain := _numpys(dtype)) is not None})
+        return found[self.target[0]] if len(self.target) == 1 else found
     @functools.cached_property
     def _rows(self) -> "pd.DataFrame": return _in_order(_checked(self._read, self), self)
     @functools.cached_property

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ml_pkg.experiment import Experiment
     from ml_pkg.fitting import Failure
+    from ml_pkg.preflight import Preflight
 
 log = logging.getLogger("ml_pkg") # structured events for production; silent until somebody listens
 log.addHandler(logging.NullHandler())
@@ -48,7 +49,7 @@ log.addHandler(logging.NullHandler())
 # %% ../nbs/api/298_recording.ipynb #f30f1028
 class Surroundings:
     "What several runs have in common, asked once for all of them."
-    def __init__(self): self.git, self._keys = functools.cache(git_state), {}
+    def __init__(self): self.git, self._keys, self._checked = functools.cache(git_state), {}, {}
 
     def key(self, experiment:"Experiment") -> str | None:
         "Of a declaration that others vary; None if it cannot be identified."
@@ -56,6 +57,11 @@ class Surroundings:
             try: self._keys[id(experiment)] = experiment, experiment.key
             except MlPkgError: self._keys[id(experiment)] = experiment, None
         return self._keys[id(experiment)][1]
+
+    def checked(self, experiment:"Experiment") -> "Preflight":
+        "What looks wrong with a declaration: it is said before it runs, and recorded when it has run."
+        if id(experiment) not in self._checked: self._checked[id(experiment)] = experiment, experiment.check()
+        return self._checked[id(experiment)][1]
 
 # %% ../nbs/api/298_recording.ipynb #859b925e
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def prepare(
     except Exception as error: kept = error # whatever an object of the user's raises while it is written
     run, details = _described(begun)
     details["metrics"] = _meanings(begun.experiment)
-    found = begun.experiment.check()
+    found = begun.surroundings.checked(begun.experiment)
     findings = [{"name": finding.check, "message": finding.message, "accepted": found.accepts.get(finding.check)} for finding in found.findings]
     return Prepared(run, {**details, "findings": findings}, kept)
 

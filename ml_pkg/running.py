@@ -81,11 +81,12 @@ def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection)
 _told:set[tuple] = set() # findings that this process has told
 
 def news(
-    experiment:"Experiment", # that is to run
-) -> list["CheckFinding"]:   # nobody accepted, and this process has not told of
+    begun:Attempt,         # that is to run
+) -> list["CheckFinding"]: # nobody accepted, and this process has not told of
     "What is to be said of a declaration before it is run."
-    new = [finding for finding in experiment.check() if (str(experiment.dataset.source), finding) not in _told]
-    _told.update((str(experiment.dataset.source), finding) for finding in new)
+    source = str(begun.experiment.dataset.source)
+    new = [finding for finding in begun.surroundings.checked(begun.experiment) if (source, finding) not in _told]
+    _told.update((source, finding) for finding in new)
     return new
 
 # %% ../nbs/api/300_running.ipynb #62677b6e
@@ -112,7 +113,7 @@ def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Chec
     with ThreadPoolExecutor(1) as beside:
         try:
             _ = experiment.dataset.rows # before anybody else asks for them
-            for finding in news(experiment): warnings.warn(str(finding), PreflightWarning, stacklevel=4)
+            for finding in news(begun): warnings.warn(str(finding), PreflightWarning, stacklevel=4)
             told = beside.submit(begun.git) # another process: it takes nothing from the fits
             folds = cross_validate(experiment.estimator, experiment.dataset, experiment.evaluation, experiment.seed, n_jobs, progress,
                 checkpoints, begun.threads)

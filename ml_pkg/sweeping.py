@@ -242,7 +242,7 @@ class _Sweep:
         try: works = self.plans.of(declared.estimator, declared.dataset, declared.evaluation, declared.seed)
         except Exception as error: return self._fail(course, failure(error)) # a declaration that means nothing is a row of the leaderboard
         if self.is_sent and (why := _unsendable(works[0])): return self._fail(course, why)
-        for finding in news(declared): warnings.warn(str(finding), PreflightWarning, stacklevel=6)
+        for finding in news(course.begun): warnings.warn(str(finding), PreflightWarning, stacklevel=6)
         course.works = works
 
     def _fit(self, courses:list[Course], n_jobs:int|None) -> None:
