@@ -155,7 +155,7 @@ class Explanation:
 class Earlier(NamedTuple):
     "What an earlier run did."
     components: dict[str, str]   # of its key
-    steps: list[str]             # their names, in order
+    steps: dict[str, float]      # in order; seconds, the most that the step took in a fold, or infinity if it was not computed
     run: str = ""                # its id
 
 # %% ../nbs/api/270_explanation.ipynb #1f27fd39
@@ -230,12 +230,19 @@ class _Why(NamedTuple):
     reasons: list[str] # one for each component that differs
     nearest: str = ""  # the run from which they differ
 
+    @property
+    def is_same(self) -> bool: return self.reasons[0].startswith(NOTHING)
+
+def _nothing_differs(until:list[str], earlier:list[Earlier], run:str) -> str:
+    "Why what a run computed is not there. Whether it was worth keeping was decided by what it took then."
+    return CHEAP if next(other.steps[until[-1]] for other in earlier if other.run == run) < QUICK else UNKEPT
+
 def _why(until:list[str], components:dict[str, str], earlier:list[Earlier]) -> _Why:
     "Held against the earlier run in which it, and what stands before it, was most like this."
     if not components: return _Why(["the run has no key, so nothing could be looked up"])
-    had = ((other.run, upstream(other.components, _until(other.steps, until[-1]))) for other in earlier if until[-1] in other.steps)
+    had = ((other.run, upstream(other.components, _until(list(other.steps), until[-1]))) for other in earlier if until[-1] in other.steps)
     found = nearest_difference(upstream(components, until), had)
-    return _Why([FIRST]) if found is None else _Why(_reasons(_told_once(found.components)) or [UNKEPT], found.run)
+    return _Why([FIRST]) if found is None else _Why(_reasons(_told_once(found.components)) or [_nothing_differs(until, earlier, found.run)], found.run)
 
 # %% ../nbs/api/270_explanation.ipynb #e09eb23f
 def _code_once(
@@ -256,11 +263,10 @@ _FEW = 2 # reasons that are said again
 def _report(name:str, timings:list[dict], why:str, nearest:str="") -> StepReport:
     def of(outcome:str) -> list[float]: return [row["seconds"] for row in timings if row["step"] == name and row["outcome"] == outcome]
     computed, reused = of("computed"), of("reused")
-    is_cheap = why == UNKEPT and max(computed, default=QUICK) < QUICK
-    return StepReport(name, len(computed), len(reused), sum(computed), sum(reused), CHEAP if is_cheap else why, nearest=nearest)
+    return StepReport(name, len(computed), len(reused), sum(computed), sum(reused), why, nearest=nearest)
 
 # %% ../nbs/api/270_explanation.ipynb #6e252dfa
-def _whole(components:dict[str, str], steps:list[str]) -> dict[str, str]:
+def _whole(components:dict[str, str], steps:Iterable[str]) -> dict[str, str]:
     "What decides a run, the names of its steps in one."
     return _columns_by_name(components) | {BEFORE: ", ".join(name for name in steps if "__" not in name)}
 
@@ -286,7 +292,7 @@ def explained(
     found = {name: _why(_until(names, name), components, earlier) for name in computed}
     why = _code_once({name: found[name].reasons for name in computed})
     steps = [_report(name, timings, why[name], found[name].nearest) if name in found else _report(name, timings, "") for name in names]
-    return Explanation(title, steps + (_declared_otherwise(components, names, earlier) if all(each.reasons == [UNKEPT] for each in found.values()) else []))
+    return Explanation(title, steps + (_declared_otherwise(components, names, earlier) if all(each.is_same for each in found.values()) else []))
 
 # %% ../nbs/api/270_explanation.ipynb #f1bc124a
 NOWHERE = ""              # no step was begun, or it cannot be told which
@@ -357,8 +363,8 @@ def _report_of_failed(name:str, steps:list[str], place:int, components:dict[str,
     if steps.index(name) > place >= 0: return StepReport(name, 0, 0, 0.0, 0.0, "", "not reached")
     found = _why(_until(steps, name), components, earlier)
     why = "\n".join(found.reasons)
-    outcome = ended if steps.index(name) == place else "not known" if place < 0 else AGAIN if why == UNKEPT else "went well"
-    return StepReport(name, 0, 0, 0.0, 0.0, NOTHING * (outcome == ended) if why == UNKEPT else why, outcome, found.nearest)
+    outcome = ended if steps.index(name) == place else "not known" if place < 0 else AGAIN if found.is_same else "went well"
+    return StepReport(name, 0, 0, 0.0, 0.0, NOTHING * (outcome == ended) if found.is_same else why, outcome, found.nearest)
 
 # %% ../nbs/api/270_explanation.ipynb #f8c8faea
 def explained_failure(

@@ -310,7 +310,11 @@ def _facts(run:Run) -> dict[str, str]:
     return facts
 
 # %% ../nbs/api/290_run.ipynb #32ea8c49
-def _steps(connection:Any, run:str) -> list[str]: return step_names([dict(row) for row in connection.execute("SELECT place, step FROM timings WHERE run = ? AND fold = 0", [run])])
+def _steps(connection:Any, run:str) -> dict[str, float]:
+    "The steps of a run, in order, and the most that each took in a fold in which it was computed."
+    rows = [dict(row) for row in connection.execute("SELECT min(place) AS place, step, max(CASE outcome WHEN 'computed' THEN seconds END) AS took FROM timings WHERE run = ? GROUP BY step", [run])]
+    took = {row["step"]: math.inf if row["took"] is None else row["took"] for row in rows}
+    return {name: took[name] for name in step_names(rows)}
 
 def earlier_runs(
     run:Run,         # reused or computed
