@@ -223,10 +223,11 @@ def _predict_folder(model:str, source:Path, output:Path|None, probabilities:bool
         raise
     for name, why in list(report.failed.items())[:SHOWN]: _print_error(f"{name}: {why}")
     if (more := len(report.failed) - SHOWN) > 0: _print_error(f"and {more:,} more: --json lists all")
-    if as_json:
-        print_json({"parts": report.parts, "done": report.done, "reused": report.reused, "failed": report.failed, "rows": report.rows, "output": output,
-            "run": report.model.get("run"), "model": report.model.get("name")})
-    else: print(f"{report} predicted with {report.model.get('name', model)} (run {report.model.get('run', 'unknown')})\noutput {output}")
+    with also_unread():
+        if as_json:
+            print_json({"parts": report.parts, "done": report.done, "reused": report.reused, "failed": report.failed, "rows": report.rows, "output": output,
+                "run": report.model.get("run"), "model": report.model.get("name")})
+        else: print(f"{report} predicted with {report.model.get('name', model)} (run {report.model.get('run', 'unknown')})\noutput {output}")
     if report.failed: raise typer.Exit(1)
 
 SHOWN = 20 # parts that failed
@@ -415,9 +416,10 @@ def checkpoints(
     damaged = store.verify() if verify else []
     removed = store.clear() if clear else 0
     found = store.usage()
-    if as_json:
-        print_json({"entries": found.entries, "bytes": found.bytes, "budget": found.budget, "folder": found.folder, "damaged": damaged, "removed": removed})
-    else: _print_usage(found, damaged if verify else None, removed if clear else None)
+    with also_unread():
+        if as_json:
+            print_json({"entries": found.entries, "bytes": found.bytes, "budget": found.budget, "folder": found.folder, "damaged": damaged, "removed": removed})
+        else: _print_usage(found, damaged if verify else None, removed if clear else None)
     if damaged: raise typer.Exit(1)
 
 def _print_usage(found:Any, damaged:list[Path]|None, removed:int|None) -> None:
@@ -441,6 +443,7 @@ def sync(
     from ml_pkg.sync import sync as tell
     from ml_pkg.workspace import Workspace
     report = tell(Workspace.current(), find_sinks(settings().sinks), everything)
-    if as_json: print_json({"is_complete": report.is_complete, "sinks": [dataclasses.asdict(each) for each in report.sinks]})
-    else: print(report)
+    with also_unread():
+        if as_json: print_json({"is_complete": report.is_complete, "sinks": [dataclasses.asdict(each) for each in report.sinks]})
+        else: print(report)
     if not report.is_complete: raise typer.Exit(1)

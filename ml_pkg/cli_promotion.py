@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .cli import AsJson, app, print_json, reported, waiting
+from .cli import AsJson, also_unread, app, print_json, reported, waiting
 from .errors import InvalidDeclaration, MlPkgError, NotRewritable
 
 # %% ../nbs/api/810_cli_promotion.ipynb #4c8230be
@@ -65,6 +65,7 @@ def verify(
     try:
         with waiting("asked in a fresh process"): verdicts, code = looked_at(name), 0
     except NotVerified as error: verdicts, code = error.verdicts, 1
-    if as_json: print_json([dataclasses.asdict(verdict) for verdict in verdicts])
-    else: print(Verdicts(verdicts))
+    with also_unread():
+        if as_json: print_json([dataclasses.asdict(verdict) for verdict in verdicts])
+        else: print(Verdicts(verdicts))
     raise typer.Exit(code)

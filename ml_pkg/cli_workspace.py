@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli import AsJson, app, print_json, reported
+from .cli import AsJson, also_unread, app, print_json, reported
 
 # %% ../nbs/api/802_cli_workspace.ipynb #e558f12c
 @app.command()
@@ -30,13 +30,14 @@ def doctor(
     found = diagnose(workspace)
     saved = save(workspace) if rescue and found.needs_rescue else None
     if saved: found = diagnose(workspace)
-    if as_json:
-        print_json({"is_well": found.is_well, "facts": found.overview,
-            "findings": [dataclasses.asdict(symptom) for symptom in found.symptoms], "rescue": saved and _as_json(saved)})
-    else:
-        if saved: print(f"{saved}\n")
-        elif rescue: print("nothing was rescued: no damage was found in the database\n")
-        print(found)
+    with also_unread():
+        if as_json:
+            print_json({"is_well": found.is_well, "facts": found.overview,
+                "findings": [dataclasses.asdict(symptom) for symptom in found.symptoms], "rescue": saved and _as_json(saved)})
+        else:
+            if saved: print(f"{saved}\n")
+            elif rescue: print("nothing was rescued: no damage was found in the database\n")
+            print(found)
     if not found.is_well: raise typer.Exit(1)
 
 def _as_json(saved:Any) -> dict[str, Any]: return {"kept": saved.kept, "incomplete": saved.incomplete, "tables": {each.table: {"rows": each.rows, "lost": each.lost, "is_counted": each.is_counted} for each in saved.tables}}

@@ -17,6 +17,7 @@ import pytest
 from conftest import assert_sound, run_ids
 
 from ml_pkg.archive import export, import_
+from ml_pkg.checkpoints import Checkpoints, pack
 from ml_pkg.cleaning import plan
 from ml_pkg.doctor import doctor, leftovers
 from ml_pkg.errors import DamagedFile, Unwritable
@@ -125,6 +126,24 @@ def test_doctor_without_a_database(content:bytes|None, tool:Callable, workspace:
     assert not found["is_well"] and found["facts"]["sqlite"].startswith(sqlite3.sqlite_version)
 
 
+def unread(command:Callable, *arguments) -> int:
+    "The exit code of a command whose reader has gone, as `head` goes."
+    reading, writing = os.pipe()
+    os.close(reading)
+    try: return command(*arguments, capture_output=False, stdout=writing, stderr=subprocess.DEVNULL).returncode
+    finally: os.close(writing)
+
+
+def test_a_verdict_is_the_exit_code_although_nobody_reads_it(command:Callable, here:Workspace, workspace:Path, filled:Workspace, tmp_path:Path):
+    shutil.copytree(filled.folder, workspace)
+    assert [unread(command, "doctor"), unread(command, "checkpoints", "--verify", "--folder", tmp_path)] == [0, 0]
+    here.database.write_bytes(b"noise" * 1000)
+    store = Checkpoints(tmp_path / "kept")
+    store.save("k" * 32, pack([1, 2, 3], "three numbers"), 10.0)
+    for file in files(tmp_path / "kept"): (tmp_path / "kept" / file).write_bytes(b"noise")
+    assert [unread(command, "doctor"), unread(command, "checkpoints", "--verify", "--folder", tmp_path / "kept")] == [1, 1]
+
+
 def test_rescue_on_the_command_line(tool:Callable, here:Workspace, workspace:Path, filled:Workspace):
     shutil.copytree(filled.folder, workspace)
     with (workspace / "runs.sqlite").open("r+b") as file: file.write(bytes(100))
@@ -215,6 +234,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from ml_pkg.archive import export, import_
+from ml_pkg.checkpoints import Checkpoints, pack
 from ml_pkg.cleaning import plan
 from ml_pkg.rescue import rescue
 from ml_pkg.workspace import Workspace
@@ -368,6 +388,7 @@ BOUNDED = """
 import resource, sys
 from pathlib import Path
 from ml_pkg.archive import export, import_
+from ml_pkg.checkpoints import Checkpoints, pack
 from ml_pkg.errors import DamagedFile
 from ml_pkg.workspace import Workspace
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
