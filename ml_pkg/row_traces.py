@@ -137,9 +137,13 @@ def moved_rows(
     found = whereabouts(kept, experiment.dataset, experiment.evaluation.holdout)
     gone = 0.0 if _same_role("group", then, now) else found.gone # a group stays where it is, whatever else stands in its rows
     if found.open + gone <= _FEW: return ""
-    columns = changed_columns(then, now)
-    return (f"of the rows that run {earlier.id} of {earlier.name} had locked away, about {found.locked:.0%} are locked away now, {found.open:.0%} are fitted on, and {found.gone:.0%} are not there as they were"
-        f"{f' ({columns})' if columns else ''}. A row is told by all that stands in it, so what was changed may be on the other side by now, and the holdout has been seen to that extent. With group='COLUMN' a column tells rows for good")
+    return (f"of the rows that run {earlier.id} of {earlier.name} had locked away, {_where_now(found, changed_columns(then, now), experiment.evaluation.holdout)}. "
+        "A row is told by all that stands in it, so what was changed may be on the other side by now, and the holdout has been seen to that extent. With group='COLUMN' a column tells rows for good")
+
+def _where_now(found:Whereabouts, columns:str, share:float) -> str:
+    "Where rows are that were locked away, in words. With other columns there is no telling, since every row is another one."
+    if columns: return f"none can be told again, since the columns are others ({columns}): which rows are locked away was drawn anew. If they are the same rows otherwise, about {1 - share:.0%} of them are fitted on now"
+    return f"about {found.locked:.0%} are locked away now, {found.open:.0%} are fitted on, and {found.gone:.0%} are not there as they were"
 
 def told_before(
     earlier:Run,             # what is in production, with or without a holdout
@@ -148,5 +152,7 @@ def told_before(
 ) -> str:
     "What an earlier run had to do with rows that are locked away now."
     if (kept := kept_traces(earlier)) is None: return "may have been fitted on some of them"
-    found, columns = seen_before(kept, experiment.dataset, experiment.evaluation.holdout), changed_columns(earlier.components, run.components)
-    return f"had about {found.locked:.0%} of them locked away as well, was fitted on {found.open:.0%}, and did not have {found.gone:.0%} as they are now{f' ({columns})' if columns else ''}"
+    if columns := changed_columns(earlier.components, run.components):
+        return f"had other columns ({columns}), so it cannot be told which of them it was fitted on; it may be most of them"
+    found = seen_before(kept, experiment.dataset, experiment.evaluation.holdout)
+    return f"had about {found.locked:.0%} of them locked away as well, was fitted on {found.open:.0%}, and did not have {found.gone:.0%} as they are now"
