@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ml_pkg.search import Parameter as Parameter
     from ml_pkg.search import Random as Random
     from ml_pkg.search import Rows as Rows
+    from ml_pkg.sources import CSV as CSV
     from ml_pkg.sources import SQL as SQL
     from ml_pkg.sweep import Sweep as Sweep
     from ml_pkg.sweep import compare as compare
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 # Public names and the modules they are in. They load when they are used: `import ml_pkg` alone costs milliseconds.
 _PUBLIC = {
-    "Dataset": "dataset", "SQL": "sources", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
+    "Dataset": "dataset", "CSV": "sources", "SQL": "sources", "Evaluation": "evaluation", "Experiment": "experiment", "Model": "model",
     "Run": "run", "runs": "history", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",

@@ -52,7 +52,7 @@ def _numpys(dtype:Any) -> "np.dtype|None":
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     "Rows and the roles of their columns; immutable, lazy, known by content."
-    source: Any                                          # a path or fsspec URL, a frame (pandas, polars), a pyarrow table, or a SQL query
+    source: Any                                          # a path or fsspec URL, a `CSV`, a frame (pandas, polars), a pyarrow table, or a `SQL` query
     target: str|tuple[str, ...] = field(kw_only=True)    # column to predict, or several
     features: tuple[str, ...] = field(default=(), kw_only=True) # columns to predict from; by default all that have no other role
     drop: tuple[str, ...] = field(default=(), kw_only=True)     # columns to leave out

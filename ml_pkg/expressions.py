@@ -31,7 +31,7 @@ from .dataset import Dataset
 from .errors import NotWritable, Unidentifiable
 from .evaluation import Evaluation
 from .identity import Identity, components, differences, identify
-from .sources import File, Frame
+from .sources import CSV, File, Frame
 
 # %% ../nbs/api/340_expressions.ipynb #05edfa54
 class _Name(NamedTuple):
@@ -428,7 +428,7 @@ def _refuse_secret(url:Any, path:str) -> None:
 
 def _source(value:Any, path:str) -> _Code:
     _refuse_secret(getattr(value, "url", getattr(value, "path", "")), path)
-    if isinstance(value, File): return _text(value.path, path)
+    if isinstance(value, File): return _code(CSV(value.path, text=value.text), path) if value.text else _text(value.path, path)
     if isinstance(value, Frame):
         raise _refused(path, f"is a frame of {len(value.frame)} rows in memory",
             "save it (frame.to_parquet('data.parquet')), and declare Dataset('data.parquet', …)")

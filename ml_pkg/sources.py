@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'declaring_place', 'find_file', 'table_format', 'separator_told', 'reading', 'csv_options', 'check_header',
-           'has_blank_lines', 'read_table', 'File', 'Frame', 'SQL', 'as_source']
+           'has_blank_lines', 'read_table', 'File', 'Frame', 'SQL', 'CSV', 'as_source']
 
 # %% ../nbs/api/100_sources.ipynb #e93e9bec
 import csv
@@ -14,14 +14,14 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .code import library_version
-from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, first_line, listed, optional
+from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, first_line, listed, optional
 from .identity import Identity, digest, identify
 from .workspace import Workspace, project_package, project_root, written_whole
 
@@ -159,16 +159,20 @@ def has_blank_lines(
 
 def read_table(
     path:str|Path, # a file or an fsspec URL; CSV (compressed too), Parquet or Feather
+    text:Iterable[str]=(), # columns of a CSV that are text, whatever their cells look like
 ) -> "pd.DataFrame":
-    "All rows of a table. Raises `InvalidData` if it is empty, has rows that are too long, is not UTF-8 or has a column twice."
+    "All rows of a table. Raises `InvalidData` if it is empty, has rows that are too long, is not UTF-8 or has a column twice, `UnknownName` if it lacks a column of text."
     import pandas as pd
     kind = table_format(path)
     if "://" in str(path): optional("fsspec", "remote")
     with reading(path):
         if kind != "csv": return _exact_table(getattr(pd, f"read_{kind}")(path), path, kind)
         options = csv_options(path)
-        options["skip_blank_lines"] = has_blank_lines(check_header(path, options["sep"]))
-        return _exact_text(pd.read_csv(path, **options), path, options)
+        names = check_header(path, options["sep"])
+        options["skip_blank_lines"] = has_blank_lines(names)
+        if gone := next((name for name in text if name not in names), None):
+            raise UnknownName(f"text= names '{gone}', which is not a column of {path}.{did_you_mean(gone, names, 'columns')}")
+        return _exact_text(pd.read_csv(path, **options, dtype=dict.fromkeys(text, "str")), path, options)
 
 def _rounded(frame:"pd.DataFrame") -> list[str]:
     "Columns of doubles with gaps, as whole numbers beside gaps are, that are large enough to have been rounded."
@@ -208,11 +212,11 @@ def _from_json(stored:list) -> Identity: return Identity(stored[0], stored[1], t
 
 _PLAIN = {"mode.string_storage": "auto", "future.distinguish_nan_and_na": False, "io.parquet.engine": "auto"}
 
-def _settings() -> list[list[Any]]:
-    "Options of pandas that decide as which types a file is read, where they are set otherwise than usual."
+def _settings(text:tuple[str, ...]=()) -> list[list[Any]]:
+    "What decides as which types a file is read, where it is otherwise than usual: columns that are text, options of pandas."
     import pandas as pd
     infers = pd.Series([""]).dtype != object # the option is not asked for its value: that is a warning of pandas
-    return [*([] if infers else [["future.infer_string", False]]), *([name, value] for name, plain in _PLAIN.items() if (value := _option(name, plain)) != plain)]
+    return [*([["text", *sorted(text)]] if text else []), *([] if infers else [["future.infer_string", False]]), *([name, value] for name, plain in _PLAIN.items() if (value := _option(name, plain)) != plain)]
 
 def _option(name:str, plain:Any) -> Any:
     "As it is set; as usual in a pandas that does not have it any more."
@@ -220,34 +224,34 @@ def _option(name:str, plain:Any) -> Any:
     try: return pd.get_option(name)
     except KeyError: return plain
 
-def _stamp(path:Path) -> list:
+def _stamp(path:Path, text:tuple[str, ...]=()) -> list:
     "What changes when a file changes, and what reading it depends on. The first number stands for the form of identities."
     status = path.stat()
-    return [2, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow"), *_settings()]
+    return [2, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, library_version("pandas"), library_version("pyarrow"), *_settings(text)]
 
 def _is_settled(path:Path) -> bool:
     "Whether a further change would show in the time of change; a file written a moment ago could be written again within the same tick."
     return time.time_ns() - path.stat().st_mtime_ns > 2_000_000_000
 
 # %% ../nbs/api/100_sources.ipynb #7f9b8448
-def _memo(path:Path) -> Path:
+def _memo(path:Path, text:tuple[str, ...]=()) -> Path:
     "Where it is remembered: one place for each setting, so that none forgets what another one knows."
-    read = "".join([str(path), *(f"\n{name}={value}" for name, value in _settings())])
+    read = "".join([str(path), *(f"\n{name}={value}" for name, *value in _settings(text))])
     return Workspace.current().folder/"fingerprints"/f"{digest(read.encode())}.json"
 
-def _remembered(path:Path, stamp:list) -> Identity | None:
+def _remembered(path:Path, stamp:list, text:tuple[str, ...]=()) -> Identity | None:
     "The identity of a file's rows as of a stamp, if it was found out before."
     with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
-        stored = json.loads(_memo(path).read_text(encoding="utf-8"))
+        stored = json.loads(_memo(path, text).read_text(encoding="utf-8"))
         if stored["stamp"] == stamp: return _from_json(stored["identity"])
     return None
 
-def _remember(path:Path, stamp:list, identity:Identity) -> None:
+def _remember(path:Path, stamp:list, identity:Identity, text:tuple[str, ...]=()) -> None:
     "Keep it, if the file held still meanwhile. A workspace that cannot be written only makes the next start slower."
-    if stamp != _stamp(path) or not _is_settled(path): return
+    if stamp != _stamp(path, text) or not _is_settled(path): return
     with suppress(OSError):
         Workspace.current().made("fingerprints")
-        with written_whole(_memo(path)) as part:
+        with written_whole(_memo(path, text)) as part:
             part.write_text(json.dumps({"path": str(path), "stamp": stamp, "identity": _to_json(identity)}), encoding="utf-8")
 
 # %% ../nbs/api/100_sources.ipynb #1c917c98
@@ -257,25 +261,26 @@ class File:
     path: str       # as declared
     folder: Path    # where it was declared
     module: str = "__main__"
+    text: tuple[str, ...] = () # columns of a CSV that are text, whatever their cells look like
 
     def __str__(self) -> str: return str(self.path)
 
     def found(self) -> Path | str: return self.path if "://" in str(self.path) else find_file(self.path, self.folder, self.module)
 
-    def read(self) -> "pd.DataFrame": return read_table(self.found())
+    def read(self) -> "pd.DataFrame": return read_table(self.found(), self.text)
 
     def stamp(self) -> list[Any] | None:
         "What would be different if the file had changed; None for a remote one, of which nothing tells for sure."
         path = self.found()
-        return None if isinstance(path, str) else _stamp(path)
+        return None if isinstance(path, str) else _stamp(path, self.text)
 
     def identity(self, rows:Callable, stamp:list[Any]|None) -> Identity:
         "What the rows are; `rows()` is called only if that is not known already. The stamp is of before they were read."
         path = self.found()
         if stamp is None or isinstance(path, str): return identify(rows())
-        if known := _remembered(path, stamp): return known
+        if known := _remembered(path, stamp, self.text): return known
         identity = identify(rows())
-        _remember(path, stamp, identity)
+        _remember(path, stamp, identity, self.text)
         return identity
 
 # %% ../nbs/api/100_sources.ipynb #45baf0fa
@@ -327,6 +332,21 @@ class SQL:
             with engine.connect() as connection: return pd.read_sql_query(sqlalchemy.text(self.query), connection)
         finally: engine.dispose()
 
+# %% ../nbs/api/100_sources.ipynb #bd672c20
+@dataclass(frozen=True)
+class CSV:
+    "A CSV with columns that are text, whatever their cells look like: of 01288 a number would be 1288. What is predicted from a CSV is read likewise."
+    path: str|Path # a file or an fsspec URL, as `Dataset` takes it
+    text: str|tuple[str, ...] = field(kw_only=True) # a column, or several
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", os.fsdecode(self.path))
+        object.__setattr__(self, "text", (self.text,) if isinstance(self.text, str) else tuple(self.text))
+        if table_format(self.path) != "csv":
+            raise InvalidDeclaration(f"{self.path} is no CSV: such a file knows itself which columns are text. Declare Dataset({str(self.path)!r}, …)")
+        if wrong := [name for name in self.text if not isinstance(name, str)]:
+            raise InvalidDeclaration(f"text= takes names of columns, which are text, and {wrong[0]!r} is none")
+
 # %% ../nbs/api/100_sources.ipynb #2424f87c
 def as_source(
     source:Any,    # a path, a URL, a frame (pandas, polars), a pyarrow table, or a source
@@ -337,6 +357,7 @@ def as_source(
         path = os.fsdecode(source) # `str` of one that `os.scandir` gives is no path
         table_format(path)
         return File(path, *place)
+    if isinstance(source, CSV): return File(str(source.path), *place, tuple(source.text))
     if hasattr(source, "read") and hasattr(source, "identity"): return source
     from ml_pkg.schema import as_frame
     frame = as_frame(source)

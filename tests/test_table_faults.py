@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from ml_pkg import Dataset, Evaluation, Experiment
+from ml_pkg import CSV, Dataset, Evaluation, Experiment
 from ml_pkg.errors import InvalidData, InvalidInput, MlPkgError
 from ml_pkg.model import Model, UnusualInput
 from ml_pkg.monitor import Monitor
@@ -183,3 +183,40 @@ def test_text_becomes_no_formula(model:Model, tmp_path:Path, attempts:Callable):
         assert found == [*(f"'{text}" for text in FORMULAS), *kept[len(FORMULAS):]]
         attempts(len(FORMULAS))
     assert pd.read_parquet(tmp_path / "out.parquet")["note"].tolist() == kept
+
+
+# --- codes that look like numbers
+
+CODED = """
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from ml_pkg import CSV, Dataset, Evaluation, Experiment
+columns = ColumnTransformer([("codes", OneHotEncoder(handle_unknown="ignore"), ["postcode"])], remainder="passthrough")
+coded = Experiment("coded", Dataset(CSV("coded.csv", text=["postcode"]), target="dear"), make_pipeline(columns, LogisticRegression(max_iter=1000)), Evaluation(2, ["accuracy"]))
+"""
+
+
+def test_codes_stay_text_from_the_declaration_to_the_prediction(command:Callable, project:Path):
+    drawn = np.random.default_rng(0)
+    rows = pd.DataFrame({"postcode": drawn.choice(["01288", "04103", "80331"], 120), "rooms": drawn.integers(1, 9, 120)})
+    rows.assign(dear=np.where(rows["postcode"] == "80331", "yes", "no")).to_csv(project / "coded.csv", index=False)
+    (project / "coded.py").write_text(CODED)
+    trained = command("train", "coded:coded")
+    assert trained.returncode == 0, trained.stderr
+    pd.DataFrame({"postcode": ["01288", "80331", "80331", "1288"], "rooms": [3, 3, 4, 3]}).to_csv(project / "new.csv", index=False)
+    done = command("predict", "coded", "new.csv", "-o", "answers.csv", "--keep", "postcode")
+    assert done.returncode == 0, done.stderr
+    assert "did not have: postcode (1)" in done.stderr # 01288 is known by its zero, and 1288 is none
+    answers = pd.read_csv(project / "answers.csv", dtype="str")
+    assert answers["dear"].tolist() [:3] == ["no", "yes", "yes"] and answers["postcode"].tolist() == ["01288", "80331", "80331", "1288"]
+
+
+def test_the_key_of_codes_is_that_of_their_text(tmp_path:Path, monkeypatch:pytest.MonkeyPatch):
+    monkeypatch.setenv("ML_PKG_WORKSPACE", str(tmp_path / "workspace"))
+    (tmp_path / "a.csv").write_text("postcode,dear\n01288,no\n80331,yes\n")
+    by_text, by_number = Dataset(CSV(tmp_path / "a.csv", text="postcode"), target="dear"), Dataset(tmp_path / "a.csv", target="dear")
+    by_text.rows.to_parquet(tmp_path / "a.parquet")
+    assert by_text.fingerprint == Dataset(tmp_path / "a.parquet", target="dear").fingerprint != by_number.fingerprint
+    assert [column.kind for column in by_text.schema.columns] == ["text"]
