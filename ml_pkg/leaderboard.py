@@ -9,8 +9,8 @@ __all__ = ['COLUMNS', 'SHOWN', 'Verdict', 'Leaderboard', 'leaderboard']
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -62,6 +62,7 @@ class Leaderboard:
     metric: str       # that decides
     baseline: str     # name of the variant that the others are held against
     is_stand_in: bool = False # whether it stands in for the declaration that was varied, which is not among the variants
+    also: Mapping[str, str] = field(default_factory=dict) # further names of variants -> their names here
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
@@ -122,7 +123,7 @@ class Leaderboard:
 
     def __getitem__(self, name:str) -> Result:
         "A variant with its experiment and its run. Raises `UnknownName`."
-        found = self._by_name.get(name)
+        found = self._by_name.get(self.also.get(name, name))
         if found is None: raise UnknownName(f"there is no variant '{name}'.{did_you_mean(name, [each.name for each in self.results], 'variants')}")
         return found
 
@@ -253,15 +254,22 @@ def _held(board:Leaderboard) -> str:
     why = "what was varied is not among the variants" if board.is_stand_in else f"{board.baseline} has no score"
     return f"differences are to {board.held_against}, since {why}; board.against('…') holds them against another" if board.is_stand_in or board.held_against != board.baseline else ""
 
+def _twins(board:Leaderboard) -> str:
+    "Which variants were given twice, under other names; nothing if none was."
+    told = [f"{name} is the same declaration as {shown}" for name, shown in board.also.items()]
+    return "; ".join([*told[:3], *([f"and {len(told) - 3} more"] if len(told) > 3 else [])])
+
+def _remarks(board:Leaderboard) -> list[str]: return [remark for remark in (_held(board), _twins(board)) if remark]
+
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""
-    held = f"<div>{escape(_held(board))}</div>" if _held(board) else ""
-    return f"<div><b>{escape(str(board.verdict))}</b></div>{held}{table(_header(board), _lines(board)[:shown])}{more}"
+    remarks = "".join(f"<div>{escape(remark)}</div>" for remark in _remarks(board))
+    return f"<div><b>{escape(str(board.verdict))}</b></div>{remarks}{table(_header(board), _lines(board)[:shown])}{more}"
 
 def _text(board:Leaderboard) -> str:
     lines = [_header(board), *_lines(board)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    return "\n".join([str(board.verdict), *filter(None, [_held(board)]), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
+    return "\n".join([str(board.verdict), *_remarks(board), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
 
 # %% ../nbs/api/380_leaderboard.ipynb #2324b316
 def _markdown(header:list[str], lines:list[list[str]]) -> str:

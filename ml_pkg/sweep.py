@@ -131,6 +131,7 @@ class Variant(NamedTuple):
     name: str
     experiment: "Experiment"
     shared: str = ""         # the name that it has in common with others, from which its parameters tell it
+    also: tuple[str, ...] = () # what it was called where it came again
 
 # %% ../nbs/api/390_sweep.ipynb #0d2eeacc
 @dataclass(frozen=True)
@@ -150,6 +151,12 @@ class Sweep(Sequence["Experiment"]):
     def names(self) -> list[str]:
         "Of the variants, in their order."
         return [variant.name for variant in self.variants]
+
+    @property
+    def also(self) -> dict[str, str]:
+        "Further names, of declarations that are variants already -> what those are called here."
+        own = {*self.names, AS_DECLARED}
+        return {name: variant.name for variant in self.variants for name in variant.also if name not in own}
 
     def __add__(self, other:"Sweep|Experiment") -> "Sweep":
         "These variants and others, without those that are there already."
@@ -186,7 +193,7 @@ class Sweep(Sequence["Experiment"]):
 
     def run(self, n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1, budget:int=LARGE) -> Leaderboard:
         "Run what has not run yet: each step once in each fold, however many variants share it. Raises `InvalidDeclaration` for no variants, or for more than the budget."
-        return _run(All(_within(self, budget)), n_jobs, display, checkpoints, threads)
+        return replace(_run(All(_within(self, budget)), n_jobs, display, checkpoints, threads), also=self.also)
 
     def search(self, search:"Search", n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Leaderboard:
         "Run those of the variants that a search asks for: `search(Halving())`."
@@ -297,7 +304,9 @@ def _plain_name(variant:Variant) -> str: return variant.shared or variant.name
 def _distinct(variants:Iterable[Variant]) -> Sweep:
     "Each declaration once, where it came first and under the name it had there; equal names are told apart by parameters, or numbered."
     first:dict[Any, Variant] = {}
-    for variant in variants: first.setdefault(_key_of(variant.experiment), variant)
+    for variant in variants:
+        found = first.setdefault(key := _key_of(variant.experiment), variant)
+        if found is not variant: first[key] = found._replace(also=(*found.also, variant.name, *variant.also))
     kept = list(first.values())
     alike:dict[str, list[Variant]] = {}
     for variant in kept: alike.setdefault(_plain_name(variant), []).append(variant)
@@ -308,7 +317,7 @@ def _distinct(variants:Iterable[Variant]) -> Sweep:
         free = next(each for number in itertools.count(1) if (each := name if number == 1 else f"{name} ({number})") not in taken)
         taken.add(free)
         return free
-    return Sweep(tuple(variant._replace(name=apart(variant.name)) for variant in once))
+    return Sweep(tuple(variant._replace(name=apart(variant.name), also=own.also) for variant, own in zip(once, kept, strict=True)))
 
 # %% ../nbs/api/390_sweep.ipynb #3f75198c
 _FIELDS:dict[str, tuple[Callable, Callable]] = { # what a declaration has there, and one with another value
@@ -422,4 +431,4 @@ def compare(
         raise InvalidDeclaration(f"compare takes experiments and sweeps, and not {_in_short(odd[0])}")
     whole = sum(cast("tuple[Sweep, ...]", variants[1:]), variants[0] + Sweep(())) if variants else Sweep(())
     checked = _within(whole, math.inf)
-    return _run(All(checked), n_jobs, display, checkpoints, threads).against(checked[0].name)
+    return replace(_run(All(checked), n_jobs, display, checkpoints, threads).against(checked[0].name), also=whole.also)

@@ -118,7 +118,7 @@ def _one_by_one(left:dict[tuple[int, int], Work], n_jobs:int|None, texts:dict|No
             yield place, left.pop((place, number)), result
 
 # %% ../nbs/api/370_sweeping.ipynb #184052ca
-Named = tuple[str, "Experiment", *tuple[str, ...]] # what a declaration is called, the declaration, and whatever else belongs to the name
+Named = tuple[str, "Experiment", *tuple[Any, ...]] # what a declaration is called, the declaration, and whatever else belongs to the name
 
 class Asking(Protocol):
     "Something that decides which variants are run."
