@@ -9,11 +9,14 @@ __all__ = ['Every', 'Over', 'Against', 'LabelsAfter', 'watching_of', 'monitor', 
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cli import AsJson, also_unread, app, print_json, reported
+
+if TYPE_CHECKING:
+    from ml_pkg.looks import Look
 
 # %% ../nbs/api/809_cli_monitor.ipynb #525d1923
 Every = Annotated[str, typer.Option("--every", metavar="LENGTH", help="How long a period is; one look at the end of each: 15m, 1h, 1d.")]
@@ -63,11 +66,11 @@ def monitor(
     from ml_pkg.workspace import written_whole
     watched = Monitor.of_log(name, trusted=trusted, **_maturity(labels_after))
     report = watched.check_log(since, until)
-    if behind: return _print_rows(report.rows(behind), as_json)
+    last = _last_look(watched.name)
+    if behind: return _print_rows(_rows_behind(report, behind, last), as_json)
     if html is not None:
         with written_whole(html) as part: part.write_text(report.to_html(), encoding="utf-8", errors="backslashreplace")
-    opened = _last_look(watched.name)
-    with also_unread(): print_json(report.to_dict() | opened) if as_json else print(report, _rows_hint(report) + _still_open(**opened), sep="\n", end="")
+    with also_unread(): print_json(report.to_dict() | _of_watch(last)) if as_json else print(report, _rows_hint(report) + _still_open(last), sep="\n", end="")
     if report.alarms: raise typer.Exit(1)
 
 def _rows_hint(report:Any) -> str:
@@ -77,18 +80,31 @@ def _rows_hint(report:Any) -> str:
     names = [*(alarm for alarm in report.alarms if alarm != SILENT), *(f"{fault.column}: {fault.kind}" for fault in report.check.faults if fault.certain)]
     return f"the rows behind an alarm: the same command with --rows NAME, such as {listed(map(repr, names), 6)}\n" if names else ""
 
-def _last_look(model:str) -> dict[str, Any]:
-    "What a watch of the model has found, which looks at other windows: when it looked last, and which alarms are open."
-    from ml_pkg.looks import Looks, opened_alarms
+def _last_look(model:str) -> "Look|None":
+    "Of a watch of the model, which looks at other windows; None if nobody watches it."
+    from ml_pkg.looks import Looks
     from ml_pkg.periods import watch_folder
     from ml_pkg.workspace import Workspace
-    last = Looks(watch_folder(Workspace.current(), model)).last()
+    return Looks(watch_folder(Workspace.current(), model)).last()
+
+def _of_watch(last:"Look|None") -> dict[str, Any]:
+    "When the watch looked last, and which alarms are open, as JSON can hold it."
+    from ml_pkg.looks import opened_alarms
     return {"looked": last and last.document["time"], "open": [each._asdict() for each in opened_alarms(last.document)] if last else []}
 
-def _still_open(looked:str|None, open:list[dict[str, Any]]) -> str:
+def _still_open(last:"Look|None") -> str:
     from ml_pkg.display import minute
-    from ml_pkg.looks import Opened
-    return f"open at the last look of the watch, at {minute(looked)} UTC: {'; '.join(str(Opened(**each)) for each in open)}\n" if looked and open else ""
+    from ml_pkg.looks import opened_alarms
+    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {'; '.join(map(str, opened_alarms(last.document)))}\n" if last and last.open else ""
+
+def _rows_behind(report:Any, alarm:str, last:"Look|None") -> Any:
+    "The rows that tell of an alarm. Raises `UnknownName`; of an alarm that the watch has open, with the window in which it was seen."
+    from ml_pkg.errors import UnknownName
+    try: return report.rows(alarm)
+    except UnknownName as error:
+        if last is None or alarm not in last.open: raise
+        seen = last.document
+        raise UnknownName(f"nothing is said of '{alarm}' in this window. It is open at the last look of the watch, which read other rows: --since {seen['start']} --until {seen['end']}") from error
 
 def _print_rows(rows:Any, as_json:bool) -> None:
     print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso"))) if as_json else print(rows.to_csv(), end="")
@@ -127,15 +143,19 @@ def alarms(
 ) -> None:
     "Who hears of alarms, by the setting `alarms`, and how many messages wait for them. With --test it exits with 1 if somebody was not reached, or there is nobody."
     from ml_pkg.attending import telling_of, tested
-    from ml_pkg.display import counted
     from ml_pkg.workspace import Workspace
     telling = telling_of(Workspace.current())
     found = tested(telling.channels) if test else []
-    if as_json:
-        print_json({"channels": [str(each) for each in telling.channels], "waiting": telling.outbox.waiting, "tested": [each._asdict() for each in found]})
-    else:
-        for each in [f"{each.channel}: {each.trouble or 'told'}" for each in found] or telling.channels: print(each)
-        if not telling.channels:
-            print("nobody hears of alarms. The setting alarms (in the section [ml_pkg] of settings.ini, or the variable ML_PKG_ALARMS) names who does, one a line: https://host/path, smtp://user@host:587?from=a@b.org&to=c@d.org, or command:/path/to/program")
-        print(f"{counted(telling.outbox.waiting, 'message')} waiting")
+    with also_unread():
+        if as_json:
+            print_json({"channels": [str(each) for each in telling.channels], "waiting": telling.outbox.waiting, "tested": [each._asdict() for each in found]})
+        else: _print_channels(telling, found)
     if test and not (found and all(not each.trouble for each in found)): raise typer.Exit(1)
+
+def _print_channels(telling:Any, tested:list[Any]) -> None:
+    "Who hears of alarms, or what came of a test, and how much waits."
+    from ml_pkg.display import counted
+    for each in [f"{each.channel}: {each.trouble or 'told'}" for each in tested] or telling.channels: print(each)
+    if not telling.channels:
+        print("nobody hears of alarms. The setting alarms (in the section [ml_pkg] of settings.ini, or the variable ML_PKG_ALARMS) names who does, one a line: https://host/path, smtp://user@host:587?from=a@b.org&to=c@d.org, or command:/path/to/program")
+    print(f"{counted(telling.outbox.waiting, 'message')} waiting")
