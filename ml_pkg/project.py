@@ -119,7 +119,7 @@ def told_zeros(
     rows:"pd.DataFrame", # what was read of it
 ) -> list[str]:          # a sentence for each column
     "What is lost of columns whose cells begin with zeros, and how they are kept."
-    return [f"'{name}' has cells such as {cell}, which are read as numbers ({int(cell)}): most likely they are codes, and their zeros are lost. To keep them as text, declare CSV({path.name!r}, text={name!r}) in place of the path, or begin with another file: pd.read_csv({str(path)!r}, dtype={{{name!r}: 'str'}}).to_parquet({path.name.split('.')[0] + '.parquet'!r})"
+    return [f"'{name}' has cells such as {cell}, which are read as numbers ({int(cell)}): most likely they are codes, and their zeros are lost. To keep them as text, declare CSV({f'data/{path.name}'!r}, text={name!r}) in place of the path, or begin with another file: pd.read_csv({str(path)!r}, dtype={{{name!r}: 'str'}}).to_parquet({path.name.split('.')[0] + '.parquet'!r})"
         for name, cell in lost_zeros(path, rows).items()]
 
 # %% ../nbs/api/459_project.ipynb #88460d8a
