@@ -18,8 +18,11 @@ import pandas as pd
 import pytest
 from conftest import CLI, PACKAGE, Server, asked, predicted, serving, waited
 
+from ml_pkg.verdicts import MOVED, SHIFT, Verdict
+
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client", "jinja2", "libcst"])), reason="what a server and a promotion need is not installed: pip install 'ml_pkg[serve,promote]'")
 
+ROWS = 400 # of a request: enough for a verdict within some seconds, few enough that looks keep up beside other tests
 random = np.random.default_rng(0)
 
 EXPLORE = """
@@ -53,6 +56,7 @@ class Pager(NamedTuple):
     address: str
     told: list[dict]
 
+    def moments(self, thing:str) -> list[tuple[str, str]]: return [(event["change"], event["time"]) for message in self.told for event in message["document"]["events"] if event["name"] == thing]
     def changes(self, change:str) -> list[str]: return [event["name"] for message in self.told for event in message["document"]["events"] if event["change"] == change]
 
 
@@ -115,36 +119,47 @@ def alarm(server:Server, thing:str) -> float|None:
     return float(found[1]) if found else None
 
 
-def kept_asking(server:Server, older:float, done:Any, what:str, seconds:float=90) -> set[str]:
-    "Traffic until something holds; the versions that answered."
-    versions, until = set(), time.monotonic() + seconds
+def looks_at(project:Path, column:str) -> list[tuple[str, int, Verdict]]:
+    "When looks judged the values of a column, of which version, and what they said."
+    documents = [json.loads(path.read_text()) for path in sorted((project / ".ml_pkg/watched/buyers/looks").glob("[!.]*.json"))]
+    return [(document["time"], int(document["version"]), Verdict(**each)) for document in documents for each in document["verdicts"] if (each["name"], each["kind"]) == (column, SHIFT)]
+
+
+def kept_asking(server:Server, older:float, done:Any, what:str, seconds:float=300) -> list[str]:
+    "Traffic until something holds; the versions that answered, for each request. Beside other tests a look takes its time: how soon alarms come is counted in looks."
+    versions, until = [], time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, f"no {what} after {seconds} s: {run(asked(server, 'GET', '/dashboard'))[1].decode()[:3000]}"
-        versions.add(ask(server, people(1_000, older)))
+        versions.append(ask(server, people(ROWS, older)))
         time.sleep(0.5)
     return versions
 
 
 def test_the_circle_closes(project:Path, pager:Pager):
-    with serving(project, "buyers", "--watch", "2s", "--over", "10s") as server: # looks have to keep up beside other tests
+    with serving(project, "buyers", "--watch", "2s", "--over", "10s") as server:
         calm = time.monotonic() + 12
-        assert kept_asking(server, 0.0, lambda: time.monotonic() > calm, "end") == {"1"}
+        assert set(kept_asking(server, 0.0, lambda: time.monotonic() > calm, "end")) == {"1"}
         assert pager.told == [] and run(asked(server, "GET", "/dashboard"))[0] == 200
         time.sleep(12) # the window is of what comes from now on
         drifted = pd.Timestamp.now("UTC")
-        assert kept_asking(server, 10.0, lambda: alarm(server, "age") == 1.0 and "age" in pager.changes("raised"), "alarm") == {"1"}
+        asked_for = kept_asking(server, 10.0, lambda: alarm(server, "age") == 1.0 and "age" in pager.changes("raised"), "alarm")
         told = next(message for message in pager.told if "age" in message["subject"])
         assert "moved by" in told["text"] and "monitor.rows('age')" in told["text"] and "since" in told["text"]
-        kept_asking(server, 10.0, lambda: pd.Timestamp.now("UTC") > drifted + pd.Timedelta(seconds=12), "end")
+        asked_for += kept_asking(server, 10.0, lambda: pd.Timestamp.now("UTC") > drifted + pd.Timedelta(seconds=12), "end")
+        assert set(asked_for) == {"1"}
 
-        time.sleep(1.5)
+        time.sleep(1.5) # by then each row's label counts
         explored = json.loads(python(project, EXPLORE.replace("SINCE", repr(drifted.isoformat()))).splitlines()[-1])
-        assert explored["verdict"] != "ok" and explored["behind"] > 500 and explored["older"] > 48 and explored["rows"] > 5_000 and explored["version"] == 2
+        assert explored["verdict"] != "ok" and explored["behind"] > 500 and explored["older"] > 48 and explored["rows"] == ROWS * len(asked_for) and explored["version"] == 2
         assert "newer.csv" in (project / "buyers/experiments/buyers.py").read_text()
 
         waited(lambda: ask(server, people(100, 10.0)) == "2", "swap", 10)
-        assert kept_asking(server, 10.0, lambda: alarm(server, "age") == 0.0 and "age" in pager.changes("cleared"), "end of the alarm") == {"2"}
+        assert set(kept_asking(server, 10.0, lambda: alarm(server, "age") == 0.0 and "age" in pager.changes("cleared"), "end of the alarm")) == {"2"}
         status, page = run(asked(server, "GET", "/dashboard"))
         assert status == 200 and "buyers@2" in page.decode() and page.decode().count("cleared") >= 1
+        (raised, when_raised), (cleared, when_cleared) = pager.moments("age")
+        assert (raised, when_raised) == ("raised", next(time for time, _, found in looks_at(project, "age") if found.verdict == MOVED)) # by the first look that found it
+        fine = [time for time, version, found in looks_at(project, "age") if version == 2 and found.is_over]
+        assert (cleared, when_cleared) == ("cleared", fine[2]) # by the third that found it over
         assert pager.changes("raised").count("age") == 1 and pager.changes("cleared").count("age") == 1
         assert server.ends() == 0
