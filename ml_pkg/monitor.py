@@ -25,7 +25,7 @@ from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturity, coverage_growing, mature, measured
 from .logged import ID, LABEL, TIME, VERSION
-from .logged_predictions import Moment, moment_of, read_log, read_moments
+from .logged_predictions import Moment, moment_of, read_log, read_moments, stray_labels, strays_told
 from .model import Model, probability_name
 from .observed import Observed, observed, observed_log, profile_without
 from .quality import Fault
@@ -245,7 +245,9 @@ class LogMonitor(Monitor):
 
     def _labels(self, found:Mature, window:pd.DataFrame, since:Moment|None, until:Moment|None) -> str:
         if not len(window): return f"no prediction of version {self.version} was logged then{self._others(since, until)}"
-        return str(found) if window[LABEL].notna().any() else "no label of these predictions is known yet"
+        said = str(found) if window[LABEL].notna().any() else "no label of these predictions is known yet"
+        strays = strays_told(stray_labels(self.name, self.logs))
+        return f"{said}; {strays}" if strays else said
 
 def _mature(log:pd.DataFrame, window:pd.DataFrame, now:pd.Timestamp, maturity:Maturity) -> Mature:
     if not len(window): return Mature(window, Interval(math.nan, 0.0, 1.0), 0, None, window)
