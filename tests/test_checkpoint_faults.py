@@ -64,6 +64,7 @@ def started(program, *arguments):
     return process
 
 
+@pytest.mark.thorough
 def test_killed_while_fitting_repeats_nothing_that_was_kept(tmp_path):
     reference, program = tmp_path / "reference.pkl", tmp_path / "fitting.py"
     program.write_text(FITTING)

@@ -73,7 +73,7 @@ def on_cluster(program:str, folder:Path) -> None:
     assert "drew from a global random generator" not in done.stderr
 
 
-@pytest.mark.parametrize("program", [ON_DASK, ON_RAY], ids=["dask", "ray"])
+@pytest.mark.parametrize("program", [pytest.param(ON_DASK, id="dask"), pytest.param(ON_RAY, id="ray", marks=pytest.mark.thorough)])
 def test_a_cluster_gives_the_same_leaderboard_as_one_process(program:str, swept:Path, tmp_path:Path):  # noqa: F811
     pytest.importorskip("distributed" if program is ON_DASK else "ray")
     expected = finished(swept, tmp_path / "here.pkl", ML_PKG_WORKSPACE=str(tmp_path / "here"))

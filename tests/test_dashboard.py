@@ -74,6 +74,7 @@ def test_what_a_column_is_called_is_text(chromium:Any, site:Site):
 
 
 @needs_browser
+@pytest.mark.thorough
 def test_it_is_kept_up_to_date_without_the_network(chromium:Any, tmp_path:Path, workspace:Path):
     watched(workspace, 10)
     with web_pages(workspace, {}) as site, opened(chromium, site.address) as tab:

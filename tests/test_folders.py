@@ -98,6 +98,7 @@ def report(folder:Path, words:list[str], *arguments:str, code:int=0, **environme
 def count(found:dict) -> tuple[int, int, list[str]]: return found["done"], found["reused"], list(found["failed"])
 
 
+@pytest.mark.thorough
 def test_several_processes_write_the_bytes_of_each_file_by_itself(folder:Path, tmp_path:Path, words:list[str]):
     assert count(report(folder, words, "--jobs", "2")) == (PARTS, 0, [])
     assert contents(folder / "predicted") == contents(folder / "alone") and len(predictions(tmp_path)) == PARTS
@@ -121,7 +122,7 @@ def end_of_workers(folder:Path, group:int) -> None:
     os.killpg(group, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["the command", "all its processes"])
+@pytest.mark.parametrize("group", [pytest.param(False, id="the command"), pytest.param(True, id="all its processes", marks=pytest.mark.thorough)])
 def test_killed_it_goes_on_and_writes_each_part_once(folder:Path, tmp_path:Path, words:list[str], group:bool):
     process = subprocess.Popen([*words, "--jobs", "2"], cwd=folder, env={**os.environ, "SLOW": "0.3"}, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     waited(lambda: len(written(folder / "predicted")) >= 4, "four parts", PATIENCE)
@@ -139,7 +140,7 @@ def test_killed_it_goes_on_and_writes_each_part_once(folder:Path, tmp_path:Path,
     assert not [path for path in folder.rglob("*.part")] # what was begun is cleared away
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["the command", "its group, as a terminal does"])
+@pytest.mark.parametrize("group", [pytest.param(False, id="the command", marks=pytest.mark.thorough), pytest.param(True, id="its group, as a terminal does")])
 def test_ctrl_c_stops_soon_and_keeps_what_is_done(folder:Path, words:list[str], group:bool):
     process = subprocess.Popen([*words, "--jobs", "2"], cwd=folder, env={**os.environ, "SLOW": "0.5"}, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     waited(lambda: len(written(folder / "predicted")) >= 3, "three parts", PATIENCE)
@@ -154,6 +155,7 @@ def test_ctrl_c_stops_soon_and_keeps_what_is_done(folder:Path, words:list[str], 
     assert {name: written(folder / "predicted")[name] for name in before} == before
 
 
+@pytest.mark.thorough
 def test_two_at_once_do_no_harm(folder:Path, words:list[str]):
     both = [subprocess.Popen([*words, "--json", *jobs], cwd=folder, env={**os.environ, "SLOW": "0.05"}, stdout=subprocess.PIPE, text=True) for jobs in ([], ["--jobs", "2"])]
     for process in both:
@@ -241,6 +243,7 @@ def test_a_cluster_without_the_project_says_so_once(folder:Path, words:list[str]
     assert done.stderr.splitlines()[-1].startswith(f"error: a worker of the Dask cluster at {address.replace('dask', 'tcp')} cannot do it: ") and "No module named 'slow'" in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_cluster_that_goes_away_ends_it_and_the_next_call_goes_on(folder:Path, tmp_path:Path, words:list[str], dask:Callable):
     address = dask()
     process = subprocess.Popen([*words, "--on", address], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -275,6 +278,7 @@ def ray(folder:Path, monkeypatch:pytest.MonkeyPatch) -> Iterator[tuple[str, str]
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@pytest.mark.thorough
 def test_ray_writes_the_same_bytes_also_when_a_worker_is_killed(folder:Path, tmp_path:Path, words:list[str], ray:tuple[str, str]):
     process = subprocess.Popen([*words, "--on", "ray", "--json"], cwd=folder, env={**os.environ, "RAY_ADDRESS": ray[0]}, stdout=subprocess.PIPE, text=True)
     kill_one(tmp_path, 4)

@@ -266,6 +266,7 @@ def test_model_is_loaded_served_and_found_in_the_registry(server, here, tmp_path
     assert fetch_model("models:/flowers@production") == fetch_model("models:/flowers/1")
 
 
+@pytest.mark.thorough
 def test_a_folder_is_served_by_the_scorer_of_mlflow(here, tmp_path, command):
     "With code of a module and with skops; the answers are the model's, and our command line takes the folder as well."
     rows = pd.read_csv(IRIS).drop(columns="species")
@@ -280,6 +281,7 @@ def test_a_folder_is_served_by_the_scorer_of_mlflow(here, tmp_path, command):
     assert done.returncode == 0 and pd.read_csv(tmp_path / "predictions.csv")["species"].tolist() == expected, done.stderr
 
 
+@pytest.mark.thorough
 def test_an_alias_in_the_registry_is_followed_under_load(here, project, tmp_path, monkeypatch):
     "No request fails, each answer is what the version that it names predicts, and the versions come within the bound. The server of the registry goes and comes back: what answers goes on, and that is told."
     (folder := tmp_path / "registry").mkdir()
@@ -445,6 +447,7 @@ def test_refusing_server(proxy, here):
 SYNC = "import sys; from ml_pkg import Workspace; from ml_pkg.mlflow_sink import MlflowSink; from ml_pkg.sync import sync; report = sync(Workspace.current(), {'mlflow': lambda: MlflowSink(sys.argv[1])}, everything=True); print(report); sys.exit(not report.is_complete)"
 
 
+@pytest.mark.thorough
 def test_two_at_once_tell_each_run_once(server, here):
     runs = [declared("at_once").replace(selectkbest__k=k, logisticregression__C=C).named("at_once").run() for k in (1, 2, 3) for C in (1.0, 2.0)]
     both = [subprocess.Popen([sys.executable, "-c", SYNC, server], stdout=subprocess.PIPE, text=True) for _ in range(2)]

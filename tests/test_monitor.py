@@ -25,6 +25,7 @@ def ask(project:Path, rows:pd.DataFrame) -> pd.Timestamp:
 
 
 @pytest.mark.skipif(not all(map(find_spec, ["fastapi", "uvicorn", "orjson", "httptools", "prometheus_client"])), reason="what a server needs is not installed: pip install 'ml_pkg[serve]'")
+@pytest.mark.thorough
 def test_a_shift_of_what_is_served_is_found_and_none_without(project:Path, python:Callable, command:Callable):
     python(FITTED)
     flowers = pd.read_csv(project / "iris.csv").drop(columns="species").sample(300, replace=True, random_state=0)

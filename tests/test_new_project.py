@@ -42,7 +42,7 @@ TABLES = {"iris": ("flowers.csv", flowers), "houses": ("houses.csv", houses), "b
 ADA = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", "Ada"), ("EMAIL", "ada@example.com"))}
 
 
-@pytest.fixture(scope="module", params=TABLES)
+@pytest.fixture(scope="module", params=["iris", pytest.param("houses", marks=pytest.mark.thorough), "befund"])
 def committed(request:pytest.FixtureRequest, tmp_path_factory:pytest.TempPathFactory, cli:list[str]) -> Path:
     "A project that the command made from one of the tables, committed by the command itself; made once."
     folder = tmp_path_factory.mktemp("new")

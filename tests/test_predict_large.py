@@ -62,6 +62,7 @@ def lines(path:Path) -> int:
     with path.open("rb") as file: return sum(block.count(b"\n") for block in iter(lambda: file.read(MEBIBYTE), b""))
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_file(trained, cli:list[str], project:Path, flowers:Callable):
     "Ten times the rows, the same peak within a few blocks; every row is answered."
     short, long = project / "short.csv", project / "long.csv"

@@ -70,6 +70,7 @@ def test_several_at_once(count:int, cli:list[str], project:Path, workspace:Path)
     assert check(workspace).execute("SELECT count(*) FROM runs WHERE status = 'finished'").fetchone() == (count,)
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments(project:Path, workspace:Path):
     "What a process was told is recorded is there, whole, and there is no half of anything."
     moments, told = random.Random(0), []

@@ -100,6 +100,7 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     assert changed(garden) == [] and "production" in run(garden, "ml_pkg", "verify", "flowers", "--json")
 
 
+@pytest.mark.thorough
 def test_what_was_declared_first_is_in_production_until_something_is_promoted(garden:Path):
     "The gates hold the first candidate against it, and one can go back to it."
     before = sources(garden)
@@ -116,6 +117,7 @@ def test_what_was_declared_first_is_in_production_until_something_is_promoted(ga
     run(garden, "ml_pkg", "verify", "flowers")
 
 
+@pytest.mark.thorough
 def test_a_file_that_was_written_over_is_missed_at_a_rollback(promoted:Path):
     rows = promoted / "flowers/data/iris.csv"
     kept = rows.read_bytes()
@@ -129,6 +131,7 @@ def test_a_file_that_was_written_over_is_missed_at_a_rollback(promoted:Path):
     assert "flowers@1 is in production again" in run(promoted, "ml_pkg", "rollback", "flowers", "--registry-only")
 
 
+@pytest.mark.thorough
 def test_a_run_of_other_rows_is_not_promoted_and_the_file_put_back_leads_back(promoted:Path):
     rows = promoted / "flowers/data/iris.csv"
     kept = rows.read_bytes()
@@ -145,6 +148,7 @@ def test_a_run_of_other_rows_is_not_promoted_and_the_file_put_back_leads_back(pr
     run(promoted, "ml_pkg", "verify", "flowers")
 
 
+@pytest.mark.thorough
 def test_a_function_that_moved_from_a_script_into_the_module_is_promoted_and_gone_back_to(garden:Path):
     work = "from flowers.experiments.flowers import flowers\nfrom sklearn.preprocessing import FunctionTransformer\n{}\nprint(flowers.insert('tidy', FunctionTransformer(tidy), before=next(iter(flowers.estimator.named_steps))).run().id)"
     tidy = "def tidy(rows): return rows.fillna(0)"
@@ -164,6 +168,7 @@ def test_a_function_that_moved_from_a_script_into_the_module_is_promoted_and_gon
     assert "is in production, in place of" in run(garden, "ml_pkg", "rollback", "flowers") and "FunctionTransformer(tidy)" in sources(garden)[1].decode()
 
 
+@pytest.mark.thorough
 def test_of_two_experiments_of_the_same_content_each_is_promoted_in_its_own_notebook(promoted:Path):
     notebook = promoted / "nbs/experiments/flowers.ipynb"
     (promoted / "nbs/experiments/herbs.ipynb").write_text(notebook.read_text().replace("flowers = Experiment(", "herbs = Experiment(").replace("name=\\\"flowers\\\"", "name=\\\"herbs\\\"").replace("default_exp experiments.flowers", "default_exp experiments.herbs"))
@@ -176,6 +181,7 @@ def test_of_two_experiments_of_the_same_content_each_is_promoted_in_its_own_note
     assert "herbs@1 is in production" in run(promoted, "ml_pkg", "rollback", "herbs") and sources(promoted) == before
 
 
+@pytest.mark.thorough
 def test_what_is_accepted_stays_when_a_model_is_brought_back(promoted:Path):
     promote(promoted, 10.0)
     notebook = promoted / "nbs/experiments/flowers.ipynb"
@@ -186,6 +192,7 @@ def test_what_is_accepted_stays_when_a_model_is_brought_back(promoted:Path):
     assert "flowers are alike" in sources(promoted)[1].decode() and "C=10.0" not in sources(promoted)[1].decode()
 
 
+@pytest.mark.thorough
 def test_each_rollback_goes_back_further(promoted:Path):
     before = [sources(promoted)]
     for strength in (5.0, 50.0):
@@ -229,6 +236,7 @@ def test_a_fresh_process_that_differs_undoes_it(garden:Path):
     assert "nothing called flowers was promoted" in run(garden, "ml_pkg", "verify", "flowers.experiments.flowers:flowers")
 
 
+@pytest.mark.thorough
 def test_a_fresh_process_that_takes_too_long_is_ended(garden:Path):
     module = garden / "flowers/__init__.py"
     module.write_text(module.read_text() + "\nimport pathlib, subprocess, time\nif (pathlib.Path(__file__).parent / 'later').exists():\n    pathlib.Path('child').write_text(str(subprocess.Popen(['sleep', '600']).pid))\n    time.sleep(600)\n")
@@ -265,6 +273,7 @@ def test_what_would_not_be_installed_is_not_promoted(garden:Path):
     assert "no part of the package flowers" in said and sources(garden) == before
 
 
+@pytest.mark.thorough
 def test_what_nobody_promoted_is_not_lost_in_going_back(promoted:Path):
     promote(promoted, 10.0)
     table = promoted / "flowers/data/iris.csv"
@@ -289,6 +298,7 @@ def test_back_and_forth_in_one_process(garden:Path):
     assert sources(garden) == before
 
 
+@pytest.mark.thorough
 def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
     notebook = garden / "nbs/experiments/flowers.ipynb"
     text = notebook.read_text().replace('"flowers = Experiment(', '"LIMIT = 1000\\n",\n    "SCALED = StandardScaler()\\n",\n    "flowers = Experiment(').replace("max_iter=1000", "max_iter=LIMIT").replace("        StandardScaler(),", "        SCALED,")
@@ -303,6 +313,7 @@ def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
     run(garden, "ml_pkg", "verify", "flowers")
 
 
+@pytest.mark.thorough
 def test_a_damaged_model_in_production_is_told_and_mended(promoted:Path):
     file = promoted / ".ml_pkg/registry/flowers/1.mlpkg"
     file.chmod(0o644)
@@ -321,6 +332,7 @@ def test_of_two_at_once_one_is_told(promoted:Path):
     run(promoted, "ml_pkg", "verify", "flowers")
 
 
+@pytest.mark.thorough
 def test_whoever_shares_a_checkout_shares_its_lock(garden:Path, tmp_path:Path):
     "Other workspaces, and other folders for temporary files, do not make another checkout."
     elsewhere = environment(garden) | {"ML_PKG_WORKSPACE": str(tmp_path / "other"), "TMPDIR": str(tmp_path / "temporary")}
@@ -349,6 +361,7 @@ def test_of_two_workspaces_at_once_one_is_told(promoted:Path, tmp_path:Path):
     assert all(f"C={strength}" in source.decode() for source in sources(promoted))
 
 
+@pytest.mark.thorough
 def test_the_exploration_of_a_new_project_survives_promotions(garden:Path):
     "One of what it tries itself, one that shares no step with what was declared first, and one without steps."
     for variant in ("flowers.replace(logisticregression=DecisionTreeClassifier(max_depth=4))", "flowers.with_estimator(make_pipeline(MinMaxScaler(), LinearDiscriminantAnalysis()))", "flowers.with_estimator(GaussianNB())"):

@@ -30,6 +30,7 @@ def run_all(lab:Lab) -> None:
 def text_of(lab:Lab) -> str: return lab.browser.execute_script("return [...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(each => each.textContent).join('\\n')")
 
 
+@pytest.mark.thorough
 def test_the_cell_of_production_is_what_was_explored(tmp_path:Path, monkeypatch:pytest.MonkeyPatch):
     shutil.copy(PACKAGE / "data" / "iris.csv", tmp_path / "iris.csv")
     run(tmp_path, "ml_pkg", "new", "flowers", "--csv", "iris.csv", "--yes")

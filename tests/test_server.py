@@ -267,6 +267,7 @@ def test_nothing_grows(here:Workspace, project:Path, versions:dict[str, Model], 
     attempts(len(told))
 
 
+@pytest.mark.thorough
 def test_a_model_with_threads_of_its_own_answers_from_every_worker(project:Path, python:Callable, monkeypatch:pytest.MonkeyPatch):
     "OpenMP does not survive a fork once it has been used."
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -319,6 +320,7 @@ def test_killed_under_load(here:Workspace, project:Path, versions:dict[str, Mode
     print(f"{KILLS} kills, {len(ids):,} rows in the log, {lost} answers lost{'' if durable else f' that were younger than {BOUND:g} s'}")
 
 
+@pytest.mark.thorough
 def test_a_shadow_sees_everything_and_a_split_is_sticky(here:Workspace, project:Path, versions:dict[str, Model]):
     promote(here, 2, "candidate")
     rows = [{**FLOWER, "petal_length": length / 10} for length in range(10, 70)]

@@ -56,6 +56,7 @@ def files(folder:Path) -> set[str]: return {path.relative_to(folder).as_posix() 
 
 # --- what a real run leaves
 
+@pytest.mark.thorough
 def test_from_one_machine_to_another(tool:Callable, command:Callable, project:Path, workspace:Path, tmp_path:Path):
     "With the same key, runs are reused there, and declarations and models are read; with another, they can only be looked at."
     first = json.loads(command("train", "flowers:flowers", "--json").stdout)
