@@ -8,6 +8,7 @@ __all__ = ['new']
 # %% ../nbs/api/806_cli_project.ipynb #3d36e54d
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,6 @@ from .cli import AsJson, app, print_json, reported
 from .errors import InvalidDeclaration, MlPkgError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ml_pkg.project import Project
     from ml_pkg.roles import Proposal
 
@@ -46,16 +45,15 @@ def _print_project(made:"Project") -> None:
     for command in made.next_commands: print(f"  {command}")
 
 # %% ../nbs/api/806_cli_project.ipynb #4c28edf5
-def _asked(rows:"pd.DataFrame", proposal:"Proposal", said:dict[str, str], has_target:bool) -> "Proposal":
+def _asked(proposed:Callable[..., "Proposal"], proposal:"Proposal", said:dict[str, str], has_target:bool) -> "Proposal":
     "The proposal for the target and the roles that are wanted."
-    from ml_pkg.roles import propose
     target, why = proposal.target, proposal.roles[proposal.target].why
     while not has_target and (wanted := typer.prompt("Column to predict", default=target)) != target:
-        try: proposal, target, why = propose(rows, proposal.path, wanted, "you said so", said), wanted, "you said so"
+        try: proposal, target, why = proposed(wanted, "you said so", said), wanted, "you said so"
         except MlPkgError as error: print(error)
         else: _show(proposal)
     while wanted := typer.prompt("Another role for a column, such as joined=dropped (empty: these are right)", default="", show_default=False):
-        try: proposal, said = propose(rows, proposal.path, target, why, more := {**said, **_roles([wanted])}), more
+        try: proposal, said = proposed(target, why, more := {**said, **_roles([wanted])}), more
         except MlPkgError as error: print(error)
         else: _show(proposal)
     return proposal
@@ -66,10 +64,10 @@ def _roles(said:list[str]) -> dict[str, str]:
         raise InvalidDeclaration(f"'{odd}' gives no column a role: write COLUMN=ROLE, such as joined=dropped")
     return {name.strip(): role.strip() for name, _, role in (each.rpartition("=") for each in said)}
 
-def _confirmed(rows:"pd.DataFrame", proposal:"Proposal", said:dict[str, str], has_target:bool, place:Path) -> "Proposal":
+def _confirmed(proposed:Callable[..., "Proposal"], proposal:"Proposal", said:dict[str, str], has_target:bool, place:Path) -> "Proposal":
     "The proposal that somebody agrees to. Ends the command where nobody does."
     try:
-        agreed = _asked(rows, proposal, said, has_target)
+        agreed = _asked(proposed, proposal, said, has_target)
         if typer.confirm(f"Write it to {place}?", default=True): return agreed
     except typer.Abort: print() # Ctrl-C or Ctrl-D
     print("nothing was written")
@@ -94,17 +92,20 @@ def new(
     as_json:AsJson = False,
 ) -> None:
     "Make a project of your own: notebooks, package, tests and CI around one experiment on your table."
-    from ml_pkg.project import check_name, check_place, new_project, read_rows, told_zeros
+    from ml_pkg.project import check_name, check_place, new_project, read_rows, told_codes, with_codes
     from ml_pkg.roles import likely_target, propose
     check_name(name)
     check_place(folder.absolute() / name)
     rows = read_rows(Path(table))
     said = _roles(role or [])
-    proposal = propose(rows, table, *((target, "you said so") if target else likely_target(rows, name)), said)
+    def proposed(target:str, why:str, said:dict[str, str]) -> "Proposal":
+        read, codes = with_codes(Path(table), rows, said)
+        return propose(read, table, target, why, said, codes)
+    proposal = proposed(*((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
-    for remark in told_zeros(Path(table), rows): print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
+    for remark in told_codes(with_codes(Path(table), rows, said)[1]): print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
-    if not yes: proposal = _confirmed(rows, proposal, said, bool(target), folder.absolute() / name)
+    if not yes: proposal = _confirmed(proposed, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
     if as_json:
         return print_json({**dataclasses.asdict(made), "address": made.address, "target": proposal.target,

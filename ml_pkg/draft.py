@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLASSIFIER', 'REGRESSOR', 'FEW_CATEGORIES', 'Learner', 'learner', 'estimator_text', 'declaration_text',
-           'imports_text', 'lists_text']
+           'imports_text', 'names_text', 'lists_text']
 
 # %% ../nbs/api/458_draft.ipynb #2823a562
 import json
 from dataclasses import dataclass
 
-from .roles import CATEGORY, NUMBER, Proposal
+from .roles import CATEGORY, DROPPED, NUMBER, Proposal
 
 # %% ../nbs/api/458_draft.ipynb #d1efcd2e
 def _quoted(text:str) -> str: return json.dumps(text, ensure_ascii=False)
@@ -83,9 +83,19 @@ def estimator_text(
     return _call("make_pipeline", [*steps, f"{learner(proposal).name}({learner(proposal).options})"])
 
 # %% ../nbs/api/458_draft.ipynb #558e45b4
+def _codes(proposal:Proposal) -> tuple[str, ...]:
+    "Columns that have to be declared as text, since they are used."
+    return tuple(name for name in proposal.codes if proposal.roles[name].role != DROPPED)
+
+def _source_text(proposal:Proposal, path:str) -> str:
+    "The file, and which columns of it are text."
+    codes = list(map(_quoted, _codes(proposal)))
+    if not codes: return _quoted(path)
+    return f"CSV({_quoted(path)}, text={codes[0] if len(codes) == 1 else '(' + ', '.join(codes) + ')'})"
+
 def _dataset_text(proposal:Proposal, file:str) -> str:
     roles = [f"{role}={_in_a_list(names) if isinstance(names, list) else _quoted(names)}" for role, names in proposal.declared.items()]
-    return _call("Dataset", [_quoted(f"data/{file}"), *roles])
+    return _call("Dataset", [_source_text(proposal, f"data/{file}"), *roles])
 
 # %% ../nbs/api/458_draft.ipynb #d70e1078
 def _evaluation_text(proposal:Proposal) -> str:
@@ -113,6 +123,12 @@ def imports_text(
     return "\n".join(f"from {module} import {', '.join(names)}" for module, names in found.items() if names)
 
 # %% ../nbs/api/458_draft.ipynb #35e8d437
+def names_text(
+    proposal:Proposal, # with the roles of the columns
+) -> str:
+    "What a declaration imports from ml_pkg."
+    return f"from ml_pkg import {'CSV, ' if _codes(proposal) else ''}Dataset, Evaluation, Experiment"
+
 def lists_text(
     proposal:Proposal, # with the kinds of the columns
 ) -> str:

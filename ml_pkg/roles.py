@@ -174,6 +174,7 @@ class Proposal:
     roles: dict[str, Role]      # name of each column -> what it is for
     cv: int = 5                 # number of folds
     holdout: float = 0.2        # share of the rows locked away
+    codes: tuple[str, ...] = () # columns of a CSV that are read as text, though their cells look like numbers
 
     def names(self, role:str) -> list[str]: return [name for name, found in self.roles.items() if found.role == role]
     @property
@@ -254,6 +255,7 @@ def propose(
     target:str,           # column to predict
     why:str,              # it is that one
     said:Mapping[str, str]={}, # column -> role, where it is known better than it can be inferred
+    codes:Iterable[str]=(), # columns that were read as text, though their cells look like numbers
 ) -> Proposal:
     "Roles that work together. Raises `UnknownName` for a column or a role that is not there, `InvalidData` for a table that nothing can be learnt from."
     if target not in rows.columns:
@@ -268,7 +270,7 @@ def propose(
     found = {name: (given | inferred)[name] for name in rows} | {target: Role(TARGET, why + _spelling(rows[target]))}
     _check_features(found, path)
     refused = None
-    for proposal in _weaker_and_weaker(Proposal(rows, path, found)):
+    for proposal in _weaker_and_weaker(Proposal(rows, path, found, codes=tuple(codes))):
         if kept and proposal.roles[kept] != given[kept]: continue # what somebody said is not given up
         try: return _tried(proposal)
         except MlPkgError as error: refused = error

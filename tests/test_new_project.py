@@ -29,10 +29,10 @@ def houses() -> pd.DataFrame:
 
 
 def measurements() -> pd.DataFrame:
-    "Columns whose names need care, an identifier, a constant, and rows that belong together."
+    "Columns whose names need care, an identifier, a constant, codes that look like numbers, and rows that belong together."
     random, n = np.random.default_rng(1), 200
     rows = pd.DataFrame({"Unnamed: 0": range(n), "patient": random.integers(0, 50, n), "Größe (cm)": random.normal(170, 10, n).round(1), 'say "how", | `much` <<name>>': random.normal(size=n).round(3),
-                         "Земля\\ 地": random.choice(["ä", "b'c", 'd"e'], n), "clinic": "north"})
+                         "Земля\\ 地": random.choice(["ä", "b'c", 'd"e'], n), "Klinik-Nr.": random.choice(["007", "080", "113"], n), "clinic": "north"})
     return rows.assign(**{"Ergebnis: gut?": np.where(rows["Größe (cm)"] + random.normal(0, 3, n) > 170, "ja", "nein")})
 
 
@@ -103,7 +103,7 @@ def test_roles_of_the_measurements(tmp_path:Path, cli:list[str]):
     measurements().to_csv(tmp_path / "m.csv", index=False)
     subprocess.run([*cli, "new", "befund", "--csv", "m.csv", "--yes"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     module = (tmp_path / "befund" / "befund" / "experiments" / "befund.py").read_text(encoding="utf-8")
-    for text in ('target="Ergebnis: gut?"', 'drop=["Unnamed: 0", "clinic"]', 'group="patient"', 'numbers = ["Größe (cm)", "say \\"how\\", | `much` <<name>>"]', 'categories = ["Земля\\\\ 地"]'): assert text in module, text
+    for text in ('target="Ergebnis: gut?"', 'drop=["Unnamed: 0", "clinic"]', 'group="patient"', 'numbers = ["Größe (cm)", "say \\"how\\", | `much` <<name>>"]', 'categories = ["Земля\\\\ 地", "Klinik-Nr."]', 'CSV("data/m.csv", text="Klinik-Nr.")'): assert text in module, text
 
 
 def test_inside_a_repository_no_other_is_made(tmp_path:Path, cli:list[str]):
