@@ -92,18 +92,20 @@ def new(
     as_json:AsJson = False,
 ) -> None:
     "Make a project of your own: notebooks, package, tests and CI around one experiment on your table."
-    from ml_pkg.project import check_name, check_place, new_project, read_rows, told_codes, with_codes
+    from ml_pkg.project import check_name, check_place, codes_among, lost_zeros, new_project, read_rows, told_zeros
     from ml_pkg.roles import likely_target, propose
+    from ml_pkg.sources import read_table
     check_name(name)
     check_place(folder.absolute() / name)
     rows = read_rows(Path(table))
     said = _roles(role or [])
+    lost = lost_zeros(Path(table), rows)
     def proposed(target:str, why:str, said:dict[str, str]) -> "Proposal":
-        read, codes = with_codes(Path(table), rows, said)
-        return propose(read, table, target, why, said, codes)
+        codes = codes_among(lost, target, said)
+        return propose(read_table(table, codes) if codes else rows, table, target, why, said, codes)
     proposal = proposed(*((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
-    for remark in told_codes(with_codes(Path(table), rows, said)[1]): print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
+    for remark in told_zeros(lost, proposal): print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(proposed, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)
