@@ -420,11 +420,16 @@ def bars(rounds:list[dict], results:dict[str, Result], failed:list[str], is_time
 def times_hold(name:str, results:dict[str, Result]) -> list[bool]:
     "The bars of one of ours that depend on time."
     each, jobs = results[name], CONTESTANTS[name].jobs
-    held = [verdict(f"{name} takes {each.over_least:.3f} times the loop's steps, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}", each.over_least <= MOST_OVER_LEAST),
+    held = [verdict(f"{name} takes {each.over_least:.3f} times the loop's steps, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}{unsteady(each)}", 1 <= each.over_least <= MOST_OVER_LEAST),
             verdict(f"{name} again, warm, takes {each.warm['seconds']:.3f} s, less than {MOST_WARM}", each.warm["seconds"] < MOST_WARM)]
     peers = {peer: other.seconds for peer, other in results.items() if CONTESTANTS[peer].jobs == jobs and not peer.startswith("ours")}
     if best := min(peers, key=peers.get, default=None): held.append(verdict(f"{name} takes {each.seconds:.2f} s, less than {best} with {peers[best]:.2f} s", each.seconds < peers[best]))
     return held
+
+
+def unsteady(result:Result) -> str:
+    "What there is to say of a time that nobody can reach."
+    return ". That is below the least possible: the machine did not keep its pace from one contestant to the next, so nothing can be told" if result.over_least < 1 else ""
 
 
 def verdict(what:str, holds:bool) -> bool:
