@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ml_pkg.persistence import Joblib as Joblib
     from ml_pkg.persistence import Pickle as Pickle
     from ml_pkg.persistence import Skops as Skops
-    from ml_pkg.promotion import rollback as rollback
     from ml_pkg.registry import Version as Version
     from ml_pkg.registry import alias as alias
     from ml_pkg.registry import models as models
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from ml_pkg.sweep import Sweep as Sweep
     from ml_pkg.sweep import compare as compare
     from ml_pkg.verdicts import Watch as Watch
+    from ml_pkg.way_back import rollback as rollback
     from ml_pkg.window_report import Worse as Worse
     from ml_pkg.workspace import Workspace as Workspace
     from ml_pkg.workspace import temporary_workspace as temporary_workspace
@@ -64,7 +64,7 @@ _PUBLIC = {
     "Run": "run", "runs": "history", "load_run": "run", "compare": "sweep", "Sweep": "sweep", "Leaderboard": "leaderboard",
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
-    "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "retire": "registry", "rollback": "promotion", "find_model": "addresses",
+    "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "retire": "registry", "rollback": "way_back", "find_model": "addresses",
     **dict.fromkeys(("NotWorse", "Better", "Holdout", "InTraffic"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
     "Monitor": "monitor", "Worse": "window_report", "Watch": "verdicts",
     "read_log": "logged_predictions", "read_feedback": "logged_predictions", "create_app": "api",

@@ -35,9 +35,10 @@ def promote(
     as_json:AsJson = False,
 ) -> None:
     "Make what ran production: the declaring cell, its module, the model and the registry, or nothing at all."
-    from ml_pkg.promotion import PromotionRefused, experiment_of, preview, promote
+    from ml_pkg.promotion import PromotionRefused, preview, promote
     from ml_pkg.registry import run_of
     from ml_pkg.run import latest_finished
+    from ml_pkg.way_back import experiment_of
     try:
         found = latest_finished() if run == "latest" else run_of(run)
         if "@" not in run and not run.startswith("run:") and run != "latest" and not found.id.startswith(run):
@@ -60,8 +61,8 @@ def verify(
 ) -> None:
     "Look whether notebook, module, registry and model are still one thing, in a fresh process. Exit code 1 if they are not."
     from ml_pkg.gates import Verdicts
-    from ml_pkg.promotion import NotVerified
-    from ml_pkg.promotion import verify as looked_at
+    from ml_pkg.verification import NotVerified
+    from ml_pkg.verification import verify as looked_at
     try:
         with waiting("asked in a fresh process"): verdicts, code = looked_at(name), 0
     except NotVerified as error: verdicts, code = error.verdicts, 1

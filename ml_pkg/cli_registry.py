@@ -103,9 +103,9 @@ def rollback(
     as_json:AsJson = False,
 ) -> None:
     "Bring back the version that was in production before: the declaring cell, its module and the registry together. Once more goes back further; forward again is a promotion."
-    from ml_pkg.promotion import preview_rollback
-    from ml_pkg.promotion import rollback as back
     from ml_pkg.registry import point_back, rollback_target
+    from ml_pkg.way_back import preview_rollback
+    from ml_pkg.way_back import rollback as back
     if registry_only:
         version = rollback_target(name) if dry_run else point_back(name, why)
         told, facts = f"{version} {'would be' if dry_run else 'is'} in production again (run {version.run})", {**dataclasses.asdict(version), "is_done": not dry_run}

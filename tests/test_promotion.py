@@ -96,7 +96,7 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     assert sources(garden) == promoted # again changes no byte
     run(garden, "ml_pkg", "verify", "flowers")
     run(garden, "nbdev_test", "--path", "nbs/experiments/flowers.ipynb")
-    run(garden, "python", "-c", "from ml_pkg.promotion import rollback; print(rollback('flowers', 'it was better'))")
+    run(garden, "python", "-c", "from ml_pkg.way_back import rollback; print(rollback('flowers', 'it was better'))")
     assert changed(garden) == [] and "production" in run(garden, "ml_pkg", "verify", "flowers", "--json")
 
 
@@ -294,7 +294,7 @@ def test_what_nobody_promoted_is_not_lost_in_going_back(promoted:Path):
 
 def test_back_and_forth_in_one_process(garden:Path):
     before = sources(garden)
-    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import rollback; flowers.promote(); flowers.replace(logisticregression__C=10.0).promote(force='a test'); rollback('flowers')")
+    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.way_back import rollback; flowers.promote(); flowers.replace(logisticregression__C=10.0).promote(force='a test'); rollback('flowers')")
     assert sources(garden) == before
 
 
@@ -306,7 +306,7 @@ def test_a_cell_with_constants_is_promoted_twice_in_one_process(garden:Path):
     run(garden, "nbdev_export")
     before = sources(garden)
     assert b"max_iter=LIMIT)" in before[0] and b"        SCALED," in before[1]
-    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.promotion import rollback\nfor C in (1.0, 5.0, 50.0): flowers.replace(logisticregression__C=C).promote(force='a test')\nrollback('flowers')")
+    run(garden, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg.way_back import rollback\nfor C in (1.0, 5.0, 50.0): flowers.replace(logisticregression__C=C).promote(force='a test')\nrollback('flowers')")
     assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
     run(garden, "nbdev_export")
     assert sources(garden) == tuple(source.replace(b"max_iter=LIMIT)", b"max_iter=LIMIT, C=5.0)") for source in before)
