@@ -30,3 +30,16 @@ def test_packages_that_notebooks_make_have_names_of_their_own():
             for package in filter(is_made, imported(source)): makers[package].add(path.relative_to(ROOT).as_posix())
     assert makers, "no notebook makes a package, so this looked at nothing"
     assert {package: paths for package, paths in makers.items() if len(paths) > 1} == {}
+
+def pages():
+    "What people read: the text of notebooks, and the pages beside them."
+    for path in [*(ROOT/"nbs").rglob("*.ipynb"), *(ROOT/"nbs").rglob("*.md"), *ROOT.glob("*.md")]:
+        if ".ipynb_checkpoints" in path.parts: continue
+        text = path.read_text("utf-8")
+        yield path, "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown") if path.suffix == ".ipynb" else text
+
+def test_links_between_pages_lead_somewhere():
+    "A notebook that gets another number takes its links along."
+    links = [(path, link) for path, text in pages() for link in re.findall(r"\]\(([^)\s#]+)[^)\s]*\)", text) if ":" not in link]
+    assert len(links) > 100
+    assert [f"{path.relative_to(ROOT)}: {link}" for path, link in links if not (path.parent/link).exists()] == []
