@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from ml_pkg.addresses import find_model as find_model
     from ml_pkg.api import create_app as create_app
     from ml_pkg.candidates import Better as Better
-    from ml_pkg.candidates import Holdout as Holdout
-    from ml_pkg.candidates import InTraffic as InTraffic
     from ml_pkg.candidates import NotWorse as NotWorse
     from ml_pkg.checkpoints import Checkpoints as Checkpoints
     from ml_pkg.checkpoints import NoCheckpoints as NoCheckpoints
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from ml_pkg.gates import ModelSize as ModelSize
     from ml_pkg.gates import NoFindings as NoFindings
     from ml_pkg.gates import SameInputs as SameInputs
+    from ml_pkg.held_out import Holdout as Holdout
+    from ml_pkg.held_out import InTraffic as InTraffic
     from ml_pkg.history import runs as runs
     from ml_pkg.leaderboard import Leaderboard as Leaderboard
     from ml_pkg.logged_predictions import read_feedback as read_feedback
@@ -65,7 +65,7 @@ _PUBLIC = {
     "Halving": "search", "Rows": "search", "Parameter": "search", "Random": "search", "Optuna": "search",
     "Checkpoints": "checkpoints", "NoCheckpoints": "checkpoints", "Remote": "remote", "Skops": "persistence", "Joblib": "persistence", "Pickle": "persistence",
     "Version": "registry", "models": "registry", "versions": "registry", "registry_history": "registry", "alias": "registry", "retire": "registry", "rollback": "way_back", "find_model": "addresses",
-    **dict.fromkeys(("NotWorse", "Better", "Holdout", "InTraffic"), "candidates"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
+    **dict.fromkeys(("NotWorse", "Better"), "candidates"), **dict.fromkeys(("Holdout", "InTraffic"), "held_out"), **dict.fromkeys(("Gates", "SameInputs", "NoFindings", "Latency", "ModelSize", "FairAcross", "EnoughRows"), "gates"),
     "Monitor": "monitor", "Worse": "window_report", "Watch": "verdicts",
     "read_log": "logged_predictions", "read_feedback": "logged_predictions", "create_app": "api",
     "from_registry": "mlflow_sink", "Workspace": "workspace", "temporary_workspace": "workspace", "MlPkgError": "errors",

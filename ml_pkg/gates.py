@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import numpy as np
 import pandas as pd
 
-from .candidates import Better, Candidate, CostlyGate, Gate, Holdout, InTraffic, NotWorse, Verdict, check_amounts, dataset_of, metric_of
+from .candidates import Better, Candidate, CostlyGate, Gate, NotWorse, Verdict, check_amounts, metric_of
 from .display import counted, definition, table
 from .errors import InvalidDeclaration, InvalidInput, MlPkgError, UnknownName, did_you_mean, listed
+from .held_out import Holdout, InTraffic, dataset_of
 from .model import Model, UnusualInput
 from .row_metrics import METRICS, Answers, Metric
 from .schema import Column, Schema, conform

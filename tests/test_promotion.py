@@ -70,7 +70,7 @@ def environment(folder:Path) -> dict[str, str]:
 
 
 def promote(folder:Path, strength:float, code:int=0) -> str: return run(folder, "python", "-c", PROMOTE.format(strength), code=code)
-def looks(folder:Path) -> int: return int(run(folder, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Workspace; from ml_pkg.candidates import holdout_key, looks; print(len(looks(Workspace.current(), holdout_key(flowers))))"))
+def looks(folder:Path) -> int: return int(run(folder, "python", "-c", "from flowers.experiments.flowers import flowers; from ml_pkg import Workspace; from ml_pkg.held_out import holdout_key, looks; print(len(looks(Workspace.current(), holdout_key(flowers))))"))
 def changed(folder:Path) -> list[str]: return run(folder, "git", "diff", "--name-only").split()
 def sources(folder:Path) -> tuple[bytes, bytes]: return tuple((folder / name).read_bytes() for name in ("nbs/experiments/flowers.ipynb", "flowers/experiments/flowers.py"))
 
