@@ -128,7 +128,11 @@ class Checkpoints:
         "The right to be the one who computes an entry, while others wait."
         return Lease(self.place(key).with_suffix(".lease"))
 
-    def cache(self, function:Callable, ignore:list[str]|None=None) -> Callable:
+    def cache(
+        self,
+        function:Callable,          # whose results are kept
+        ignore:list[str]|None=None, # names of arguments that do not count
+    ) -> Callable:
         "scikit-learn's hook: the function, remembered. For `Pipeline(memory=Checkpoints(…))`."
         from ml_pkg.memory import Remembered
         return Remembered(self, function, tuple(ignore or ()))

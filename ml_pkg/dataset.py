@@ -85,7 +85,11 @@ class Dataset:
         "The key of content and roles, 32 hexadecimal digits."
         return self.identity.key
 
-    def sample(self, n:int=5, seed:int=0) -> "pd.DataFrame":
+    def sample(
+        self,
+        n:int=5,    # how many rows, or all if there are fewer
+        seed:int=0, # the same rows for the same one
+    ) -> "pd.DataFrame":
         "Some rows, always the same for one seed."
         return self.rows.sample(min(n, len(self.rows)), random_state=seed)
 

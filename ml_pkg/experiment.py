@@ -89,16 +89,28 @@ class Experiment:
         "32 hexadecimal digits: equal for equal content, in every process. Raises `Unidentifiable`."
         return self.identity.key
 
-    def replace(self, **changes:Any) -> "Experiment":
+    def replace(
+        self,
+        **changes:Any, # parameters and steps by scikit-learn's names, such as selectkbest__k=3
+    ) -> "Experiment":
         "With other parameters or steps, by scikit-learn's names: `replace(selectkbest__k=3)`. Raises `UnknownName`, `InvalidDeclaration`."
         _check_replaceable(self, changes)
         return _varied(self, estimator=estimators.replace(self.estimator, **changes))
 
-    def drop(self, step:str) -> "Experiment":
+    def drop(
+        self,
+        step:str, # its name; inside another one as "outer__inner"
+    ) -> "Experiment":
         "Without a step. Raises `UnknownName`."
         return _varied(self, estimator=estimators.drop(self.estimator, step))
 
-    def insert(self, name:str, step:Any, before:str="", after:str="") -> "Experiment":
+    def insert(
+        self,
+        name:str,      # of the new step
+        step:Any,      # an unfitted estimator
+        before:str="", # name of the step it goes before
+        after:str="",  # or of the step it goes after
+    ) -> "Experiment":
         "With one more step, before or after another. Raises `UnknownName`, `InvalidDeclaration`."
         return _varied(self, estimator=estimators.insert(self.estimator, name, step, before, after))
 
@@ -120,14 +132,20 @@ class Experiment:
     def with_promotion(self, promotion:Gates) -> "Experiment":
         "With other gates to pass; the key stays the same. Raises `InvalidDeclaration`."
         return _varied(self, promotion=promotion)
-    def accepting(self, **reasons:str) -> "Experiment":
+    def accepting(
+        self,
+        **reasons:str, # name of a check -> why what it finds is all right
+    ) -> "Experiment":
         "With findings of checks accepted, each for a reason: `accepting(duplicates='the sensor repeats itself')`; the key stays the same. Raises `UnknownName` for what is no check, `InvalidDeclaration` for no reason."
         return _varied(self, accepts={**self.accepts, **reasons})
     def named(self, name:str) -> "Experiment":
         "Under another name, an identifier; the key stays the same. Raises `InvalidDeclaration`."
         return _varied(self, name=name)
 
-    def diff(self, other:"Experiment") -> "Difference":
+    def diff(
+        self,
+        other:"Experiment", # that this one is compared with
+    ) -> "Difference":
         "What differs between two declarations, in words."
         return Difference(differences(components(self.identity), components(other.identity)))
 
@@ -135,12 +153,23 @@ class Experiment:
         "The Python expression that makes this experiment, with the imports it needs; it is proved to give an equal one. Raises `NotWritable`, naming what is in no source."
         return experiment_expression(self)
 
-    def run(self, n_jobs:int|None=None, progress:Callable=lambda folds, total: folds, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Run:
+    def run(
+        self,
+        n_jobs:int|None=None,                               # folds fitted side by side; None means one, or as joblib.parallel_config says; -1 all cores
+        progress:Callable=lambda folds, total: folds,       # progress(folds, total) wraps the folds while they are done
+        checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, # where results are looked up and kept
+        threads:int=1,                                      # of linear algebra, in each fit
+    ) -> Run:
         "Cross-validate and record; at once, if the same has run before, and from the first step that changed, if not. `NoCheckpoints()` computes everything. Raises what fitting raises, after recording the failure."
         configure()
         return run_experiment(self, n_jobs, progress, checkpoints, threads)
 
-    def promote(self, dry_run:bool=False, force:str="", why:str="") -> "Promotion":
+    def promote(
+        self,
+        dry_run:bool=False, # only show what would change
+        force:str="",       # the reason why, although a gate refuses it
+        why:str="",         # kept in the registry's history
+    ) -> "Promotion":
         "Make this production: the exported cell that declares it, the module, the model and the registry, or nothing at all. `dry_run` shows the change of the cell; `force` is the reason for overruling a gate. Raises `PromotionRefused`, `NotTheSame`, `NotRewritable`, `NotWritable`. Needs the extra 'promote'."
         from ml_pkg.promotion import preview, promote
         return preview(self) if dry_run else promote(self, force, why)
@@ -153,19 +182,34 @@ class Experiment:
         "What looks wrong with the declaration: leaks, duplicates, groups on both sides, … Nothing is fitted, and `run` warns of the same. What is meant is accepted for a reason: `accepting(duplicates='the sensor repeats itself')`."
         return preflight(self.dataset, self.evaluation, self.estimator, self.seed, self.accepts)
 
-    def vary(self, **axes:Any) -> "Sweep|Space":
+    def vary(
+        self,
+        **axes:Any, # name of a parameter, a step or a field -> values to try, or a distribution of scipy.stats
+    ) -> "Sweep|Space":
         "All combinations of values for parameters, steps and fields: `vary(selectkbest__k=[1, 2])`; with a distribution, a space to draw from. Raises `UnknownName`, `InvalidDeclaration`."
         return vary(self, axes)
 
-    def after(self, step:str, fold:int|None=None) -> "pd.DataFrame":
+    def after(
+        self,
+        step:str,           # name of a step that transforms
+        fold:int|None=None, # number of a fold, from 0, whose training rows are meant; by default all rows outside of the holdout
+    ) -> "pd.DataFrame":
         "The rows as they leave a step fitted on all rows outside of the holdout, or on those of one fold. Raises `UnknownName`."
         return rows_after(self, step, fold)
 
-    def before(self, step:str, fold:int|None=None) -> "pd.DataFrame":
+    def before(
+        self,
+        step:str,           # name of a step
+        fold:int|None=None, # as for `after`
+    ) -> "pd.DataFrame":
         "The rows as they reach a step. Raises `UnknownName`."
         return rows_before(self, step, fold)
 
-    def with_output(self, step:str, rows:Any) -> "Experiment":
+    def with_output(
+        self,
+        step:str, # name of a step that transforms
+        rows:Any, # a frame as `after` gives it, or an array or sparse matrix in that order
+    ) -> "Experiment":
         "With given rows (a frame as `after` gives it, an array, a sparse matrix) for what a step returns. Raises `UnknownName`, `InvalidData`."
         return _varied(self, estimator=with_rows(self, step, rows))
 
@@ -173,7 +217,10 @@ class Experiment:
         "The model fitted on all rows outside of the holdout. Runs the experiment first, if it has not run."
         return self.fitted(self.run())
 
-    def fitted(self, run:Run) -> "Model":
+    def fitted(
+        self,
+        run:Run, # of this declaration
+    ) -> "Model":
         "The model of a run of this declaration: as it was saved, or fitted now. Raises `InvalidDeclaration` if the declaration no longer means what ran."
         return fitted_model(self, run)
 

@@ -108,13 +108,19 @@ class Leaderboard:
         scored = [each for each in self.results if self.metric in each.run.metrics]
         return next((each for each in scored if each.name == self.baseline), scored[0] if scored else None)
 
-    def by(self, metric:str) -> "Leaderboard":
+    def by(
+        self,
+        metric:str, # one that was scored
+    ) -> "Leaderboard":
         "The same variants, judged by another metric. Raises `UnknownName`."
         known = list(dict.fromkeys(name for each in self.results for name in each.run.metrics))
         if metric not in known: raise UnknownName(f"'{metric}' was not scored.{did_you_mean(metric, known, 'metrics')}")
         return replace(self, metric=metric)
 
-    def against(self, baseline:str) -> "Leaderboard":
+    def against(
+        self,
+        baseline:str, # name of a variant
+    ) -> "Leaderboard":
         "The same variants, held against another one. Raises `UnknownName`."
         return replace(self, baseline=self[baseline].name, is_stand_in=False)
 
@@ -135,7 +141,10 @@ class Leaderboard:
         "The variant that differences are to: the baseline, or the first one that has a score, if it has none."
         return self._reference.name if self._reference else self.baseline
 
-    def to_csv(self, path:str|Path) -> None:
+    def to_csv(
+        self,
+        path:str|Path, # of the file
+    ) -> None:
         "Write the frame to a file. A name that a spreadsheet would take for a formula gets an apostrophe in front."
         self.frame.rename(index=_as_text).assign(error=self.frame["error"].map(_as_text)).to_csv(path)
 

@@ -80,20 +80,31 @@ class Model:
     def __repr__(self) -> str: return f"Model({self.card.get('name', 'unnamed')}, {type(self.estimator).__name__}, {len(self.schema.columns)} features)"
     def _repr_html_(self) -> str: return definition("Model", {name: value for name, value in self.card.items() if name not in ("source", "versions")}) + self.schema._repr_html_()
 
-    def predict(self, rows:Any, first_row:int=0) -> "pd.Series | pd.DataFrame":
+    def predict(
+        self,
+        rows:Any,        # a frame of pandas or polars, a pyarrow table, a dict of columns, or a list of records; the columns of training, in any order
+        first_row:int=0, # number of the first one, for messages about part of a file
+    ) -> "pd.Series | pd.DataFrame":
         "Predictions with the index of `rows`: a Series named as the target, or a DataFrame if there are several. Raises `InvalidInput` for rows that do not fit."
         index, found = self._ask("predict", rows, first_row)
         targets = self.card.get("target", ["prediction"])
         return pd.Series(found, index, name=targets[0]) if np.ndim(found) == 1 else pd.DataFrame(found, index, targets)
 
-    def predict_proba(self, rows:Any, first_row:int=0) -> "pd.DataFrame":
+    def predict_proba(
+        self,
+        rows:Any,        # as for `predict`
+        first_row:int=0, # as for `predict`
+    ) -> "pd.DataFrame":
         "Probabilities, one column a class (for several targets: (target, class)), with the index of `rows`. Raises `InvalidInput`."
         if not hasattr(self.estimator, "predict_proba"):
             raise InvalidInput(f"{type(self.estimator).__name__} gives no probabilities; predict gives its answers")
         index, found = self._ask("predict_proba", rows, first_row)
         return pd.DataFrame(probability_columns(self.estimator, found, self.card.get("target", ["prediction"])), index)
 
-    def score(self, rows:Any) -> dict[str, float]:
+    def score(
+        self,
+        rows:Any, # as for `predict`, with the target
+    ) -> dict[str, float]:
         "The declared metrics on rows that have the target. Raises `InvalidInput` if they do not."
         from sklearn.metrics import get_scorer
 
@@ -110,13 +121,21 @@ class Model:
         "Write the model to one file, as a whole or not at all; the workspace remembers that it wrote it."
         return save_model(self, Path(path), persister, Workspace.current())
 
-    def to_mlflow(self, path:str|Path) -> Path:
+    def to_mlflow(
+        self,
+        path:str|Path, # of a folder that does not exist yet
+    ) -> Path:
         "Write the model as a new folder that MLflow loads and serves. Raises `MissingExtra`, `InvalidDeclaration` if there is such a folder, `NotFound`, `Unwritable`."
         from ml_pkg.mlflow_sink import write_mlflow_folder
         return write_mlflow_folder(self, Path(path))
 
     @classmethod
-    def load(cls, path:str|Path, trusted:bool=False, persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle())) -> "Model":
+    def load(
+        cls,
+        path:str|Path,                                                # of a file, or an address such as iris@production, iris@7 or run:1a2b3c4d
+        trusted:bool=False,                                           # whether a file may run code when it is read, although nobody you know has signed it
+        persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle()), # formats that are read; add one of your own
+    ) -> "Model":
         """Read a model: a file, or what an address such as "iris@production" leads to. Raises `NotFound`, `UnknownName`, `DamagedFile`, or `UntrustedFile` if loading could
         run code and neither your signature is on the file nor `trusted=True` is given."""
         return _load(_file_of(path), trusted, {persister.name: persister for persister in persisters})

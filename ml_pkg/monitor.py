@@ -121,7 +121,13 @@ class Monitor:
         watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
 
     @classmethod
-    def of_log(cls, address:str, logs:"Workspace|Path|None"=None, trusted:bool=False, **options:Any) -> "LogMonitor":
+    def of_log(
+        cls,
+        address:str,                     # of a served model, such as "iris"
+        logs:"Workspace|Path|None"=None, # as `read_log` takes it: a workspace, or a folder of logs; by default those of the current workspace
+        trusted:bool=False,              # whether a file may run code when it is read, although nobody you know has signed it
+        **options:Any,                   # as of a monitor, and `maturity`
+    ) -> "LogMonitor":
         "Of a model that is served, by its address, such as \"iris\"; options as of a monitor, and `maturity`. Raises what `located` and `Model.load` raise."
         there = located(address)
         return LogMonitor(there.load(trusted), there.name, there.version, logs, **options)
@@ -153,7 +159,10 @@ class Monitor:
         return self._judge(seen, known, known,
             f"{len(known.X):,} of {len(seen.X):,} rows have a label" if len(known.X) else "no row has a label", pd.DataFrame(), _AT_HAND)
 
-    def rows(self, alarm:"Verdict|Fault|str") -> pd.DataFrame:
+    def rows(
+        self,
+        alarm:"Verdict|Fault|str", # one of the report's, its name, or the name of a column or a metric
+    ) -> pd.DataFrame:
         "The rows of the last check to look at for an alarm. Raises `InvalidInput` before the first check, `UnknownName`."
         return self.last.rows(alarm)
 

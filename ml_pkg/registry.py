@@ -62,7 +62,10 @@ class Version:
         "The model, read from its file each time. Raises what `load` raises."
         return self.load()
 
-    def load(self, trusted:bool=False) -> "Model":
+    def load(
+        self,
+        trusted:bool=False, # whether a file may run code when it is read, although nobody you know has signed it
+    ) -> "Model":
         "The model, if the file is what was registered. Raises `NotFound`, `DamagedFile`, and what `Model.load` raises."
         from ml_pkg.model import check_key
         return check_key(load_of_run(whole_file(self), self.run, trusted), self.key, self.path)

@@ -264,7 +264,10 @@ class Run(ScoredRun, AnnotatedRun):
         "The model fitted on all rows outside of the holdout: as it was saved, or fitted now, if the declaration still means the same."
         return self.experiment.fitted(self)
 
-    def step(self, name:str) -> Any:
+    def step(
+        self,
+        name:str, # of a step of the pipeline
+    ) -> Any:
         "A step of the model, fitted on all rows outside of the holdout. Raises `UnknownName`."
         steps = getattr(self.model.estimator, "named_steps", {})
         if name not in steps: raise UnknownName(f"'{name}' is not a step of run {self.id}.{did_you_mean(name, steps, 'steps')}")
@@ -285,12 +288,18 @@ class Run(ScoredRun, AnnotatedRun):
         taken_over = [{**row, "outcome": "reused"} for row in self._details("timings")]
         return explained(f"{self.name} (reused as a whole from run {self.row['reuses']})", taken_over, self.components, [])
 
-    def diff(self, other:"Run") -> "RunDifference":
+    def diff(
+        self,
+        other:"Run", # that this one is compared with
+    ) -> "RunDifference":
         "What another run has otherwise: declaration, data, code, environment, scores, predictions, time. Prints in words; a part is empty where nothing differs."
         from ml_pkg.difference import difference
         return difference(self, other)
 
-    def report(self, path:str|Path) -> Path:
+    def report(
+        self,
+        path:str|Path, # of the HTML file
+    ) -> Path:
         "Write all that is known of the run as one HTML file that needs no network; its path. Raises `Unwritable`."
         from ml_pkg.report import report
         path, page = Path(path), report(self)

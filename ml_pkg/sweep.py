@@ -167,35 +167,71 @@ class Sweep(Sequence["Experiment"]):
 
     def __radd__(self, other:"Experiment|int") -> "Sweep": return self if isinstance(other, int) else Sweep((Variant(other.name, other),)) + self
 
-    def filter(self, condition:Callable[["Experiment"], bool]) -> "Sweep":
+    def filter(
+        self,
+        condition:Callable[["Experiment"], bool], # told an experiment, says whether it stays
+    ) -> "Sweep":
         "The variants for which a condition holds: `filter(lambda experiment: …)`."
         return Sweep(tuple(variant for variant in self.variants if condition(variant.experiment)))
 
-    def sample(self, count:int, seed:int=0) -> "Sweep":
+    def sample(
+        self,
+        count:int,  # how many variants, at most
+        seed:int=0, # the same variants for the same one
+    ) -> "Sweep":
         "Some of the variants, in their order; the same for one seed."
         chosen = np.random.default_rng(seed).permutation(len(self))[:_count(count)]
         return Sweep(tuple(self.variants[place] for place in sorted(chosen)))
 
-    def vary(self, **axes:Any) -> "Sweep":
+    def vary(
+        self,
+        **axes:Any, # name of a parameter, a step or a field -> values to try
+    ) -> "Sweep":
         "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
         return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name), variant.experiment), other.experiment)
             for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
 
-    def replace(self, **changes:Any) -> "Sweep":
+    def replace(
+        self,
+        **changes:Any, # parameters and steps by scikit-learn's names
+    ) -> "Sweep":
         "Every variant with other parameters or steps; equal ones once. Raises as `Experiment.replace` does."
         return self._each(lambda experiment: experiment.replace(**changes))
-    def drop(self, step:str) -> "Sweep":
+    def drop(
+        self,
+        step:str, # its name; inside another one as "outer__inner"
+    ) -> "Sweep":
         "Every variant without a step; equal ones once. Raises `UnknownName`."
         return self._each(lambda experiment: experiment.drop(step))
-    def insert(self, name:str, step:Any, before:str="", after:str="") -> "Sweep":
+    def insert(
+        self,
+        name:str,      # of the new step
+        step:Any,      # an unfitted estimator
+        before:str="", # name of the step it goes before
+        after:str="",  # or of the step it goes after
+    ) -> "Sweep":
         "Every variant with one more step; equal ones once. Raises as `Experiment.insert` does."
         return self._each(lambda experiment: experiment.insert(name, step, before, after))
 
-    def run(self, n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1, budget:int=LARGE) -> Leaderboard:
+    def run(
+        self,
+        n_jobs:int|None=None,                               # workers; None means one, or as joblib.parallel_config says; -1 all cores
+        display:Display=SUITED,                             # shows how far it is
+        checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, # where results are looked up and kept
+        threads:int=1,                                      # of linear algebra, in each fit
+        budget:int=LARGE,                                   # how many variants may run; more than that is an error, since it may not be meant
+    ) -> Leaderboard:
         "Run what has not run yet: each step once in each fold, however many variants share it. Raises `InvalidDeclaration` for no variants, or for more than the budget."
         return replace(_run(All(_within(self, budget)), n_jobs, display, checkpoints, threads), also=self.also)
 
-    def search(self, search:"Search", n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Leaderboard:
+    def search(
+        self,
+        search:"Search",                                    # such as Halving(), Random(20) or Optuna(50)
+        n_jobs:int|None=None,                               # workers; None means one, or as joblib.parallel_config says; -1 all cores
+        display:Display=SUITED,                             # shows how far it is
+        checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, # where results are looked up and kept
+        threads:int=1,                                      # of linear algebra, in each fit
+    ) -> Leaderboard:
         "Run those of the variants that a search asks for: `search(Halving())`."
         _within(self, math.inf)
         return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
@@ -365,7 +401,11 @@ class Space:
     experiment: "Experiment"
     axes: Mapping[str, Any]
 
-    def sample(self, count:int, seed:int=0) -> Sweep:
+    def sample(
+        self,
+        count:int,  # how many variants
+        seed:int=0, # the same variants for the same one
+    ) -> Sweep:
         "Variants drawn at random, the same for one seed; lists are drawn from evenly."
         random = np.random.RandomState(seed) # scipy's distributions draw from this kind
         def drawn(name:str, values:Any) -> Any:
@@ -379,7 +419,14 @@ class Space:
         "The variant at a point: a value for each axis."
         return _variant(self.experiment, point, {name: [point[name]] if _is_distribution(values) else values for name, values in self.axes.items()})
 
-    def search(self, search:Search, n_jobs:int|None=None, display:Display=SUITED, checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, threads:int=1) -> Leaderboard:
+    def search(
+        self,
+        search:Search,                                      # that draws, such as Random(20) or Optuna(50)
+        n_jobs:int|None=None,                               # workers; None means one, or as joblib.parallel_config says; -1 all cores
+        display:Display=SUITED,                             # shows how far it is
+        checkpoints:Checkpoints|NoCheckpoints=IN_WORKSPACE, # where results are looked up and kept
+        threads:int=1,                                      # of linear algebra, in each fit
+    ) -> Leaderboard:
         "Run the variants that a search asks for: `search(Optuna(50))`."
         return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
