@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from .addresses import Located, located
 from .api import api
 from .attending import Attending, telling_of
-from .connections import Line, possible_connections, server_settings
+from .connections import Line, bounded_server, possible_connections
 from .engines import DirectEngine, Engine
 from .errors import InvalidDeclaration, optional
 from .following import Answering, Following
@@ -219,9 +219,7 @@ class _Running:
 
     def run(self, app:Callable, limits:Limits, bound:socket.socket) -> None:
         "Serve an application until it is told to end."
-        uvicorn = optional("uvicorn", "serve")
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE,
-            **server_settings(Line(limits))))
+        self._server = bounded_server(app, Line(limits), log_level="warning", timeout_graceful_shutdown=GRACE)
         if self._is_to_end: self._server.should_exit = True # uvicorn listens by itself while it runs, and raises again what it was told
         _settle_memory()
         self._server.run(sockets=[bound])

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -25,9 +26,8 @@ from ml_pkg.workspace import Workspace
 SERVER = '''
 import asyncio, dataclasses, json, os, resource, socket, sys, time
 from concurrent.futures import ThreadPoolExecutor
-import uvicorn
 from ml_pkg.heap import hand_back_freed
-from ml_pkg.connections import Line, possible_connections, server_settings
+from ml_pkg.connections import Line, bounded_server, possible_connections
 from ml_pkg.limits import Bearer, Limited, Limits, Sheltered, hosts_of
 from ml_pkg.tokens import TokenSource
 from ml_pkg.workspace import Workspace
@@ -63,7 +63,7 @@ port = listening.getsockname()[1]
 source = TokenSource(Workspace.current(), every=0.2)
 app = Sheltered(Bearer(limited, source.current) if len(source.current()) else limited, hosts_of(port, source.current()))
 print(port, flush=True)
-uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", access_log=False, **server_settings(line))).run([listening])
+bounded_server(app, line, lifespan="off", log_level="error").run([listening])
 '''
 
 PATIENCE = float(os.environ.get("ML_PKG_PATIENCE", 1.0))  # seconds that an answer about the server's health may take at worst, with two busy cores
@@ -73,7 +73,7 @@ GROWTH = 100e6   # bytes that a server may grow by
 
 class Served:
     "A server in a process of its own."
-    def __init__(self, port:int, log:Path): self.port, self.log = port, log
+    def __init__(self, process:subprocess.Popen, port:int, log:Path): self.process, self.port, self.log = process, port, log
 
     def health(self, timeout:float=PATIENCE) -> dict:
         "As somebody finds it who was not connected before."
@@ -101,7 +101,7 @@ def serve(tmp_path:Path) -> Iterator[Callable[..., Served]]:
         log = tmp_path / "log.txt"
         with log.open("w") as errors: process = subprocess.Popen([sys.executable, "-c", SERVER, str(files), str(seconds), json.dumps(limits)], stdout=subprocess.PIPE, stderr=errors, text=True)
         started.append(process)
-        served = Served(int(process.stdout.readline()), log)
+        served = Served(process, int(process.stdout.readline()), log)
         for _ in range(100):
             with contextlib.suppress(OSError): return served.health() and served
             time.sleep(0.05)
@@ -165,6 +165,19 @@ def test_five_hundred_slow_clients(serve, attempts:Callable):
     assert ended["408"] >= 450 and ended["held on"] == 0
     assert max(latencies) < PATIENCE and grown < GROWTH and settled < RECOVERY
     attempts(ended.total())
+
+
+def test_a_burst_waits_while_the_server_is_busy(serve, attempts:Callable):
+    "Whoever finds no place in the system's queue tries again after a second. A process that is stopped is one that is as busy as can be."
+    served = serve(working=4)
+    with contextlib.ExitStack() as stack:
+        os.kill(served.process.pid, signal.SIGSTOP)
+        try: clients = [stack.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=0.5)) for _ in range(400)]
+        finally: os.kill(served.process.pid, signal.SIGCONT)
+        for client in clients: client.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n" % served.port)
+        for client in clients: client.settimeout(10)
+        assert Counter(client.recv(12) for client in clients) == {b"HTTP/1.1 200": 400}
+    attempts(400)
 
 
 def test_more_slow_clients_than_files(serve, attempts:Callable):
