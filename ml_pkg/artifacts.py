@@ -13,7 +13,7 @@ import pickle
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .code import remember_texts, source_texts
 from .entries import NotForUs, packed, read_about, read_entry, write_entry
@@ -97,6 +97,21 @@ def _kept_frame(path:Path) -> "pd.DataFrame":
     except NotForUs as error: raise DamagedFile(str(error)) from error
 
 # %% ../nbs/api/280_artifacts.ipynb #99da6dcb
+class _Unpickler(pickle.Unpickler):
+    "Finds frames beside a declaration, and what has moved to another module of this package since then by its public name."
+    def __init__(self, content:IO[bytes], frames:Path):
+        super().__init__(content)
+        self.frames = frames
+
+    def persistent_load(self, name:str) -> Any: return _kept_frame(self.frames/name)
+
+    def find_class(self, module:str, name:str) -> Any:
+        try: return super().find_class(module, name)
+        except (AttributeError, ImportError):
+            import ml_pkg
+            if module.partition(".")[0] != "ml_pkg" or name not in ml_pkg.__all__: raise
+            return getattr(ml_pkg, name)
+
 def kept_declaration(
     path:Path, # in the folder `declarations` of a workspace
 ) -> Any:
@@ -104,12 +119,9 @@ def kept_declaration(
     # Loading a notebook's class by value into the process that defined it would put copies of its methods, with the globals of that time, into the living class.
     if path in _live: return copy.copy(_live[path])
 
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, name:str) -> Any: return _kept_frame(path.parent.parent/"frames"/name)
-
     content = io.BytesIO(unsealed("declaration", _content(path), path))
     try:
-        declaration = Unpickler(content).load()
+        declaration = _Unpickler(content, path.parent.parent/"frames").load()
         remember_texts(pickle.load(content))
     except MlPkgError: raise
     except Exception as error:
