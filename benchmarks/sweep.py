@@ -9,8 +9,10 @@ An IterativeImputer, PolynomialFeatures and a StandardScaler that all variants s
 a LogisticRegression. The least possible is measured in the same run: a plain loop of scikit-learn calls in one process fits and
 applies each distinct step once in each fold, and scores each variant; the sum of these times, divided by the number of jobs,
 is what nobody can beat who does the same work. Two such loops at once show how much of it two cores cost each other, so ours
-is also held against the steps as they were timed in its own processes, at their own speed. Every step
-that is shared adds a line to a file whenever it is fitted, in whatever process. All have to come to the same scores.
+is also held against the steps as they were timed in its own processes, at their own speed. How long it takes to write what is
+kept is a matter of the machine (a virtual one may get its memory page by page), so it is said what a plain loop takes for as
+many bytes right afterwards. Every step that is shared adds a line to a file whenever it is fitted, in whatever process. All have
+to come to the same scores.
 
 Contestants take turns, each in a process of its own and from an empty store. Before its clock starts, each has made a sweep of
 a few rows with the same steps, so that neither imports nor the start of worker processes count: that time is in the
@@ -137,6 +139,7 @@ class Grid:
 
     def shown(self, done:Any) -> None: "Nothing is shown."
     def step_seconds(self, done:Any) -> float: return float("nan") # nobody but ours times its steps
+    def written(self) -> tuple[int, float]: return 0, 0.0          # nor is asked what it wrote
 
 
 class Joblib(Grid):
@@ -194,6 +197,12 @@ class Ours(Grid):
     def step_seconds(self, done:Any) -> float:
         "What the steps took that were computed, asking for predictions once and scoring among them."
         return float(sum(each.run.timings.query("outcome == 'computed'")["seconds"].sum() for each in done))
+
+    def written(self) -> tuple[int, float]:
+        "The bytes that are kept, and the seconds that a plain loop takes to write as many, here and now."
+        workspace, part = Path(os.environ["ML_PKG_WORKSPACE"]), np.random.default_rng(0).bytes(16 * 2**20)
+        count = sum(path.stat().st_size for path in workspace.rglob("*") if path.is_file())
+        with tempfile.TemporaryFile(dir=workspace, buffering=0) as file: return count, seconds(lambda: [file.write(part) for _ in range(-(-count // len(part)))])[0]
 
 
 class Growing(Ours):
@@ -276,7 +285,7 @@ def work(kind:type[Grid], jobs:int, rows:int, strengths:int, folder:Path) -> dic
     counted = fits()
     display, _ = seconds(lambda: contestant.shown(done))
     scores = [] if kind is Growing else sorted(contestant.scores(done))
-    return {"start": start, "declare": declare, "seconds": took, "display": display, "steps": contestant.step_seconds(done), "fits": counted, "scores": scores}
+    return {"start": start, "declare": declare, "seconds": took, "display": display, "steps": contestant.step_seconds(done), "fits": counted, "scores": scores, "written": contestant.written()}
 
 
 def fits() -> dict[str, int]:
@@ -403,6 +412,9 @@ def show(rounds:list[dict], results:dict[str, Result], failed:dict[str, str]) ->
         if each.warm: print(f"{name:<17}{each.warm['seconds']:>9.2f} s")
     for name, each in results.items():
         if each.warm and name.startswith("ours"): print(f"{name}: to declare the sweep {1000 * each.warm['declare']:.0f} ms, to show its leaderboard {1000 * each.warm['display']:.0f} ms")
+    for name in (name for name in results if name.startswith("ours")):
+        kept, took = (statistics.median(each) for each in zip(*(round[name]["written"] for round in rounds), strict=True))
+        print(f"{name}: a plain loop takes {took:.2f} s to write the {kept / 1e6:.0f} MB that it keeps")
     print()
 
 
