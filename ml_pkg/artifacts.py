@@ -97,8 +97,10 @@ def _kept_frame(path:Path) -> "pd.DataFrame":
     except NotForUs as error: raise DamagedFile(str(error)) from error
 
 # %% ../nbs/api/280_artifacts.ipynb #99da6dcb
+_PARTED = {"ml_pkg.candidates": ["ml_pkg.held_out"], "ml_pkg.promotion": ["ml_pkg.way_back", "ml_pkg.verification"]} # modules, and where parts of them went
+
 class _Unpickler(pickle.Unpickler):
-    "Finds frames beside a declaration, and what has moved to another module of this package since then by its public name."
+    "Finds frames beside a declaration, and what has moved to another module of this package since then."
     def __init__(self, content:IO[bytes], frames:Path):
         super().__init__(content)
         self.frames = frames
@@ -106,11 +108,9 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, name:str) -> Any: return _kept_frame(self.frames/name)
 
     def find_class(self, module:str, name:str) -> Any:
-        try: return super().find_class(module, name)
-        except (AttributeError, ImportError):
-            import ml_pkg
-            if module.partition(".")[0] != "ml_pkg" or name not in ml_pkg.__all__: raise
-            return getattr(ml_pkg, name)
+        for other in _PARTED.get(module, ()):
+            with suppress(AttributeError): return super().find_class(other, name)
+        return super().find_class(module, name)
 
 def kept_declaration(
     path:Path, # in the folder `declarations` of a workspace

@@ -191,7 +191,7 @@ def bounded_protocol(
 
 # %% ../nbs/api/492_connections.ipynb #f36293b5
 BACKLOG = 128      # connections that are accepted before any is looked at
-QUEUE = 1024       # that the system holds until they are
+QUEUE = 1024       # that the system is asked to hold until they are, at most
 OTHER_FILES = 64   # that a server has open
 
 def possible_connections(
@@ -204,10 +204,11 @@ def possible_connections(
         if allowed != resource.RLIM_INFINITY: return max(min(wanted, allowed - BACKLOG - OTHER_FILES), 1)
     return wanted
 
-async def _with_queue(startup:Callable, sockets:list[socket.socket]|None=None) -> None:
+async def _with_queue(startup:Callable, length:int, sockets:list[socket.socket]|None=None) -> None:
     "Start up, and let what comes in a burst wait in the system's queue. Whoever finds no place there tries again after a second."
     await startup(sockets)
-    for each in sockets or (): each.listen(QUEUE) # not before: asyncio would accept as many at once, and each is an open file
+    if type(asyncio.get_running_loop()).__module__.partition(".")[0] != "uvloop": return # asyncio's own loop opens all that waits before it looks at any, and each is an open file
+    for each in sockets or (): each.listen(length)
 
 def bounded_server(
     app:Callable,    # the application
@@ -219,5 +220,5 @@ def bounded_server(
     config = uvicorn.Config(app, access_log=False, http=bounded_protocol(line), ws="none", proxy_headers=False, backlog=BACKLOG,
         timeout_keep_alive=line.limits.keep_seconds, server_header=False, **settings)
     server = uvicorn.Server(config)
-    server.startup = partial(_with_queue, server.startup)
+    server.startup = partial(_with_queue, server.startup, max(BACKLOG, min(QUEUE, line.limits.connections))) # no more than can be held at once
     return server

@@ -107,8 +107,8 @@ class Experiment:
     def insert(
         self,
         name:str,      # of the new step
-        step:Any,      # an unfitted estimator
-        before:str="", # name of the step it goes before
+        step:Any,      # an estimator, or 'passthrough'
+        before:str="", # name of the step it goes before; inside another one as 'outer__inner'
         after:str="",  # or of the step it goes after
     ) -> "Experiment":
         "With one more step, before or after another. Raises `UnknownName`, `InvalidDeclaration`."

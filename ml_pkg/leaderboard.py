@@ -37,11 +37,14 @@ class Verdict(NamedTuple):
     equals: int          # variants that cannot be told from it, itself not counted
     by_rows: bool        # whether luck was measured by drawing rows, or told from the folds
     better_before: str   # a run of earlier that scored higher; empty if there is none
+    baseline: str = ""   # what the others are held against; empty if that is the best, or has no score
+    is_equal: bool = False # whether the baseline cannot be told from the best
 
     def __str__(self) -> str:
         if not self.best: return "no variant has a score"
         corrected = f"; corrected for that {self.corrected.mean:.4f}{_ends(self.corrected)}" if self.tried > 1 else f"{_ends(self.corrected)}"
         equals = f"; {self.equals} other{'s' * (self.equals > 1)} cannot be told from it" if self.equals else ""
+        if self.baseline: equals += f", {self.baseline} among them" if self.is_equal else f"; {self.baseline} can be told from it"
         place = f"best here, of {self.tried} tried, of which run {self.better_before} scored higher" if self.better_before else f"best of {self.tried} tried"
         how = "" if self.by_rows else "; luck told from the folds, which know less of it than rows do"
         return f"{self.best}: {self.score:.4f}, {place}{corrected}{equals}{how}"
@@ -228,7 +231,8 @@ def _verdict(board:Leaderboard) -> Verdict:
     lower = won - score if won != score else 0.0 # even if both are infinite
     before = runs[top].id if lower > 1e-12 else ""
     corrected = Interval(*(end - lower for end in luck)) if len(runs) > 1 else Interval(*frame[["score", "low", "high"]].iloc[0])
-    return Verdict(best, score, corrected, len(runs), max(0, int(frame["among_best"].sum()) - 1), by_rows, before)
+    baseline = board.held_against if board.held_against != best and math.isfinite(frame["score"][board.held_against]) else ""
+    return Verdict(best, score, corrected, len(runs), max(0, int(frame["among_best"].sum()) - 1), by_rows, before, baseline, bool(frame["among_best"].get(baseline, False)))
 
 # %% ../nbs/api/380_leaderboard.ipynb #16aade99
 SHOWN = 50 # variants of a board in a notebook
@@ -238,10 +242,16 @@ def _number(value:float, sign:str="") -> str: return "" if math.isnan(value) els
 def _between(low:float, high:float, sign:str="") -> str: return f"{_number(low, sign)} to {_number(high, sign)}" if math.isfinite(low + high) else ""
 
 # %% ../nbs/api/380_leaderboard.ipynb #672a4119
-def _mark(name:str, row:Any, best:str) -> str:
+def _unlike(board:Leaderboard, name:str) -> str:
+    "Why a variant is not held against the others."
+    run, reference = board[name].run.row, board._reference
+    is_share = reference and run["comparable"] == reference.run.row["comparable"] and run["train_size"] != reference.run.row["train_size"]
+    return "fitted on another share of the rows" if is_share else "other rows or splits"
+
+def _mark(name:str, row:Any, best:str, unlike:str) -> str:
     "What is to be said of a variant in a few words."
     if row["error"]: return row["error"].splitlines()[0]
-    if not row["comparable"]: return "other rows or splits"
+    if not row["comparable"]: return unlike
     return "best" if name == best else "cannot be told from the best" if row["among_best"] else ""
 
 def _header(board:Leaderboard) -> list[str]: return ["variant", board.metric or "score", "95% interval", f"difference to {board.held_against}", "95% interval", "fit", "predict a row", "size", ""]
@@ -253,7 +263,7 @@ def _lines(board:Leaderboard) -> list[list[str]]:
              *(("baseline", "") if name == board.held_against
                  else (_number(row["difference"], "+"), _between(row["difference_low"], row["difference_high"], "+"))),
              "" if math.isnan(row["score"]) else duration(row["fit_seconds"]), duration(row["predict_seconds_per_row"]),
-             size(row["model_bytes"]), _mark(name, row, best)]
+             size(row["model_bytes"]), _mark(name, row, best, _unlike(board, name))]
              for name, row in board.frame.iterrows()]
 
 # %% ../nbs/api/380_leaderboard.ipynb #049bdffd

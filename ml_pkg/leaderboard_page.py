@@ -148,8 +148,9 @@ def _headline(contest:_Contest) -> str:
     if not math.isfinite(score) or scores[higher] == math.inf:
         return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
     lower, corrected = float(scores[higher]) - score, contest.corrected()
+    baseline = "" if best == contest.baseline or not math.isfinite(scores[contest.baseline]) else f"run {contest.runs[contest.baseline].id}"
     return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best],
-        contest.by_rows, contest.runs[higher].id if lower > 1e-12 else ""))
+        contest.by_rows, contest.runs[higher].id if lower > 1e-12 else "", baseline, bool(contest.among_the_best[contest.baseline])))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
 def _line(contest:_Contest, place:int) -> dict[str, Any]:

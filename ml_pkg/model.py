@@ -132,9 +132,9 @@ class Model:
     @classmethod
     def load(
         cls,
-        path:str|Path,                                                # of a file, or an address such as iris@production, iris@7 or run:1a2b3c4d
-        trusted:bool=False,                                           # whether a file may run code when it is read, although nobody you know has signed it
-        persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle()), # formats that are read; add one of your own
+        path:str|Path,                                                # an address, such as iris@production, iris@7 or run:1a2b3c4d; or a file
+        trusted:bool=False,                                           # whether you know who wrote it: it is read, even if that could run code
+        persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle()), # all formats that are read; one of your own stands beside these
     ) -> "Model":
         """Read a model: a file, or what an address such as "iris@production" leads to. Raises `NotFound`, `UnknownName`, `DamagedFile`, or `UntrustedFile` if loading could
         run code and neither your signature is on the file nor `trusted=True` is given."""

@@ -125,7 +125,7 @@ class Monitor:
         cls,
         address:str,                     # of a served model, such as "iris"
         logs:"Workspace|Path|None"=None, # as `read_log` takes it: a workspace, or a folder of logs; by default those of the current workspace
-        trusted:bool=False,              # whether a file may run code when it is read, although nobody you know has signed it
+        trusted:bool=False,              # whether you know who wrote it: it is read, even if that could run code
         **options:Any,                   # as of a monitor, and `maturity`
     ) -> "LogMonitor":
         "Of a model that is served, by its address, such as \"iris\"; options as of a monitor, and `maturity`. Raises what `located` and `Model.load` raise."
@@ -161,7 +161,7 @@ class Monitor:
 
     def rows(
         self,
-        alarm:"Verdict|Fault|str", # one of the report's, its name, or the name of a column or a metric
+        alarm:"Verdict|Fault|str", # one of `alarms` of the report, its name, or that of a column or a metric
     ) -> pd.DataFrame:
         "The rows of the last check to look at for an alarm. Raises `InvalidInput` before the first check, `UnknownName`."
         return self.last.rows(alarm)

@@ -204,7 +204,7 @@ def current_version(
     workspace:Workspace, # with the registry
     name:str,            # of an experiment
 ) -> Version | None:
-    "None, if nothing is, or was retired."
+    "What answers under its name; None if nothing was promoted, or it was retired."
     if not workspace.database.exists(): return None
     with connected(workspace) as connection: return version_of(connection, name, "production") if "production" in aliases(connection, name) else None
 
@@ -300,9 +300,9 @@ def _refusal(name:str, verdicts:Verdicts) -> PromotionRefused:
     return PromotionRefused(f"{name} stays as it is: {wrong} refused.", verdicts,
         "If it has to be all the same: promote(force='the reason'), or --force on the command line; the registry keeps it")
 
-def _is_there_already(version:Version, chosen:"Experiment", planned:Rewritten) -> bool:
+def _is_there_already(version:Version, chosen:"Experiment", change:Rewritten) -> bool:
     "Whether nothing is left to do: it is declared, it is in production, and its file is whole."
-    if planned.changes or version.key != chosen.key: return False
+    if change.changes or version.key != chosen.key: return False
     try: return version.model is not None
     except MlPkgError: return False
 
@@ -321,7 +321,7 @@ class Move(NamedTuple):
     workspace: Workspace
     place: Place
     chosen: "Experiment"     # under the name of the place
-    planned: Rewritten
+    change: Rewritten
     model: Model             # of the chosen experiment
     file: Path               # which it is saved in
     before: Version|None     # that is in production so far
@@ -334,15 +334,15 @@ def write_and_enter(
     version_in:Callable[[sqlite3.Connection], Version], # gives the version that it is in the registry
 ) -> Promotion:
     "Write, ask a fresh process, and enter it in the registry; if anything is wrong, nothing was written. Raises `NotTheSame`, `NotRewritable`, `Overtaken`."
-    workspace, place, planned, name = move.workspace, move.place, move.planned, move.place.name
+    workspace, place, change, name = move.workspace, move.place, move.change, move.place.name
     with connected(workspace) as connection: last = connection.execute("SELECT coalesce(max(number), 0) FROM promotions").fetchone()[0]
-    journaled = {"after": last, "kind": move.kind, "difference": planned.difference, "file": str(place.file)}
-    with written_together(_journal(workspace, name), planned.changes, journaled, lambda: _is_entered(workspace, name, journaled)):
+    journaled = {"after": last, "kind": move.kind, "difference": change.difference, "file": str(place.file)}
+    with written_together(_journal(workspace, name), change.changes, journaled, lambda: _is_entered(workspace, name, journaled)):
         verdicts = (*move.verdicts, _parity(move))
         about = {"why": move.why, "forced": move.forced, "gates": json.dumps([asdict(verdict) for verdict in verdicts]),
-            "difference": planned.difference, "commit": git_state(project_of(place)).commit}
-        refuse_edited(planned.changes)
-        statement = find_declared(place.written, place.variable).source if place.written and planned.changes else ""
+            "difference": change.difference, "commit": git_state(project_of(place)).commit}
+        refuse_edited(change.changes)
+        statement = find_declared(place.written, place.variable).source if place.written and change.changes else ""
         with connected(workspace) as connection, transaction(connection):
             check_expected(connection, name, "production", move.before and move.before.version)
             version = version_in(connection)
@@ -351,7 +351,7 @@ def write_and_enter(
     if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, name)
     except MlPkgError as error: warnings.warn(f"{name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)
-    return Promotion(name, version.version, place.address, planned.difference, verdicts, replaced, remarks=planned.remarks, forced=move.forced)
+    return Promotion(name, version.version, place.address, change.difference, verdicts, replaced, remarks=change.remarks, forced=move.forced)
 
 # %% ../nbs/api/399_promotion.ipynb #60c2417b
 def project_of(

@@ -64,7 +64,7 @@ class Version:
 
     def load(
         self,
-        trusted:bool=False, # whether a file may run code when it is read, although nobody you know has signed it
+        trusted:bool=False, # whether you know who wrote it: it is read, even if that could run code
     ) -> "Model":
         "The model, if the file is what was registered. Raises `NotFound`, `DamagedFile`, and what `Model.load` raises."
         from ml_pkg.model import check_key

@@ -206,8 +206,8 @@ class Sweep(Sequence["Experiment"]):
     def insert(
         self,
         name:str,      # of the new step
-        step:Any,      # an unfitted estimator
-        before:str="", # name of the step it goes before
+        step:Any,      # an estimator, or 'passthrough'
+        before:str="", # name of the step it goes before; inside another one as 'outer__inner'
         after:str="",  # or of the step it goes after
     ) -> "Sweep":
         "Every variant with one more step; equal ones once. Raises as `Experiment.insert` does."
@@ -403,7 +403,7 @@ class Space:
 
     def sample(
         self,
-        count:int,  # how many variants
+        count:int,  # how many variants, at most
         seed:int=0, # the same variants for the same one
     ) -> Sweep:
         "Variants drawn at random, the same for one seed; lists are drawn from evenly."

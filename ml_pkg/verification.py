@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .candidates import Verdict, missing_columns
 from .declared_changes import in_a_line
-from .errors import MlPkgError, NotFound, NotRewritable, UnknownName, listed
+from .errors import MlPkgError, NotRewritable, UnknownName, listed
 from .exported import refuse_out_of_step
 from .identity import differences
 from .parity import Testimony, all_answers, answers_digest, fitted_rows, testimony
@@ -62,23 +62,24 @@ def _promoted_answers(workspace:Workspace, version:Version) -> str:
 # %% ../nbs/api/404_verification.ipynb #3844a735
 class _Expected(NamedTuple):
     "What a fresh process is held against."
-    file: Path     # of the model
-    answers: str   # digest of what it answers; empty if nobody asked
-    whose: str     # answers these are
+    file: Path|None # of the model; None for one that cannot be saved
+    answers: str    # digest of what it answers; empty if nobody asked
+    whose: str      # answers these are
 
 def _of_version(workspace:Workspace, version:Version) -> _Expected:
-    "Raises `NotFound` and other errors for a file that is not whole."
-    _ = version.model
     given = _promoted_answers(workspace, version)
     return _Expected(version.path, given, f"that were promoted ({given or 'nobody asked for any then'})")
 
 def _of_declaration(declared:"Experiment") -> _Expected:
-    "Raises `NotFound` for a model that cannot be saved."
+    "Raises what running it raises."
     run = declared.run()
-    model = declared.fitted(run)
-    if run.model_path is None: raise NotFound(f"the model of {declared.name} cannot be saved")
-    given = answers_digest(all_answers(model, fitted_rows(declared)))
+    given = answers_digest(all_answers(declared.fitted(run), fitted_rows(declared)))
     return _Expected(run.model_path, given, f"of the model in memory ({given})")
+
+def _damage(version:Version) -> str:
+    "Why what is in production cannot be loaded; nothing if it can."
+    try: return "" if version.model else ""
+    except MlPkgError as error: return str(error)
 
 # %% ../nbs/api/404_verification.ipynb #ee523745
 def _older(version:Version|None, declared:"Experiment") -> str:
@@ -107,9 +108,12 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
     "One verdict for each thing that is looked at."
     yield _in_step(place)
     declared, version = vars(place.module)[place.variable], current_version(workspace, place.name)
-    try: expected = _of_version(workspace, version) if version else _of_declaration(declared)
-    except MlPkgError as error:
-        yield Verdict("model", f"the file that was registered as {version}" if version else "a file that others can load", str(error), False)
+    if version and (damage := _damage(version)):
+        yield Verdict("model", f"the file that was registered as {version}", damage, False)
+        return
+    expected = _of_version(workspace, version) if version else _of_declaration(declared)
+    if expected.file is None:
+        yield Verdict("fresh process", "it loads the model", f"the model of {place.name} cannot be saved", False)
         return
     try: said = testimony(place.module.__name__, place.variable, expected.file, project_of(place), declared.promotion.witness_minutes)
     except MlPkgError as error:
