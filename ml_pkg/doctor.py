@@ -36,7 +36,7 @@ from .persistence import digest_of
 from .processes import has_ended, is_alive
 from .registry import Version, registered_versions, whole_file
 from .signing import is_ours
-from .store import MIGRATIONS, journal_mode
+from .store import ENDED, MIGRATIONS, journal_mode
 from .workspace import Workspace
 
 logging.getLogger("ml_pkg").addHandler(logging.NullHandler()) # what is found is in the diagnosis, and need not be told twice
@@ -351,7 +351,7 @@ def _overview(workspace:Workspace) -> dict[str, str]:
             version, journal = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "journal_mode"))
             overview["database"] = f"format {version} of {len(MIGRATIONS)}, journal mode {journal}" + (", brought forward when it is next used" if version < len(MIGRATIONS) else "")
             overview["runs"] = ", ".join(f"{count:,} {status}"
-                for status, count in connection.execute("SELECT status, count(*) FROM runs GROUP BY status ORDER BY status DESC")) or "none"
+                for status, count in connection.execute(f"SELECT {ENDED}, count(*) FROM runs GROUP BY 1 ORDER BY 2 DESC, 1")) or "none"
     held = sizes(workspace)
     return {**overview, "checkpoints": str(Checkpoints(workspace.folder/"checkpoints").usage()),
         "sizes": ", ".join(f"{kind} {size(count)}" for kind, count in held.items()) or "nothing yet"}

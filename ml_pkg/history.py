@@ -67,7 +67,7 @@ def _unknown(connection:sqlite3.Connection, name:str) -> UnknownName:
     "With all that could have been meant; metrics first, since there are few of them."
     metrics, parameters = _all(connection, "metrics", "metric"), _all(connection, "parameters", "name")
     suggestion = did_you_mean(name, metrics, "metrics", meant=[*metrics, *COLUMNS, *parameters])
-    return UnknownName(f"'{name}' is no column, metric or parameter of a run.{suggestion} Columns: {listed(COLUMNS, len(COLUMNS))}. Parameters: {listed(parameters, 200)}.")
+    return UnknownName(f"'{name}' is no column, metric or parameter of a run.{suggestion} Columns: {listed(COLUMNS, len(COLUMNS))}. Parameters: {listed(parameters, 20)}.")
 
 # %% ../nbs/api/292_history.ipynb #0b57468d
 def _named(connection:sqlite3.Connection) -> Callable[[str], Term]:

@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
         if not self.best: return "no variant has a score"
         corrected = f"; corrected for that {self.corrected.mean:.4f}{_ends(self.corrected)}" if self.tried > 1 else f"{_ends(self.corrected)}"
         equals = f"; {self.equals} other{'s' * (self.equals > 1)} cannot be told from it" if self.equals else ""
-        if self.baseline: equals += f", {self.baseline} among them" if self.is_equal else f"; {self.baseline} can be told from it"
+        if self.baseline: equals += f", of which one is {self.baseline}" if self.is_equal else f"; {self.baseline} can be told from it"
         place = f"best here, of {self.tried} tried, of which run {self.better_before} scored higher" if self.better_before else f"best of {self.tried} tried"
         how = "" if self.by_rows else "; luck told from the folds, which know less of it than rows do"
         return f"{self.best}: {self.score:.4f}, {place}{corrected}{equals}{how}"

@@ -239,7 +239,7 @@ def check_registered(
 ) -> None:
     "Raise `UnknownName` for a name that no version has."
     known = [row[0] for row in connection.execute("SELECT name FROM versions UNION SELECT name FROM promotions")]
-    if name not in known: raise UnknownName(f"no model '{name}' is registered; a model is when it is promoted.{did_you_mean(name, known, 'registered models')}")
+    if name not in known: raise UnknownName(f"no model '{name}' is registered; a model is when it is promoted (what ran under a name: ml_pkg runs NAME).{did_you_mean(name, known, 'registered models')}")
 
 # %% ../nbs/api/385_registry.ipynb #c00a4ae7
 def _last(connection:sqlite3.Connection, name:str, alias:str) -> sqlite3.Row | None: return connection.execute("SELECT * FROM promotions WHERE name = ? AND alias = ? ORDER BY number DESC", [name, alias]).fetchone()

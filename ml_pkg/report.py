@@ -171,7 +171,7 @@ def score_interval(
 # %% ../nbs/api/286_report.ipynb #ea96ceff
 def _mean_in_words(run:"Run", metric:str) -> str:
     mean, low, high = score_interval(run, metric)
-    return f"{mean:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if math.isfinite(low) else "")
+    return f"{mean:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f}, from the folds)" if math.isfinite(low) else "")
 
 # %% ../nbs/api/286_report.ipynb #da002075
 def verdict(
@@ -240,7 +240,7 @@ def score_section(
     folds = [[number, *(f"{values[number - 1]:.4f}" for values in scores.values())] for number in range(1, min(map(len, scores.values())) + 1)]
     drawn = picture(lambda figure: _draw_folds(figure, scores, intervals), 0.3 + 0.8 * len(scores),
         "Scores: a point for each fold, the mean as a line and its 95 % interval as a bar")
-    return section("Scores", tabulated("mean scores", ["metric", "mean", "95 % interval", "deviation over folds"], means), drawn,
+    return section("Scores", tabulated("mean scores", ["metric", "mean", "95 % interval, from the folds", "deviation over folds"], means), drawn,
         tabulated("scores by fold", ["fold", *scores], folds))
 
 # %% ../nbs/api/286_report.ipynb #ea6a8d3c

@@ -122,6 +122,7 @@ def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Chec
             run = finish(begun, folds, prepared)
         except (Exception, KeyboardInterrupt) as error:
             fail(begun, failure(error))
+            if isinstance(error, KeyboardInterrupt) and isinstance(checkpoints, Checkpoints): error.add_note("what is done is kept, and running it again goes on from there")
             raise
     for category, message in remarks(begun, folds, prepared, run): warnings.warn(message, category, stacklevel=4)
     return run

@@ -323,6 +323,7 @@ def run_variants(
         except BaseException as error:
             kept = "" if isinstance(checkpoints, NoCheckpoints) else "; what is done is kept, and running it again goes on from there"
             display.close(sweep.standing, ("stopped" if isinstance(error, KeyboardInterrupt) else "ended by an error") + kept)
+            if kept: error.add_note(kept.removeprefix("; ")) # in a terminal the traceback comes last
             raise
     display.close(sweep.standing, DONE)
     sweep.recording.warn(sweep.standing.variants)
