@@ -118,9 +118,12 @@ def traffic(
             "shadow": alike and {"rows": len(both), **alike._asdict(), "gained": gain and gain._asdict()}})
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if lost: print(f"\n{strays_told(lost)}")
+    if (found["labelled"][found["role"] != "shadow"] > 0).sum() > 1: print(f"\n{_OF_OTHER_ROWS}")
     if alike: print(f"\nthe shadow answered {len(both):,} rows, {alike.mean:.1%} of them as production did ({alike.low:.1%} to {alike.high:.1%})")
     if gain:
         print(f"where labels are known, its share of right answers differs from production's by {gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, on the same rows)")
+
+_OF_OTHER_ROWS = "each version is judged on the rows of its own time, so what is harder by now counts against the later one. On the same rows a shadow is compared (ml_pkg serve --shadow), and a candidate by the gate InTraffic"
 
 def _line(row:dict) -> list[str]:
     right, error = row.get("right"), row.get("error")

@@ -24,7 +24,7 @@ class Instruments(Unobserved):
         self._client, self._logged, self._beside = client, Counts(), Standing()
         self._own = None if "PROMETHEUS_MULTIPROC_DIR" in os.environ else client.CollectorRegistry()
         def made(kind:Callable, name:str, what:str, *labels:str, **options) -> Any: return kind(f"ml_pkg_{name}", what, labels, registry=self._own, **options)
-        self.statuses = Counter() # responses by status, of this process
+        self.statuses = Counter() # responses to what was posted, by status, of this process: whoever asks for a page that is not there asks no model
         self._responses = made(client.Counter, "responses", "Responses by their status", "status")
         self._rows = made(client.Counter, "rows", "Rows answered by each version", "model", "version")
         self._seconds = made(client.Histogram, "answer_seconds", "Time from a whole request to its answer",
@@ -45,9 +45,9 @@ class Instruments(Unobserved):
         "Of something that all processes look at, so that the latest word counts."
         return self._client.Gauge(f"ml_pkg_{name}", what, labels, registry=self._own, **({"multiprocess_mode": "mostrecent"} if self._own is None else {}))
 
-    def responded(self, status:int) -> None:
-        "A response was begun."
-        self.statuses[status] += 1
+    def responded(self, method:str, status:int) -> None:
+        "A response to a request of that method was begun."
+        if method == "POST": self.statuses[status] += 1
         if (found := self._by_status.get(status)) is None: found = self._by_status[status] = self._responses.labels(status)
         found.inc()
 

@@ -122,7 +122,7 @@ class Sheltered:
         self,
         app:Callable,
         hosts:Hosts,
-        responded:Callable[[int], None]=lambda status: None, # told of the status of each answer, when it begins
+        responded:Callable[[str, int], None]=lambda method, status: None, # told of the method of each request, and of the status of its answer, when that begins
     ):
         self.app, self.responded = app, responded
         self._accepts = functools.lru_cache(maxsize=64)(lambda host: hosts.accepts(host.decode("latin-1"))) # the same few all the time
@@ -135,7 +135,7 @@ class Sheltered:
             nonlocal started, ended
             if message["type"] == "http.response.start":
                 started = True
-                self.responded(message["status"])
+                self.responded(scope["method"], message["status"])
             elif message["type"] == "http.response.body": ended = not message.get("more_body", False)
             await send(message)
         try:
