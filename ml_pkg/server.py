@@ -29,6 +29,7 @@ from .attending import Attending, telling_of
 from .connections import Line, bounded_server, possible_connections
 from .engines import DirectEngine, Engine
 from .errors import InvalidDeclaration, optional
+from .events import speak
 from .following import Answering, Following
 from .gauges import WatchGauges
 from .guard import listening
@@ -369,6 +370,7 @@ def serve(
     workers:int=1,        # processes
 ) -> None:
     "Serve a model until the process is told to end. Raises `Unservable`, `InvalidDeclaration` for an address that anybody could ask, `MissingExtra`, and what loading the model raises."
+    speak()
     workspace = Workspace.current()
     check_reach(host, TokenSource(workspace).current())
     if workers < 1: raise InvalidDeclaration(f"a server has 1 worker or more, and not {workers}")
