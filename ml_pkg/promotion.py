@@ -222,7 +222,6 @@ def _planned_with_remarks(experiment:"Experiment", place:Place, workspace:Worksp
     found = planned(experiment.named(place.name), place, workspace)
     return found._replace(remarks=(*found.remarks, *_remarks_on_rows(experiment.dataset, place, current_version(workspace, place.name))))
 
-
 # %% ../nbs/api/399_promotion.ipynb #b1cae494
 REGISTRY_ALONE = "ml_pkg rollback {} --registry-only brings its model back alone"
 
