@@ -184,7 +184,7 @@ class _Study:
     baseline = ""
 
     def __init__(self, optuna:Any, study:Any, variants:Sweep|Space, count:int, at_once:int):
-        self.optuna, self.study, self.variants, self.left, self.at_once, self.trials, self.seen = optuna, study, variants, count, at_once, [], {}
+        self.optuna, self.study, self.variants, self.left, self.at_once, self.trials = optuna, study, variants, count, at_once, []
 
     def ask(self) -> Sequence[Named]:
         self.trials = [self.study.ask() for _ in range(min(self.left, self.at_once))]
