@@ -192,7 +192,7 @@ def model_document(
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
     return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card,
-        "columns": ready.model.schema.to_dict()}
+        "columns": ready.model.schema.to_dict(), **({"edited": list(ready.model.edited)} if ready.model.edited else {})}
 
 # %% ../nbs/api/495_api.ipynb #a460a236
 async def _rest(body:bytearray, receive:Callable, most:int) -> bytes:

@@ -8,12 +8,16 @@ __all__ = ['WIDTH', 'Why', 'models', 'history', 'alias', 'rollback', 'retire']
 # %% ../nbs/api/808_cli_registry.ipynb #5c1a4e8c
 import dataclasses
 import textwrap
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported, waiting
 from .display import minute
+from .errors import MlPkgError
+
+if TYPE_CHECKING:
+    from ml_pkg.registry import Version
 
 # %% ../nbs/api/808_cli_registry.ipynb #50da0677
 WIDTH = 100 # characters of a line in the tables; --json has everything
@@ -93,6 +97,13 @@ def alias(
     if as_json: print_json({"model": name, "alias": alias, "version": version})
     else: print(f"{name}@{alias} stands for {'nothing' if version is None else f'version {version}'}")
 
+def _why_silent(version:"Version") -> str:
+    "Why a version will not answer although it is in production; nothing if it will."
+    from ml_pkg.model import to_answer
+    try: to_answer(version.load, str(version))
+    except MlPkgError as error: return str(error)
+    return ""
+
 @app.command()
 @reported
 def rollback(
@@ -108,7 +119,9 @@ def rollback(
     from ml_pkg.way_back import rollback as back
     if registry_only:
         version = rollback_target(name) if dry_run else point_back(name, why)
-        told, facts = f"{version} {'would be' if dry_run else 'is'} in production again (run {version.run})", {**dataclasses.asdict(version), "is_done": not dry_run}
+        note = _why_silent(version)
+        told = f"{version} {'would be' if dry_run else 'is'} in production again (run {version.run})" + f"\nnote: it will not answer: {note}" * bool(note)
+        facts = {**dataclasses.asdict(version), "is_done": not dry_run, "note": note}
     else:
         if dry_run: promotion = preview_rollback(name)
         else:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli import AsJson, app, print_columns, print_json, reported
+from .cli import AsJson, Edited, app, print_columns, print_json, reported
 from .cli_monitor import Against, LabelsAfter, Over, watching_of
 from .errors import InvalidDeclaration, did_you_mean
 
@@ -38,7 +38,7 @@ def _given(context:typer.Context, *but:str) -> list[str]:
             for each in value if isinstance(value, (list, tuple)) else [value]: found += [flags[name][0], str(each)]
     return found
 
-def _write_container(context:typer.Context, model:str, folder:Path, port:int, engine:str, trusted:bool) -> None:
+def _write_container(context:typer.Context, model:str, folder:Path, port:int, engine:str, trusted:bool, edited:bool) -> None:
     "The files of an image, and what to type now."
     from ml_pkg.addresses import located
     from ml_pkg.container import container_files, write_files
@@ -46,7 +46,7 @@ def _write_container(context:typer.Context, model:str, folder:Path, port:int, en
         raise InvalidDeclaration("an image holds one version of a model, so it has no candidate beside it: leave out --shadow and --split")
     there = located(model)
     options = _given(context, "model", "port", "host", "dockerfile", "trusted")
-    for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), trusted), folder): print(path)
+    for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), trusted, edited), folder): print(path)
     print(f"\nThey serve {there}. Now:\n  ml_pkg token add NAME  (prints who may ask: ML_PKG_TOKENS=…)\n  cd {folder} && ML_PKG_TOKENS=… docker compose up --build")
 
 # %% ../nbs/api/812_cli_serving.ipynb #34cb7889
@@ -69,6 +69,7 @@ def serve(
     rows:Annotated[int, typer.Option("--rows", min=1, help="Most rows in one request.")] = 10_000,
     body:Annotated[int, typer.Option("--body", min=1, help="Most bytes in one request.")] = 1_000_000,
     trusted:Annotated[bool, typer.Option("--trusted", help="You know who wrote the model: load it even if that could run code.")] = False,
+    edited:Edited = False,
     watch:Annotated[str, typer.Option("--watch", metavar="LENGTH",
         help="Look at the end of each period of that length, such as 1h, whether it is still the same world: for /dashboard, /metrics and the setting `alarms`.")] = "",
     over:Over = "1d",
@@ -78,7 +79,7 @@ def serve(
         help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
-    if dockerfile is not None: return _write_container(context, model, dockerfile, port, engine, trusted)
+    if dockerfile is not None: return _write_container(context, model, dockerfile, port, engine, trusted, edited)
     from ml_pkg.limits import Limits
     from ml_pkg.logged import Private
     from ml_pkg.prediction_log import PredictionLog, no_log
@@ -90,7 +91,7 @@ def serve(
     if not watch and (idle := next((word for word in _given(context) if word in ("--over", "--against", "--labels-after")), "")):
         raise InvalidDeclaration(f"{idle} says how a watch looks, and there is none: add --watch 1h")
     watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, labels_after=labels_after, trusted=trusted)) if watch else Unwatched()
-    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted),
+    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted, edited),
         port, host, workers)
 
 # %% ../nbs/api/812_cli_serving.ipynb #a2874706

@@ -16,7 +16,7 @@ from typing import Any
 from .addresses import Located
 from .code import is_library_file
 from .errors import InvalidDeclaration, NotFound, UntrustedFile, Unwritable, listed
-from .model import Model
+from .model import Model, to_answer
 from .parts import modules_of
 from .persistence import Joblib, Pickle, Skops, read_archive, sha256
 from .project import filled
@@ -121,10 +121,11 @@ def container_files(
     port:int=8000,                   # that the server in the image listens at
     extras:Iterable[str]=("serve",), # of ml_pkg
     trusted:bool=False,              # you know who wrote the model: load it even if that could run code
+    edited:bool=False,               # its own code was edited since it was fitted, and it is to answer all the same
 ) -> dict[str, bytes]:               # path from the folder of the image -> content
     "What an image is built from that serves this version. Raises `InvalidDeclaration` for a model whose code is in no package and for a port that nobody could know, what loading it raises, and what `requirements_of` raises."
     if port == 0: raise InvalidDeclaration("an image says at which port it answers, and 0 is any that is free: give it a number, such as --port 8000")
-    model, content = there.load(trusted), there.path.read_bytes()
+    model, content = to_answer(lambda: there.load(trusted), str(there), edited), there.path.read_bytes()
     file, project = _file_name(there.name), project_of(own_modules(model.estimator))
     words = ["ml_pkg", "serve", file, "--host", "0.0.0.0", "--port", str(port), *options, *(["--trusted"] if needs_trust(there.path) else [])]
     from ml_pkg import __version__

@@ -25,7 +25,7 @@ import pandas as pd
 from .errors import ClusterUnusable, DamagedFile, InvalidData, InvalidDeclaration, MlPkgError, NotFound, Unwritable, listed, optional
 from .fitting import handed_out
 from .identity import components, differences, digest, identify
-from .model import Model, UnusualInput
+from .model import Model, UnusualInput, to_answer
 from .persistence import digest_of, read_archive, sha256
 from .prediction import predict_file
 from .sources import FORMATS, reading, table_format
@@ -438,9 +438,9 @@ class FolderReport:
         for each in self.said: warnings.warn(each, stacklevel=3)
 
 # %% ../nbs/api/442_folders.ipynb #e534ef64
-def _loaded(path:Path, trusted:bool) -> Shipped:
+def _loaded(path:Path, trusted:bool, edited:bool) -> Shipped:
     "A model file that this process may open, and has opened."
-    model, archive = Model.load(path, trusted=trusted), read_archive(path)
+    model, archive = to_answer(lambda: Model.load(path, trusted=trusted), str(path), edited), read_archive(path)
     shipped = Shipped(path.absolute(), archive.sha256, trusted or archive.ours, _made_of(model))
     if not shipped.made_of: warnings.warn(f"what code the model in {path} depends on cannot be told, so every part is predicted each time", stacklevel=4)
     _held.clear()
@@ -470,11 +470,12 @@ def predict_folder(
     place:Place=Local(),       # whose workers do it: `Local(jobs)`, `OnDask(address)`, `OnRay(address)`
     trusted:bool=False,        # you know who wrote the model: load it even if that could run code
     progress:Callable=lambda report: None, # shown the report after each part
+    edited:bool=False,         # its own code was edited since it was fitted, and it is to answer all the same
 ) -> FolderReport:
-    "Predict every file of a folder, unless its predictions stand. A file that fails does not stop the others. Raises what `parts_within`, `Model.load` and the place raise; what is done then is kept."
+    "Predict every file of a folder, unless its predictions stand. A file that fails does not stop the others. Raises what `parts_within`, `to_answer`, `Model.load` and the place raise; what is done then is kept."
     parts, source, output = parts_within(source, output), source.absolute(), output.resolve()
     try:
-        job = Job(_loaded(model, trusted), probabilities, tuple(dict.fromkeys(keep)))
+        job = Job(_loaded(model, trusted, edited), probabilities, tuple(dict.fromkeys(keep)))
         loaded = _model(job.model)
         if probabilities: loaded.predict_proba(pd.DataFrame(columns=loaded.schema.names)) # a model that gives none says so now
         for folder in (output, records_beside(output)): _made(folder)

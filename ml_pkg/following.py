@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .addresses import Located, located, pause_between_looks, traces
+from .model import EditedCode
 from .running_code import check_code, code_keys, project_modules
 from .service import Served
 
@@ -66,13 +67,21 @@ class Following:
 
     async def _swap(self, there:Located) -> None:
         self._failed, self._again = there, time.monotonic() + _AT_LEAST # unless it succeeds, it is not tried again at once
-        before, ready = self.service.current, await asyncio.to_thread(self.ready, there)
-        await asyncio.to_thread(check_code, ready.model.estimator)
+        before, ready = self.service.current, await asyncio.to_thread(self._made_ready, there)
         self._failed = None
         self.service.swap(ready)
         log.info("%s answers now, after %s", ready, before)
         self.swapped(ready, before)
         self._mend()
+
+    def _made_ready(self, there:Located) -> Served:
+        "Raises `StaleCode` before all: whoever starts this process again then has what the version was fitted with."
+        try: ready = self.ready(there)
+        except EditedCode as error:
+            check_code(error.model.estimator)
+            raise
+        check_code(ready.model.estimator)
+        return ready
 
     def _mend(self) -> None:
         "There is no trouble any more."

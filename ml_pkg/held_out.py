@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from .candidates import Candidate, Incumbent, Pair, Verdict, check_amounts, metric_of
+from .candidates import Candidate, Incumbent, Pair, Verdict, check_amounts, edited_since, metric_of
 from .dataset import Dataset
 from .display import counted, minute
 from .errors import InvalidData, InvalidDeclaration, NotFound, listed
@@ -158,7 +158,7 @@ def _on_rows(candidate:Candidate, metric:str, rows:_Labelled, score:float) -> Pa
             rows.weights, rows.units, widening=1.0)
     interval, method = (sample.difference(0, 1), "by drawing rows") if sample else (_leaving_out(candidate, metric, rows, scores[0] - scores[1]),
         "by leaving out part after part of the rows")
-    return Pair(metric, scores[1], scores[0], interval, method)
+    return Pair(metric, scores[1], scores[0], interval, method, edited_since(candidate.production))
 
 def _leaving_out(candidate:Candidate, metric:str, rows:_Labelled, difference:float) -> Interval:
     "Of a metric that cannot be told from predictions row by row, such as one of a team's own."

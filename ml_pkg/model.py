@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DESCRIBED', 'UnusualInput', 'refusal', 'Model', 'probability_columns', 'probability_name', 'write_model',
-           'save_model', 'UnknownPersister', 'check_key']
+           'save_model', 'EditedCode', 'UnknownPersister', 'check_key', 'to_answer']
 
 # %% ../nbs/api/220_model.ipynb #177fd036
 import json
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,7 @@ class Model:
     schema: Schema                               # of the features
     card: Mapping[str, Any] = field(default_factory=dict) # name, key, run, task, target, classes, metrics, versions, source: plain JSON
     attached: Mapping[str, bytes] = field(default_factory=dict) # what else travels with it, by the name of its member: written and read by those whose it is
+    edited: tuple[str, ...] = ()                 # pieces of its own code that are not what they were when its file was written
 
     def __repr__(self) -> str: return f"Model({self.card.get('name', 'unnamed')}, {type(self.estimator).__name__}, {len(self.schema.columns)} features)"
     def _repr_html_(self) -> str: return definition("Model", {name: value for name, value in self.card.items() if name not in ("source", "versions")}) + self.schema._repr_html_()
@@ -137,8 +138,11 @@ class Model:
         persisters:Iterable[Persister]=(Skops(), Joblib(), Pickle()), # all formats that are read; one of your own stands beside these
     ) -> "Model":
         """Read a model: a file, or what an address such as "iris@production" leads to. Raises `NotFound`, `UnknownName`, `DamagedFile`, or `UntrustedFile` if loading could
-        run code and neither your signature is on the file nor `trusted=True` is given."""
-        return _load(_file_of(path), trusted, {persister.name: persister for persister in persisters})
+        run code and neither your signature is on the file nor `trusted=True` is given. Warns with `EditedCode`."""
+        file = _file_of(path)
+        model = _load(file, trusted, {persister.name: persister for persister in persisters})
+        if model.edited: warnings.warn(EditedCode(str(file), model), stacklevel=2)
+        return model
 
     def _ask(self, method:str, rows:Any, first_row:int) -> tuple[pd.Index, np.ndarray]:
         conformed = conform(rows, self.schema, first_row)
@@ -209,6 +213,12 @@ def save_model(
     return path
 
 # %% ../nbs/api/220_model.ipynb #173a8ba7
+class EditedCode(MlPkgError, UserWarning):
+    "A model's own classes or functions are not those that it was fitted with. A warning where it is loaded; an error where it is to answer in production."
+    def __init__(self, what:str, model:Model):
+        super().__init__(f"{what} was fitted with other code: {listed(model.edited)} has changed since, so it may answer otherwise than it did then. Bring that code back, or train it again")
+        self.model = model
+
 class UnknownPersister(DamagedFile):
     "A model file that was written by a persister which is not given for reading it."
 
@@ -237,8 +247,8 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     with _readable(path, "its estimator"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Trying to unpickle estimator") # said once, above, for the whole file
         estimator = persisters[name].load(members["estimator"], vouched)
-    with _readable(path, "what its code was"): _compare_code(path, manifest.get("code") or {}, estimator)
-    model = Model(estimator, schema, card, {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")})
+    with _readable(path, "what its code was"): edited = tuple(changed_code(then, own_code(estimator))) if (then := manifest.get("code")) else ()
+    model = Model(estimator, schema, card, {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")}, edited)
     if not vouched: _try_out(path, model)
     return model
 
@@ -265,12 +275,6 @@ def _compare_versions(path:Path, written:dict[str, str]) -> None:
         warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}",
             UserWarning, stacklevel=4)
 
-def _compare_code(path:Path, written:dict[str, dict[str, str]], estimator:Any) -> None:
-    "Warn of a model whose own classes and functions were edited since."
-    if written and (changed := changed_code(written, own_code(estimator))):
-        warnings.warn(f"{path} was fitted with other code: {listed(changed)} has changed since. Predictions may differ from those that it gave then. Train it again, or bring that code back",
-            UserWarning, stacklevel=4)
-
 # %% ../nbs/api/220_model.ipynb #a2b05b3b
 def check_key(
     model:Model,  # as it was loaded
@@ -280,3 +284,17 @@ def check_key(
     "The model, if it was fitted for a declaration of that key. Raises `DamagedFile` otherwise."
     if model.card.get("key") == key: return model
     raise DamagedFile(f"{path} holds the model of another declaration (key {model.card.get('key')}, and {key} was expected): it was put in place of the one that belongs there. Delete it, and fit again")
+
+# %% ../nbs/api/220_model.ipynb #410d7da6
+def to_answer(
+    load:Callable[[], Model], # reads a model
+    what:str,                 # is read, for the message
+    edited:bool=False,        # its own code was edited since it was fitted, and it is to answer all the same
+) -> Model:
+    "A model that answers as it did when it was fitted. Raises `EditedCode` if its code is other code by now, and what loading raises."
+    if edited: return load()
+    with warnings.catch_warnings(action="ignore", category=EditedCode): model = load()
+    if not model.edited: return model
+    refused = EditedCode(what, model)
+    refused.args = (f"{refused}. To have it answer all the same: edited=True (on the command line: --edited)",)
+    raise refused

@@ -68,6 +68,6 @@ def changed_code(
     then:Mapping[str, Mapping[str, str]], # as `own_code` gave it when the estimator was saved
     now:Mapping[str, Mapping[str, str]],  # as it gives it here
 ) -> list[str]:                           # such as "ripened (in orchard_of_ours.Ripened)"
-    "Pieces of code that are not what they were. What came since counts, if it is in a class that was there."
-    return [f"{piece} (in {name})" for name, pieces in then.items() for piece in sorted({*pieces, *now.get(name, {})})
-        if pieces.get(piece) != now.get(name, {}).get(piece)]
+    "Pieces of code that are not what they were. What came since counts, if it is in a class that was there; of a class whose code cannot be read here nothing is told."
+    return [f"{piece} (in {name})" if piece else name for name, pieces in then.items() if name in now for piece in sorted({*pieces, *now[name]})
+        if pieces.get(piece) != now[name].get(piece)]

@@ -69,10 +69,11 @@ class Serving:
     rival: "NoRival" = field(default_factory=lambda: NoRival()) # what is beside it
     watch: "Unwatched" = field(default_factory=lambda: Unwatched()) # who looks whether the world is still the same
     trusted: bool = False                           # you know who wrote the model: load it even if that could run code
+    edited: bool = False                            # its own code was edited since it was fitted, and it is to answer all the same
 
     def ready(self, there:Located) -> Served:
         "Raises what `serve_located` raises, and `UnknownName` for a version that has not the private columns: they would be logged under other names."
-        ready = serve_located(there, self.engine, self.trusted)
+        ready = serve_located(there, self.engine, self.trusted, self.edited)
         if self.private.names: self.private.check(_logged_names(ready))
         return ready
 
@@ -165,7 +166,7 @@ class ShadowedBy(NoRival):
         located(self.address)
 
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Shadow:
-        return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted), shadow_folder(workspace, name), serving.private)
+        return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted, edited=serving.edited), shadow_folder(workspace, name), serving.private)
 
 # %% ../nbs/api/780_server.ipynb #4829c9ab
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:

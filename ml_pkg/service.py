@@ -23,7 +23,7 @@ from .errors import optional
 from .json_rows import Columns, InvalidRequest, RowReader, read_json, rows_of
 from .limits import RETRY_SOON, Limits, Refused
 from .logged import Logged
-from .model import Model, probability_name
+from .model import Model, probability_name, to_answer
 from .prediction_log import NoLog, Outcome, PredictionLog, Receipt
 
 # %% ../nbs/api/493_service.ipynb #77cd9b85
@@ -54,9 +54,10 @@ def serve_located(
     there:Located, # as `located` gives it
     engine:Callable[[Model], Engine]=DirectEngine, # what computes the answers
     trusted:bool=False, # you know who wrote it: load it even if that could run code
+    edited:bool=False,  # its own code was edited since it was fitted, and it is to answer all the same
 ) -> Served:
-    "What an address leads to, made ready to answer. Raises what `Located.load` and `served` raise."
-    return served(there.load(trusted), there.name, there.version, engine)
+    "What an address leads to, made ready to answer. Raises what `to_answer`, `Located.load` and `served` raise."
+    return served(to_answer(lambda: there.load(trusted), str(there), edited), there.name, there.version, engine)
 
 # %% ../nbs/api/493_service.ipynb #d67ead84
 def _ids() -> Callable[[int], list[str]]:

@@ -16,6 +16,7 @@ from .declared_changes import in_a_line
 from .errors import MlPkgError, NotRewritable, UnknownName, listed
 from .exported import refuse_out_of_step
 from .identity import differences
+from .model import EditedCode, to_answer
 from .parity import Testimony, all_answers, answers_digest, fitted_rows, testimony
 from .placement import Place, place_at
 from .promotion import Refusal, current_version, only_one, project_of, settle_and_tell, was_promoted
@@ -76,10 +77,12 @@ def _of_declaration(declared:"Experiment") -> _Expected:
     given = answers_digest(all_answers(declared.fitted(run), fitted_rows(declared)))
     return _Expected(run.model_path, given, f"of the model in memory ({given})")
 
-def _damage(version:Version) -> str:
-    "Why what is in production cannot be loaded; nothing if it can."
-    try: return "" if version.model else ""
-    except MlPkgError as error: return str(error)
+def _loads(version:Version) -> Verdict | None:
+    "What is wrong with the model of a version, if it cannot be loaded, or has other code by now."
+    try: to_answer(version.load, str(version))
+    except EditedCode as error: return Verdict("code", f"{version}'s own code is what it was fitted with", f"{listed(error.model.edited)} has changed since, so it is neither served nor asked for predictions (--edited does so all the same)", False)
+    except MlPkgError as error: return Verdict("model", f"the file that was registered as {version}", str(error), False)
+    return None
 
 # %% ../nbs/api/404_verification.ipynb #ee523745
 def _older(version:Version|None, declared:"Experiment") -> str:
@@ -108,9 +111,9 @@ def _looked_at(workspace:Workspace, place:Place) -> Iterator[Verdict]:
     "One verdict for each thing that is looked at."
     yield _in_step(place)
     declared, version = vars(place.module)[place.variable], current_version(workspace, place.name)
-    if version and (damage := _damage(version)):
-        yield Verdict("model", f"the file that was registered as {version}", damage, False)
-        return
+    if version and (wrong := _loads(version)):
+        yield wrong
+        if wrong.gate == "model": return
     expected = _of_version(workspace, version) if version else _of_declaration(declared)
     if expected.file is None:
         yield Verdict("fresh process", "it loads the model", f"the model of {place.name} cannot be saved", False)

@@ -148,24 +148,64 @@ def test_a_run_of_other_rows_is_not_promoted_and_the_file_put_back_leads_back(pr
     run(promoted, "ml_pkg", "verify", "flowers")
 
 
+WITH_A_FUNCTION = "from flowers.experiments.flowers import flowers\nfrom sklearn.preprocessing import FunctionTransformer\n{}\nprint(flowers.insert('tidy', FunctionTransformer(tidy), before=next(iter(flowers.estimator.named_steps))).run().id)"
+
+
+def export(folder:Path, source:str) -> None:
+    "Put a cell with a function before the declaration, in place of the one that was put there before, and export the notebook."
+    notebook = folder / "nbs/experiments/flowers.ipynb"
+    cells = json.loads(notebook.read_text())
+    cells["cells"] = [cell for cell in cells["cells"] if cell["id"] != "0a1b2c3d"]
+    place = next(number for number, cell in enumerate(cells["cells"]) if "flowers = Experiment(" in "".join(cell["source"]))
+    cells["cells"].insert(place, {"cell_type": "code", "execution_count": None, "id": "0a1b2c3d", "metadata": {}, "outputs": [], "source": ["#| export\n", source]})
+    notebook.write_text(json.dumps(cells))
+    run(folder, "nbdev_export")
+
+
 @pytest.mark.thorough
 def test_a_function_that_moved_from_a_script_into_the_module_is_promoted_and_gone_back_to(garden:Path):
-    work = "from flowers.experiments.flowers import flowers\nfrom sklearn.preprocessing import FunctionTransformer\n{}\nprint(flowers.insert('tidy', FunctionTransformer(tidy), before=next(iter(flowers.estimator.named_steps))).run().id)"
     tidy = "def tidy(rows): return rows.fillna(0)"
-    (garden / "explore.py").write_text(work.format(tidy))
+    (garden / "explore.py").write_text(WITH_A_FUNCTION.format(tidy))
     first = run(garden, "python", "explore.py").split()[-1]
     assert "defined in a notebook or a script" in run(garden, "ml_pkg", "promote", first, "--force", "a test", code=2)
-    notebook = garden / "nbs/experiments/flowers.ipynb"
-    cells = json.loads(notebook.read_text())
-    place = next(number for number, cell in enumerate(cells["cells"]) if "flowers = Experiment(" in "".join(cell["source"]))
-    cells["cells"].insert(place, {"cell_type": "code", "execution_count": None, "id": "0a1b2c3d", "metadata": {}, "outputs": [], "source": ["#| export\n", tidy]})
-    notebook.write_text(json.dumps(cells))
-    run(garden, "nbdev_export")
-    (garden / "again.py").write_text(work.format("from flowers.experiments.flowers import tidy"))
+    export(garden, tidy)
+    (garden / "again.py").write_text(WITH_A_FUNCTION.format("from flowers.experiments.flowers import tidy"))
     assert "reused" in run(garden, "ml_pkg", "show", run(garden, "python", "again.py").split()[-1])
     assert "FunctionTransformer(tidy)" in run(garden, "ml_pkg", "promote", first, "--force", "a test") # also by the run of the script
     promote(garden, 5.0)
     assert "is in production, in place of" in run(garden, "ml_pkg", "rollback", "flowers") and "FunctionTransformer(tidy)" in sources(garden)[1].decode()
+
+
+def test_what_was_promoted_does_not_answer_with_code_that_was_edited_since(garden:Path):
+    def promoted_anew() -> str:
+        (garden / "explore.py").write_text(WITH_A_FUNCTION.format("from flowers.experiments.flowers import tidy") if "FunctionTransformer(tidy)" not in sources(garden)[1].decode() else "from flowers.experiments.flowers import flowers\nprint(flowers.run().id)")
+        return run(garden, "ml_pkg", "promote", run(garden, "python", "explore.py").split()[-1], "--force", "a test")
+    def predicted(*words:str, code:int=0) -> str: return run(garden, "ml_pkg", "predict", "flowers", "flowers/data/iris.csv", "-o", "found.csv", *words, code=code)
+
+    export(garden, "def tidy(rows): return rows.fillna(0)")
+    promoted_anew()
+    predicted()
+    server = subprocess.Popen([sys.executable, "-c", "from ml_pkg.commands import main; main()", "serve", "flowers", "--port", "0"], cwd=garden, stdout=subprocess.PIPE, stderr=(garden / "said.txt").open("w"), text=True, env=environment(garden))
+    try:
+        version = next(line for line in server.stdout if "flowers@" in line)
+        export(garden, "def tidy(rows): return 2 * rows.fillna(0)")
+        for words in (("predict", "flowers", "flowers/data/iris.csv", "-o", "found.csv"), ("serve", "flowers", "--port", "0"), ("serve", "flowers", "--dockerfile", "image")):
+            refused = run(garden, "ml_pkg", *words, code=2)
+            assert "was fitted with other code: flowers.experiments.flowers.tidy has changed since" in refused and "--edited" in refused
+        predicted("--edited")
+        looked = run(garden, "ml_pkg", "verify", "flowers", code=1)
+        assert "refused: code" in looked and "tidy" in looked and "refused: answers" in looked
+        said = promoted_anew()
+        assert "production's own code was edited since it was fitted" in said
+        predicted()
+        deadline = time.monotonic() + 60
+        while "Start this process again" not in (garden / "said.txt").read_text() and time.monotonic() < deadline: time.sleep(0.1)
+        assert "Start this process again" in (garden / "said.txt").read_text(), version
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+    back = run(garden, "ml_pkg", "rollback", "flowers", "--registry-only")
+    assert "note: it will not answer: " in back and "was fitted with other code: flowers.experiments.flowers.tidy has changed since" in back
 
 
 @pytest.mark.thorough
