@@ -11,12 +11,13 @@ import json
 import linecache
 import pkgutil
 import sys
+import warnings
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from .cell_files import is_exported
-from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, listed
+from .errors import InvalidDeclaration, MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
 from .experiment import Experiment
 from .workspace import project_root
 
@@ -69,6 +70,18 @@ def _run_module(name:str) -> dict[str, Any]:
         raise InvalidDeclaration(f"module '{name}' does not import: {error}") from error
     except Exception as error: raise InvalidDeclaration(f"module '{name}' does not import: {type(error).__name__}: {error}") from error
 
+# %% ../nbs/api/420_declarations.ipynb #0036e3eb
+def _warn_if_out_of_step(module:str) -> None:
+    "Say that a module does not hold what its notebook exports, if that is at hand."
+    from ml_pkg.exported import refuse_out_of_step
+    from ml_pkg.rewriting import notebook_of
+    try:
+        file = Path(sys.modules[module].__file__ or "")
+        notebook = notebook_of(file)
+        if notebook not in (None, file): refuse_out_of_step(file, module, notebook.read_bytes())
+    except NotRewritable as error: warnings.warn(f"what runs is not what {notebook} says by now: {error}", UserWarning, stacklevel=3)
+    except Exception: return # nobody asked, so nothing fails because of it
+
 # %% ../nbs/api/420_declarations.ipynb #335b99ea
 def load_declaration(
     address:str,    # 'package.module:name' or 'path/to/notebook.ipynb:name'; the name may be left out if there is only one experiment
@@ -82,7 +95,9 @@ def load_declaration(
         names = run_notebook(Path(place))
     elif place.endswith(".py") or "/" in place:
         raise InvalidDeclaration(f"'{address}' is the path of a file: give a module (package.module:name) or a notebook (path/to/notebook.ipynb:name)")
-    else: names = _run_module(place)
+    else:
+        names = _run_module(place)
+        _warn_if_out_of_step(place)
     return _chosen(names, name, place)
 
 def _chosen(names:dict[str, Any], name:str, place:str) -> Experiment:
