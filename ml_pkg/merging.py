@@ -62,11 +62,22 @@ def _is_expression(text:str) -> bool:
     except (SyntaxError, ValueError, RecursionError): return False
 
 # %% ../nbs/api/392_merging.ipynb #5b80966b
+def _values_within(written:Written, node:Any) -> Iterator[Any]:
+    "What is given to a call, or listed in a list, and what is given or listed within that."
+    try: _, entries, _ = entries_of(written, node)
+    except TypeError: return
+    for each in entries:
+        yield each.value
+        yield from _values_within(written, each.value)
+
+def _stand_in(place:int) -> str: return f"_what_was_there_{place}_"
+
 class _Merge:
     "An expression as it is written, on the way to another."
     def __init__(self, old:Written, new:Written, same:Callable[[str, str], bool], newline:str):
         self.old, self.new, self.same, self.newline = old, new, same, newline
         self.answers: dict[tuple[str, str], bool] = {} # of `same`
+        self.names = [each for each in _values_within(old, old.root) if type(each).__name__ in ("Name", "Attribute")]
     @property
     def kept(self) -> set[tuple[str, str]]: return {pair for pair, answer in self.answers.items() if answer}
 
@@ -89,7 +100,35 @@ class _Merge:
         if self.agree(self.old.text(old.value), self.new.text(new.value)): return 4
         return 3 if self.alike(old.value, new.value) or old.label.startswith(":") else 1
 
-    def replaced(self, old:Any, new:Any) -> str: return _moved(self.new.text(new), self.new.indentation(new), self.old.indentation(old), self.newline)
+    def replaced(self, old:Any, new:Any) -> str:
+        "The new node, in the old words for whatever the old one has words for."
+        return self.told_at(self.old.indentation(old), new, [old, *_values_within(self.old, old)])
+
+    def told_at(self, indentation:str, new:Any, old:Sequence[Any]) -> str:
+        "A new node at an indentation. What means the same as one of the old nodes is told as that is: such as a list of columns by its name."
+        kept:list[Any] = []
+        text = _moved(self.told(new, old, kept), self.new.indentation(new), indentation, self.newline)
+        for place, each in enumerate(kept):
+            before = NEWLINE.split(text[:text.index(_stand_in(place))])
+            here = before[-1][:len(before[-1]) - len(before[-1].lstrip(" \t"))] if len(before) > 1 else indentation
+            text = text.replace(_stand_in(place), _moved(self.old.text(each), self.old.indentation(each), here, self.newline))
+        return text
+
+    def told(self, new:Any, old:Sequence[Any], kept:list[Any]) -> str:
+        "The text of a new node, with a stand-in for each part that is kept."
+        if (found := next((each for each in old if self.could_be(each, new) and self.agree(self.old.text(each), self.new.text(new))), None)) is not None:
+            kept.append(found)
+            return _stand_in(len(kept) - 1)
+        try: opening, entries, closing = entries_of(self.new, new)
+        except TypeError: return self.new.text(new)
+        return opening + "".join(f"{each.lead}{each.prefix}{self.told(each.value, old, kept)}{each.gap}{',' * each.comma}{each.rest}" for each in entries) + closing
+
+    def could_be(self, old:Any, new:Any) -> bool:
+        "Whether it is worth asking. A number is no name that happens to stand for it: only what was called, or lists something, is known by a name."
+        kind = type(new).__name__
+        if kind not in ("Call", "List", "Tuple", "Set", "Dict") or kind != "Call" and not new.elements: return False
+        if type(old).__name__ in ("Name", "Attribute"): return True
+        return type(old) is type(new) and (kind != "Call" or self.old.text(old.func) == self.new.text(new.func))
 
     def merged(self, old:Any, new:Any) -> str:
         "The old node with what differs from the new one changed."
@@ -108,8 +147,7 @@ class _Merge:
             if old and new: yield old._replace(text=old.prefix + self.merged(old.value, new.value))
             elif new:
                 indentation = style.margin if style.own_line else self.old.indentation(before[-1].value)
-                yield Entry(-1, new.label, new.prefix, new.value,
-                    text=new.prefix + _moved(self.new.text(new.value), self.new.indentation(new.value), indentation, self.newline))
+                yield Entry(-1, new.label, new.prefix, new.value, text=new.prefix + self.told_at(indentation, new.value, self.names))
 
 # %% ../nbs/api/392_merging.ipynb #887b22bb
 def _pairs_agree(found:Sequence[ast.AST|None], wanted:Sequence[ast.AST|None], kept:set[tuple[str, str]]) -> bool:
