@@ -163,7 +163,7 @@ def abstains(
     "The reason not to estimate."
     if not rows: return "there are no rows"
     if outside.mean > most_outside:
-        return f"{outside.mean:.1%} of {rows} rows are unlike all rows that the model learnt from, and at most {most_outside:.1%} may be: wait for labels, or train on such rows"
+        return f"{outside.mean:.1%} of {rows} rows are further from what the model learnt from than 1 in 100 training rows is, and at most {most_outside:.1%} may be: wait for labels, or train on such rows"
     return ""
 
 # %% ../nbs/api/348_estimated.ipynb #e8e9fa79
