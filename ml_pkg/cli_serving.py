@@ -45,7 +45,7 @@ def _write_container(context:typer.Context, model:str, folder:Path, port:int, en
     if any(context.params[name] for name in ("shadow", "split")):
         raise InvalidDeclaration("an image holds one version of a model, so it has no candidate beside it: leave out --shadow and --split")
     there = located(model)
-    options = _given(context, "model", "port", "host", "dockerfile", "trusted")
+    options = _given(context, "model", "port", "host", "dockerfile", "trusted", "edited")
     for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), trusted, edited), folder): print(path)
     print(f"\nThey serve {there}. Now:\n  ml_pkg token add NAME  (prints who may ask: ML_PKG_TOKENS=…)\n  cd {folder} && ML_PKG_TOKENS=… docker compose up --build")
 

@@ -127,7 +127,7 @@ def container_files(
     if port == 0: raise InvalidDeclaration("an image says at which port it answers, and 0 is any that is free: give it a number, such as --port 8000")
     model, content = to_answer(lambda: there.load(trusted), str(there), edited), there.path.read_bytes()
     file, project = _file_name(there.name), project_of(own_modules(model.estimator))
-    words = ["ml_pkg", "serve", file, "--host", "0.0.0.0", "--port", str(port), *options, *(["--trusted"] if needs_trust(there.path) else [])]
+    words = ["ml_pkg", "serve", file, "--host", "0.0.0.0", "--port", str(port), *options, *(["--trusted"] if needs_trust(there.path) else []), *(["--edited"] if model.edited else [])]
     from ml_pkg import __version__
     values = {"title": " ".join(there.name.split()), "version": there.version, "ml_pkg": __version__,
               "python": python_of(model.card, f"{sys.version_info[0]}.{sys.version_info[1]}"), "file": file, "port": str(port), "user": str(USER),

@@ -17,7 +17,7 @@ from types import FunctionType
 from typing import Any
 
 from .cell_files import is_exported
-from .errors import InvalidDeclaration, MlPkgError, NotFound, NotRewritable, UnknownName, did_you_mean, listed
+from .errors import InvalidDeclaration, MlPkgError, NotFound, UnknownName, did_you_mean, listed
 from .experiment import Experiment
 from .workspace import project_root
 
@@ -73,14 +73,15 @@ def _run_module(name:str) -> dict[str, Any]:
 # %% ../nbs/api/420_declarations.ipynb #0036e3eb
 def _warn_if_out_of_step(module:str) -> None:
     "Say that a module does not hold what its notebook exports, if that is at hand."
-    from ml_pkg.exported import refuse_out_of_step
+    from ml_pkg.exported import cells_apart
     from ml_pkg.rewriting import notebook_of
     try:
         file = Path(sys.modules[module].__file__ or "")
         notebook = notebook_of(file)
-        if notebook not in (None, file): refuse_out_of_step(file, module, notebook.read_bytes())
-    except NotRewritable as error: warnings.warn(f"what runs is not what {notebook} says by now: {error}", UserWarning, stacklevel=3)
+        apart = cells_apart(file, module, notebook) if notebook not in (None, file) else []
     except Exception: return # nobody asked, so nothing fails because of it
+    if apart:
+        warnings.warn(f"{module}, which runs, is not what {notebook} says by now: it differs in the cell{'s' * (len(apart) > 1)} {listed(apart, 3)}. Export the notebook (nbdev_export)", UserWarning, stacklevel=3)
 
 # %% ../nbs/api/420_declarations.ipynb #335b99ea
 def load_declaration(

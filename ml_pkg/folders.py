@@ -187,7 +187,7 @@ class Shipped:
         if sha256(content) != self.sha256: raise DamagedFile(f"{self.path} was changed since this began: begin again")
         with tempfile.TemporaryDirectory(prefix="ml_pkg-") as folder: # nobody else can write there between the look and the loading
             (copy := Path(folder)/"model.mlpkg").write_bytes(content)
-            model = Model.load(copy, trusted=self.is_trusted)
+            model = to_answer(lambda: Model.load(copy, trusted=self.is_trusted), str(self.path), edited=True) # whoever sent it has looked
         if self.made_of and (other := differences(dict(self.made_of), dict(_made_of(model)))):
             raise ClusterUnusable(f"the worker would load the model with other code: {listed(f'{there} in place of {here}' for here, there in dict.fromkeys(other.values()))}. Install the same versions on all machines")
         return model

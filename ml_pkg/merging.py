@@ -7,6 +7,7 @@ __all__ = ['redeclared']
 
 # %% ../nbs/api/392_merging.ipynb #fb5981de
 import ast
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -62,13 +63,18 @@ def _is_expression(text:str) -> bool:
     except (SyntaxError, ValueError, RecursionError): return False
 
 # %% ../nbs/api/392_merging.ipynb #5b80966b
-def _values_within(written:Written, node:Any) -> Iterator[Any]:
-    "What is given to a call, or listed in a list, and what is given or listed within that."
+def _values_within(written:Written, node:Any) -> Iterator[tuple[str, Any]]:
+    "What is given to a call, or listed in a list, and what is given or listed within that, each with its label."
     try: _, entries, _ = entries_of(written, node)
     except TypeError: return
     for each in entries:
-        yield each.value
+        yield each.label, each.value
         yield from _values_within(written, each.value)
+
+def _parsed(text:str) -> ast.expr: return ast.parse(f"({text}\n)", mode="eval").body
+def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
+
+_MOST_TOLD, _MOST_ASKED = 200, 2_000 # old values that are held against every new one, and questions whether two mean the same: each takes a fifth of a millisecond or so
 
 def _stand_in(place:int) -> str: return f"_what_was_there_{place}_"
 
@@ -77,7 +83,8 @@ class _Merge:
     def __init__(self, old:Written, new:Written, same:Callable[[str, str], bool], newline:str):
         self.old, self.new, self.same, self.newline = old, new, same, newline
         self.answers: dict[tuple[str, str], bool] = {} # of `same`
-        self.names = [each for each in _values_within(old, old.root) if type(each).__name__ in ("Name", "Attribute")]
+        self.assigned = _assigned_within(_parsed(old.text(old.root))) # names that are not there yet where the expression begins
+        self.names = [(label, each) for label, each in self.known(old.root) if type(each).__name__ in ("Name", "Attribute")]
     @property
     def kept(self) -> set[tuple[str, str]]: return {pair for pair, answer in self.answers.items() if answer}
 
@@ -85,7 +92,7 @@ class _Merge:
         "Whether two expressions mean the same. A constant is asked about to nobody."
         pair = normal(old), normal(new)
         if pair[0] == pair[1] or pair[0].startswith("Constant("): return pair[0] == pair[1]
-        if pair not in self.answers: self.answers[pair] = bool(self.same(*(ast.unparse(ast.parse(f"({text}\n)", mode="eval")) for text in (old, new))))
+        if pair not in self.answers: self.answers[pair] = bool(self.same(*(ast.unparse(_parsed(text)) for text in (old, new))))
         return self.answers[pair]
 
     def alike(self, old:Any, new:Any) -> bool:
@@ -102,31 +109,37 @@ class _Merge:
 
     def replaced(self, old:Any, new:Any) -> str:
         "The new node, in the old words for whatever the old one has words for."
-        return self.told_at(self.old.indentation(old), new, [old, *_values_within(self.old, old)])
+        return self.told_at(self.old.indentation(old), new, [("", old), *self.known(old)])
 
-    def told_at(self, indentation:str, new:Any, old:Sequence[Any]) -> str:
+    def known(self, old:Any) -> list[tuple[str, Any]]:
+        "The values within an old node that mean the same wherever they are written, each with its label."
+        found = itertools.islice(_values_within(self.old, old), _MOST_TOLD)
+        return [(label, each) for label, each in found if not self.assigned or not self.assigned & {node.id for node in ast.walk(_parsed(self.old.text(each))) if isinstance(node, ast.Name)}]
+
+    def told_at(self, indentation:str, new:Any, old:Sequence[tuple[str, Any]]) -> str:
         "A new node at an indentation. What means the same as one of the old nodes is told as that is: such as a list of columns by its name."
         kept:list[Any] = []
-        text = _moved(self.told(new, old, kept), self.new.indentation(new), indentation, self.newline)
+        text = _moved(self.told("", new, old, kept), self.new.indentation(new), indentation, self.newline)
         for place, each in enumerate(kept):
             before = NEWLINE.split(text[:text.index(_stand_in(place))])
             here = before[-1][:len(before[-1]) - len(before[-1].lstrip(" \t"))] if len(before) > 1 else indentation
             text = text.replace(_stand_in(place), _moved(self.old.text(each), self.old.indentation(each), here, self.newline))
         return text
 
-    def told(self, new:Any, old:Sequence[Any], kept:list[Any]) -> str:
-        "The text of a new node, with a stand-in for each part that is kept."
-        if (found := next((each for each in old if self.could_be(each, new) and self.agree(self.old.text(each), self.new.text(new))), None)) is not None:
+    def told(self, label:str, new:Any, old:Sequence[tuple[str, Any]], kept:list[Any]) -> str:
+        "The text of a new node, with a stand-in for each part that is kept. Of two names for the same, that which was given under the same keyword."
+        likely = sorted(old, key=lambda known: known[0] != label)
+        if (found := next((each for _, each in likely if self.could_be(each, new) and self.agree(self.old.text(each), self.new.text(new))), None)) is not None:
             kept.append(found)
             return _stand_in(len(kept) - 1)
         try: opening, entries, closing = entries_of(self.new, new)
         except TypeError: return self.new.text(new)
-        return opening + "".join(f"{each.lead}{each.prefix}{self.told(each.value, old, kept)}{each.gap}{',' * each.comma}{each.rest}" for each in entries) + closing
+        return opening + "".join(f"{each.lead}{each.prefix}{self.told(each.label, each.value, old, kept)}{each.gap}{',' * each.comma}{each.rest}" for each in entries) + closing
 
     def could_be(self, old:Any, new:Any) -> bool:
         "Whether it is worth asking. A number is no name that happens to stand for it: only what was called, or lists something, is known by a name."
         kind = type(new).__name__
-        if kind not in ("Call", "List", "Tuple", "Set", "Dict") or kind != "Call" and not new.elements: return False
+        if kind not in ("Call", "List", "Tuple", "Set", "Dict") or kind != "Call" and not new.elements or len(self.answers) > _MOST_ASKED: return False
         if type(old).__name__ in ("Name", "Attribute"): return True
         return type(old) is type(new) and (kind != "Call" or self.old.text(old.func) == self.new.text(new.func))
 
@@ -189,8 +202,6 @@ def _wanted(expression:str) -> tuple[str, ast.Call]:
         raise NotRewritable(f"the new expression is not one of Python: {getattr(error, 'msg', error)}") from error
     if reason := _not_experiment(tree, lambda callee: False): raise NotRewritable(f"the new expression is {reason}, and not a call of Experiment")
     return expression[slice(*span_of(expression, tree))], cast(ast.Call, normalised(tree))
-
-def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
 
 # %% ../nbs/api/392_merging.ipynb #153ba8ae
 def _candidates(source:str, start:int, end:int, expression:str, same:Callable[[str, str], bool]) -> Iterator[tuple[str, set[tuple[str, str]]]]:

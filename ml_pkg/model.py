@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['DESCRIBED', 'UnusualInput', 'refusal', 'Model', 'probability_columns', 'probability_name', 'write_model',
-           'save_model', 'EditedCode', 'UnknownPersister', 'check_key', 'to_answer']
+           'save_model', 'EditedCode', 'UnknownPersister', 'to_answer', 'check_key']
 
 # %% ../nbs/api/220_model.ipynb #177fd036
+import functools
 import json
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,12 @@ class Model:
     schema: Schema                               # of the features
     card: Mapping[str, Any] = field(default_factory=dict) # name, key, run, task, target, classes, metrics, versions, source: plain JSON
     attached: Mapping[str, bytes] = field(default_factory=dict) # what else travels with it, by the name of its member: written and read by those whose it is
-    edited: tuple[str, ...] = ()                 # pieces of its own code that are not what they were when its file was written
+    code: Mapping[str, Mapping[str, str]]|None = None # what its own code was when it was fitted, as `own_code` tells it; None for what it is now
+
+    @functools.cached_property
+    def edited(self) -> tuple[str, ...]:
+        "Pieces of its own code that are not what they were when it was fitted."
+        return tuple(changed_code(self.code, own_code(self.estimator))) if self.code else ()
 
     def __repr__(self) -> str: return f"Model({self.card.get('name', 'unnamed')}, {type(self.estimator).__name__}, {len(self.schema.columns)} features)"
     def _repr_html_(self) -> str: return definition("Model", {name: value for name, value in self.card.items() if name not in ("source", "versions")}) + self.schema._repr_html_()
@@ -141,7 +148,7 @@ class Model:
         run code and neither your signature is on the file nor `trusted=True` is given. Warns with `EditedCode`."""
         file = _file_of(path)
         model = _load(file, trusted, {persister.name: persister for persister in persisters})
-        if model.edited: warnings.warn(EditedCode(str(file), model), stacklevel=2)
+        if model.edited and not _is_asked.get(): warnings.warn(_edited(str(file), model), stacklevel=2)
         return model
 
     def _ask(self, method:str, rows:Any, first_row:int) -> tuple[pd.Index, np.ndarray]:
@@ -196,7 +203,7 @@ def write_model(
     own = {"estimator": persister.dump(model.estimator), "schema.json": json.dumps(model.schema.to_dict()).encode(),
         "card.json": json.dumps(dict(model.card)).encode()}
     return write_archive(path, with_attached(own, model.attached),
-        {"persister": persister.name, "key": model.card.get("key"), "versions": _versions(), "code": own_code(model.estimator)})
+        {"persister": persister.name, "key": model.card.get("key"), "versions": _versions(), "own_code": own_code(model.estimator) if model.code is None else model.code})
 
 def save_model(
     model:Model,         # fitted
@@ -215,9 +222,13 @@ def save_model(
 # %% ../nbs/api/220_model.ipynb #173a8ba7
 class EditedCode(MlPkgError, UserWarning):
     "A model's own classes or functions are not those that it was fitted with. A warning where it is loaded; an error where it is to answer in production."
-    def __init__(self, what:str, model:Model):
-        super().__init__(f"{what} was fitted with other code: {listed(model.edited)} has changed since, so it may answer otherwise than it did then. Bring that code back, or train it again")
-        self.model = model
+    model:Model # that it is about, in the process that has loaded it
+    def __reduce__(self) -> tuple: return type(self), self.args # without the model
+
+def _edited(what:str, model:Model, advice:str="") -> EditedCode:
+    error = EditedCode(f"{what} was fitted with other code: {listed(model.edited)} has changed since, so it may answer otherwise than it did then. Bring that code back, or train it again{advice}")
+    error.model = model
+    return error
 
 class UnknownPersister(DamagedFile):
     "A model file that was written by a persister which is not given for reading it."
@@ -247,8 +258,8 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     with _readable(path, "its estimator"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Trying to unpickle estimator") # said once, above, for the whole file
         estimator = persisters[name].load(members["estimator"], vouched)
-    with _readable(path, "what its code was"): edited = tuple(changed_code(then, own_code(estimator))) if (then := manifest.get("code")) else ()
-    model = Model(estimator, schema, card, {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")}, edited)
+    model = Model(estimator, schema, card, {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")}, manifest.get("own_code") or {})
+    with _readable(path, "what its code was"): _ = model.edited
     if not vouched: _try_out(path, model)
     return model
 
@@ -275,6 +286,21 @@ def _compare_versions(path:Path, written:dict[str, str]) -> None:
         warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}",
             UserWarning, stacklevel=4)
 
+# %% ../nbs/api/220_model.ipynb #410d7da6
+_is_asked:ContextVar[bool] = ContextVar("_is_asked", default=False) # whether somebody looks at what was edited, so that no warning has to
+
+def to_answer(
+    load:Callable[[], Model], # reads a model
+    what:str,                 # is read, for the message
+    edited:bool=False,        # its own code was edited since it was fitted, and it is to answer all the same
+) -> Model:
+    "A model that answers as it did when it was fitted. Raises `EditedCode` if its code is other code by now, and what loading raises."
+    asked = _is_asked.set(True)
+    try: model = load()
+    finally: _is_asked.reset(asked)
+    if model.edited and not edited: raise _edited(what, model, ". To have it answer all the same: edited=True (on the command line: --edited)")
+    return model
+
 # %% ../nbs/api/220_model.ipynb #a2b05b3b
 def check_key(
     model:Model,  # as it was loaded
@@ -284,17 +310,3 @@ def check_key(
     "The model, if it was fitted for a declaration of that key. Raises `DamagedFile` otherwise."
     if model.card.get("key") == key: return model
     raise DamagedFile(f"{path} holds the model of another declaration (key {model.card.get('key')}, and {key} was expected): it was put in place of the one that belongs there. Delete it, and fit again")
-
-# %% ../nbs/api/220_model.ipynb #410d7da6
-def to_answer(
-    load:Callable[[], Model], # reads a model
-    what:str,                 # is read, for the message
-    edited:bool=False,        # its own code was edited since it was fitted, and it is to answer all the same
-) -> Model:
-    "A model that answers as it did when it was fitted. Raises `EditedCode` if its code is other code by now, and what loading raises."
-    if edited: return load()
-    with warnings.catch_warnings(action="ignore", category=EditedCode): model = load()
-    if not model.edited: return model
-    refused = EditedCode(what, model)
-    refused.args = (f"{refused}. To have it answer all the same: edited=True (on the command line: --edited)",)
-    raise refused

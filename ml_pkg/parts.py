@@ -6,16 +6,19 @@
 __all__ = ['parts_of', 'modules_of', 'own_code', 'changed_code']
 
 # %% ../nbs/api/217_parts.ipynb #93a310c7
+import ast
+import functools
 import hashlib
+import linecache
 import pickle
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from .code import is_library
-from .identity import components, identify
+from .code import Piece, is_library, pieces
 
 # %% ../nbs/api/217_parts.ipynb #48404c72
 class _Nowhere:
@@ -49,25 +52,74 @@ def modules_of(
     return {getattr(part, "__module__", None) or "builtins" for part in parts_of(estimator)}
 
 # %% ../nbs/api/217_parts.ipynb #b77d5ee8
-_OF_A_LIBRARY = re.compile(r"code \S+ (\d\S*|\(unknown version\)): ") # as the identity writes what it does not look into
+def _syntax(node:Any) -> Any:
+    "A syntax tree as one of any version of Python has it: without what is empty, and without what only some versions note."
+    if isinstance(node, list): return [_syntax(each) for each in node]
+    if not isinstance(node, ast.AST): return repr(node)
+    return type(node).__name__, [(name, _syntax(value)) for name, value in ast.iter_fields(node) if value not in (None, []) and name not in ("ctx", "kind", "type_comment")]
+
+def _canonical(text:str) -> str:
+    "A piece of code, and what the names in it stand for, however this version of Python would write it."
+    try: return repr((_syntax(ast.parse(text)), [line for line in text.splitlines() if line.startswith("# ")]))
+    except SyntaxError: return text # such as that of a class, whose methods are pieces by themselves
+
+# %% ../nbs/api/217_parts.ipynb #d6c97a76
+def _assigned(statement:ast.stmt) -> dict[str, ast.expr]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, (ast.AnnAssign, ast.AugAssign)) else []
+    value = getattr(statement, "value", None)
+    return {name.id: value for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)} if value else {}
+
+@functools.lru_cache(maxsize=64)
+def _constants(source:str) -> dict[str, list[ast.expr]]:
+    "The expressions that a module assigns to each name, by name."
+    found:dict[str, list[ast.expr]] = {}
+    try: statements = ast.parse(source).body
+    except (SyntaxError, ValueError): return {}
+    for statement in statements:
+        for name, value in _assigned(statement).items(): found.setdefault(name, []).append(value)
+    return found
+
+def _expression(name:str, constants:Mapping[str, list[ast.expr]], above:tuple[str, ...]=()) -> str:
+    "How a constant is made, and whatever else the module assigns to names in that."
+    values = constants.get(name, [])
+    used = sorted({node.id for value in values for node in ast.walk(value) if isinstance(node, ast.Name)} - {name, *above})
+    return repr([[_syntax(value) for value in values], *(_expression(each, constants, (*above, name)) for each in used if each in constants)])
+
+def _made(name:str, value:Any) -> str:
+    "How a module of the project makes a constant; empty if none is seen to."
+    for module in [each for each in list(sys.modules.values()) if vars(each).get(name, ast) is value and getattr(each, "__file__", None) and not is_library(each)]:
+        if name in (constants := _constants("".join(linecache.getlines(module.__file__ or "")))): return _expression(name, constants)
+    return ""
+
+# %% ../nbs/api/217_parts.ipynb #9548420c
+_UNREADABLE = re.compile(r"bytecode of Python |[^\n]* (\d\S*|\(unknown version\)): ") # compiled, so nobody can tell; of a library, whose version says it
 
 def own_code(
     estimator:Any, # fitted or not
-) -> dict[str, dict[str, str]]: # "module.class" -> each piece of code and value that it depends on -> digest
-    "What the classes and functions of an estimator do that no library brings. What cannot be told is left out."
+) -> dict[str, dict[str, str]]: # "module.class" -> each piece of code and constant that it depends on -> digest
+    "What the classes and functions of an estimator do that no library brings: the same on every machine, and with every version of Python. What cannot be told is left out."
     own = {f"{part.__module__}.{part.__qualname__}": part for part in parts_of(estimator) if not is_library(part)}
     return {name: found for name, part in sorted(own.items()) if (found := _digests(part))}
 
 def _digests(part:Any) -> dict[str, str]:
-    try: found = components(identify(part))
+    try: found = {name: piece for name, piece in pieces(part).items() if not _UNREADABLE.match(piece.text)}
     except Exception: return {} # a model is saved whatever its classes hold
-    return {path: hashlib.blake2b(content.encode(), digest_size=8).hexdigest() for path, content in found.items() if not _OF_A_LIBRARY.match(content)}
+    texts = {name: f"{_canonical(piece.text)} {sorted(piece.values) if _is_class(piece) else ''}" for name, piece in found.items()}
+    constants = {f"{name}.{told}": text for name, piece in found.items() for used, value in piece.values.items() for told, text in _told(piece, used, value)}
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in (texts | constants).items()}
+
+def _is_class(piece:Piece) -> bool: return piece.text.startswith("class ")
+
+def _told(piece:Piece, name:str, value:Any) -> Iterator[tuple[str, str]]:
+    "What a value is that a piece of code uses, under a name that says how that is told; nothing if it is no matter of code."
+    if made := _made(name.rpartition(".")[2], value): yield name, made
+    elif isinstance(value, (bool, int, float, type(None), *([str, tuple] if _is_class(piece) else []))): yield f"{name} (value)", repr(value)
 
 # %% ../nbs/api/217_parts.ipynb #a9144636
 def changed_code(
     then:Mapping[str, Mapping[str, str]], # as `own_code` gave it when the estimator was saved
     now:Mapping[str, Mapping[str, str]],  # as it gives it here
 ) -> list[str]:                           # such as "ripened (in orchard_of_ours.Ripened)"
-    "Pieces of code that are not what they were. What came since counts, if it is in a class that was there; of a class whose code cannot be read here nothing is told."
-    return [f"{piece} (in {name})" if piece else name for name, pieces in then.items() if name in now for piece in sorted({*pieces, *now[name]})
-        if pieces.get(piece) != now[name].get(piece)]
+    "Pieces of code that are not what they were. One that is known on one side only is no change by itself: whatever used it has changed, or it cannot be read here."
+    return [name if name.endswith(f".{piece}") else f"{piece} (in {name})" for name, known in then.items() if name in now for piece in sorted(known)
+        if now[name].get(piece, known[piece]) != known[piece]]

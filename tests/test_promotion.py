@@ -192,7 +192,13 @@ def test_what_was_promoted_does_not_answer_with_code_that_was_edited_since(garde
         for words in (("predict", "flowers", "flowers/data/iris.csv", "-o", "found.csv"), ("serve", "flowers", "--port", "0"), ("serve", "flowers", "--dockerfile", "image")):
             refused = run(garden, "ml_pkg", *words, code=2)
             assert "was fitted with other code: flowers.experiments.flowers.tidy has changed since" in refused and "--edited" in refused
+        (garden / "rows").mkdir()
+        shutil.copy(garden / "flowers/data/iris.csv", garden / "rows")
+        assert "was fitted with other code" in run(garden, "ml_pkg", "predict", "flowers", "rows", "-o", "answers", code=2)
+        run(garden, "ml_pkg", "predict", "flowers", "rows", "-o", "answers", "--jobs", "2", "--edited")
         predicted("--edited")
+        run(garden, "ml_pkg", "serve", "flowers", "--dockerfile", "image", "--edited")
+        assert (garden / "image/Dockerfile").read_text().count("--edited") == 1
         looked = run(garden, "ml_pkg", "verify", "flowers", code=1)
         assert "refused: code" in looked and "tidy" in looked and "refused: answers" in looked
         said = promoted_anew()
