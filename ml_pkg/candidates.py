@@ -133,6 +133,8 @@ def edited_since(
 
 def _instead(candidate:Candidate, run:Run) -> str:
     "What was scored in place of what is in production, if that did not run on these rows."
+    if run.content == candidate.run.content and run.content != candidate.production.run.content:
+        return "; what production declares is the candidate itself, so folds tell nothing of it: only the rows are others. How both do on rows that neither has seen, other gates tell"
     return "" if run.content == candidate.production.run.content else f"; that is what production declares, run anew on the candidate's rows (run {run.id}), and not the model that answers today{edited_since(candidate.production)}"
 
 def _on_same_folds(candidate:Candidate, metric:str) -> Pair:

@@ -57,7 +57,9 @@ def _check_parameter(estimator:Any, name:str) -> None:
             kind = "steps and parameters" if _children_name(owner) else "parameters"
             deeper = [known for known in estimator.get_params() if known.endswith(f"__{name}")] if hasattr(estimator, "get_params") else []
             if len(deeper) == 1: raise UnknownName(f"'{name}' is a parameter further inside: it is called {deeper[0]}")
-            raise UnknownName(f"'{part}' is not among the {kind} of {where} ({type(owner).__name__}).{did_you_mean(part, parameters, kind)}")
+            replaced = next((step for step, value in parameters.items() if type(value).__name__.lower() == part), "")
+            hint = f" The step '{replaced}' is of that class, and keeps its name: {'__'.join([*path[:depth], replaced, *path[depth + 1:]])}." if replaced else ""
+            raise UnknownName(f"'{part}' is not among the {kind} of {where} ({type(owner).__name__}).{hint}{did_you_mean(part, parameters, kind)}")
         owner = parameters[part]
 
 # %% ../nbs/api/160_estimators.ipynb #80326ebb

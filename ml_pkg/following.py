@@ -90,7 +90,7 @@ class Following:
 
     def _tell(self, error:Exception) -> None:
         "Once, and not at every look."
-        said = f"{self.address} leads to nothing that can answer ({type(error).__name__}: {error}); {self.service.current} goes on"
+        said = f"what {self.address} leads to cannot answer here ({type(error).__name__}: {error}); {self.service.current} goes on"
         known = re.sub(r"0x[0-9a-f]+", "", said) # a place in memory, which is another one each time
         if known == self._trouble: return
         log.warning(said)

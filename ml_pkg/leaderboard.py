@@ -59,7 +59,8 @@ class Leaderboard:
     The line on top names the best, its score, how many declarations were ever tried on these rows in this workspace, and the
     score corrected for having been picked among that many: the one to report, which is rather too low than too high. Intervals are at
     95%, each by itself; "cannot be told from the best" holds at 95% for all variants together, so it may be said of one whose
-    own interval of the difference leaves zero out. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
+    own interval of the difference leaves zero out; and of one whose interval holds zero it is not said if another variant than the
+    baseline is above it. Other views: `frame`, `verdict`, `best`, `plot`, `by(metric)`, `against(baseline)`.
     """
     results: tuple[Result, ...] # of the variants, those that failed too
     metric: str       # that decides
@@ -270,7 +271,7 @@ def _lines(board:Leaderboard) -> list[list[str]]:
 def _held(board:Leaderboard) -> str:
     "What differences are to, where it is not what one would take it for; nothing if it is, or if there are none."
     if board._reference is None or len(board) < 2: return ""
-    why = "what was varied is not among the variants" if board.is_stand_in else f"{board.baseline} has no score"
+    why = "what was varied is not among these variants (it was left out, or went out in an earlier round)" if board.is_stand_in else f"{board.baseline} has no score"
     return f"differences are to {board.held_against}, since {why}; board.against('…') holds them against another" if board.is_stand_in or board.held_against != board.baseline else ""
 
 def _twins(board:Leaderboard) -> str:

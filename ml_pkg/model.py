@@ -226,7 +226,7 @@ class EditedCode(MlPkgError, UserWarning):
     def __reduce__(self) -> tuple: return type(self), self.args # without the model
 
 def _edited(what:str, model:Model, advice:str="") -> EditedCode:
-    error = EditedCode(f"{what} was fitted with other code: {listed(model.edited)} has changed since, so it may answer otherwise than it did then. Bring that code back, or train it again{advice}")
+    error = EditedCode(f"{what} was fitted with other code: {listed(model.edited)} has changed since, so it may answer otherwise than it did then. Bring that code back, or fit it with the code as it is{advice}")
     error.model = model
     return error
 
@@ -298,7 +298,7 @@ def to_answer(
     asked = _is_asked.set(True)
     try: model = load()
     finally: _is_asked.reset(asked)
-    if model.edited and not edited: raise _edited(what, model, ". To have it answer all the same: edited=True (on the command line: --edited)")
+    if model.edited and not edited: raise _edited(what, model, " and promote that (ml_pkg train, then ml_pkg promote latest). To have it answer all the same: edited=True (on the command line: --edited)")
     return model
 
 # %% ../nbs/api/220_model.ipynb #a2b05b3b

@@ -39,7 +39,7 @@ from .model import Model
 from .parity import DISTURBED, NotTheSame, Testimony, all_answers, answers_digest, fitted_rows, refuse_differences, testimony
 from .persistence import Joblib, Pickle, Skops
 from .placement import Place, Rewritten, declared_place, rewritten
-from .provenance import git_state
+from .provenance import git, git_state
 from .registry import Version, add_version, aliases, check_expected, kept_copy, point, tell_of_aliases, version_of, who
 from .rewriting import find_declared
 from .run import load_run
@@ -233,6 +233,8 @@ def _remarks_on_rows(dataset:Dataset, place:Place, version:Version|None) -> Iter
     if version and before["dataset"] == str(dataset.source) and before["dataset_key"] != dataset.fingerprint:
         yield f"{dataset.source} had other rows when {version} was made. To go back to it with its declaration, they have to be there again; without them {REGISTRY_ALONE.format(version.name)}. A file of its own for each training keeps both"
     package, file = sys.modules[place.module.__name__.partition(".")[0]], dataset.source.found()
+    if isinstance(file, Path) and (git(file.parent, "status", "--porcelain", "--", str(file)) or "").startswith("??"):
+        yield f"{file} is not in git, and production is fitted on it: add it, or whoever checks this out cannot train {place.name}, nor go back to it"
     if place.written and isinstance(file, Path) and before["dataset"] != str(dataset.source) and hasattr(package, "__path__") and Path(package.__path__[0]).resolve() not in file.parents:
         yield f"{file} is no part of the package {package.__name__}: where only that is installed, {place.name} can be served, and not trained or verified. Files below {package.__name__}/data are installed with it"
 

@@ -294,10 +294,10 @@ class FoldScores:
         return Interval(*(end - bias for end in self.interval(best, level)))
 
     def among_the_best(self, level:float=LEVEL) -> np.ndarray:
-        "Which variants no other is above by the corrected resampled t test (Nadeau and Bengio 2003) at a level shared out among all others (Bonferroni)."
+        "Which variants no other is above by the corrected resampled t test (Nadeau and Bengio 2003) at a level shared out among all others (Bonferroni), on both sides: what the interval of a difference does not tell is not told."
         if np.isposinf(self.scores).any(): return np.isposinf(self.scores)
         known = np.isfinite(self.scores)
-        if known.sum() > 1 and self.values.shape[1] > 1: known[known] = _below_none(self.values[known], self.held_out, 1 - (1 - level) / (known.sum() - 1))
+        if known.sum() > 1 and self.values.shape[1] > 1: known[known] = _below_none(self.values[known], self.held_out, 1 - (1 - level) / (2 * (known.sum() - 1)))
         return known
 
 # %% ../nbs/api/283_resampling.ipynb #5759e24b

@@ -237,7 +237,7 @@ class _Candidate:
     def _follow(self) -> None:
         while not self._ending.wait(_LATER if self._looking.known else self.pause):
             try: self._look()
-            except Exception as error: self._looking.tell(f"{self.address} leads to nothing that can answer; {self.current} goes on", error)
+            except Exception as error: self._looking.tell(f"what {self.address} leads to cannot answer here; {self.current} goes on", error)
             else: self._looking.over()
 
     def close(self) -> None:

@@ -130,7 +130,7 @@ def _sentences(data:DataDifference) -> list[str]:
     "What differs, in lines, without the rows themselves."
     def several(names, what): return [f"{'columns' if len(names) > 1 else 'column'} {what}: {listed(names)}"] if names else []
     return [*several(data.added, "added"), *several(data.removed, "removed"), *(f"{name}: {one} → {other}" for name, (one, other) in dict(data.dtypes).items()),
-            *several(data.values, "with other values"),
+            *several([] if data.reordered else data.values, "with other values"),
             *([f"{data.rows[0]:,} → {data.rows[1]:,} rows"] if data.rows else []), *(["the same rows in another order"] if data.reordered else []),
             *(["columns in another order"] if data.moved_columns else []),
             *([f"fingerprint: {data.fingerprint[0][:12]} → {data.fingerprint[1][:12]}"] if data.fingerprint else [])]

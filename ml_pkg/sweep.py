@@ -253,7 +253,7 @@ def _within(sweep:Sweep, budget:float) -> tuple[Variant, ...]:
     "The variants, if there are any, and not too many. Raises `InvalidDeclaration`."
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
         raise InvalidDeclaration(f"budget is how many variants may run, a number, and not {budget!r}")
-    if not len(sweep): raise InvalidDeclaration("the sweep is empty: none of its variants is left, so there is nothing to run")
+    if not len(sweep): raise InvalidDeclaration("there is nothing to run: no variant was given, or none is left of the sweep")
     if len(sweep) > budget:
         raise InvalidDeclaration(f"{len(sweep):,} variants are more than {budget:,}: if they are meant, say so, run(budget={len(sweep)}); or draw some, sample(100).run()")
     return sweep.variants

@@ -80,7 +80,7 @@ def _of_declaration(declared:"Experiment") -> _Expected:
 def _loads(version:Version) -> Verdict | None:
     "What is wrong with the model of a version, if it cannot be loaded, or has other code by now."
     try: to_answer(version.load, str(version))
-    except EditedCode as error: return Verdict("code", f"{version}'s own code is what it was fitted with", f"{listed(error.model.edited)} has changed since, so it is neither served nor asked for predictions (--edited does so all the same)", False)
+    except EditedCode as error: return Verdict("code", f"{version}'s own code is what it was fitted with", f"{listed(error.model.edited)} has changed since, so it is neither served nor asked for predictions. Bring that code back, or fit it with the code as it is and promote that (ml_pkg train, then ml_pkg promote latest)", False)
     except MlPkgError as error: return Verdict("model", f"the file that was registered as {version}", str(error), False)
     return None
 

@@ -9,9 +9,10 @@ __all__ = ['experiment_of', 'preview_rollback', 'rollback']
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .errors import NotRewritable, Unidentifiable
-from .explanation import described, rows_told
+from .errors import MlPkgError, NotRewritable, Unidentifiable, listed
+from .explanation import described, readable, rows_told
 from .identity import components, differences
+from .model import EditedCode, to_answer
 from .parity import NotTheSame
 from .placement import Place, Rewritten, declared_place
 from .promotion import REGISTRY_ALONE, Move, Promotion, current_version, is_rewritten, only_one, planned, settle_and_tell, write_and_enter
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 def _changed_since(found:dict[str, tuple[str, str]]) -> str:
     "What has changed in a declaration, then and now."
     whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
-    return "; ".join(described(path, *found[path]) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
+    def told(path:str) -> str: return f"{readable(path)} (other code)" if "\n" in (text := described(path, *found[path])) else text
+    return "; ".join(told(path) for path in whole[:3]) + (f"; and {len(whole) - 3} more" if len(whole) > 3 else "")
 
 def _rows_since(run:Run, declared:"Experiment") -> str:
     "Which rows have changed, and in what."
@@ -60,12 +62,19 @@ def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Pla
     return before, replace(chosen, accepts=declared.accepts, promotion=declared.promotion, source=None), place
 
 # %% ../nbs/api/402_way_back.ipynb #7a0d00dc
+def _alone(before:Version) -> str:
+    "What comes of bringing back the model of a version, and nothing else."
+    try: to_answer(before.load, str(before))
+    except EditedCode as error: return f"{before} would be in production, and not answer as long as its code is another one ({listed(error.model.edited)})"
+    except MlPkgError: pass # that is told when it is asked for
+    return f"{before} then answers, while the declaration says something else"
+
 def _otherwise_by_now(before:Version, run:Run, chosen:"Experiment") -> str:
     "Why a version cannot be brought back as it was."
     found = differences(run.components, components(chosen.identity))
     if _are_rows(found):
         return f"{before} is declared as it was, and its rows are not there any more ({_rows_since(run, chosen)}). Put the file back that it was fitted on (git checkout, if it is in git), and go back then. Without it {REGISTRY_ALONE.format(before.name)}: {before} answers, the declaration stays as it is, and ml_pkg verify says that the two differ, until the file is back, or {before.name} is trained and promoted again"
-    return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {_changed_since(found)}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {before} then answers, while the declaration says something else, and ml_pkg verify fails until one of the two is changed"
+    return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {_changed_since(found)}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {_alone(before)}, and ml_pkg verify fails until one of the two is changed"
 
 # %% ../nbs/api/402_way_back.ipynb #d152a015
 def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:

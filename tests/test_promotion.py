@@ -319,6 +319,14 @@ def test_what_would_not_be_installed_is_not_promoted(garden:Path):
     assert "no part of the package flowers" in said and sources(garden) == before
 
 
+def test_rows_that_are_not_in_git_are_named(promoted:Path):
+    shutil.copy(promoted / "flowers/data/iris.csv", promoted / "flowers/data/recent.csv")
+    (promoted / "explore.py").write_text("from flowers.experiments.flowers import flowers\nfrom ml_pkg import Dataset\nfrom ml_pkg.promotion import preview\nprint(preview(flowers.with_dataset(Dataset('flowers/data/recent.csv', target='species'))))")
+    assert "recent.csv is not in git" in run(promoted, "python", "explore.py")
+    run(promoted, "git", "add", "flowers/data/recent.csv")
+    assert "is not in git" not in run(promoted, "python", "explore.py")
+
+
 @pytest.mark.thorough
 def test_what_nobody_promoted_is_not_lost_in_going_back(promoted:Path):
     promote(promoted, 10.0)
