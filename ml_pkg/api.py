@@ -75,6 +75,8 @@ def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
     return {"type": "object", "required": targets, "properties": {target: of(labels) for target, labels in each.items()}}
 
 # %% ../nbs/api/495_api.ipynb #aebef284
+_COUNTS = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
+
 def answer_schema(
     model:Model, # that answers: its task and its classes decide
 ) -> dict[str, Any]:
@@ -85,7 +87,9 @@ def answer_schema(
     prediction = {"type": "object", "title": "Prediction", "required": list(one), "properties": one}
     return {"type": "object", "title": "Answer", "required": ["model", "version", "predictions"],
             "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"},
-                "predictions": {"type": "array", "items": prediction}}}
+                "predictions": {"type": "array", "items": prediction},
+                "unusual": {"type": "object", "description": "only where there is any: values that the model answers although training had none such, by column",
+                    "properties": {"missing": _COUNTS, "unseen": _COUNTS}}}}
 
 # %% ../nbs/api/495_api.ipynb #fdd050f8
 ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"],

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,13 +93,18 @@ def answer_document(
     ready:Served,    # which version answered
     answers:Answers, # what it said
     ids:list[str],   # one a row
+    unusual:Mapping[str, Mapping[str, int]]={}, # "missing" and "unseen": column -> how many values, of what training had not
 ) -> dict:
     "What is answered, as JSON can hold it."
     if answers.probabilities is None: found = [{"id": id, "prediction": prediction} for id, prediction in zip(ids, _predictions(answers), strict=True)]
     else:
         found = [{"id": id, "prediction": prediction, "probabilities": each}
             for id, prediction, each in zip(ids, _predictions(answers), _probabilities(answers), strict=True)]
-    return {"model": ready.name, "version": ready.version, "predictions": found}
+    return {"model": ready.name, "version": ready.version, "predictions": found, **({"unusual": unusual} if unusual else {})}
+
+def _unusual(columns:Columns) -> dict[str, dict[str, int]]:
+    "What the model answers although it has not met it."
+    return {what: counts for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen)) if counts}
 
 # %% ../nbs/api/493_service.ipynb #c7a829d1
 def logged_answers(
@@ -165,8 +170,8 @@ class Service:
         "Raises what `ask` raises."
         ready = self.beside.choose(self.current, headers)
         rows = self._rows(body) if len(body) <= AT_ONCE else await asyncio.to_thread(self._rows, body)
-        answers, ids = await self.ask(ready, rows, self.ids(headers, body))
-        return self._dumps(answer_document(ready, answers, ids))
+        answers, ids, columns = await self.ask(ready, rows, self.ids(headers, body))
+        return self._dumps(answer_document(ready, answers, ids, _unusual(columns)))
 
     def _rows(self, body:bytes) -> list[dict]:
         "Raises `Refused`."
@@ -178,7 +183,7 @@ class Service:
         ready:Served,
         rows:list[dict], # as parsed from JSON
         ids:Callable[[int], list[str]], # gives one for each row, as `ids` has found them for the request
-    ) -> tuple[Answers, list[str]]: # and the id of each row
+    ) -> tuple[Answers, list[str], Columns]: # and the id of each row, and the rows as the model was given them
         "Answers to rows, logged and counted. Raises `Refused` for what cannot be answered, with the field that is wrong."
         began, received = time.perf_counter(), time.time()
         self.limits.check_rows(len(rows))
@@ -189,7 +194,7 @@ class Service:
         if self.log.is_durable: await self._is_on_the_disk(receipt)
         self.observer.answered(ready, columns, seconds)
         self.beside.saw(columns, given, received)
-        return answers, given
+        return answers, given, columns
 
     def ids(self,
         headers:Iterable[tuple[bytes, bytes]], # of a request

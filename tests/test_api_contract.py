@@ -337,7 +337,9 @@ def test_what_is_unusual_is_answered_and_counted(visits:Visits, attempts:Callabl
         answer = visits.ask("POST", "/predict", rows(row(**{name: written}), row()))
         assert answer.status == 200 and all(0 <= each <= 1 for found in json.loads(answer.content)["predictions"] for each in found["probabilities"].values()), answer
         assert counted(name) == before + 1
+        assert json.loads(answer.content)["unusual"] == {"missing" if written == "null" else "unseen": {name: 1}}
         attempts(1)
+    assert "unusual" not in json.loads(visits.ask("POST", "/predict", rows(row())).content)
 
 
 RELOAD = "import sys; import pandas as pd; from ml_pkg.model import Model; Model.load(sys.argv[1]).predict_proba(pd.read_parquet(sys.argv[2])).to_parquet(sys.argv[3])"
