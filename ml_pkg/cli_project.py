@@ -34,6 +34,7 @@ def _show(proposal:"Proposal") -> None:
         role = proposal.roles[each.name]
         shown.add_row(*map(Text, (each.name, each.dtype, f"{each.distinct:,}", f"{each.missing:,}", each.example, role.role, role.why)))
     Console().print(shown)
+    for name in proposal.names("time"): print(f"{name} puts the rows in order, and is no feature unless the declaration names it among its features=")
     print(f"{len(proposal.rows):,} rows of {proposal.path}; {'classes are told apart' if proposal.classification else 'a number is estimated'}: {proposal.target}")
 
 def _print_project(made:"Project") -> None:

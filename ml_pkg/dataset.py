@@ -57,7 +57,7 @@ class Dataset:
     features: tuple[str, ...] = field(default=(), kw_only=True) # columns to predict from; by default all that have no other role
     drop: tuple[str, ...] = field(default=(), kw_only=True)     # columns to leave out
     group: str|None = field(default=None, kw_only=True)  # rows of one group never stand on both sides of a split
-    time: str|None = field(default=None, kw_only=True)   # rows are put in this order, and the past predicts the future
+    time: str|None = field(default=None, kw_only=True)   # rows are put in this order, and the past predicts the future; no feature, unless `features` names it
     weight: str|None = field(default=None, kw_only=True) # how much a row counts, in fitting and in scores
 
     def __post_init__(self) -> None:

@@ -117,7 +117,9 @@ def first_line(
     told:object, # an error, or anything else that says something
 ) -> str:
     "The first line of what it says; the name of its class where it says nothing."
-    return str(told).strip().partition("\n")[0].rstrip() or type(told).__name__
+    line = str(told).strip().partition("\n")[0].rstrip()
+    whole, _, begun = line.rpartition(". ") # a sentence that ends in a colon goes on in lines that are left out
+    return (f"{whole}." if whole and begun.endswith(":") else line) or type(told).__name__
 
 # %% ../nbs/api/000_errors.ipynb #ef5913f0
 def optional(

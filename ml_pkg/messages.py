@@ -70,6 +70,7 @@ def _where(found:Mapping[str, Any]) -> str:
     "How to get the rows behind what is wrong. What labels say is of rows of an earlier window, since labels take their time."
     if found["verdict"] == SILENT: return "none: nothing was answered. The page at /dashboard says how many requests were refused, or failed"
     names, metric = _columns(found)[:_MANY], _measured(found)
+    if not (found["open"] or names or metric) and {each["change"] for each in found.get("events", ())} == {"cleared"}: return "none: nothing is wrong any more"
     model, after = (f"{found['model']}@{found['version']}" if found["version"].isdecimal() else found["model"]), found.get("labels_after")
     maturity = f", maturity=timedelta(seconds={after:g})" if metric and after else ""
     lines = [*(["from datetime import timedelta"] if maturity else []), "from ml_pkg.monitor import Monitor", f"monitor = Monitor.of_log({model!r}{maturity})"]

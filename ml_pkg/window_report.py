@@ -277,7 +277,7 @@ def _text(report:Report) -> str:
     lines = [f"{what}: {said[0]}" if len(said) == 1 else "\n  ".join([f"{what}:", *said]) for what, said in _parts(report).items() if said]
     open_questions = [each for each in report.check.verdicts if each.verdict == NOT_ENOUGH]
     for_good = "; more rows would not tell, since those of training are too few" if report.verdict == NOT_ENOUGH and open_questions and all(math.isinf(each.needed) and each.rows >= FIRST for each in open_questions) else ""
-    return "\n".join([f"{report.verdict}: {report.check.rows:,} rows of {report.name}{for_good}", *lines])
+    return "\n".join([f"{'cannot be told' if for_good else report.verdict}: {report.check.rows:,} rows of {report.name}{for_good}", *lines])
 
 def _page(report:Report) -> str:
     facts = {what: "; ".join(said) for what, said in _parts(report).items() if said and what not in ("answers", "inputs", "faults")}
