@@ -144,6 +144,20 @@ class ClassificationEstimator:
             for name, metric in found.items()}
         return Estimated(estimates, rows, outside, self.level)
 
+    def expected_shares(
+        self,
+        X:pd.DataFrame,           # rows that the model was asked about, and that it knows the like of: `support.outside` tells the others
+        probabilities:np.ndarray, # that it gave, shape (n_rows, n_classes)
+        seed:int=0,               # of the draws
+    ) -> list[Estimate]:          # one a class, in their order
+        "How many of the rows are of each class, if what features mean has not changed. Raises `InvalidInput` for a column that is missing."
+        some = evenly(len(X), _MOST_ROWS)
+        X, probabilities = X.iloc[some], np.asarray(probabilities, dtype=float)[some]
+        best = self.calibration(X, probabilities)
+        labels = _label_draws(self.calibration, X, probabilities, best, seed)
+        drawn = [(labels == place).mean(axis=1) for place in range(len(self.classes))]
+        return [Estimate(Interval(float(best[:, place].mean()), *map(float, drawn_ends(shares, self.level))), float(shares.std(ddof=1))) for place, shares in enumerate(drawn)]
+
     def to_dict(self) -> dict[str, Any]:
         return {"calibration": self.calibration.to_dict(), "support": self.support.to_dict(), "classes": pd.Index(self.classes).tolist(),
             "most_outside": self.most_outside, "level": self.level}

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from .agreement import Comparison
 from .dataset import Dataset
 from .errors import InvalidData, InvalidDeclaration, InvalidInput, MlPkgError, NotFound, UnknownName, did_you_mean, listed
 from .estimated import Abstained, Estimated
+from .evidence import FIRST
 from .expected_loss import RegressionEstimator
 from .intervals import Interval
 from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturity, coverage_growing, mature, measured
@@ -33,8 +34,11 @@ from .reference import ReferenceProfile
 from .remembered import TrainingScore, estimator_of, profile_of, scores_of
 from .silence import HEARD, Pauses, Silence
 from .verdicts import Verdict, Watch, check
-from .window_report import Judged, Report, Worse
+from .window_report import ClassShare, Judged, Report, Worse
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ml_pkg.estimated import ClassificationEstimator
 
 # %% ../nbs/api/692_monitor.ipynb #ee0c7d39
 def watched_metrics(
@@ -69,6 +73,20 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
         return estimator.estimate(some.X, some.answers["prediction"],
             some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64"), metrics)
     except MlPkgError as error: return abstained(str(error))
+
+def _shares(model:Model, labelled:Observed) -> tuple[ClassShare, ...]:
+    "Of the classes, among labelled rows like those of training; none where that cannot be told."
+    if model.card["task"] != "classification" or labelled.unread: return ()
+    try:
+        estimator = cast("ClassificationEstimator", estimator_of(model))
+        known = labelled.some(labelled.answered & labelled.labels.isin(estimator.classes).to_numpy())
+        known = known.some(~estimator.support.outside(known.X))
+        if len(known.X) < FIRST: return ()
+        names = [probability_name(label) for label in estimator.classes]
+        expected = estimator.expected_shares(known.X, known.answers[names].to_numpy("float64"))
+    except (MlPkgError, KeyError): return () # of a model without probabilities, or a log without them
+    return tuple(ClassShare(label, float((known.labels == label).mean()), each.interval.mean, each.spread, len(known.X))
+        for label, each in zip(estimator.classes, expected, strict=True))
 
 def watch_without(
     watch:Watch,            # what is judged, and how strictly
@@ -193,7 +211,7 @@ class Monitor:
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
         self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)),
             self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile,
-            window, seen, labelled, known, coverage, self.unwatched)
+            window, seen, labelled, known, coverage, self.unwatched, _shares(self.model, labelled))
         return self._last
 
     def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from .code import Piece, is_library, pieces
@@ -87,7 +87,7 @@ def _expression(name:str, constants:Mapping[str, list[ast.expr]], above:tuple[st
 
 def _made(name:str, value:Any) -> str:
     "How a module of the project makes a constant; empty if none is seen to."
-    for module in [each for each in list(sys.modules.values()) if vars(each).get(name, ast) is value and getattr(each, "__file__", None) and not is_library(each)]:
+    for module in [each for each in list(sys.modules.values()) if isinstance(each, ModuleType) and vars(each).get(name, ast) is value and getattr(each, "__file__", None) and not is_library(each)]:
         if name in (constants := _constants("".join(linecache.getlines(module.__file__ or "")))): return _expression(name, constants)
     return ""
 

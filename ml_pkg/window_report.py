@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'THE_ESTIMATE',
-           'TRAFFIC', 'Worse', 'Judged', 'rows_behind', 'Findings', 'Report']
+           'TRAFFIC', 'Worse', 'Judged', 'ClassShare', 'rows_behind', 'Findings', 'Report']
 
 # %% ../nbs/api/691_window_report.ipynb #d031bca9
 import math
@@ -79,6 +79,24 @@ class Judged:
         return f"{self.metric} {self.score.mean:.3f} [{self.score.low:.3f}, {self.score.high:.3f}] on {self.rows:,} rows, {self.training.score:.3f} at training: {said}"
 
     def to_dict(self) -> dict[str, Any]: return {"metric": self.metric, "score": self.score._asdict(), "training": self.training._asdict(), "tolerance": self.tolerance, "rows": self.rows, "verdict": self.verdict}
+
+_MATTERS, _SURE = 0.02, 3 # as shares; in standard deviations, which are rather too wide
+
+@dataclass(frozen=True)
+class ClassShare:
+    "How many labelled rows are of a class, beside what was to be expected of rows like those of training."
+    label: Any
+    share: float       # of the labelled rows
+    expected: float    # by the model's probabilities, corrected by what they were worth out of fold
+    spread: float      # standard deviation of what was to be expected
+    rows: int
+
+    @property
+    def is_other(self) -> bool: return abs(self.share - self.expected) > max(_MATTERS, _SURE * self.spread) # it is told, and raises no alarm
+
+    def __str__(self) -> str:
+        return (f"{self.share:.1%} of {self.rows:,} labelled rows are {self.label!r}, and {self.expected:.1%} were to be expected, give or take {2 * self.spread:.1%}: "
+            "what features mean for the class has changed, whatever the metrics say")
 
 # %% ../nbs/api/691_window_report.ipynb #a9ea8f67
 def _groups(baseline:Any, name:str, values:pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +207,7 @@ class Report(Findings):
     known: Observed                  # those that can be learnt from: as old as these, with a label, however late it came
     coverage: pd.DataFrame           # share of predictions that have their label, by age; none for rows at hand
     unwatched: Mapping[str, str]     # declared metrics that are not judged -> why
+    shares: tuple[ClassShare, ...] = () # of the classes, among labelled rows like those of training
 
     @property
     def alarms(self) -> list[str]:
@@ -269,7 +288,7 @@ def _parts(report:Report) -> dict[str, list[str]]:
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
         *([str(report.compared)] if report.measured and report.estimated else [])]
-    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), report.labels, *_coverage(report)],
+    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *(str(each) for each in report.shares[len(report.shares) == 2:] if each.is_other), report.labels, *_coverage(report)],
             "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
 
@@ -291,7 +310,7 @@ def _document(report:Report) -> dict[str, Any]:
         "measured": [each.to_dict() for each in report.measured], "labels": report.labels,
         "coverage": [{"age_seconds": age.total_seconds(), **row} for age, row in zip(report.coverage.index, report.coverage.to_dict("records"), strict=True)],
         "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None,
-        "estimate_holds": report.compared.trusted,
+        "estimate_holds": report.compared.trusted, "class_shares": [{**asdict(each), "is_other": each.is_other} for each in report.shares],
         "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER],
         "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread}})
 
