@@ -474,6 +474,7 @@ class Piece(NamedTuple):
     "One piece of project code, and the values (neither code nor library) that it uses."
     text: str
     values: dict[str, Any]
+    home: str = "" # the module that it is defined in
 
 def _is_code(value:Any) -> bool:
     if isinstance(value, BuiltinFunctionType): return isinstance(value.__self__, (ModuleType, type, type(None))) # a method of an object is a value
@@ -502,6 +503,8 @@ def _own(value:Any) -> tuple[str, dict[str, Any]]:
     return _library_text(value), {}
 
 # %% ../nbs/api/020_code.ipynb #bdcb7486
+def _home(value:Any) -> str: return value.__globals__.get("__name__", "") if isinstance(value, FunctionType) else getattr(value, "__module__", None) or ""
+
 def pieces(
     root:Callable,       # a class or function
 ) -> dict[str, Piece]:   # name -> piece, the root first, then in the order of discovery
@@ -516,5 +519,5 @@ def pieces(
             names[id(used)] = f"{label} #{twins + 1}" if twins else label
             queue.append(used)
         links = "".join(f"\n# {name} = {names[id(used)]}" for name, used in code.items())
-        found[names[id(value)]] = Piece(text + links, {name: used for name, used in uses.items() if name not in code})
+        found[names[id(value)]] = Piece(text + links, {name: used for name, used in uses.items() if name not in code}, _home(value))
     return found

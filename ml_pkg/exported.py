@@ -106,7 +106,7 @@ def refuse_out_of_step(
 
 # %% ../nbs/api/397_exported.ipynb #e76c060c
 _MARK = re.compile(r"^# %% (.*) #([\w-]+)[ \t]*$", re.MULTILINE)
-_HERE = re.compile(r"#\s*\|\s*exports?\s*$", re.MULTILINE)
+_HERE = re.compile(r"#\s*\|\s*export[si]?\s*$", re.MULTILINE)
 
 def _bodies(text:str, notebook:str) -> dict[str, str]:
     "What a module holds of the cells of a notebook, by their ids."
@@ -118,6 +118,10 @@ def _does(source:str) -> str:
     try: return ast.dump(ast.parse(source))
     except SyntaxError: return source
 
+def _is_held(body:str, source:str, module:str) -> bool:
+    try: return _does(body) == _does(exported_source(source, module))
+    except SyntaxError: return True # a cell with a magic is not to be compared
+
 def cells_apart(
     path:Path,     # of a module
     module:str,    # its name
@@ -128,5 +132,5 @@ def cells_apart(
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"}
     exported = {name: source for name, source in cells.items() if is_exported(source) and _HERE.search(source)}
     if not held.keys() & cells.keys(): return []
-    same = [name for name in held.keys() & exported.keys() if _does(held[name]) == _does(exported_source(exported[name], module))]
+    same = [name for name in held.keys() & exported.keys() if _is_held(held[name], exported[name], module)]
     return [name for name in {**held, **exported} if name not in same and name != "0"]

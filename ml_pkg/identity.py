@@ -276,7 +276,7 @@ def _code(value:Any, visit:Callable) -> Identity:
     levels = next((level for level, other in enumerate(reversed(above), 1) if other is value), None)
     if levels: return Identity("itself", f"{levels} classes up") # of a value that its own class holds, such as the members of an enum
     _inside.pieces = (*above, value)
-    try: found = [(name, piece(*each)) for name, each in pieces(value).items()]
+    try: found = [(name, piece(each.text, each.values)) for name, each in pieces(value).items()]
     finally: _inside.pieces = above
     identity = found[0][1] if len(found) == 1 else Identity("code", parts=tuple(found))
     if met is not None and not _in_a_circle(identity): met[id(value)] = value, identity

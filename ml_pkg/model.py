@@ -80,6 +80,8 @@ class Model:
     attached: Mapping[str, bytes] = field(default_factory=dict) # what else travels with it, by the name of its member: written and read by those whose it is
     code: Mapping[str, Mapping[str, str]]|None = None # what its own code was when it was fitted, as `own_code` tells it; None for what it is now
 
+    def __getstate__(self) -> dict[str, Any]: return {name: value for name, value in vars(self).items() if name != "edited"} # which is told anew where it is read
+
     @functools.cached_property
     def edited(self) -> tuple[str, ...]:
         "Pieces of its own code that are not what they were when it was fitted."

@@ -9,14 +9,15 @@ __all__ = ['parts_of', 'modules_of', 'own_code', 'changed_code']
 import ast
 import functools
 import hashlib
+import importlib.util
 import linecache
 import pickle
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .code import Piece, is_library, pieces
 
@@ -53,10 +54,20 @@ def modules_of(
 
 # %% ../nbs/api/217_parts.ipynb #b77d5ee8
 def _syntax(node:Any) -> Any:
-    "A syntax tree as one of any version of Python has it: without what is empty, and without what only some versions note."
+    "A syntax tree as one of any version of Python has it: without what is empty, and without what only some versions note or take apart."
     if isinstance(node, list): return [_syntax(each) for each in node]
     if not isinstance(node, ast.AST): return repr(node)
+    if isinstance(node, ast.JoinedStr): return "JoinedStr", _joined(node.values)
     return type(node).__name__, [(name, _syntax(value)) for name, value in ast.iter_fields(node) if value not in (None, []) and name not in ("ctx", "kind", "type_comment")]
+
+def _joined(parts:list[Any]) -> list[Any]:
+    "Texts in a row are one."
+    found:list[Any] = []
+    for part in parts:
+        if not isinstance(part, ast.Constant): found.append(_syntax(part))
+        elif found and isinstance(found[-1], str): found[-1] += str(part.value)
+        else: found.append(str(part.value))
+    return [each for each in found if each != ""]
 
 def _canonical(text:str) -> str:
     "A piece of code, and what the names in it stand for, however this version of Python would write it."
@@ -64,56 +75,123 @@ def _canonical(text:str) -> str:
     except SyntaxError: return text # such as that of a class, whose methods are pieces by themselves
 
 # %% ../nbs/api/217_parts.ipynb #d6c97a76
+class _Source(NamedTuple):
+    "What a module says, statement by statement."
+    constants: dict[str, list[ast.expr]]       # name -> the expressions that are assigned to it, or are called on it
+    imports: dict[str, tuple[int, str, str]]   # name -> level, module and name that it is imported from
+    classes: dict[str, ast.ClassDef]           # by their qualified names
+
+def _statements(body:Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    "Those of a module, also within conditions and loops, and not within functions and classes."
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): continue
+        for part in ("body", "orelse", "finalbody"): yield from _statements(getattr(statement, part, []))
+        for handler in getattr(statement, "handlers", []): yield from _statements(handler.body)
+
 def _assigned(statement:ast.stmt) -> dict[str, ast.expr]:
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, (ast.AnnAssign, ast.AugAssign)) else []
+    "Names that are assigned, or whose methods are called."
     value = getattr(statement, "value", None)
+    if isinstance(statement, ast.Expr) and isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Name): return {value.func.value.id: value}
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, (ast.AnnAssign, ast.AugAssign)) else []
     return {name.id: value for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)} if value else {}
 
+def _classes(body:Sequence[ast.stmt], above:str="") -> Iterator[tuple[str, ast.ClassDef]]:
+    for statement in _statements(body):
+        if isinstance(statement, ast.ClassDef):
+            yield above + statement.name, statement
+            yield from _classes(statement.body, f"{above}{statement.name}.")
+
 @functools.lru_cache(maxsize=64)
-def _constants(source:str) -> dict[str, list[ast.expr]]:
-    "The expressions that a module assigns to each name, by name."
-    found:dict[str, list[ast.expr]] = {}
-    try: statements = ast.parse(source).body
-    except (SyntaxError, ValueError): return {}
-    for statement in statements:
-        for name, value in _assigned(statement).items(): found.setdefault(name, []).append(value)
+def _read(text:str) -> _Source:
+    found = _Source({}, {}, {})
+    try: body = ast.parse(text).body
+    except (SyntaxError, ValueError): return found
+    found.classes.update(_classes(body))
+    for statement in _statements(body):
+        for name, value in _assigned(statement).items(): found.constants.setdefault(name, []).append(value)
+        if isinstance(statement, ast.ImportFrom):
+            found.imports.update({each.asname or each.name: (statement.level, statement.module or "", each.name) for each in statement.names})
     return found
 
-def _expression(name:str, constants:Mapping[str, list[ast.expr]], above:tuple[str, ...]=()) -> str:
-    "How a constant is made, and whatever else the module assigns to names in that."
-    values = constants.get(name, [])
-    used = sorted({node.id for value in values for node in ast.walk(value) if isinstance(node, ast.Name)} - {name, *above})
-    return repr([[_syntax(value) for value in values], *(_expression(each, constants, (*above, name)) for each in used if each in constants)])
+def _source(module:Any) -> _Source:
+    "Of a module of the project; of any other there is nothing to be told."
+    if not isinstance(module, ModuleType) or not getattr(module, "__file__", None) or is_library(module): return _Source({}, {}, {})
+    return _read("".join(linecache.getlines(module.__file__ or "")))
 
-def _made(name:str, value:Any) -> str:
-    "How a module of the project makes a constant; empty if none is seen to."
-    for module in [each for each in list(sys.modules.values()) if isinstance(each, ModuleType) and vars(each).get(name, ast) is value and getattr(each, "__file__", None) and not is_library(each)]:
-        if name in (constants := _constants("".join(linecache.getlines(module.__file__ or "")))): return _expression(name, constants)
-    return ""
+def _made(module:Any, name:str, above:tuple[tuple[str, str], ...]=()) -> str:
+    "How a constant of a module is made, and whatever is used in that; empty if that is not seen, or is no more what runs."
+    place, source = (getattr(module, "__name__", ""), name), _source(module)
+    if place in above: return ""
+    if name in source.imports:
+        level, origin, original = source.imports[name]
+        try: return _made(sys.modules.get(importlib.util.resolve_name("." * level + origin, module.__package__) if level else origin), original, (*above, place))
+        except ImportError: return ""
+    values = source.constants.get(name, [])
+    if not values: return _of_code(vars(module).get(name)) if above and isinstance(module, ModuleType) else ""
+    if _is_stale(values, vars(module).get(name)): return ""
+    used = sorted({node.id for value in values for node in ast.walk(value) if isinstance(node, ast.Name)} - {name})
+    return repr([[_syntax(value) for value in values], *filter(None, (_made(module, each, (*above, place)) for each in used))])
+
+def _of_code(value:Any) -> str:
+    "What a function or class of the project does, that a constant is made with."
+    if not isinstance(value, (type, FunctionType)) or is_library(value): return ""
+    try: return repr(sorted(_digests(value).items()))
+    except Exception: return ""
+
+def _is_stale(values:list[ast.expr], now:Any) -> bool:
+    "Whether a constant that never changes is another one than its file says: the file was edited after it was imported."
+    if len(values) > 1 or not isinstance(now, (bool, int, float, str, bytes, type(None))): return False
+    try: return ast.literal_eval(values[0]) != now and not isinstance(now, (bool, int)) # a number may count something
+    except (ValueError, TypeError, SyntaxError): return False
 
 # %% ../nbs/api/217_parts.ipynb #9548420c
 _UNREADABLE = re.compile(r"bytecode of Python |[^\n]* (\d\S*|\(unknown version\)): ") # compiled, so nobody can tell; of a library, whose version says it
+
+_MEMBERS = " (members)" # behind the name of a class whose source is not at hand: what it has is told, and not what it assigns
 
 def own_code(
     estimator:Any, # fitted or not
 ) -> dict[str, dict[str, str]]: # "module.class" -> each piece of code and constant that it depends on -> digest
     "What the classes and functions of an estimator do that no library brings: the same on every machine, and with every version of Python. What cannot be told is left out."
     own = {f"{part.__module__}.{part.__qualname__}": part for part in parts_of(estimator) if not is_library(part)}
-    return {name: found for name, part in sorted(own.items()) if (found := _digests(part))}
+    return {name: found for name, part in sorted(own.items()) if (found := _tried_digests(part))}
+
+def _tried_digests(part:Any) -> dict[str, str]:
+    try: return _digests(part)
+    except Exception: return {} # a model is saved whatever its classes hold
 
 def _digests(part:Any) -> dict[str, str]:
-    try: found = {name: piece for name, piece in pieces(part).items() if not _UNREADABLE.match(piece.text)}
-    except Exception: return {} # a model is saved whatever its classes hold
-    texts = {name: f"{_canonical(piece.text)} {sorted(piece.values) if _is_class(piece) else ''}" for name, piece in found.items()}
-    constants = {f"{name}.{told}": text for name, piece in found.items() for used, value in piece.values.items() for told, text in _told(piece, used, value)}
-    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in (texts | constants).items()}
+    found = {name: piece for name, piece in pieces(part).items() if not _UNREADABLE.match(piece.text)}
+    told = {f"{name}{of}": text for name, piece in found.items() for of, text in _told(piece)}
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in told.items()}
 
-def _is_class(piece:Piece) -> bool: return piece.text.startswith("class ")
+def _told(piece:Piece) -> Iterator[tuple[str, str]]:
+    "What a piece of code says, and how the constants that it uses are made, each with what is to be added to the name of the piece."
+    module, kind = sys.modules.get(piece.home), piece.text.partition("\n")[0]
+    if not kind.startswith("class "):
+        yield "", _canonical(piece.text)
+        names = {used: used.rpartition(".")[2] for used in piece.values if " " not in used} | {name: name for name in _in_defaults(piece.text)}
+    elif node := _source(module).classes.get(kind.removeprefix("class ")):
+        yield "", repr(_syntax(_without_methods(node)))
+        names = {each.id: each.id for each in ast.walk(_without_methods(node)) if isinstance(each, ast.Name)}
+    else:
+        yield _MEMBERS, piece.text # of a notebook, say
+        names = {}
+    for used, name in names.items():
+        if made := _made(module, name): yield f".{used}", made
 
-def _told(piece:Piece, name:str, value:Any) -> Iterator[tuple[str, str]]:
-    "What a value is that a piece of code uses, under a name that says how that is told; nothing if it is no matter of code."
-    if made := _made(name.rpartition(".")[2], value): yield name, made
-    elif isinstance(value, (bool, int, float, type(None), *([str, tuple] if _is_class(piece) else []))): yield f"{name} (value)", repr(value)
+def _in_defaults(text:str) -> set[str]:
+    "Names in what a function takes where nothing is given."
+    try: tree = ast.parse(text)
+    except SyntaxError: return set()
+    defaults = [each for node in ast.walk(tree) if isinstance(node, ast.arguments) for each in (*node.defaults, *node.kw_defaults) if each]
+    return {node.id for each in defaults for node in ast.walk(each) if isinstance(node, ast.Name)}
+
+def _without_methods(node:ast.ClassDef) -> ast.ClassDef:
+    "A class with what it assigns, without its docstring; its methods and inner classes are pieces by themselves, or nothing that it uses."
+    kept = [each for each in node.body if not isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    return ast.ClassDef(node.name, node.bases, node.keywords, kept, node.decorator_list)
 
 # %% ../nbs/api/217_parts.ipynb #a9144636
 def changed_code(
@@ -121,5 +199,5 @@ def changed_code(
     now:Mapping[str, Mapping[str, str]],  # as it gives it here
 ) -> list[str]:                           # such as "ripened (in orchard_of_ours.Ripened)"
     "Pieces of code that are not what they were. One that is known on one side only is no change by itself: whatever used it has changed, or it cannot be read here."
-    return [name if name.endswith(f".{piece}") else f"{piece} (in {name})" for name, known in then.items() if name in now for piece in sorted(known)
-        if now[name].get(piece, known[piece]) != known[piece]]
+    changed = [(name, piece.removesuffix(_MEMBERS)) for name, known in then.items() if name in now for piece in sorted(known) if now[name].get(piece, known[piece]) != known[piece]]
+    return [name if name.endswith(f".{piece}") else f"{piece} (in {name})" for name, piece in changed]

@@ -233,7 +233,7 @@ def _remarks_on_rows(dataset:Dataset, place:Place, version:Version|None) -> Iter
     if version and before["dataset"] == str(dataset.source) and before["dataset_key"] != dataset.fingerprint:
         yield f"{dataset.source} had other rows when {version} was made. To go back to it with its declaration, they have to be there again; without them {REGISTRY_ALONE.format(version.name)}. A file of its own for each training keeps both"
     package, file = sys.modules[place.module.__name__.partition(".")[0]], dataset.source.found()
-    if isinstance(file, Path) and (git(file.parent, "status", "--porcelain", "--", str(file)) or "").startswith("??"):
+    if isinstance(file, Path) and git(file.parent, "rev-parse", "--is-inside-work-tree") == "true" and not git(file.parent, "ls-files", "--", str(file)):
         yield f"{file} is not in git, and production is fitted on it: add it, or whoever checks this out cannot train {place.name}, nor go back to it"
     if place.written and isinstance(file, Path) and before["dataset"] != str(dataset.source) and hasattr(package, "__path__") and Path(package.__path__[0]).resolve() not in file.parents:
         yield f"{file} is no part of the package {package.__name__}: where only that is installed, {place.name} can be served, and not trained or verified. Files below {package.__name__}/data are installed with it"

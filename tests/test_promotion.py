@@ -323,6 +323,9 @@ def test_rows_that_are_not_in_git_are_named(promoted:Path):
     shutil.copy(promoted / "flowers/data/iris.csv", promoted / "flowers/data/recent.csv")
     (promoted / "explore.py").write_text("from flowers.experiments.flowers import flowers\nfrom ml_pkg import Dataset\nfrom ml_pkg.promotion import preview\nprint(preview(flowers.with_dataset(Dataset('flowers/data/recent.csv', target='species'))))")
     assert "recent.csv is not in git" in run(promoted, "python", "explore.py")
+    (promoted / ".git/info/exclude").write_text("recent.csv")
+    assert "recent.csv is not in git" in run(promoted, "python", "explore.py")
+    (promoted / ".git/info/exclude").write_text("")
     run(promoted, "git", "add", "flowers/data/recent.csv")
     assert "is not in git" not in run(promoted, "python", "explore.py")
 
