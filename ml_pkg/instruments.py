@@ -7,6 +7,8 @@ __all__ = ['Instruments', 'add_metrics']
 
 # %% ../nbs/api/496_instruments.ipynb #7c5b62db
 import os
+import struct
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -84,10 +86,18 @@ class Instruments(Unobserved):
     def text(self) -> bytes:
         "All of it, of all processes, as Prometheus reads it."
         if self._own is not None: return self._client.generate_latest(self._own)
+        for _ in range(_TRIES - 1):
+            try: return self._of_all()
+            except (OSError, struct.error): time.sleep(0.01) # a process that begins has made its file, and not yet filled it
+        return self._of_all()
+
+    def _of_all(self) -> bytes:
         from prometheus_client.multiprocess import MultiProcessCollector
         together = self._client.CollectorRegistry()
         MultiProcessCollector(together)
         return self._client.generate_latest(together)
+
+_TRIES = 5 # to read what all processes have counted
 
 # %% ../nbs/api/496_instruments.ipynb #140aa926
 def add_metrics(
