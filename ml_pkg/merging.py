@@ -74,7 +74,7 @@ def _values_within(written:Written, node:Any) -> Iterator[tuple[str, Any]]:
 def _parsed(text:str) -> ast.expr: return ast.parse(f"({text}\n)", mode="eval").body
 def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
 
-_MOST_TOLD, _MOST_ASKED = 200, 2_000 # old values that are held against every new one, and questions whether two mean the same: each takes a fifth of a millisecond or so
+_MOST_TOLD, _MOST_ASKED = 200, 2_000 # old values that are held against every new one, and questions whether two mean the same, which are slow to answer
 
 def _stand_in(place:int) -> str: return f"_what_was_there_{place}_"
 

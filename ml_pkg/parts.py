@@ -134,9 +134,9 @@ def _made(module:Any, name:str, above:tuple[tuple[str, str], ...]=()) -> str:
     return repr([[_syntax(value) for value in values], *filter(None, (_made(module, each, (*above, place)) for each in used))])
 
 def _of_code(value:Any) -> str:
-    "What a function or class of the project does, that a constant is made with."
+    "What a function or class of the project says, that a constant is made with; it may use that constant, so its own are not followed."
     if not isinstance(value, (type, FunctionType)) or is_library(value): return ""
-    try: return repr(sorted(_digests(value).items()))
+    try: return repr([_said(piece) for piece in pieces(value).values() if not _UNREADABLE.match(piece.text)])
     except Exception: return ""
 
 def _is_stale(values:list[ast.expr], now:Any) -> bool:
@@ -166,20 +166,23 @@ def _digests(part:Any) -> dict[str, str]:
     told = {f"{name}{of}": text for name, piece in found.items() for of, text in _told(piece)}
     return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in told.items()}
 
+def _body(piece:Piece) -> ast.ClassDef | None:
+    "What a class assigns, if its source is at hand."
+    node = _source(sys.modules.get(piece.home)).classes.get(piece.text.partition("\n")[0].removeprefix("class "))
+    return node and _without_methods(node)
+
+def _said(piece:Piece) -> tuple[str, str]:
+    "What is to be added to the name of a piece, and what it says."
+    if not piece.text.startswith("class "): return "", _canonical(piece.text)
+    return ("", repr(_syntax(node))) if (node := _body(piece)) else (_MEMBERS, piece.text) # of a notebook, say
+
 def _told(piece:Piece) -> Iterator[tuple[str, str]]:
     "What a piece of code says, and how the constants that it uses are made, each with what is to be added to the name of the piece."
-    module, kind = sys.modules.get(piece.home), piece.text.partition("\n")[0]
-    if not kind.startswith("class "):
-        yield "", _canonical(piece.text)
-        names = {used: used.rpartition(".")[2] for used in piece.values if " " not in used} | {name: name for name in _in_defaults(piece.text)}
-    elif node := _source(module).classes.get(kind.removeprefix("class ")):
-        yield "", repr(_syntax(_without_methods(node)))
-        names = {each.id: each.id for each in ast.walk(_without_methods(node)) if isinstance(each, ast.Name)}
-    else:
-        yield _MEMBERS, piece.text # of a notebook, say
-        names = {}
+    yield _said(piece)
+    if piece.text.startswith("class "): names = {each.id: each.id for each in ast.walk(_body(piece) or ast.Pass()) if isinstance(each, ast.Name)}
+    else: names = {used: used.rpartition(".")[2] for used in piece.values if " " not in used} | {name: name for name in _in_defaults(piece.text)}
     for used, name in names.items():
-        if made := _made(module, name): yield f".{used}", made
+        if made := _made(sys.modules.get(piece.home), name): yield f".{used}", made
 
 def _in_defaults(text:str) -> set[str]:
     "Names in what a function takes where nothing is given."

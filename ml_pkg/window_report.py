@@ -282,13 +282,18 @@ def _coverage(report:Report) -> list[str]:
     ages = [f"{row.labelled:.0%} at {whole_units(row.Index)}" for row in report.coverage.itertuples()]
     return [f"labels by the age of predictions: {', '.join(ages)}"] if ages else []
 
+def _other_shares(report:Report) -> list[ClassShare]:
+    "Those that are to be told: of two classes one says all."
+    told = report.shares[1:] if len(report.shares) == 2 else report.shares
+    return [each for each in told if each.is_other]
+
 def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."
     moved = [each for each in report.check.verdicts if each.verdict != OK]
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
         *([str(report.compared)] if report.measured and report.estimated else [])]
-    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *(str(each) for each in report.shares[len(report.shares) == 2:] if each.is_other), report.labels, *_coverage(report)],
+    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *map(str, _other_shares(report)), report.labels, *_coverage(report)],
             "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
 
