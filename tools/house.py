@@ -9,8 +9,9 @@ Looked at are the exported modules (ml_pkg/**/*.py without __init__.py and _modi
 - a definition: an export cell that defines a function or a class. It is shown at once if the next code cell is no export cell;
 - a number: that of nbs/api/NNN_name.ipynb, whose `#| default_exp` says which module it is. What has no number is to the right of all;
 - imports for type checkers alone (`if TYPE_CHECKING`) do not count, since they import nothing;
-- an argument is documented by a comment on one of its lines in the signature, as in `rows:int, # how many`. Arguments of commands have
-  help texts instead.
+- an argument is documented by a comment on one of its lines in the signature, as in `rows:int, # how many`; in a function of one line,
+  as protocols have them, by the comment at its end. Arguments of commands have help texts instead. Where several classes have a method of one name with the same arguments, as a protocol and what follows it do,
+  the comments of one of them are enough.
 
 The exit code is 1 if something does not hold. What is only `listed` always holds.
 """
@@ -252,8 +253,13 @@ class Public:
         return [argument for argument in every if argument and argument.arg not in ("self", "cls") and not argument.arg.startswith("_")]
 
     @property
+    def call(self) -> tuple[str, ...]:
+        "A method's own name, and its arguments'."
+        return (self.node.name, *(argument.arg for argument in self.arguments))
+
+    @property
     def undocumented(self) -> list[str]:
-        signature = self.module.commented.intersection(range(self.node.lineno, self.node.body[0].lineno))
+        signature = self.module.commented.intersection(range(self.node.lineno, max(self.node.body[0].lineno, self.node.lineno + 1)))
         return [argument.arg for argument in self.arguments if not signature.intersection(range(argument.lineno, argument.end_lineno + 1))]
 
 
@@ -267,10 +273,21 @@ def public(module:Module) -> Iterator[Public]:
 
 def figures_of_documentation() -> Iterator[Figure]:
     found = [each for module in modules() for each in public(module)]
-    for title, some, wanted in (("functions and classes", [each for each in found if not each.is_method], "0"), ("methods and properties", [each for each in found if each.is_method], LISTED)):
-        silent, missing = [each.name for each in some if each.is_silent], sum(len(each.undocumented) for each in some)
-        yield Figure(f"{title} without a docstring", f"{len(silent)} of {len(some)}", wanted, wanted == LISTED or not silent, silent)
-        yield Figure(f"arguments of {title} without a comment", f"{missing} of {sum(len(each.arguments) for each in some)}", wanted, wanted == LISTED or not missing, lacking(some))
+    functions_and_classes, methods = ([each for each in found if each.is_method is is_method] for is_method in (False, True))
+    yield from figures_of_names("functions and classes", functions_and_classes, lacking(functions_and_classes), "0")
+    yield from figures_of_names("methods and properties", methods, lacking(unexplained(methods)), LISTED)
+
+
+def figures_of_names(title:str, some:list[Public], missing:list[str], wanted:str) -> Iterator[Figure]:
+    silent = [each.name for each in some if each.is_silent]
+    yield Figure(f"{title} without a docstring", f"{len(silent)} of {len(some)}", wanted, wanted == LISTED or not silent, silent)
+    yield Figure(f"{title} with an argument without a comment", f"{len(missing)} of {sum(1 for each in some if each.arguments)}", "0", not missing, missing)
+
+
+def unexplained(methods:list[Public]) -> list[Public]:
+    "Those whose arguments are documented nowhere: neither here nor at a method of another class that is called in the same way."
+    explained = {each.call for each in methods if not each.undocumented}
+    return [each for each in methods if each.call not in explained]
 
 
 def lacking(some:list[Public]) -> list[str]:
