@@ -62,7 +62,11 @@ def _is_expression(text:str) -> bool:
     try: return bool(normal(text))
     except (SyntaxError, ValueError, RecursionError): return False
 
-# %% ../nbs/api/392_merging.ipynb #5b80966b
+# %% ../nbs/api/392_merging.ipynb #cad0bc28
+def _parsed(text:str) -> ast.expr: return ast.parse(f"({text}\n)", mode="eval").body
+def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
+def _names_within(value:ast.AST) -> set[str]: return {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+
 def _values_within(written:Written, node:Any) -> Iterator[tuple[str, Any]]:
     "What is given to a call, or listed in a list, and what is given or listed within that, each with its label."
     try: _, entries, _ = entries_of(written, node)
@@ -71,29 +75,71 @@ def _values_within(written:Written, node:Any) -> Iterator[tuple[str, Any]]:
         yield each.label, each.value
         yield from _values_within(written, each.value)
 
-def _parsed(text:str) -> ast.expr: return ast.parse(f"({text}\n)", mode="eval").body
-def _assigned_within(value:ast.AST) -> set[str]: return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
+# %% ../nbs/api/392_merging.ipynb #2c5425b3
+class _Agreement:
+    "Which expressions mean the same, each pair asked about once."
+    def __init__(self, same:Callable[[str, str], bool]): self.same, self.answers = same, {} # syntax trees of both, as text -> the answer
 
-_MOST_TOLD, _MOST_ASKED = 200, 2_000 # old values that are held against every new one, and questions whether two mean the same, which are slow to answer
-
-def _stand_in(place:int) -> str: return f"_what_was_there_{place}_"
-
-class _Merge:
-    "An expression as it is written, on the way to another."
-    def __init__(self, old:Written, new:Written, same:Callable[[str, str], bool], newline:str):
-        self.old, self.new, self.same, self.newline = old, new, same, newline
-        self.answers: dict[tuple[str, str], bool] = {} # of `same`
-        self.assigned = _assigned_within(_parsed(old.text(old.root))) # names that are not there yet where the expression begins
-        self.names = [(label, each) for label, each in self.known(old.root) if type(each).__name__ in ("Name", "Attribute")]
     @property
     def kept(self) -> set[tuple[str, str]]: return {pair for pair, answer in self.answers.items() if answer}
 
-    def agree(self, old:str, new:str) -> bool:
+    def __call__(self, old:str, new:str) -> bool:
         "Whether two expressions mean the same. A constant is asked about to nobody."
         pair = normal(old), normal(new)
         if pair[0] == pair[1] or pair[0].startswith("Constant("): return pair[0] == pair[1]
         if pair not in self.answers: self.answers[pair] = bool(self.same(*(ast.unparse(_parsed(text)) for text in (old, new))))
         return self.answers[pair]
+
+# %% ../nbs/api/392_merging.ipynb #1b50abb1
+_MOST_TOLD, _MOST_ASKED = 200, 2_000 # old values that are held against every new one, and questions whether two mean the same, which are slow to answer
+
+def _stand_in(place:int) -> str: return f"_what_was_there_{place}_"
+
+class _Words:
+    "What is told anew, in the words of what was there: a list of columns by its name, a step as it was laid out."
+    def __init__(self, old:Written, new:Written, agree:_Agreement, newline:str):
+        self.old, self.new, self.agree, self.newline = old, new, agree, newline
+        self.assigned = _assigned_within(_parsed(old.text(old.root))) # names that are not there yet where the expression begins
+        self.names = [(label, each) for label, each in self.known(old.root) if type(each).__name__ in ("Name", "Attribute")]
+
+    def known(self, old:Any) -> list[tuple[str, Any]]:
+        "The values within an old node that mean the same wherever they are written, each with its label."
+        found = itertools.islice(_values_within(self.old, old), _MOST_TOLD)
+        return [(label, each) for label, each in found if not self.assigned or not self.assigned & _names_within(_parsed(self.old.text(each)))]
+
+    def told_at(self, indentation:str, new:Any, old:Sequence[tuple[str, Any]]) -> str:
+        "A new node at an indentation. What means the same as one of the old nodes is told as that is."
+        kept:list[Any] = []
+        text = _moved(self._told("", new, old, kept), self.new.indentation(new), indentation, self.newline)
+        for place, each in enumerate(kept):
+            before = NEWLINE.split(text[:text.index(_stand_in(place))])
+            here = before[-1][:len(before[-1]) - len(before[-1].lstrip(" \t"))] if len(before) > 1 else indentation
+            text = text.replace(_stand_in(place), _moved(self.old.text(each), self.old.indentation(each), here, self.newline))
+        return text
+
+    def _told(self, label:str, new:Any, old:Sequence[tuple[str, Any]], kept:list[Any]) -> str:
+        "The text of a new node, with a stand-in for each part that is kept. Of two names for the same, that which was given under the same keyword."
+        likely = sorted(old, key=lambda known: known[0] != label)
+        if (found := next((each for _, each in likely if self._could_be(each, new) and self.agree(self.old.text(each), self.new.text(new))), None)) is not None:
+            kept.append(found)
+            return _stand_in(len(kept) - 1)
+        try: opening, entries, closing = entries_of(self.new, new)
+        except TypeError: return self.new.text(new)
+        return opening + "".join(f"{each.lead}{each.prefix}{self._told(each.label, each.value, old, kept)}{each.gap}{',' * each.comma}{each.rest}" for each in entries) + closing
+
+    def _could_be(self, old:Any, new:Any) -> bool:
+        "Whether it is worth asking. A number is no name that happens to stand for it: only what was called, or lists something, is known by a name."
+        kind = type(new).__name__
+        if kind not in ("Call", "List", "Tuple", "Set", "Dict") or kind != "Call" and not new.elements or len(self.agree.answers) > _MOST_ASKED: return False
+        if type(old).__name__ in ("Name", "Attribute"): return True
+        return type(old) is type(new) and (kind != "Call" or self.old.text(old.func) == self.new.text(new.func))
+
+# %% ../nbs/api/392_merging.ipynb #5b80966b
+class _Merge:
+    "An expression as it is written, on the way to another."
+    def __init__(self, old:Written, new:Written, same:Callable[[str, str], bool], newline:str):
+        self.old, self.new, self.newline, self.agree = old, new, newline, _Agreement(same)
+        self.words = _Words(old, new, self.agree, newline)
 
     def alike(self, old:Any, new:Any) -> bool:
         "Whether two nodes can be merged: lists of one kind, or calls of one thing."
@@ -109,39 +155,7 @@ class _Merge:
 
     def replaced(self, old:Any, new:Any) -> str:
         "The new node, in the old words for whatever the old one has words for."
-        return self.told_at(self.old.indentation(old), new, [("", old), *self.known(old)])
-
-    def known(self, old:Any) -> list[tuple[str, Any]]:
-        "The values within an old node that mean the same wherever they are written, each with its label."
-        found = itertools.islice(_values_within(self.old, old), _MOST_TOLD)
-        return [(label, each) for label, each in found if not self.assigned or not self.assigned & {node.id for node in ast.walk(_parsed(self.old.text(each))) if isinstance(node, ast.Name)}]
-
-    def told_at(self, indentation:str, new:Any, old:Sequence[tuple[str, Any]]) -> str:
-        "A new node at an indentation. What means the same as one of the old nodes is told as that is: such as a list of columns by its name."
-        kept:list[Any] = []
-        text = _moved(self.told("", new, old, kept), self.new.indentation(new), indentation, self.newline)
-        for place, each in enumerate(kept):
-            before = NEWLINE.split(text[:text.index(_stand_in(place))])
-            here = before[-1][:len(before[-1]) - len(before[-1].lstrip(" \t"))] if len(before) > 1 else indentation
-            text = text.replace(_stand_in(place), _moved(self.old.text(each), self.old.indentation(each), here, self.newline))
-        return text
-
-    def told(self, label:str, new:Any, old:Sequence[tuple[str, Any]], kept:list[Any]) -> str:
-        "The text of a new node, with a stand-in for each part that is kept. Of two names for the same, that which was given under the same keyword."
-        likely = sorted(old, key=lambda known: known[0] != label)
-        if (found := next((each for _, each in likely if self.could_be(each, new) and self.agree(self.old.text(each), self.new.text(new))), None)) is not None:
-            kept.append(found)
-            return _stand_in(len(kept) - 1)
-        try: opening, entries, closing = entries_of(self.new, new)
-        except TypeError: return self.new.text(new)
-        return opening + "".join(f"{each.lead}{each.prefix}{self.told(each.label, each.value, old, kept)}{each.gap}{',' * each.comma}{each.rest}" for each in entries) + closing
-
-    def could_be(self, old:Any, new:Any) -> bool:
-        "Whether it is worth asking. A number is no name that happens to stand for it: only what was called, or lists something, is known by a name."
-        kind = type(new).__name__
-        if kind not in ("Call", "List", "Tuple", "Set", "Dict") or kind != "Call" and not new.elements or len(self.answers) > _MOST_ASKED: return False
-        if type(old).__name__ in ("Name", "Attribute"): return True
-        return type(old) is type(new) and (kind != "Call" or self.old.text(old.func) == self.new.text(new.func))
+        return self.words.told_at(self.old.indentation(old), new, [("", old), *self.words.known(old)])
 
     def merged(self, old:Any, new:Any) -> str:
         "The old node with what differs from the new one changed."
@@ -160,7 +174,7 @@ class _Merge:
             if old and new: yield old._replace(text=old.prefix + self.merged(old.value, new.value))
             elif new:
                 indentation = style.margin if style.own_line else self.old.indentation(before[-1].value)
-                yield Entry(-1, new.label, new.prefix, new.value, text=new.prefix + self.told_at(indentation, new.value, self.names))
+                yield Entry(-1, new.label, new.prefix, new.value, text=new.prefix + self.words.told_at(indentation, new.value, self.words.names))
 
 # %% ../nbs/api/392_merging.ipynb #887b22bb
 def _pairs_agree(found:Sequence[ast.AST|None], wanted:Sequence[ast.AST|None], kept:set[tuple[str, str]]) -> bool:
@@ -210,7 +224,7 @@ def _candidates(source:str, start:int, end:int, expression:str, same:Callable[[s
     first = rest[:len(rest) - len(rest.lstrip(" \t"))]
     try:
         merge = _Merge(Written(source[start:end], first), Written(expression), same, newline_of(source))
-        yield merge.merged(merge.old.root, merge.new.root), merge.kept
+        yield merge.merged(merge.old.root, merge.new.root), merge.agree.kept
     except (NotRewritable, TypeError, RecursionError): pass # such as syntax that libcst does not know: replaced as a whole
     yield _moved(expression, "", first, newline_of(source)), set()
 

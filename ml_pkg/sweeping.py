@@ -197,99 +197,56 @@ class Result(NamedTuple):
     experiment: "Experiment"
     run: Run
 
-# %% ../nbs/api/370_sweeping.ipynb #f5bbcb5d
-class _Sweep:
-    "What is common to all variants of a sweep, and how far it is. Runs are recorded beside the fitting."
-    def __init__(self, asking:Asking, checkpoints:Checkpoints|NoCheckpoints, threads:int, display:Display, recording:Recording, is_sent:bool):
-        self.asking, self.checkpoints, self.threads, self.display, self.recording, self.is_sent = asking, checkpoints, threads, display, recording, is_sent
-        self.plans, self.surroundings, self.standing = Plans(checkpoints, threads), Surroundings(), Standing(0, 0)
+# %% ../nbs/api/370_sweeping.ipynb #2de50696
+class _Tally:
+    "What comes of the variants: counted, compared with the best so far, and handed on to be recorded beside the fitting."
+    def __init__(self, recording:Recording): self.recording, self.standing = recording, Standing(0, 0)
 
-    def run(self, asked:Sequence[Named], n_jobs:int|None) -> list[Course]:
-        "Bring some variants to their end."
-        courses = [_course(name, attempt(experiment, self.threads, self.surroundings), self.checkpoints) for name, experiment, *_ in asked]
-        self.standing.variants += len(courses)
-        once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
-        twice = [course for course in courses if course not in once.values()]
-        for course in once.values(): self._plan(course)
-        for course in twice: course.has_ended = True # it is there when the first of its kind is
-        wanted = parting_keys([course.works for course in courses])
-        for course in courses: course.works = [_waited_for(work, wanted) for work in course.works]
-        self.standing.folds += sum(len(course.works) for course in courses)
-        try: self._fit(courses, n_jobs)
-        except KeyboardInterrupt as error:
-            self._stop(courses, failure(error))
-            raise
-        finally: self.recording.wait(at_most=0)
-        for course in twice: self._repeat(course, once[cast(Identity, course.begun.identity).key])
-        return courses
-
-    def _stop(self, courses:list[Course], why:Failure) -> None:
-        "Variants that were under way have failed; those that had not begun are no runs."
-        for course in courses:
-            if course.folds and not course.has_ended: self._end(course, _failed, why) # it is recorded, and no failure of its own
-
-    def _repeat(self, course:Course, first:Course) -> None:
-        "A variant with the declaration of another one takes over what came of that."
-        course.run = course.run or (isinstance(self.checkpoints, Checkpoints) and reused(course.begun)) or first.run
+    def known(self, course:Course) -> None:
+        "A variant has run before."
         self.standing.reused += 1
+        self._note(course, cast(Run, course.run).fold_scores)
 
-    def _plan(self, course:Course) -> None:
-        "Find the folds of a variant that has not run. One that cannot be planned, or not be sent, has failed."
-        if course.has_ended:
-            self.standing.reused += 1
-            return self._note(course, cast(Run, course.run).fold_scores)
-        declared = course.begun.experiment
-        try: works = self.plans.of(declared.estimator, declared.dataset, declared.evaluation, declared.seed)
-        except Exception as error: return self._fail(course, failure(error)) # a declaration that means nothing is a row of the leaderboard
-        if self.is_sent and (why := _unsendable(works[0])): return self._fail(course, why)
-        for finding in news(course.begun): warnings.warn(str(finding), PreflightWarning, stacklevel=6)
-        course.works = works
-
-    def _fit(self, courses:list[Course], n_jobs:int|None) -> None:
-        "Hand out the folds, and take what comes of them."
-        texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else None
-        schedule = Schedule([course.works for course in courses])
-        self.display.show(self.standing)
-        with closing(_results(schedule, n_jobs, texts)) as results: # whatever is raised here, the workers end
-            for place, work, result in results:
-                schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
-                if not courses[place].has_ended: self._advance(courses[place], 1)
-                if not courses[place].has_ended: self._take(courses[place], work, result)
-                if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores): self._prune(schedule, place, courses[place])
-                self.display.show(self.standing)
-
-    def _take(self, course:Course, work:Work, result:Fold|Failure) -> None:
-        "A fold is done."
+    def take(self, course:Course, work:Work, result:Fold|Failure) -> None:
+        "A fold is done; whatever comes of those of a variant that has ended is of no use."
+        if course.has_ended: return
+        self._advance(course, 1)
         if not course.folds:
             course.begun = course.begun.since(0.0 if isinstance(result, Failure) else sum(step.seconds for step in result.steps if step.outcome == "computed")) # it waited for its turn until then
-        if isinstance(result, Failure): return self._fail(course, result)
+        if isinstance(result, Failure): return self.fail(course, result)
         course.folds[work.number] = result
         for step in result.steps: self._count(step)
         if len(course.folds) == len(course.works): self._finish(course)
+
+    def fail(self, course:Course, why:Failure) -> None:
+        "A variant has come to nothing."
+        self.standing.failed += 1
+        self._advance(course, len(course.works) - course.counted) # nothing waits for those that are not done
+        self._end(course, _failed, why)
+
+    def prune(self, course:Course) -> None:
+        "A variant is not worth going on with."
+        self.fail(course, Failure(f"{PRUNED}: {mean_and_deviation(course.scores)[0]:.4f} after {len(course.folds)} of {len(course.works)} folds", ""))
+
+    def stop(self, courses:list[Course], why:Failure) -> None:
+        "Variants that were under way have failed; those that had not begun are no runs."
+        for course in courses:
+            if course.folds and not course.has_ended: self._end(course, _failed, why) # it is recorded, and no failure of its own
 
     def _count(self, step:Any) -> None:
         if step.name in ("predict", "score"): return
         if step.outcome == "reused": self.standing.taken_over += 1
         else: self.standing.computed += 1
 
+    def _advance(self, course:Course, folds:int) -> None:
+        self.standing.advance(folds)
+        course.counted += folds
+
     def _finish(self, course:Course) -> None:
         folds = [fold for _, fold in sorted(course.folds.items())]
         self.standing.finished += 1
         self._note(course, {metric: [fold.scores[metric] for fold in folds] for metric in folds[0].scores})
         self._end(course, _finished, folds)
-
-    def _fail(self, course:Course, why:Failure) -> None:
-        self.standing.failed += 1
-        self._advance(course, len(course.works) - course.counted) # nothing waits for those that are not done
-        self._end(course, _failed, why)
-
-    def _advance(self, course:Course, folds:int) -> None:
-        self.standing.advance(folds)
-        course.counted += folds
-
-    def _prune(self, schedule:Schedule, place:int, course:Course) -> None:
-        schedule.drop(place)
-        self._fail(course, Failure(f"{PRUNED}: {mean_and_deviation(course.scores)[0]:.4f} after {len(course.folds)} of {len(course.works)} folds", ""))
 
     def _note(self, course:Course, scores:dict[str, list[float]]) -> None:
         "Whether a variant is the best so far."
@@ -302,6 +259,61 @@ class _Sweep:
         course.folds = {}
         self.recording.add(record, course, what)
 
+# %% ../nbs/api/370_sweeping.ipynb #f5bbcb5d
+class _Sweep:
+    "What is common to all variants of a sweep: their plans, and who fits them."
+    def __init__(self, asking:Asking, checkpoints:Checkpoints|NoCheckpoints, threads:int, display:Display, tally:_Tally, is_sent:bool):
+        self.asking, self.checkpoints, self.threads, self.display, self.tally, self.is_sent = asking, checkpoints, threads, display, tally, is_sent
+        self.plans, self.surroundings = Plans(checkpoints, threads), Surroundings()
+
+    def run(self, asked:Sequence[Named], n_jobs:int|None) -> list[Course]:
+        "Bring some variants to their end."
+        courses = [_course(name, attempt(experiment, self.threads, self.surroundings), self.checkpoints) for name, experiment, *_ in asked]
+        self.tally.standing.variants += len(courses)
+        once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
+        twice = [course for course in courses if course not in once.values()]
+        for course in once.values(): self._plan(course)
+        for course in twice: course.has_ended = True # it is there when the first of its kind is
+        wanted = parting_keys([course.works for course in courses])
+        for course in courses: course.works = [_waited_for(work, wanted) for work in course.works]
+        self.tally.standing.folds += sum(len(course.works) for course in courses)
+        try: self._fit(courses, n_jobs)
+        except KeyboardInterrupt as error:
+            self.tally.stop(courses, failure(error))
+            raise
+        finally: self.tally.recording.wait(at_most=0)
+        for course in twice: self._repeat(course, once[cast(Identity, course.begun.identity).key])
+        return courses
+
+    def _plan(self, course:Course) -> None:
+        "Find the folds of a variant that has not run. One that cannot be planned, or not be sent, has failed."
+        if course.has_ended: return self.tally.known(course)
+        declared = course.begun.experiment
+        try: works = self.plans.of(declared.estimator, declared.dataset, declared.evaluation, declared.seed)
+        except Exception as error: return self.tally.fail(course, failure(error)) # a declaration that means nothing is a row of the leaderboard
+        if self.is_sent and (why := _unsendable(works[0])): return self.tally.fail(course, why)
+        for finding in news(course.begun): warnings.warn(str(finding), PreflightWarning, stacklevel=6)
+        course.works = works
+
+    def _fit(self, courses:list[Course], n_jobs:int|None) -> None:
+        "Hand out the folds, and take what comes of them."
+        texts = texts_within([(course.works[0].chain, course.works[0].metrics) for course in courses if course.works]) if self.is_sent else None
+        schedule = Schedule([course.works for course in courses])
+        self.display.show(self.tally.standing)
+        with closing(_results(schedule, n_jobs, texts)) as results: # whatever is raised here, the workers end
+            for place, work, result in results:
+                schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
+                self.tally.take(courses[place], work, result)
+                if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores):
+                    schedule.drop(place)
+                    self.tally.prune(courses[place])
+                self.display.show(self.tally.standing)
+
+    def _repeat(self, course:Course, first:Course) -> None:
+        "A variant with the declaration of another one takes over what came of that."
+        course.run = course.run or (isinstance(self.checkpoints, Checkpoints) and reused(course.begun)) or first.run
+        self.tally.standing.reused += 1
+
 # %% ../nbs/api/370_sweeping.ipynb #ae4167c1
 def run_variants(
     asking:Asking,   # the variants, and how they are compared
@@ -313,7 +325,8 @@ def run_variants(
     "Run what has not run yet. A variant that fails is a run that failed. Raises `KeyboardInterrupt` after recording what was under way; what was done is kept."
     count, results = workers(n_jobs), []
     with ThreadPoolExecutor(1) as thread:
-        sweep = _Sweep(asking, checkpoints, threads, display, Recording(thread if count > 1 else Here()), is_sent=count > 1)
+        tally = _Tally(Recording(thread if count > 1 else Here()))
+        sweep = _Sweep(asking, checkpoints, threads, display, tally, is_sent=count > 1)
         try:
             while asked := asking.ask():
                 courses = sweep.run(asked, n_jobs)
@@ -322,9 +335,9 @@ def run_variants(
                 asking.tell(runs)
         except BaseException as error:
             kept = "" if isinstance(checkpoints, NoCheckpoints) else "; what is done is kept, and running it again goes on from there"
-            display.close(sweep.standing, ("stopped" if isinstance(error, KeyboardInterrupt) else "ended by an error") + kept)
+            display.close(tally.standing, ("stopped" if isinstance(error, KeyboardInterrupt) else "ended by an error") + kept)
             if kept: error.add_note(kept.removeprefix("; ")) # in a terminal the traceback comes last
             raise
-    display.close(sweep.standing, DONE)
-    sweep.recording.warn(sweep.standing.variants)
+    display.close(tally.standing, DONE)
+    tally.recording.warn(tally.standing.variants)
     return results
