@@ -325,7 +325,8 @@ def _add_about(app:"FastAPI", service:Service) -> None:
     async def ready() -> dict:
         await _check_log(service.log)
         return {"status": "ready", "model": service.current.name, "version": service.current.version,
-            "log": "failing" if service.log.counts.is_failing else "ok", **({"beside": trouble} if (trouble := service.beside.standing.trouble) else {})}
+            "log": "failing" if service.log.counts.is_failing else "ok",
+            **{name: trouble for name, trouble in (("trouble", service.trouble), ("beside", service.beside.standing.trouble)) if trouble}}
     async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version,
         "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes)
             if getattr(route, "summary", None)} | {app.openapi_url: "All of them, described"}}

@@ -24,6 +24,7 @@ log = logging.getLogger("ml_pkg.server")
 class Answering(Protocol):
     "Whatever answers by a version that can be swapped: a service, or the candidate of a split."
     current: Served
+    trouble: str # why it does not answer by what its address leads to; empty where it does
     def swap(self, ready:Served) -> None: ...
 
 _AT_LEAST = 5.0 # seconds after which the registry is asked, whatever the traces say: a file system may note times coarsely
@@ -39,7 +40,7 @@ class Following:
         looked:Callable[[str, bool], None]=lambda address, is_fine: None, # told after every look whether the address leads to what answers
         swapped:Callable[[Served, Served], None]=lambda ready, before: None, # told that another version answers, and which one did
     ):
-        self.service, self.address, self.ready, self.failed, self.looked, self.swapped, self._trouble = service, address, ready, failed, looked, swapped, ""
+        self.service, self.address, self.ready, self.failed, self.looked, self.swapped, self._told = service, address, ready, failed, looked, swapped, ""
         self.every = pause_between_looks(address) # seconds
         self._traces, self._next = None, 0.0  # what was seen when it was last asked, and until when that says enough
         self._failed, self._again = None, 0.0 # what could not be made ready, and when it is tried again
@@ -58,7 +59,7 @@ class Following:
         try: await self._ask()
         except Exception as error: self._tell(error)
         else: self._traces, self._next = seen, time.monotonic() + _AT_LEAST # as it was before: what came meanwhile is asked about at the next look
-        self.looked(self.address, not self._trouble)
+        self.looked(self.address, not self.service.trouble)
 
     async def _ask(self) -> None:
         there, current = await asyncio.to_thread(located, self.address), self.service.current
@@ -85,14 +86,14 @@ class Following:
 
     def _mend(self) -> None:
         "There is no trouble any more."
-        if self._trouble: log.warning("%s is found again, and %s answers", self.address, self.service.current)
-        self._trouble = ""
+        if self.service.trouble: log.warning("%s is found again, and %s answers", self.address, self.service.current)
+        self.service.trouble = self._told = ""
 
     def _tell(self, error:Exception) -> None:
         "Once, and not at every look."
         said = f"what {self.address} leads to cannot answer here ({type(error).__name__}: {error}); {self.service.current} goes on"
         known = re.sub(r"0x[0-9a-f]+", "", said) # a place in memory, which is another one each time
-        if known == self._trouble: return
+        if known == self._told: return
         log.warning(said)
         self.failed()
-        self._trouble = known
+        self.service.trouble, self._told = f"another version is to answer, and cannot ({type(error).__name__}): the server's log says why", known # which may name files; this is shown to whoever asks

@@ -51,8 +51,11 @@ class Split(Alone):
         observer:Unobserved=Unobserved(), # noqa: B008 - a null object
     ):
         check_share(share)
-        self.current, self.share, self.observer = candidate, share, observer
+        self.current, self.share, self.observer, self.trouble = candidate, share, observer, ""
         observer.swapped(candidate)
+
+    @property
+    def standing(self) -> Standing: return Standing(trouble=self.trouble) # it sees all rows that it is to see
 
     def swap(self, ready:Served) -> None:
         self.current = ready

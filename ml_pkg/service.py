@@ -154,6 +154,7 @@ class Service:
         is_alone:Callable[[], bool]=lambda: False, # whether it is known that the request at hand is the only one
     ):
         self.current, self.log, self.limits, self.observer, self.beside, self.is_alone = ready, log, limits, observer, beside, is_alone
+        self.trouble = "" # why it does not answer by what its address leads to, as whoever follows that finds out
         self._next_ids, self._dumps = _ids(), optional("orjson", "serve").dumps
         observer.swapped(ready)
 
