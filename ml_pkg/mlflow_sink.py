@@ -215,7 +215,7 @@ class MlflowSink:
                 client.set_terminated(there.info.run_id, "FINISHED" if run.status == "finished" else "FAILED", _began(run) + round(1000 * run.row["seconds"]))
         return there.info.run_id
 
-    def find(self, run:Run) -> str | None:
+    def find(self, run:Run) -> str | None: # of the run store; MLflow has its id and its beginning as tags
         "MLflow's id of a run that it has been told of completely."
         with _one_try(self.uri) as client: there = _there(client, run)
         return there.info.run_id if there and there.info.status != "RUNNING" else None

@@ -109,7 +109,8 @@ class Observed:
     @property
     def answered(self) -> np.ndarray: return self.answers.notna().all(axis=1).to_numpy() & bool(self.answers.shape[1]) # which rows
 
-    def some(self, rows:np.ndarray) -> "Observed": return replace(self, **{name: getattr(self, name)[rows] for name in ("frame", "X", "answers", "labels")})
+    def some(self, rows:np.ndarray) -> "Observed": # which ones: bool, shape (n_rows,)
+        return replace(self, **{name: getattr(self, name)[rows] for name in ("frame", "X", "answers", "labels")})
 
     @property
     def furthest_off(self) -> pd.DataFrame:

@@ -41,16 +41,16 @@ class Tried:
     changed: str = ""
     error: str = ""          # of the last try
 
-    def begun(self, now:datetime) -> "Tried":
+    def begun(self, now:datetime) -> "Tried": # when the try begins, with a zone
         "As it is noted before anything is said: if nothing more is ever noted, it is tried again after a pause."
         return replace(self, since=self.since or _stamp(now), tries=self.tries + 1, after=_stamp(now + pause_after(self.tries + 1)), changed=_stamp(now),
             error="a try was begun, and nothing more is known of it")
 
     def is_due(self, now:datetime) -> bool: return not self.after or not timedelta(0) < datetime.fromisoformat(self.after) - now <= LONGEST # more than that: a clock was wrong
 
-    def is_over(self, now:datetime) -> bool: return bool(self.since) and now - datetime.fromisoformat(self.since) >= GIVE_UP
+    def is_over(self, now:datetime) -> bool: return bool(self.since) and now - datetime.fromisoformat(self.since) >= GIVE_UP # `now` is with a zone; since the first delivery
 
-    def is_forgotten(self, now:datetime) -> bool: return self.state != "waiting" and now - datetime.fromisoformat(self.changed) > KEPT
+    def is_forgotten(self, now:datetime) -> bool: return self.state != "waiting" and now - datetime.fromisoformat(self.changed) > KEPT # `now` is with a zone; since the last note
 
 def pause_after(
     tries:int,     # failures so far
@@ -252,8 +252,8 @@ class Outbox:
 
     def add(
         self,
-        messages:Iterable[Message],
-        channels:Iterable[Channel],
+        messages:Iterable[Message], # in the order in which each channel is to be told them
+        channels:Iterable[Channel], # each is told all of them, and is known by its `key`
     ) -> None:
         "Write down that each channel is to be told each message. One that was added before, by its id, is not added again. Raises `Unwritable`: then it may be that not all are added, and the same call can be made again."
         messages = list(messages)
@@ -275,9 +275,9 @@ class Outbox:
 
     def deliver(
         self,
-        channels:Iterable[Channel],
-        now:datetime,                # with a zone
-    ) -> Delivered:                   # what is still waiting, and why
+        channels:Iterable[Channel], # all that there are: a try for any other fails, and after a week of that its messages are given up
+        now:datetime,               # with a zone
+    ) -> Delivered:                 # what is still waiting, and why
         "Tell each channel what is waiting for it and due. Nothing that a channel raises gets out. Raises `InvalidInput` for a time without a zone."
         _stamp(now)
         turns = self._turns(list(channels), now)

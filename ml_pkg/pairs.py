@@ -46,7 +46,7 @@ class Scores:
     @property
     def farthest(self) -> np.ndarray: return np.array([float(np.abs(table).max()) for table in self.tables])
 
-    def centre(self, sketch:Sketch) -> np.ndarray:
+    def centre(self, sketch:Sketch) -> np.ndarray: # of rows that were counted with the same bins
         "Mean of each score over the rows of a sketch, shape (n_scores,). What is missing has 0."
         return np.array([self._sum(name, table, sketch) for name, table in zip(self.columns, self.tables, strict=True)]) / max(1, sketch.rows)
 
@@ -60,7 +60,11 @@ class Scores:
         first = np.minimum(np.searchsorted(at, np.arange(len(sketch.counts[place]))), CELLS + 1)
         return float(sketch.counts[place] @ table[first])
 
-    def of(self, columns:Columns, step:int=1) -> np.ndarray:
+    def of(
+        self,
+        columns:Columns, # as they were read, for the same bins
+        step:int=1,      # rows from one that is taken to the next; the first one is
+    ) -> np.ndarray:
         "Scores of every row, or every second, third, …: shape (n_rows, n_scores). What is missing has 0."
         places = {name: self._places(name, columns, step) for name in dict.fromkeys(self.columns)}
         found = np.empty((len(self.columns), len(columns.index[::step])), np.float32)
@@ -120,7 +124,11 @@ class PairSums:
             "squares": packed(self.squares[half].astype(np.float32))}
 
     @classmethod
-    def from_dict(cls, written:dict[str, Any], scores:int) -> "PairSums":
+    def from_dict(
+        cls,
+        written:dict[str, Any], # as `to_dict` gave it
+        scores:int,             # how many the profile has; sums of any other number are refused
+    ) -> "PairSums":
         "Raises `DamagedFile`."
         try:
             if written["scores"] != scores: raise ValueError(f"{written['scores']} scores, and {scores} are expected")

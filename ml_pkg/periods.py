@@ -38,11 +38,16 @@ class Every:
         if self.length < datetime.timedelta(seconds=1) or self.length.microseconds:
             raise InvalidDeclaration(f"a period is a whole number of seconds long, 1 at least, and not {self.length}")
 
-    def start(self, moment:pd.Timestamp) -> pd.Timestamp:
+    def start(self, moment:pd.Timestamp) -> pd.Timestamp: # in UTC: by the clock of another zone, periods would begin at other moments
         "When the period of a moment begins."
         return moment.floor(self.length)
 
-    def over(self, since:pd.Timestamp, now:pd.Timestamp, most:int) -> list[pd.Timestamp]:
+    def over(
+        self,
+        since:pd.Timestamp, # in UTC
+        now:pd.Timestamp,   # in UTC; what ended less than the grace before it is not over yet
+        most:int,           # periods, also those without rows
+    ) -> list[pd.Timestamp]:
         "The starts of periods since that of a moment which are over, at most so many of the last."
         end = self.start(now - self.grace)
         begin = max(self.start(since), end - most * self.length)
@@ -131,7 +136,7 @@ class Periods:
         "Of those that were counted, in their order."
         return sorted(_start(path) for path in self.folder.glob("[!.]*Z.json"))
 
-    def update(self, now:pd.Timestamp) -> None:
+    def update(self, now:pd.Timestamp) -> None: # in UTC
         "Count what is over by now. What was counted and is not over is forgotten: a clock was wrong. Raises what `read_log` and `written_whole` raise."
         wrong = [start for start in self.starts if start + self.every.length > now]
         for start in wrong: self._forget(start)
@@ -148,11 +153,11 @@ class Periods:
         times = read_times(self.monitor.name, now - self.most * self.every.length, now, self.monitor.version, self.monitor.logs)[TIME]
         return times.min() if len(times) else None
 
-    def read(self, starts:Sequence[pd.Timestamp]) -> list[Period]:
+    def read(self, starts:Sequence[pd.Timestamp]) -> list[Period]: # of the periods, some of `starts`
         "Periods that were counted. One that cannot be read is counted again."
         return [self._read(start) for start in starts]
 
-    def rows(self, starts:Sequence[pd.Timestamp]) -> Observed:
+    def rows(self, starts:Sequence[pd.Timestamp]) -> Observed: # of the periods, ascending; rows of all from the first to the last are given
         "The rows of neighbouring periods. Those to which rows have come since they were counted are counted again."
         if not starts: return observed_rows(self.monitor, *[pd.Timestamp(0, tz="UTC")] * 2)
         seen = observed_rows(self.monitor, starts[0], starts[-1] + self.every.length)

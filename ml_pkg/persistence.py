@@ -33,8 +33,8 @@ class Persister(Protocol):
     @property
     def runs_code(self) -> bool: ...  # whether loading bytes from a stranger could run the stranger's code
 
-    def dump(self, estimator:Any) -> bytes: ...
-    def load(self, content:bytes, trusted:bool) -> Any: ...
+    def dump(self, estimator:Any) -> bytes: ...             # of a fitted one, perhaps a whole pipeline
+    def load(self, content:bytes, trusted:bool) -> Any: ... # what `dump` gave, and whether somebody vouches for who wrote it: whoever loads it, or their own signature in the file
 
 # %% ../nbs/api/200_persistence.ipynb #326731cc
 @contextmanager

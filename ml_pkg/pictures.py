@@ -65,33 +65,41 @@ class Pictures:
     @property
     def _comparable(self) -> pd.DataFrame: return self.board.frame[self.board.frame["comparable"]] # what was scored on other rows is in no picture with these
 
-    def scores(self, ax:"Axes|None"=None) -> "Axes":
+    def scores(self, ax:"Axes|None"=None) -> "Axes": # to draw on; None for new ones
         "Scores with their intervals, and what is left of the best once it is corrected for having been picked."
         board = self.board
         corrected = board.verdict.corrected
         return plot_scores(self._comparable, board.metric, board.held_against,
             corrected if board.verdict.tried > 1 and math.isfinite(corrected.mean) else None, ax)
 
-    def differences(self, ax:"Axes|None"=None) -> "Axes":
+    def differences(self, ax:"Axes|None"=None) -> "Axes": # to draw on; None for new ones
         "The difference of each variant to the baseline, fold by fold."
         board = self.board
         beside = {name: board[name].run.fold_scores[board.metric] for name in self._comparable.index}
         return plot_differences(pd.DataFrame(beside).T, board.held_against, board.metric, ax)
 
-    def pareto(self, cost:str="fit_seconds", ax:"Axes|None"=None) -> "Axes":
+    def pareto(
+        self,
+        cost:str="fit_seconds", # one of `COSTS`, of which less is better
+        ax:"Axes|None"=None,    # to draw on; None for new ones
+    ) -> "Axes":
         "Score beside a cost (`fit_seconds`, `predict_seconds_per_row` or `model_bytes`), and the variants that no other beats in both. Raises `UnknownName`."
         if cost not in COSTS: raise UnknownName(f"'{cost}' is not a cost.{did_you_mean(cost, COSTS, 'costs')}")
         return plot_pareto(self._comparable, cost, self.board.metric, ax)
 
-    def parallel(self, ax:"Axes|None"=None) -> "Axes":
+    def parallel(self, ax:"Axes|None"=None) -> "Axes": # to draw on; None for new ones
         "The parameters in which the variants differ, a line for each variant, coloured by its score."
         return plot_parallel(varied_parameters(self.board), self.board.frame["score"], self.board.metric, ax)
 
-    def curve(self, axis:str, ax:"Axes|None"=None) -> "Axes":
+    def curve(
+        self,
+        axis:str,            # what the variants differ in
+        ax:"Axes|None"=None, # to draw on; None for new ones
+    ) -> "Axes":
         "Scores over the values of a parameter (a validation curve), or over `train_size` (a learning curve, over the rows that were fitted on). Raises `UnknownName`, or `InvalidDeclaration` if variants differ in something else too."
         return plot_curve(curve_of(self.board, axis), "rows fitted on" if axis == "train_size" else axis, self.board.metric, ax)
 
-    def best(self, ax:"Axes|None"=None) -> "Axes":
+    def best(self, ax:"Axes|None"=None) -> "Axes": # to draw on; None for new ones
         "What the best variant predicted out of fold, beside what was so: a confusion matrix, or residuals. Raises `InvalidDeclaration` for several targets."
         found, dataset = self.board.best.run.predictions, self.board.best.experiment.dataset
         if len(dataset.target) > 1:

@@ -43,7 +43,7 @@ class Outcome(enum.Enum):
 class Receipt:
     "An outcome that is known: `await receipt` gives it at once."
     def __init__(self, outcome:Outcome): self.outcome = outcome
-    def settle(self, outcome:Outcome) -> None: "It is settled."
+    def settle(self, outcome:Outcome) -> None: "It is settled." # `outcome` is that of the write, WRITTEN or DROPPED; nobody waits for it here
     def __await__(self) -> Generator[Any, None, Outcome]:
         return self.outcome
         yield

@@ -47,12 +47,16 @@ class Standing:
         began, share = self.first
         return (time.monotonic() - began) / (self.share - share) * (1 - self.share)
 
-    def advance(self, folds:int) -> None:
+    def advance(self, folds:int) -> None: # how many more, also those of a variant that failed, which nobody fits
         "Some folds are done."
         self.folds_done += folds
         if self.first is None and self.folds_done: self.first = time.monotonic(), self.share
 
-    def beaten(self, name:str, score:float) -> None:
+    def beaten(
+        self,
+        name:str,    # of the variant
+        score:float, # of the first metric, the mean over its folds; NaN beats nothing
+    ) -> None:
         "Take note of a variant that is done: the first of those with the highest score is the best."
         if not score <= self.score and score == score: self.best, self.score = name, score
 
@@ -83,7 +87,7 @@ def in_words(
 # %% ../nbs/api/320_progress.ipynb #402dca25
 class Display(Protocol):
     "Something that shows how far a sweep is."
-    def show(self, standing:Standing) -> None: ...
+    def show(self, standing:Standing) -> None: ...             # as it is at the beginning, and after each fold
     def close(self, standing:Standing, words:str) -> None: ... # the last time: `words` say how it ended
 
 class Silent:

@@ -51,14 +51,14 @@ class Surroundings:
     "What several runs have in common, asked once for all of them."
     def __init__(self): self.git, self._keys, self._checked = functools.cache(git_state), {}, {}
 
-    def key(self, experiment:"Experiment") -> str | None:
+    def key(self, experiment:"Experiment") -> str | None: # remembered as this very object: an equal one is asked anew
         "Of a declaration that others vary; None if it cannot be identified."
         if id(experiment) not in self._keys:
             try: self._keys[id(experiment)] = experiment, experiment.key
             except MlPkgError: self._keys[id(experiment)] = experiment, None
         return self._keys[id(experiment)][1]
 
-    def checked(self, experiment:"Experiment") -> "Preflight":
+    def checked(self, experiment:"Experiment") -> "Preflight": # likewise remembered as this very object
         "What looks wrong with a declaration: it is said before it runs, and recorded when it has run."
         if id(experiment) not in self._checked: self._checked[id(experiment)] = experiment, experiment.check()
         return self._checked[id(experiment)][1]

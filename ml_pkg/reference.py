@@ -63,7 +63,7 @@ class Baseline:
     def to_dict(self) -> dict[str, Any]: return {"bins": self.bins.to_dict(), "sketch": self.sketch.to_dict()}
 
     @classmethod
-    def from_dict(cls, written:dict[str, Any]) -> "Baseline":
+    def from_dict(cls, written:dict[str, Any]) -> "Baseline": # as `to_dict` gave it
         bins = Bins.from_dict(written["bins"])
         return cls(bins, Sketch.from_dict(written["sketch"], bins))
 
@@ -93,18 +93,22 @@ class ReferenceProfile:
     @cached_property
     def scores(self) -> Scores: return _scores(self.inputs, self.importance)
 
-    def count(self, rows:pd.DataFrame, answers:pd.DataFrame) -> Window:
+    def count(
+        self,
+        rows:pd.DataFrame,    # inputs; columns by name, in any order; one that is not there counts as missing in every row
+        answers:pd.DataFrame, # to the same rows: "prediction", or one for each target, and "probability …" for each class
+    ) -> Window:
         "Count rows of production and what the model answered. Columns that the profile does not know are left alone."
         columns = columns_of(rows, self.inputs.bins)
         return Window(counted(columns, self.inputs.bins), sketch_of(answers, self.answers.bins), multiplied(columns, self.scores))
 
-    def merged(self, windows:Iterable[Window]) -> Window:
+    def merged(self, windows:Iterable[Window]) -> Window: # counted by this profile; without any, a window of no rows comes of it
         "All rows of windows, in the order of time. Raises `InvalidData` for windows of another profile."
         windows = list(windows)
         return Window(merged([each.inputs for each in windows], self.inputs.bins), merged([each.answers for each in windows], self.answers.bins),
             pairs_merged([each.pairs for each in windows], self.scores))
 
-    def window(self, written:dict[str, Any]) -> Window:
+    def window(self, written:dict[str, Any]) -> Window: # by `Window.to_dict`, of one that this profile counted
         "A window that was written. Raises `DamagedFile`."
         try:
             return Window(Sketch.from_dict(written["inputs"], self.inputs.bins), Sketch.from_dict(written["answers"], self.answers.bins),

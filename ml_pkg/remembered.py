@@ -44,7 +44,7 @@ class Training:
         first = self.predictions.drop_duplicates("row").sort_values("row", ignore_index=True)
         return replace(self, X=self.X.iloc[first["row"]], y=self.y.iloc[first["row"]], predictions=first)
 
-    def some(self, most:int) -> "Training":
+    def some(self, most:int) -> "Training": # how many are taken at most
         "At most so many of the answers, spread over all, with their rows; of what has one answer a row."
         places = evenly(len(self.X), most)
         return replace(self, X=self.X.iloc[places], y=self.y.iloc[places], predictions=self.predictions.iloc[places])

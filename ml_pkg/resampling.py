@@ -142,7 +142,11 @@ class Sample:
     units: int            # rows, or groups of rows, that were drawn from
     highest: float        # score that there is: 1, or 0 for what is less the better
 
-    def interval(self, place:int, level:float=LEVEL) -> Interval:
+    def interval(
+        self,
+        place:int,         # of the variant, in `scores`
+        level:float=LEVEL, # of confidence
+    ) -> Interval:
         "Of the score of a variant. One that made no error at all may yet make one: of a share of errors, what would hardly have shown itself in so many rows (Clopper and Pearson 1934)."
         found = self._with_unseen(_around(self.scores[place], self.pooled[place], self.draws[:, place], level, self._decimals(place)), level)
         return found._replace(high=min(found.high, self.highest)) if math.isfinite(found.high) else found
@@ -151,12 +155,17 @@ class Sample:
 
     def _with_unseen(self, found:Interval, level:float) -> Interval: return found._replace(low=found.low - (1 - ((1 - level) / 2) ** (1 / self.units))) if self.highest == 1 and found.low == 1 else found
 
-    def difference(self, place:int, baseline:int, level:float=LEVEL) -> Interval:
+    def difference(
+        self,
+        place:int,         # of the variant, in `scores`
+        baseline:int,      # likewise, of the one that it is held against
+        level:float=LEVEL, # of confidence
+    ) -> Interval:
         "Of what a variant has above another on the same rows."
         return _around(self.scores[place] - self.scores[baseline], self.pooled[place] - self.pooled[baseline],
             self.draws[:, place] - self.draws[:, baseline], level, self._decimals(place, baseline))
 
-    def corrected(self, level:float=LEVEL) -> Interval:
+    def corrected(self, level:float=LEVEL) -> Interval: # of confidence
         "Of the best, without what it won by being chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018)."
         if not np.isfinite(best := _best(self.scores)): return Interval(best, -math.inf, math.inf)
         fair = float(np.nanmean(self.winners))
@@ -171,7 +180,7 @@ class Sample:
 
     def only(self, places:Sequence[int]) -> "Sample": return replace(self, scores=self.scores[places], pooled=self.pooled[places], draws=self.draws[:, places]) # some of the variants; the winners are still those of all
 
-    def among_the_best(self, level:float=LEVEL) -> np.ndarray:
+    def among_the_best(self, level:float=LEVEL) -> np.ndarray: # of confidence, for all variants together
         "Which variants cannot be told from the best: bool, shape (n_variants,). A best one is left out with probability 1 - level at most."
         known = np.isfinite(self.scores)
         luck = np.nan_to_num(self.draws[:, known] - self.pooled[known].astype(np.float32))

@@ -29,11 +29,11 @@ class ResponseCounts:
     ):
         self.folder, self.every, self._kept, self._at = folder/"responses", every, Counter(), time.time()
 
-    def look(self, now:Mapping[int, int]) -> None:
+    def look(self, now:Mapping[int, int]) -> None: # status, such as 503 -> responses since the process began
         "Told again and again how many responses of each status there were by now; written once in a while. A disk that takes nothing loses no count: it is in the next line."
         if time.time() - self._at >= self.every: self.write(now)
 
-    def write(self, now:Mapping[int, int]) -> None:
+    def write(self, now:Mapping[int, int]) -> None: # status, such as 503 -> responses since the process began
         "Write what is new."
         self._at = time.time()
         new = {status: count - self._kept[status] for status, count in now.items() if count > self._kept[status]}

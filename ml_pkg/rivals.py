@@ -57,16 +57,20 @@ class Split(Alone):
     @property
     def standing(self) -> Standing: return Standing(trouble=self.trouble) # it sees all rows that it is to see
 
-    def swap(self, ready:Served) -> None:
+    def swap(self, ready:Served) -> None: # another version of the candidate
         self.current = ready
         self.observer.swapped(ready)
 
-    def choose(self, ready:Served, headers:Iterable[tuple[bytes, bytes]]) -> Served:
+    def choose(
+        self,
+        ready:Served,                          # the version in production
+        headers:Iterable[tuple[bytes, bytes]], # of the request, with names in lower case
+    ) -> Served:
         key = next((value for name, value in headers if name == KEY), None)
         place = random.random() if key is None else xxhash.xxh3_64_intdigest(key) / 2**64
         return self.current if place < self.share else ready
 
-    def answering(self, ready:Served) -> list[Served]: return [ready, self.current]
+    def answering(self, ready:Served) -> list[Served]: return [ready, self.current] # `ready` is the version in production
 
 # %% ../nbs/api/494_rivals.ipynb #635444ae
 @contextmanager
@@ -134,7 +138,12 @@ class Shadow(Alone):
     @property
     def standing(self) -> Standing: return Standing(self.left_out, "" if self._again is None else f"the shadow {self.address} has ended, and another one is begun")
 
-    def saw(self, columns:Columns, ids:list[str], received:float) -> None:
+    def saw(
+        self,
+        columns:Columns, # rows of a request, as the model in production was given them
+        ids:list[str],   # one for each row, by which production logs it
+        received:float,  # seconds since the epoch
+    ) -> None:
         if not columns.rows: return # there is nothing to answer, and the room is counted in rows
         with self._lock:
             if self._rows + columns.rows > self._waiting: self.left_out += columns.rows

@@ -176,7 +176,7 @@ class Proposal:
     holdout: float = 0.2        # share of the rows locked away
     codes: tuple[str, ...] = () # columns of a CSV that are read as text, though their cells look like numbers
 
-    def names(self, role:str) -> list[str]: return [name for name, found in self.roles.items() if found.role == role]
+    def names(self, role:str) -> list[str]: return [name for name, found in self.roles.items() if found.role == role] # number, category, time, group, dropped or target
     @property
     def target(self) -> str: return self.names(TARGET)[0]
     @property

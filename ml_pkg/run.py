@@ -200,13 +200,22 @@ class AnnotatedRun(RunRecord):
         "Whether it has a star."
         return [row["kind"] for row in self._annotations("star", "unstar")][-1:] == ["star"]
 
-    def note(self, text:str) -> Self:
+    def note(
+        self,
+        text:str, # of any length, and not blank
+    ) -> Self:
         "Say something beside the record; the run itself. Raises `InvalidDeclaration` for what is no text, `WorkspaceUnusable`."
         return self._annotate("note", text)
-    def tag(self, *tags:str) -> Self:
+    def tag(
+        self,
+        *tags:str, # none of them blank; one that it has already makes no difference
+    ) -> Self:
         "Give it tags; the run itself. Raises `InvalidDeclaration` for what is no text, `WorkspaceUnusable`."
         return self._annotate("tag", *tags)
-    def untag(self, *tags:str) -> Self:
+    def untag(
+        self,
+        *tags:str, # one that it does not have makes no difference
+    ) -> Self:
         "Take tags away; the run itself. Raises as `tag` does."
         return self._annotate("untag", *tags)
     def star(self) -> Self:
@@ -253,7 +262,10 @@ class Run(ScoredRun, AnnotatedRun):
         "The declaration, to start from again: of those of its name and key the one that ran last."
         return self.declared_as(self.name)
 
-    def declared_as(self, name:str) -> Any:
+    def declared_as(
+        self,
+        name:str, # of an experiment, such as the one that a version of a model was made from
+    ) -> Any:
         "The same under another name, where another experiment has the same content; in the module that the run was declared in, if that one has not run itself."
         with connected(self.workspace) as connection: newest = newest_declaration(connection, self.row["key"], name)
         kept = kept_declaration(Path(newest["path"]) if newest else self._file("declarations")[0])

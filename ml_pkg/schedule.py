@@ -75,7 +75,7 @@ class Schedule:
                     for other in self._needing[key]: self._wait(other)
             self._learn(work, took or {})
 
-    def drop(self, place:int) -> None:
+    def drop(self, place:int) -> None: # of the variant
         "What is left of a variant is not wanted any more."
         with self._lock: self._open[place] = []
 

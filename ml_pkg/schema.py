@@ -167,7 +167,7 @@ class Schema:
     def to_dict(self) -> list[dict[str, Any]]: return [asdict(column) for column in self.columns]
 
     @classmethod
-    def from_dict(cls, columns:list[dict[str, Any]]) -> "Schema":
+    def from_dict(cls, columns:list[dict[str, Any]]) -> "Schema": # as `to_dict` gave them, or as JSON has made of that
         return cls(tuple(Column(**{**column, "values": None if column["values"] is None else tuple(column["values"])}) for column in columns))
 
     def _repr_html_(self) -> str: return pd.DataFrame(self.to_dict()).set_index("name").drop(columns=["values", "ordered"]).to_html(border=0)

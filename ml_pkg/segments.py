@@ -159,7 +159,11 @@ class Span(NamedTuple):
         if self.high is not None: wanted &= pc.field(self.column) < self.high
         return wanted
 
-    def may_meet(self, least:Any, greatest:Any) -> bool:
+    def may_meet(
+        self,
+        least:Any,    # value that the column has in some rows, such as those of a segment
+        greatest:Any, # likewise
+    ) -> bool:
         "Whether there may be one of them among rows with such extremes."
         return (self.low is None or self.low <= greatest) and (self.high is None or least < self.high)
 
@@ -229,7 +233,7 @@ class Retention:
 
     def expired(
         self,
-        segments:Iterable[Path],
+        segments:Iterable[Path], # in any order; those that are gone meanwhile take no room
         now:float,               # seconds since the epoch
     ) -> list[Path]:
         "Those that may go."

@@ -43,12 +43,12 @@ class Pauses:
     exceptional: float = 0.0        # the longest that was too long when it was over; a second one like it is none any more
     is_known: bool = False          # whether enough was known of them once: then it is, also after an outage that is none any more
 
-    def can_judge(self, begun:pd.Timestamp) -> bool:
+    def can_judge(self, begun:pd.Timestamp) -> bool: # when the answer was given that it follows, with a zone
         "Whether enough is known for a pause that began then."
         comparable = sum(self.sizes[max(0, int(_sizes(np.array(self.longest))) - 2):]) # a fourth of the longest, to an eighth
         return self.is_known or self.first is not None and begun - self.first >= WEEK and comparable >= PAUSES
 
-    def with_answers(self, times:pd.Series) -> "Pauses":
+    def with_answers(self, times:pd.Series) -> "Pauses": # in any order; those that are missing, or stand there again, do not count
         "After more answers, given by their moments, with a zone; those up to the last one that is known do not count."
         moments = pd.DatetimeIndex(times).dropna().unique().sort_values()
         if self.last is not None: moments = moments[moments > self.last].insert(0, self.last)
@@ -70,8 +70,8 @@ class Pauses:
         longest = max(self.longest, min(pause, self.exceptional)) if is_known and pause > 2 * self.longest else pause
         return replace(self, longest=longest, exceptional=max(self.exceptional, pause if longest < pause else 0.0), is_known=is_known)._with(np.array([pause]))
 
-    def silence(self, now:pd.Timestamp) -> Silence:
-        "Since the last answer. It is too long when it is twice as long as any pause before."
+    def silence(self, now:pd.Timestamp) -> Silence: # with a zone; up to then all answers are known
+        "Since the last answer. It is too long when it is more than twice as long as any pause before, but for an exceptional one."
         if self.last is None: return Silence(None, f"no answer of the last {HEARD.days} days is known")
         seconds = (now - self.last).total_seconds()
         if not self.can_judge(self.last): return Silence(None, f"the last answer was given {in_words(seconds)} ago")

@@ -36,7 +36,11 @@ class Sketch:
     def to_dict(self) -> dict[str, Any]: return {"rows": self.rows, "examples": {name: list(found) for name, found in self.examples.items()}, **{name: packed(getattr(self, name)) for name in _ARRAYS}}
 
     @classmethod
-    def from_dict(cls, written:dict[str, Any], bins:Bins) -> "Sketch":
+    def from_dict(
+        cls,
+        written:dict[str, Any], # as `to_dict` gave it
+        bins:Bins,              # the same that its rows were counted in
+    ) -> "Sketch":
         "Raises `DamagedFile` for what is no sketch, or is one of other bins."
         try:
             sketch = cls(rows=int(written["rows"]), examples={str(name): list(found)[:REMEMBERED] for name, found in written["examples"].items()},

@@ -274,7 +274,11 @@ class File:
         path = self.found()
         return None if isinstance(path, str) else _stamp(path, self.text)
 
-    def identity(self, rows:Callable, stamp:list[Any]|None) -> Identity:
+    def identity(
+        self,
+        rows:Callable,        # gives them as a frame, as they are read
+        stamp:list[Any]|None, # as `stamp()` gave it; None if nothing tells whether the file has changed
+    ) -> Identity:
         "What the rows are; `rows()` is called only if that is not known already. The stamp is of before they were read."
         path = self.found()
         if stamp is None or isinstance(path, str): return identify(rows())

@@ -30,7 +30,7 @@ class KnownValues:
     high: float = math.inf
     categories: tuple[str, ...]|None = None # all of them as text; None if it has none, or too many
 
-    def outside(self, column:pd.Series) -> np.ndarray:
+    def outside(self, column:pd.Series) -> np.ndarray: # the same one of other rows, shape (n_rows,)
         "Which values were not to be expected, shape (n_rows,)."
         missing = column.isna().to_numpy()
         if self.categories is not None: return np.where(missing, not self.has_missing, ~column.astype(str).isin(self.categories).to_numpy())
@@ -63,7 +63,7 @@ class Neighbourhood:
     prototypes: np.ndarray  # scaled, shape (n_prototypes, n_coordinates)
     limit: float = math.inf
 
-    def distances(self, X:pd.DataFrame) -> np.ndarray:
+    def distances(self, X:pd.DataFrame) -> np.ndarray: # rows with the columns of training, by name
         "To the nearest prototype, shape (n_rows,)."
         points = self.coordinates(X) @ self.scaling
         if not points.shape[1]: return np.zeros(len(X))
@@ -109,13 +109,13 @@ class Support:
     columns: Mapping[str, KnownValues]
     near: Neighbourhood
 
-    def outside(self, X:pd.DataFrame) -> np.ndarray:
+    def outside(self, X:pd.DataFrame) -> np.ndarray: # rows with the columns of training, by name
         "Which rows are unlike all that was learnt from, shape (n_rows,). Raises `InvalidInput` for a column that is missing."
         found = self.near.distances(X) > self.near.limit
         for name, known in self.columns.items(): found = found | known.outside(X[name])
         return found
 
-    def share_outside(self, X:pd.DataFrame) -> Interval:
+    def share_outside(self, X:pd.DataFrame) -> Interval: # rows with the columns of training, by name; of no rows the share is NaN
         "The share of rows outside, with an interval (Wilson 1927). About 0.01 for fresh training rows. Raises `InvalidInput`."
         from scipy.stats import binomtest
         count, rows = int(self.outside(X).sum()), len(X)
@@ -130,8 +130,8 @@ class Support:
             "prototypes": packed_single(self.near.prototypes), "limit": self.near.limit}
 
     @classmethod
-    def from_dict(cls, content:Mapping[str, Any]) -> "Support":
-        "Raises `DamagedFile`."
+    def from_dict(cls, content:Mapping[str, Any]) -> "Support": # as `to_dict` gave it
+        "Raises `DamagedFile` for an array that cannot be read, and `KeyError`, `TypeError`, `ValueError` or `AttributeError` for anything else."
         columns = {name: KnownValues(**known | ({"categories": tuple(known["categories"])} if "categories" in known else {}))
             for name, known in content["columns"].items()}
         return cls(columns, Neighbourhood(Coordinates.from_dict(content["coordinates"]), unpacked_single(content["scaling"]),

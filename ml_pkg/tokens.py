@@ -105,19 +105,24 @@ class Tokens:
     def __iter__(self) -> Iterator[Token]: return iter(self.entries)
     def __len__(self) -> int: return len(self.entries)
 
-    def named(self, name:str) -> Token:
+    def named(self, name:str) -> Token: # of the caller
         "Raises `UnknownName`."
         found = next((token for token in self if token.name == name), None)
         if found is None: raise UnknownName(f"there is no token '{name}'.{did_you_mean(name, (token.name for token in self), 'tokens')}")
         return found
 
-    def added(self, name:str, secret:str, rate:Rate) -> "Tokens":
+    def added(
+        self,
+        name:str,   # of the caller
+        secret:str, # as a caller sends it, of which only the digest is kept
+        rate:Rate,  # how often it may ask
+    ) -> "Tokens":
         "With one more. Raises `InvalidDeclaration`."
         if any(token.name == name for token in self):
             raise InvalidDeclaration(f"there is a token '{name}' already. Choose another name, or remove it first: ml_pkg token remove {name}")
         return replace(self, entries=(*self.entries, Token(name, digest_of_secret(secret), rate, datetime.now(UTC).isoformat(timespec="seconds"))))
 
-    def removed(self, name:str) -> "Tokens":
+    def removed(self, name:str) -> "Tokens": # of the caller
         "Without one. Raises `UnknownName`."
         gone = self.named(name)
         return replace(self, entries=tuple(token for token in self if token is not gone))

@@ -52,11 +52,11 @@ class View:
         for _, train, test in pairs: used[train] = used[test] = True
         return everything[used]
 
-    def column(self, name:str) -> "pd.Series":
+    def column(self, name:str) -> "pd.Series": # of a column of the dataset, whatever its role
         "One column, open rows only."
         return self.columns[name] if len(self.open_rows) == self.n_rows else self.columns[name].iloc[self.open_rows]
 
-    def placed(self, codes:np.ndarray) -> np.ndarray:
+    def placed(self, codes:np.ndarray) -> np.ndarray: # of `coded`, shape (n_open_rows,)
         "Codes of the open rows, put where these rows stand; -1 everywhere else."
         if len(codes) == self.n_rows: return codes
         everywhere = np.full(self.n_rows, -1, dtype=codes.dtype)
@@ -98,12 +98,12 @@ class View:
         "For each column of the sample, its values numbered in their order; -1 stands for a missing one."
         return {name: coded(self.sample[name]) for name in self.without_role}
 
-    def larger_sample(self, name:str) -> "pd.Series":
-        "One column in 50,000 of the rows."
+    def larger_sample(self, name:str) -> "pd.Series": # of a column of the dataset, whatever its role
+        "One column in 50,000 of the open rows, or in all of them if there are no more."
         rows = self.open_rows
         return self.columns[name].iloc[rows if len(rows) <= LARGER else np.random.default_rng(self.seed).choice(rows, LARGER, replace=False)]
 
-    def others_like_it(self, name:str) -> float:
+    def others_like_it(self, name:str) -> float: # of a column of the dataset, whatever its role
         "How many other rows have the value of a row, on average; estimated from the pairs in the larger sample."
         codes = coded(self.larger_sample(name), in_order=False)
         counts = np.bincount(codes[codes >= 0])

@@ -207,7 +207,7 @@ class Watching:
             self._monitor = of_a_year(LogMonitor(there.load(self.trusted), there.name, there.version, self.workspace, **self.options), self.every)
         return self._monitor
 
-    def look(self, now:Moment|None=None) -> Look:
+    def look(self, now:Moment|None=None) -> Look: # in UTC, where it names no zone; None for what the clock says
         "Look at what is over by now. Raises what `monitor` and `Periods.update` raise."
         moment = pd.Timestamp.now("UTC") if now is None else moment_of(now)
         monitor = self.monitor

@@ -43,7 +43,11 @@ class Worse:
             if not 0 <= tolerance < math.inf:
                 raise InvalidDeclaration(f"a tolerance of {tolerance} for {name} is none: it says how much worse is accepted, such as {getattr(Worse, name)}")
 
-    def tolerance(self, metric:str, training:TrainingScore) -> float:
+    def tolerance(
+        self,
+        metric:str,             # a scorer's name, which tells whether it is a loss
+        training:TrainingScore, # of the same metric, out of fold
+    ) -> float:
         "How much worse a metric may be, in its own unit: a share of the training loss for neg_…, else `shares`."
         return self.losses * abs(training.score) if metric.startswith("neg_") else self.shares
 

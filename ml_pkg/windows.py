@@ -29,7 +29,11 @@ class WindowPolicy(Protocol):
     def window(self) -> datetime.timedelta: ...  # how long a window is
     @property
     def reach(self) -> datetime.timedelta: ...   # how far back it looks
-    def choose(self, times:pd.Series, now:pd.Timestamp) -> Chosen:
+    def choose(
+        self,
+        times:pd.Series,  # one a row, shape (n_rows,); a row may stand for a whole period, and has its middle then
+        now:pd.Timestamp, # with a zone; windows end then, or at the last whole hour or day before
+    ) -> Chosen:
         "By the times of rows, in any order and with a zone. Rows that are later than `now` are in neither."
         ...
 

@@ -58,7 +58,10 @@ class Workspace:
         "The SQLite file of the runs; it need not be there yet."
         return self.folder/"runs.sqlite"
 
-    def made(self, *parts:str) -> Path:
+    def made(
+        self,
+        *parts:str, # names of folders, one inside the other; without any, the workspace itself is made
+    ) -> Path:
         "A folder of the workspace, made if need be. Raises `WorkspaceUnusable` if it cannot be."
         try:
             if not self.folder.is_dir():

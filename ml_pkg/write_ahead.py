@@ -103,7 +103,7 @@ class WriteAhead:
         except OSError: locked = True
         return locked and os.fstat(self._handle).st_nlink > 0
 
-    def append(self, records:Iterable[bytes]) -> None:
+    def append(self, records:Iterable[bytes]) -> None: # or anything else that has bytes in one piece; none is empty, since reading would end there
         "Write records, and have them on the disk. Raises OSError, and then none of them is there, if `is_sure`."
         if not self.is_sure: raise OSError(errno.EIO, "what is in the file is not known", str(self.path))
         content = memoryview(framed(records))
