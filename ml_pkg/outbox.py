@@ -78,7 +78,7 @@ def _noted(note:Path) -> Tried:
 
 def _checked(tried:Tried) -> Tried:
     for text in filter(None, (tried.since, tried.after, tried.changed)): _stamp(datetime.fromisoformat(text))
-    if tried.state not in _STATES or type(tried.tries) is not int: raise ValueError(tried)
+    if tried.state not in _STATES or type(tried.tries) is not int or tried.state != "waiting" and not tried.changed: raise ValueError(tried)
     return tried
 
 # %% ../nbs/api/695_outbox.ipynb #74c6ec48

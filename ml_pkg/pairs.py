@@ -138,7 +138,8 @@ class PairSums:
             raise DamagedFile(f"sums of pairs cannot be read ({error!r}). Count the rows again") from error
 
 def _whole(half:np.ndarray, size:int) -> np.ndarray:
-    "A symmetric matrix of its upper half."
+    "A symmetric matrix of its upper half. Raises ValueError for any other number of values: one would stand for all."
+    if len(half) != size * (size + 1) // 2: raise ValueError(f"{len(half)} values of a half matrix of {size} rows")
     whole = np.zeros((size, size))
     whole[np.triu_indices(size)] = half
     return whole + np.triu(whole, 1).T

@@ -6,6 +6,7 @@
 __all__ = ['MONTHS', 'ResponseCounts', 'Responses', 'responses']
 
 # %% ../nbs/api/688_responses.ipynb #8430e124
+import errno
 import json
 import os
 import time
@@ -41,12 +42,17 @@ class ResponseCounts:
         with suppress(OSError):
             self._append({"time": self._at, "statuses": new})
             self._kept = Counter(now)
+            self._forget()
 
     def _append(self, line:Mapping) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder/time.strftime("%Y-%m.jsonl", time.gmtime(self._at)), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try: os.write(handle, json.dumps(line).encode() + b"\n")
+        text = b"\n" + json.dumps(line).encode() # so nothing is glued to what a full disk left of the line before
+        try:
+            if os.write(handle, text + b"\n") < len(text): raise OSError(errno.ENOSPC, "half a line was written, which counts for nothing")
         finally: os.close(handle)
+
+    def _forget(self) -> None:
         for path in sorted(self.folder.glob("*.jsonl"))[:-MONTHS]: path.unlink(missing_ok=True)
 
 # %% ../nbs/api/688_responses.ipynb #9947e971

@@ -29,14 +29,14 @@ def framed(
     return b"".join(part for record in map(memoryview, records) for part in (_HEAD.pack(len(record), _checksum(record)), record))
 
 # %% ../nbs/api/483_write_ahead.ipynb #5a10924b
-def _next(file) -> bytes:
-    "The next record; nothing where it is not whole."
+def _next(file) -> bytes | None:
+    "The next record; None where it is not whole."
     head = file.read(_HEAD.size)
-    if len(head) < _HEAD.size: return b""
+    if len(head) < _HEAD.size: return None
     length, checksum = _HEAD.unpack(head)
-    if length > os.fstat(file.fileno()).st_size - file.tell(): return b"" # so that a damaged length asks for no memory
+    if length > os.fstat(file.fileno()).st_size - file.tell(): return None # so that a damaged length asks for no memory
     record = file.read(length)
-    return record if len(record) == length and _checksum(record) == checksum else b""
+    return record if len(record) == length and _checksum(record) == checksum else None
 
 # %% ../nbs/api/483_write_ahead.ipynb #daa808d5
 def whole_records(
@@ -44,7 +44,7 @@ def whole_records(
 ) -> Iterator[bytes]:
     "The records of a file, up to the first that is not whole. Raises OSError."
     with path.open("rb") as file:
-        while record := _next(file): yield record
+        while (record := _next(file)) is not None: yield record
 
 # %% ../nbs/api/483_write_ahead.ipynb #5dc692b1
 def is_damaged(
@@ -103,7 +103,7 @@ class WriteAhead:
         except OSError: locked = True
         return locked and os.fstat(self._handle).st_nlink > 0
 
-    def append(self, records:Iterable[bytes]) -> None: # or anything else that has bytes in one piece; none is empty, since reading would end there
+    def append(self, records:Iterable[bytes]) -> None: # or anything else that has bytes in one piece
         "Write records, and have them on the disk. Raises OSError, and then none of them is there, if `is_sure`."
         if not self.is_sure: raise OSError(errno.EIO, "what is in the file is not known", str(self.path))
         content = memoryview(framed(records))
