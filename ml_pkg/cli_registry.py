@@ -32,9 +32,9 @@ def _fitting(lines:list[list[str]], place:int) -> list[list[str]]:
 
 # %% ../nbs/api/808_cli_registry.ipynb #8ccead27
 def _wrapped(lines:list[list[str]]) -> list[list[str]]:
-    "Lines of a table whose last column goes on below where it is too long, to at least 24 characters."
+    "Lines of a table whose last column goes on below where it is too long, to at least 20 characters."
     others = sum(2 + max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1])
-    parts = [(line[:-1], textwrap.wrap(line[-1], max(24, WIDTH - others)) or [""]) for line in lines]
+    parts = [(line[:-1], textwrap.wrap(line[-1], max(20, WIDTH - others)) or [""]) for line in lines]
     return [[*(before if part == 0 else [""] * len(before)), text] for before, texts in parts for part, text in enumerate(texts)]
 
 # %% ../nbs/api/808_cli_registry.ipynb #ea4fcbd5

@@ -351,6 +351,8 @@ def alias(
     tell_of_aliases(Workspace.current(), name)
 
 # %% ../nbs/api/385_registry.ipynb #0d4106b6
+_ALONE = "registry alone" # how the reason begins of a rollback that left the declaration as it is
+
 def point_back(
     name:str,                   # of the model
     why:str="",                 # kept in the history
@@ -363,7 +365,7 @@ def point_back(
         with transaction(connection):
             check_expected(connection, name, PRODUCTION, seen)
             version = version_before(connection, name)
-            point(connection, name, PRODUCTION, version.version, "rollback", who(), why)
+            point(connection, name, PRODUCTION, version.version, "rollback", who(), "; ".join(filter(None, (_ALONE, why))))
     tell_of_aliases(Workspace.current(), name)
     return version
 
