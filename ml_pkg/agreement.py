@@ -90,7 +90,7 @@ class Comparison:
         self,
         estimated:Estimated|Abstained,     # of rows that have labels now, made without them
         measured:Mapping[str, Interval],   # of the same rows, as `ml_pkg.late_labels.measured` gives it
-        metric:str="accuracy",
+        metric:str="accuracy",             # name of one that both have
         look:int=1,                        # how many times it was compared, this one included
         metrics:int=1,                     # how many metrics are compared, which share the level
     ) -> Verdict:

@@ -54,7 +54,13 @@ class Persistence:
         if min(self.raise_after, self.clear_after) < 1:
             raise InvalidDeclaration(f"an alarm is raised and cleared after 1 look or more, and not after {self.raise_after} and {self.clear_after}")
 
-    def next(self, streak:Streak, found:Found, time:str, version:str="") -> tuple[Streak, Change|None]:
+    def next(
+        self,
+        streak:Streak,  # as it was before this look
+        found:Found,    # by this look
+        time:str,       # of this look, as ISO 8601 in UTC: what an alarm that it raises is noted with
+        version:str="", # of the model that was looked at; empty for what belongs to no version
+    ) -> tuple[Streak, Change|None]:
         "What is remembered after a look at a version of the model, and what it changed."
         if found is Found.UNKNOWN: return streak, None
         if found is Found.WRONG: counted = replace(streak, wrong=streak.wrong + 1, fine=0)

@@ -40,7 +40,11 @@ class Telling:
     channels: tuple[Channel, ...]
     template: Template = TEXT
 
-    def tell(self, looks:Iterable[Look], level:float) -> Delivered:
+    def tell(
+        self,
+        looks:Iterable[Look], # also such as were told before
+        level:float,          # of the watch: probability of any false alarm in a year
+    ) -> Delivered:
         "Write down what is new in looks, and deliver what waits. What was written down before is not told again. Raises `Unwritable`."
         messages = [message for look in looks if (message := message_of(look, self.template, level)) is not None]
         if self.channels: self.outbox.add(messages, self.channels)
@@ -118,7 +122,7 @@ class Attending:
         if waiting and waiting.partition("(tries")[0] != self._waiting: log.warning(waiting)
         self._waiting = waiting.partition("(tries")[0]
 
-    def run(self, goes_on:Callable[[], bool]) -> None:
+    def run(self, goes_on:Callable[[], bool]) -> None: # asked before each turn, and every half second of the pause after it
         "Turn after turn, as long as it is to go on."
         pause = min(max(self.watching.every.length.total_seconds() / 10, 0.5), 15.0)
         while goes_on():

@@ -60,7 +60,7 @@ class Batcher:
 
     async def answer(
         self,
-        columns:Columns,
+        columns:Columns,     # rows of one request
         is_alone:bool=False, # whether it is known that no other request is there
     ) -> Answers:
         "Raises what the engine raises."

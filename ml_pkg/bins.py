@@ -98,7 +98,11 @@ class NumberBins:
     @property
     def edges(self) -> np.ndarray: return self.low[:, None] + self.lines * self.width[:, None] # shape (n_columns, LINES)
 
-    def counts(self, place:int, values:np.ndarray) -> np.ndarray:
+    def counts(
+        self,
+        place:int,         # number of the column, in the order of `names`
+        values:np.ndarray, # float64, shape (n_rows,), NaN where missing
+    ) -> np.ndarray:
         "Values of one column by bin, shape (LINES + 1,): below, between each two ends, above."
         return _by_line(counted_in_cells(values, self.low[place], self.width[place]), self.lines[place])
 
@@ -176,7 +180,11 @@ class CategoryBins:
     @property
     def size(self) -> int: return int(self.starts[-1])
 
-    def places(self, column:int, texts:list[str]) -> np.ndarray:
+    def places(
+        self,
+        column:int,      # number of the column, in the order of `names`
+        texts:list[str], # of categories, as `coded` gives them
+    ) -> np.ndarray:
         "The place of each category among those of a column; the last place is for others."
         known = self._places[column]
         return np.array([known.get(text, len(known)) for text in texts], np.intp)
@@ -208,7 +216,7 @@ class Bins:
             "categories": {"names": list(categories.names), "tables": [list(table) for table in categories.tables], "lumped": packed(categories.lumped)}}
 
     @classmethod
-    def from_dict(cls, written:dict[str, Any]) -> "Bins":
+    def from_dict(cls, written:dict[str, Any]) -> "Bins": # what `to_dict` gave
         "Raises `DamagedFile`."
         try:
             numbers, categories = dict(written["numbers"]), written["categories"]

@@ -197,7 +197,13 @@ class Calibration:
         "Corrected probabilities, shape (n_rows, n_classes). Raises `InvalidInput` for a column that is missing."
         return _chances(self.view(X, probabilities), self.mode)
 
-    def draws(self, X:pd.DataFrame, probabilities:np.ndarray, count:int, random:np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
+    def draws(
+        self,
+        X:pd.DataFrame,             # rows that the model was asked about
+        probabilities:np.ndarray,   # that it gave, shape (n_rows, n_classes)
+        count:int,                  # of corrections that are drawn, each for all rows
+        random:np.random.Generator, # that they are drawn from
+    ) -> Iterator[tuple[slice, np.ndarray]]:
         "Corrected probabilities by other corrections that may as well be right: a part of the rows after another, each with an array of shape (n_draws, n_rows, n_classes)."
         inputs, thetas = self.view(X, probabilities), self.mode + random.normal(size=(count, len(self.mode))) @ self.factor.T
         length = max(1, _AT_ONCE // (count * probabilities.shape[1]))

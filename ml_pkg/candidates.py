@@ -64,7 +64,7 @@ class Gate(Protocol):
     @property
     def name(self) -> str: ...
 
-    def judge(self, candidate:Candidate) -> Verdict: ...
+    def judge(self, candidate:Candidate) -> Verdict: ... # what is to be promoted, and what it is held against, if anything is in production
 
 class CostlyGate(Gate, Protocol):
     "One that uses something up when it is asked. It is asked last, and only if no other gate refuses."

@@ -100,7 +100,7 @@ class ModuleFile:
     def __init__(self, content:bytes):
         self.encoding = tokenize.detect_encoding(BytesIO(content).readline)[0]
         self.cells = [Cell(0, None, content.decode(self.encoding), True)]
-    def changed(self, sources:Mapping[int, str]) -> bytes:
+    def changed(self, sources:Mapping[int, str]) -> bytes: # place of a cell -> its new source; the one cell of a module is at 0
         "The bytes of the file with another text."
         return sources.get(0, self.cells[0].source).encode(self.encoding)
 

@@ -96,35 +96,50 @@ class Checkpoints:
         "The same folder, wherever the process stands that uses it."
         return replace(self, folder=str(self.path)) # the same folder, wherever the process stands that uses it
 
-    def place(self, key:str) -> Path:
+    def place(self, key:str) -> Path: # of an entry: 32 hexadecimal digits
         "The file of an entry, whether or not it is there."
         return self.path/key[:2]/f"{key}.entry"
 
-    def is_here(self, key:str) -> bool:
+    def is_here(self, key:str) -> bool: # of an entry: 32 hexadecimal digits
         "Whether there is an entry in the folder; the store behind is not asked."
         return self.place(key).exists()
 
-    def has(self, key:str) -> bool:
+    def has(self, key:str) -> bool: # of an entry: 32 hexadecimal digits
         "Whether there is an entry here or behind; it may still turn out to be damaged."
         return self.is_here(key) or _fetched(self, key)
 
-    def load(self, key:str, read_only:bool=False) -> Entry | None:
+    def load(
+        self,
+        key:str,              # of an entry: 32 hexadecimal digits
+        read_only:bool=False, # whether its arrays are to be such as cannot be changed
+    ) -> Entry | None:
         "The entry of a key; None if there is none that can be trusted."
         return _load(self, key, read_only) if self.has(key) else None
 
-    def is_worth(self, size:int, seconds:float, share:float|None=None) -> bool:
+    def is_worth(
+        self,
+        size:int,              # bytes; 0 before it is packed, to know whether that is worth while
+        seconds:float,         # that it took to compute
+        share:float|None=None, # of the computing time that writing may take, if not the store's
+    ) -> bool:
         "Whether so many bytes should be kept to save so much computing."
         return _writing.seconds(size) <= (self.share if share is None else share) * seconds
 
-    def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool:
+    def save(
+        self,
+        key:str,                        # of an entry: 32 hexadecimal digits
+        content:Packed,                 # as `pack` gives it
+        seconds:float,                  # that it took to compute; what saves least of them a byte is the first to go
+        about:dict[str, Any]|None=None, # what `read_about` is to tell of it besides its key and its seconds
+    ) -> bool:
         "Keep a value that took so long to compute; whether it is kept. What cannot be written is reported, never raised."
         return _save(self, key, content, {"entry": key, "seconds": seconds, **(about or {})})
 
-    def pass_on(self, key:str) -> None:
+    def pass_on(self, key:str) -> None: # of an entry: 32 hexadecimal digits
         "Send an entry that is here to the store behind, if there is one and it has it not."
         if not isinstance(self.behind, NoTier): _send(self, key, self.place(key))
 
-    def lease(self, key:str) -> Lease:
+    def lease(self, key:str) -> Lease: # of an entry: 32 hexadecimal digits
         "The right to be the one who computes an entry, while others wait."
         return Lease(self.place(key).with_suffix(".lease"))
 

@@ -37,18 +37,22 @@ class Line:
         self.drop(oldest)
         return True
 
-    def drop(self, connection:Any) -> None:
+    def drop(self, connection:Any) -> None: # of a class that `bounded_protocol` makes
         "Close a connection at once, whatever is underway."
         self.leave(connection)
         self.closed += 1
         connection.transport.abort()
 
-    def leave(self, connection:Any) -> None:
+    def leave(self, connection:Any) -> None: # one that is not waited for any more, and of which no answer is kept: it was closed, or is about to be
         self.waiting.end(connection)
         self.unsent.pop(connection, None)
 
-    def keep_unsent(self, connection:Any, size:int) -> None:
-        "Note how much of an answer is not taken. All of them together take no more memory than bodies may."
+    def keep_unsent(
+        self,
+        connection:Any, # whose client does not take what it is sent
+        size:int,       # bytes that wait in memory
+    ) -> None:
+        "Note how much of an answer is not taken. All of them together take no more memory than bodies may, unless there is only one."
         self.waiting.begin(connection, self.limits.write_seconds)
         self.unsent.pop(connection, None)
         self.unsent[connection] = size

@@ -66,7 +66,7 @@ class ColumnCodes:
 
 # %% ../nbs/api/342_coordinates.ipynb #9956c26f
 def _column_codes(column:pd.Series) -> list[ColumnCodes]:
-    "None for text that has a value of its own in almost every row."
+    "None for text that has no value, or more than `_FEW` of them."
     if _is_number(column): return [ColumnCodes(str(column.name))]
     counts = column.dropna().astype(str).value_counts()
     return [ColumnCodes(str(column.name), tuple(sorted(counts.index[:_FREQUENT])), False)] if 1 <= len(counts) <= _FEW else []
@@ -93,7 +93,7 @@ class Coordinates:
         "Points, shape (n_rows, n_coordinates), in standard deviations. Raises `InvalidInput` for a column that is missing."
         return self.standard(frame) @ self.directions
 
-    def standard(self, frame:pd.DataFrame) -> np.ndarray:
+    def standard(self, frame:pd.DataFrame) -> np.ndarray: # rows; columns by name, in any order
         "Codes in standard deviations, shape (n_rows, n_codes)."
         return np.clip(np.nan_to_num((_coded(self.columns, frame) - self.mean) / self.spread), -_FAR, _FAR)
 
@@ -102,7 +102,7 @@ class Coordinates:
             **{name: packed_single(getattr(self, name)) for name in ("spread", "directions")}, "mean": self.mean.tolist()}
 
     @classmethod
-    def from_dict(cls, content:Mapping[str, Any]) -> "Coordinates":
+    def from_dict(cls, content:Mapping[str, Any]) -> "Coordinates": # as `to_dict` gave it
         "Raises `DamagedFile`."
         return cls(tuple(ColumnCodes(name, tuple(values), is_number) for name, values, is_number in content["columns"]), np.array(content["mean"], dtype=float),
             unpacked_single(content["spread"]), unpacked_single(content["directions"]))

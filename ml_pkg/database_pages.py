@@ -90,7 +90,7 @@ class DatabaseFile:
 
     def _bytes(self, number:int) -> bytes: return bytes(self.content[(number - 1) * self.size:number * self.size])
 
-    def read(self, number:int) -> DatabasePage:
+    def read(self, number:int) -> DatabasePage: # of the page, from 1 on, as SQLite counts them
         "A page of a tree. Raises `_Unreadable`."
         page, start = self._bytes(number), 100 if number == 1 else 0
         if len(page) < self.size or page[start] not in _KINDS: raise _Unreadable

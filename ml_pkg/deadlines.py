@@ -22,14 +22,18 @@ class Deadlines:
         self._until:dict[Hashable, float] = {}
         self._loop:asyncio.AbstractEventLoop|None = None # in which somebody looks
 
-    def begin(self, what:Hashable, seconds:float) -> None:
+    def begin(
+        self,
+        what:Hashable, # such as a connection, or the task that reads a body; `late` is told of it
+        seconds:float, # from now until it is late
+    ) -> None:
         "Wait for something from now on. What is waited for already has a new time, and is the youngest."
         loop = asyncio.get_running_loop()
         self._until.pop(what, None)
         self._until[what] = loop.time() + seconds
         if self._loop is not loop: self._look_later(loop)
 
-    def end(self, what:Hashable) -> bool:
+    def end(self, what:Hashable) -> bool: # as it was given to `begin`; also what is not waited for
         "It came; whether it was still waited for."
         return self._until.pop(what, None) is not None
 

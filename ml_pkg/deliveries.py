@@ -34,7 +34,7 @@ class Sink(Protocol):
 
 class Finding(Protocol):
     "What a sink may also have, if it can look up what it was told: then nothing is told twice, even if an answer was lost on the way."
-    def find(self, run:"Run") -> str | None: ...
+    def find(self, run:"Run") -> str | None: ... # of which it may have been told; gives what the run is called there, None if it was not told
 
 class Adding(Protocol):
     "What a sink may also have, if it wants what comes to a run later: its model, tags and notes. Has to be safe to call again."
@@ -47,7 +47,7 @@ class Delivery:
     run: str
     sink: str
     state: str         # 'waiting', 'sent' or 'refused'
-    tries: int         # begun so far
+    tries: int         # begun since the sink was last told
     changed: str
     error: str|None    # of the last try
     remote: str|None   # what the run is called there, once it was told

@@ -31,13 +31,17 @@ class Answers(NamedTuple):
     probabilities: dict[Any, list[float]] | None   # class, or (target, class) -> one a row; None if the model gives none
     rows: int                                      # how many
 
-    def slice(self, start:int, stop:int) -> "Answers":
+    def slice(
+        self,
+        start:int, # number of the first row, from 0
+        stop:int,  # number of the row after the last
+    ) -> "Answers":
         "The answers to some of the rows."
         cut = {name: values[start:stop] for name, values in self.predictions.items()}
         chances = None if self.probabilities is None else {label: values[start:stop] for label, values in self.probabilities.items()}
         return Answers(cut, chances, len(range(self.rows)[start:stop]))
 
-    def split(self, counts:Sequence[int]) -> "list[Answers]":
+    def split(self, counts:Sequence[int]) -> "list[Answers]": # rows of each request, in the order in which they were joined
         "The answers to several requests that were joined, by the rows of each."
         return [self.slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=0))]
 
@@ -49,7 +53,7 @@ class Engine(Protocol):
     @property
     def batches_freely(self) -> bool: ... # whether a row's answer has the same bits in any batch and at any place of it
 
-    def answer(self, columns:Columns) -> Answers:
+    def answer(self, columns:Columns) -> Answers: # rows of one request, or of several that were joined
         "Raises `InvalidRequest` for rows that the model refuses."
         ...
 
@@ -251,7 +255,7 @@ class AnswerForm:
 
     def answers(self,
         found:list[Any],   # [labels], or [labels, probabilities], as the estimator gives them
-        rows:int,
+        rows:int,          # how many it was asked about
     ) -> Answers:
         labels = np.asarray(found[0])
         predictions = {self.targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place])

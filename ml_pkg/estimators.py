@@ -150,9 +150,9 @@ class GivenRows(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): # 
         tags.no_validation, tags.requires_fit, tags.input_tags.sparse = True, False, True # it looks at the labels of rows, and at nothing in them
         return tags
 
-    def fit(self, X:Any, y:Any=None) -> "GivenRows": return self
+    def fit(self, X:Any, y:Any=None) -> "GivenRows": return self # neither is looked at
 
-    def transform(self, X:Any) -> Any:
+    def transform(self, X:Any) -> Any: # a frame; its index says which rows are meant, and what its columns hold does not count
         "The rows given for those of X, in their order. Raises `InvalidInput` for rows that nothing was given for."
         if not hasattr(X, "iloc"): raise InvalidInput(f"rows are found by the labels of a frame, and {type(X).__name__} has none: give the rows of the dataset")
         places = self.labels.get_indexer(X.index)
@@ -160,7 +160,7 @@ class GivenRows(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): # 
             raise InvalidInput(f"nothing was given for row {X.index[places.argmin()]!r}: with_output gives what a step returned for the rows of the dataset, and cannot make it for others")
         return self.rows.iloc[places] if hasattr(self.rows, "iloc") else self.rows[places]
 
-    def get_feature_names_out(self, input_features:Any=None) -> Any:
+    def get_feature_names_out(self, input_features:Any=None) -> Any: # not looked at: the names are those of the rows given
         if not hasattr(self.rows, "columns"): raise AttributeError("an array has no names")
         return self.rows.columns
 

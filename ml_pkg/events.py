@@ -22,7 +22,7 @@ _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "ml_pkg"} # wh
 
 class JsonFormatter(logging.Formatter):
     "One JSON object a line: time (UTC), level, logger, message, what was given as `extra`, and the exception, if there is one."
-    def format(self, record:logging.LogRecord) -> str:
+    def format(self, record:logging.LogRecord) -> str: # what it has besides the usual was given as `extra`; of a dict called `ml_pkg`, each entry is told by itself
         event:dict[str, Any] = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"), "level": record.levelname,
             "logger": record.name, "message": record.getMessage()}
         ours = record.__dict__.get("ml_pkg")

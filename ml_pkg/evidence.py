@@ -55,7 +55,7 @@ class Bets(NamedTuple):
         gain = self.boldness * (self.surest - self.tolerance) - self.price - math.log(WAYS)
         return np.where(np.minimum(self.effects.rows, self.effects.reference) < FIRST, -np.inf, gain)
 
-    def lower(self, asked:float|np.ndarray) -> np.ndarray:
+    def lower(self, asked:float|np.ndarray) -> np.ndarray: # logarithm of the gain, of all columns or of each, shape (n_columns,)
         "The tolerance at which a bet would have won what is asked, as a logarithm. Moves below it are ruled out."
         low = self.surest - (asked + math.log(WAYS) + self.price) / self.boldness
         return np.where(np.minimum(self.effects.rows, self.effects.reference) < FIRST, 0.0, np.maximum(low, 0.0))

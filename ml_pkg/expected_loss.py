@@ -39,7 +39,11 @@ class LossView:
         said = points[:, -1:]
         return np.concatenate([np.ones((len(points), 1)), points, (points ** 2 - 1) / math.sqrt(2), np.maximum(said - self.knots, 0)], axis=1)
 
-    def points(self, X:pd.DataFrame, prediction:np.ndarray) -> np.ndarray:
+    def points(
+        self,
+        X:pd.DataFrame,        # rows that the model was asked about
+        prediction:np.ndarray, # what it answered, shape (n_rows,)
+    ) -> np.ndarray:
         return np.column_stack([self.coordinates(X), (np.asarray(prediction, dtype=float) - self.middle) / self.scale])
 
 # %% ../nbs/api/350_expected_loss.ipynb #2cb658c0
@@ -88,7 +92,13 @@ class LossModel:
         "Expected loss, shape (n_rows,). Raises `InvalidInput` for a column that is missing."
         return self.unit * np.exp(self.view(X, np.asarray(prediction)) @ self.mode)
 
-    def means(self, X:pd.DataFrame, prediction:Sequence[Any]|np.ndarray, count:int, random:np.random.Generator) -> np.ndarray:
+    def means(
+        self,
+        X:pd.DataFrame,                      # rows that the model was asked about
+        prediction:Sequence[Any]|np.ndarray, # what it answered
+        count:int,                           # how often the mean is drawn
+        random:np.random.Generator,          # that it is drawn from
+    ) -> np.ndarray:
         "The mean loss on these rows as it may come out, shape (count,)."
         inputs, found = self.view(X, np.asarray(prediction)), np.empty(count)
         best = np.exp(inputs @ self.mode)

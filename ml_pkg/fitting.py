@@ -323,8 +323,8 @@ class Plans:
     def of(
         self,
         estimator:Any,         # unfitted; stays as it is
-        dataset:Dataset,
-        evaluation:Evaluation,
+        dataset:Dataset,       # with the rows
+        evaluation:Evaluation, # how they are split and scored
         seed:int,              # fills every random_state that was left open
     ) -> list[Work]:           # one a fold
         "Raises `InvalidData` if the rows cannot be split so, `UnknownName` for a metric that is not there."

@@ -126,8 +126,8 @@ class Seen:
     look: list[int]  # empty, if that tells nothing
     sha256: str      # of its bytes
 
-    def looks_like(self, look:list[int]) -> bool: return bool(self.look) and self.look == look
-    def is_still(self, path:Path, look:list[int]) -> bool: return self.looks_like(look) or digest_of(path) == self.sha256
+    def looks_like(self, look:list[int]) -> bool: return bool(self.look) and self.look == look # of a file now, taken as the one that is kept was
+    def is_still(self, path:Path, look:list[int]) -> bool: return self.looks_like(look) or digest_of(path) == self.sha256 # a file and its look now; its bytes are read unless that is enough
 
 # %% ../nbs/api/442_folders.ipynb #7eeac8d2
 FORMAT = 1 # of a record
@@ -422,7 +422,7 @@ class FolderReport:
 
     def __str__(self) -> str: return f"{self.parts:,} part{'s' * (self.parts != 1)}: {self.done:,} done, {self.reused:,} reused, {len(self.failed):,} failed · {self.rows:,} rows"
 
-    def add(self, outcome:Outcome) -> None:
+    def add(self, outcome:Outcome) -> None: # of a part that was not added before: rows and values are summed up
         "Take note of what came of a part."
         if outcome.why: self.failed[outcome.name] = outcome.why
         elif outcome.is_reused: self.reused += 1

@@ -25,7 +25,7 @@ class Answering(Protocol):
     "Whatever answers by a version that can be swapped: a service, or the candidate of a split."
     current: Served
     trouble: str # why it does not answer by what its address leads to; empty where it does
-    def swap(self, ready:Served) -> None: ...
+    def swap(self, ready:Served) -> None: ... # the version that answers from now on
 
 _AT_LEAST = 5.0 # seconds after which the registry is asked, whatever the traces say: a file system may note times coarsely
 
@@ -37,7 +37,7 @@ class Following:
         address:str,                           # "iris", "iris@candidate", "models:/iris@production"
         ready:Callable[[Located], Served],     # makes a version ready
         failed:Callable[[], None]=lambda: None, # told when a version could not be made ready
-        looked:Callable[[str, bool], None]=lambda address, is_fine: None, # told after every look whether the address leads to what answers
+        looked:Callable[[str, bool], None]=lambda address, is_fine: None, # told, whenever it was asked anew, whether the address leads to what answers
         swapped:Callable[[Served, Served], None]=lambda ready, before: None, # told that another version answers, and which one did
     ):
         self.service, self.address, self.ready, self.failed, self.looked, self.swapped, self._told = service, address, ready, failed, looked, swapped, ""

@@ -308,7 +308,7 @@ class Gates:
 
     def judge(
         self,
-        candidate:Candidate,
+        candidate:Candidate,     # what is to be promoted, and what it is held against, if anything is in production
         is_overruled:bool=False, # whether those that cost something are asked whatever the others say
     ) -> Verdicts:               # one a gate, in the order in which they stand here
         "Ask every gate, those that cost something last."

@@ -26,7 +26,7 @@ class Loopback:
         name, port = _split(host, 80)
         return port == self.port and self.knows(name)
 
-    def knows(self, name:str) -> bool: return name in LOOPBACK
+    def knows(self, name:str) -> bool: return name in LOOPBACK # a host without its port, in lower case; an address of IPv6 in brackets
 
 class Exposed(Loopback):
     "Hosts by which other machines can ask as well: addresses in numbers, which no foreign name can be pointed at, and this machine's own name."

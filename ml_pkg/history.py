@@ -191,7 +191,11 @@ class History:
     name: str
     frame: "pd.DataFrame"   # as `runs` gives it, with `changed`: the parameters that are not those of the run that it varies, or of the run before if it varies none
 
-    def plot(self, metric:str="", ax:"Axes|None"=None) -> "Axes":
+    def plot(
+        self,
+        metric:str="",       # a column of `frame` that holds scores; empty for the first
+        ax:"Axes|None"=None, # to draw on; None for new ones
+    ) -> "Axes":
         "A metric over time; by default the first one. Raises `UnknownName`. Needs the extra 'plot'."
         known = metrics_among([self.frame.drop(columns="changed")])
         chosen = metric or (known[0] if known else "")

@@ -43,17 +43,31 @@ class Instruments(Unobserved):
         self._log_labels = made(client.Counter, "log_labels", "Late labels by what became of them", "outcome")
         self._by_status, self._by_version = {}, {}
 
-    def gauge(self, name:str, what:str, *labels:str) -> Any:
+    def gauge(
+        self,
+        name:str,    # goes behind `ml_pkg_`
+        what:str,    # in words, for whoever reads the metrics
+        *labels:str, # names of what tells its values apart, such as "model"
+    ) -> Any:
         "Of something that all processes look at, so that the latest word counts."
         return self._client.Gauge(f"ml_pkg_{name}", what, labels, registry=self._own, **({"multiprocess_mode": "mostrecent"} if self._own is None else {}))
 
-    def responded(self, method:str, status:int) -> None:
+    def responded(
+        self,
+        method:str, # of HTTP, in capitals; `statuses` counts POST alone
+        status:int, # of HTTP
+    ) -> None:
         "A response to a request of that method was begun."
         if method == "POST": self.statuses[status] += 1
         if (found := self._by_status.get(status)) is None: found = self._by_status[status] = self._responses.labels(status)
         found.inc()
 
-    def answered(self, ready:Served, columns:Columns, seconds:float) -> None:
+    def answered(
+        self,
+        ready:Served,    # the version that answered
+        columns:Columns, # rows of one request
+        seconds:float,   # from the whole request to its answer
+    ) -> None:
         if (found := self._by_version.get((ready.name, ready.version))) is None:
             found = self._by_version[ready.name, ready.version] = self._rows.labels(ready.name, ready.version)
         found.inc(columns.rows)
@@ -61,22 +75,26 @@ class Instruments(Unobserved):
         for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen)):
             for name, count in counts.items(): self._unusual.labels(name, what).inc(count)
 
-    def swapped(self, ready:Served) -> None:
+    def swapped(self, ready:Served) -> None: # the version that answers from now on
         self._swaps.labels(ready.name, ready.version).inc()
 
     def swap_failed(self) -> None: self._refusals.inc()
 
-    def looked_at(self, address:str, is_fine:bool) -> None:
+    def looked_at(
+        self,
+        address:str,  # that is followed, such as "iris@production"
+        is_fine:bool, # whether it leads to what answers
+    ) -> None:
         "It was looked at where an address leads; told again and again."
         self._trouble.labels(address).set(not is_fine)
 
-    def looked_beside(self, now:Standing) -> None:
+    def looked_beside(self, now:Standing) -> None: # rows left out so far, of which those are counted that came since it was told last
         "How what is beside the service fares; told again and again."
         self._beside_trouble.set(bool(now.trouble))
         self._left_out.inc(now.left_out - self._beside.left_out)
         self._beside = now
 
-    def looked(self, now:Counts) -> None:
+    def looked(self, now:Counts) -> None: # rows and labels of this process so far, of which those are counted that came since it was told last
         "How the log fares; told again and again."
         before, self._logged = self._logged, now
         for counter, outcome, name in ((self._log_rows, "written", "written"), (self._log_rows, "dropped", "dropped"), (self._log_labels, "written", "labels"),

@@ -41,7 +41,11 @@ class Journal:
     "What is being changed, in a file of its own."
     path: Path
 
-    def begin(self, changes:Sequence[Change], about:dict[str, Any]) -> None:
+    def begin(
+        self,
+        changes:Sequence[Change], # files, as they are and as they shall be
+        about:dict[str, Any],     # what else the journal says
+    ) -> None:
         "Say what is going to change. Raises `NotRewritable` if a file is no longer what it was, `Unwritable`."
         for change in changes:
             if _content(change.path) != change.old:

@@ -211,7 +211,7 @@ class Columns:
         return tuple((name, series.dtype) for name, series in self.slow.items())
 
     @staticmethod
-    def joined(parts:"Sequence[Columns]") -> "Columns":
+    def joined(parts:"Sequence[Columns]") -> "Columns": # one a request, at least one, all of the same schema
         "Rows of several requests of one form, one after another."
         if len(parts) == 1: return parts[0]
         values = {name: [value for part in parts for value in part.values[name]] for name in parts[0].values}
@@ -285,11 +285,11 @@ class RowReader:
         self.schema = schema
         self._checks = [(column.name, _checked(column)) for column in schema.columns]
 
-    def read(self, body:bytes) -> Columns:
+    def read(self, body:bytes) -> Columns: # of a request, as it came
         "A body `{\"rows\": [{column: value, …}, …]}`. Raises `InvalidRequest`."
         return self.columns(rows_of(read_json(body)))
 
-    def columns(self, rows:list[dict[str, Any]]) -> Columns:
+    def columns(self, rows:list[dict[str, Any]]) -> Columns: # column -> value, for each; columns that the schema does not have are not looked at
         "Rows as parsed from JSON, each an object with the schema's columns. Raises `InvalidRequest`."
         values, slow = {}, set()
         for name, check in self._checks:

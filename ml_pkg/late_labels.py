@@ -67,7 +67,11 @@ def coverage_growing(
 # %% ../nbs/api/680_late_labels.ipynb #c8d1d566
 class Maturity(Protocol):
     "When predictions are old enough to be judged."
-    def age(self, log:pd.DataFrame, now:pd.Timestamp) -> datetime.timedelta|None:
+    def age(
+        self,
+        log:pd.DataFrame, # all predictions, from which maturity is learnt: time, label and labelled
+        now:pd.Timestamp, # with a zone
+    ) -> datetime.timedelta|None:
         "The age from which on a prediction is mature; None if that cannot be told yet."
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ class Written:
     def _parsed(self, metadata:Any, source:str) -> tuple[Mapping, Any]:
         wrapper = metadata.MetadataWrapper(self.libcst.parse_module(source), unsafe_skip_copy=True)
         return wrapper.resolve(metadata.PositionProvider), wrapper.module
-    def text(self, *nodes:Any) -> str: return "".join(self.module.code_for_node(node) for node in nodes)
-    def indentation(self, node:Any) -> str:
+    def text(self, *nodes:Any) -> str: return "".join(self.module.code_for_node(node) for node in nodes) # of its concrete syntax tree, or made from such; the texts are put together
+    def indentation(self, node:Any) -> str: # of its concrete syntax tree; one that was made since counts as of the first line
         "Of the line in which a node begins."
         line = self.places[node].start.line if node in self.places else 1
         text = self.lines[line - 1]

@@ -46,7 +46,7 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf:
                 raise InvalidDeclaration(f"the limit {each.name} is a{' whole' if whole else ' finite'} number above 0, and not {value!r}")
 
-    def check_rows(self, count:int) -> None:
+    def check_rows(self, count:int) -> None: # of rows to answer, or of labels that are handed in
         "Raise `Refused` for a request of too many rows."
         if count > self.rows: raise Refused(413, f"{count:,} rows, and one request may have {self.rows:,}. Send them in several requests.", "rows")
 
@@ -102,7 +102,7 @@ def _check_origin(headers:list[tuple[bytes, bytes]], accepts:Callable[[bytes], b
 # %% ../nbs/api/490_limits.ipynb #6cbb9d75
 class Hosts(Protocol):
     "By which names a server can be asked."
-    def accepts(self, host:str) -> bool: ...
+    def accepts(self, host:str) -> bool: ... # what a request says in its header Host: a name or an address, and the port unless it is 80
 
 class AnyHost:
     "By any name: for a server that asks for a token, which no browser sends by itself."

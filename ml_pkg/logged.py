@@ -76,7 +76,7 @@ class Private:
         for name in self.names:
             if name not in known: raise UnknownName(f"'{name}' is private, and no column of the log.{did_you_mean(name, known, 'columns')}")
 
-    def columns(self, values:Mapping[str, list]) -> dict[str, list]:
+    def columns(self, values:Mapping[str, list]) -> dict[str, list]: # column -> its values, one a row, as JSON has them
         "Columns as they may be kept. Raises `Unwritable` if there is no place for a key."
         if not (self.hashed or self.left_out): return values if type(values) is dict else dict(values)
         return {name: [_digest(value) for value in column] if name in self.hashed else column for name, column in values.items() if name not in self.left_out}

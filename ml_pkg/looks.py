@@ -114,7 +114,7 @@ class Looks:
 
     def last(self) -> Look|None: return next(iter(self.recent(1)), None)
 
-    def recent(self, count:int) -> list[Look]:
+    def recent(self, count:int) -> list[Look]: # above 0; fewer are given where one cannot be read
         "The last ones, the newest first."
         return [look for path in self.paths()[-count:][::-1] if (look := _look_of(path)) is not None]
 
@@ -124,7 +124,7 @@ class Looks:
         noted = self.watched/"told"
         return noted.read_text(encoding="utf-8") if noted.exists() else ""
 
-    def note_told(self, name:str) -> None:
+    def note_told(self, name:str) -> None: # of the newest look that was handed to the outbox, as `untold` has it
         with written_whole(self.watched/"told") as part: part.write_text(name, encoding="utf-8")
 
     def untold(self) -> dict[str, Look]:
@@ -137,7 +137,7 @@ class Looks:
         with suppress(KeyError, ValueError, TypeError): return Pauses.from_dict(self.state["pauses"])
         return Pauses() # nobody looked yet, or an earlier release did
 
-    def alarms(self, persistence:Persistence) -> Alarms:
+    def alarms(self, persistence:Persistence) -> Alarms: # that counts from now on, in place of the one that was kept
         "What is remembered of alarms."
         last = self.last()
         return replace(Alarms.from_dict(self.state["alarms"], last.document["version"] if last else ""), persistence=persistence) if self.state else Alarms(persistence)
@@ -147,14 +147,14 @@ class Looks:
         found = _read_whole(self.watched/"alarms.json")
         return found if found is not None and {"alarms", "looks", "last"} <= found.keys() else {}
 
-    def check(self, watch:str) -> None:
+    def check(self, watch:str) -> None: # that is about to look, in words, as `Watching.described` gives it
         "Raise `InvalidDeclaration` if another watch looks at the model."
         state, now = self.state, time.time()
         if state.get("watch", watch) == watch or has_ended(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60:
             return
         raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
 
-    def forget_after(self, end:pd.Timestamp) -> None:
+    def forget_after(self, end:pd.Timestamp) -> None: # of the last period that is over
         "Set aside looks at what is not over yet: the clock was wrong when they were made, or they were of shorter periods."
         wrong = [path for path in self.paths() if (look := _look_of(path)) is not None
             and look.end > end] if (last := self.last()) is not None and last.end > end else []
@@ -165,7 +165,12 @@ class Looks:
         _write(self.watched/"alarms.json", {**state, "alarms": {**state["alarms"], "last": None}, "last": last})
         if self.told > last: self.note_told(last) # or nothing would be told until the time that the clock showed
 
-    def add(self, alarms:Alarms, document:dict[str, Any], watch:str) -> Look:
+    def add(
+        self,
+        alarms:Alarms,           # after the look
+        document:dict[str, Any], # of the look, as JSON can hold it; its "time" names the file
+        watch:str,               # that looked, in words, as `Watching.described` gives it
+    ) -> Look:
         name = pd.Timestamp(document["time"]).strftime("%Y-%m-%dT%H%M%S.%fZ")
         for path in set(self.folder.glob("[!.]*.json")) - set(self.paths()): path.unlink(missing_ok=True) # of a process that was killed before it was done
         _write(self.folder/f"{name}.json", document)
