@@ -173,7 +173,7 @@ def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool
 async def _feedback(service:Service, body:bytes) -> dict:
     import time
     labels, at = _labels(body) if len(body) <= AT_ONCE else await asyncio.to_thread(_labels, body), time.time()
-    service.limits.check_rows(len(labels))
+    service.limits.check_rows(len(labels), "feedback")
     _check_labels(service.current.model, labels)
     receipts = [service.log.feedback(id, label, at) for id, label in labels]
     outcomes = await outcomes_of(receipts)

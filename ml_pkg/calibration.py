@@ -218,7 +218,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Calibration":
-        "Raises `DamagedFile`."
+        "Raises `DamagedFile` for an array that cannot be read, and `KeyError`, `TypeError` or `ValueError` for anything else."
         mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
         factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])

@@ -103,7 +103,7 @@ class Coordinates:
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "Coordinates": # as `to_dict` gave it
-        "Raises `DamagedFile`."
+        "Raises `DamagedFile` for an array that cannot be read, and `KeyError`, `TypeError` or `ValueError` for anything else."
         return cls(tuple(ColumnCodes(name, tuple(values), is_number) for name, values, is_number in content["columns"]), np.array(content["mean"], dtype=float),
             unpacked_single(content["spread"]), unpacked_single(content["directions"]))
 

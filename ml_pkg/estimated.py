@@ -164,7 +164,7 @@ class ClassificationEstimator:
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "ClassificationEstimator":
-        "Raises `DamagedFile`."
+        "Raises `DamagedFile` for an array that cannot be read, and `KeyError`, `TypeError` or `ValueError` for anything else."
         return cls(Calibration.from_dict(content["calibration"]), Support.from_dict(content["support"]), tuple(content["classes"]),
             content["most_outside"], content["level"])
 

@@ -116,7 +116,7 @@ class LossModel:
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "LossModel":
-        "Raises `DamagedFile`."
+        "Raises `DamagedFile` for an array that cannot be read, and `KeyError`, `TypeError` or `ValueError` for anything else."
         mode = unpacked_single(content["mode"])
         factor = np.zeros((len(mode), len(mode)))
         factor[np.tril_indices(len(mode))] = unpacked_single(content["factor"])
@@ -200,7 +200,7 @@ class RegressionEstimator:
 
     @classmethod
     def from_dict(cls, content:Mapping[str, Any]) -> "RegressionEstimator":
-        "Raises `DamagedFile`."
+        "Raises `DamagedFile` for an array that cannot be read, and `KeyError`, `TypeError` or `ValueError` for anything else."
         return cls({name: LossModel.from_dict(model) for name, model in content["losses"].items()}, Support.from_dict(content["support"]),
             content["most_outside"], content["level"])
 

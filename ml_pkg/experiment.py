@@ -114,22 +114,22 @@ class Experiment:
         "With one more step, before or after another. Raises `UnknownName`, `InvalidDeclaration`."
         return _varied(self, estimator=estimators.insert(self.estimator, name, step, before, after))
 
-    def with_estimator(self, estimator:Any) -> "Experiment":
+    def with_estimator(self, estimator:Any) -> "Experiment": # any of scikit-learn's kind, unfitted; a copy of it is kept
         "With another estimator. Raises `InvalidDeclaration`."
         return _varied(self, estimator=estimator)
-    def with_dataset(self, dataset:Dataset) -> "Experiment":
+    def with_dataset(self, dataset:Dataset) -> "Experiment": # the rows, and what each column is
         "On other rows, or with other roles. Raises `InvalidDeclaration`."
         return _varied(self, dataset=dataset)
-    def with_evaluation(self, evaluation:Evaluation) -> "Experiment":
+    def with_evaluation(self, evaluation:Evaluation) -> "Experiment": # how a score is obtained
         "With another way to obtain a score. Raises `InvalidDeclaration`."
         return _varied(self, evaluation=evaluation)
-    def with_seed(self, seed:int) -> "Experiment":
+    def with_seed(self, seed:int) -> "Experiment": # a whole number from 0 to 2**32 - 1, which fills every random_state that is left open
         "With another seed, a whole number from 0 to 2**32 - 1. Raises `InvalidDeclaration`."
         return _varied(self, seed=seed)
-    def with_persister(self, persister:Persister) -> "Experiment":
+    def with_persister(self, persister:Persister) -> "Experiment": # how its model becomes a file
         "With another format for its model's file; the key stays the same."
         return _varied(self, persister=persister)
-    def with_promotion(self, promotion:Gates) -> "Experiment":
+    def with_promotion(self, promotion:Gates) -> "Experiment": # what it has to pass to go into production
         "With other gates to pass; the key stays the same. Raises `InvalidDeclaration`."
         return _varied(self, promotion=promotion)
     def accepting(
@@ -138,7 +138,7 @@ class Experiment:
     ) -> "Experiment":
         "With findings of checks accepted, each for a reason: `accepting(duplicates='the sensor repeats itself')`; the key stays the same. Raises `UnknownName` for what is no check, `InvalidDeclaration` for no reason."
         return _varied(self, accepts={**self.accepts, **reasons})
-    def named(self, name:str) -> "Experiment":
+    def named(self, name:str) -> "Experiment": # an identifier: it becomes part of files and addresses
         "Under another name, an identifier; the key stays the same. Raises `InvalidDeclaration`."
         return _varied(self, name=name)
 

@@ -46,9 +46,13 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 < value < math.inf:
                 raise InvalidDeclaration(f"the limit {each.name} is a{' whole' if whole else ' finite'} number above 0, and not {value!r}")
 
-    def check_rows(self, count:int) -> None: # of rows to answer, or of labels that are handed in
+    def check_rows(
+        self,
+        count:int,         # of rows to answer, or of labels that are handed in
+        field:str="rows",  # of the request, that has them
+    ) -> None:
         "Raise `Refused` for a request of too many rows."
-        if count > self.rows: raise Refused(413, f"{count:,} rows, and one request may have {self.rows:,}. Send them in several requests.", "rows")
+        if count > self.rows: raise Refused(413, f"{count:,} entries in {field}, and one request may have {self.rows:,}. Send them in several requests.", field)
 
 # %% ../nbs/api/490_limits.ipynb #4f42bdda
 class Refused(MlPkgError):

@@ -155,15 +155,19 @@ class Monitor:
         "Confidence of the interval of each metric, such as 0.95; corrected for the number of metrics and windows."
         return 1 - self.watch.of_each / max(1, len(self.metrics))
 
-    def estimate(self, seen:Observed) -> Estimated|Abstained:
+    def estimate(self, seen:Observed) -> Estimated|Abstained: # rows with what the model was given and answered; they need no label
         "How well the model does on rows, without labels."
         return _estimate(self.model, seen, list(self.metrics), self.level) if self.metrics else Abstained("no metric of training was kept", len(seen.X), Interval(math.nan, 0.0, 1.0))
 
-    def measure(self, seen:Observed) -> Mapping[str, Interval]:
+    def measure(self, seen:Observed) -> Mapping[str, Interval]: # rows with answers; those without a label are left out
         "How well it did on those that have a label."
         return _measure(self.model, seen, list(self.metrics), self.level)
 
-    def judged(self, scores:Mapping[str, Interval], rows:int) -> tuple[Judged, ...]:
+    def judged(
+        self,
+        scores:Mapping[str, Interval], # by metric
+        rows:int,                      # of how many rows they are
+    ) -> tuple[Judged, ...]:
         "Scores of so many rows, held against training."
         return tuple(Judged(name, score, self.metrics[name], self.worse.tolerance(name, self.metrics[name]), rows, self.level)
             for name, score in scores.items())
@@ -214,7 +218,12 @@ class Monitor:
             window, seen, labelled, known, coverage, self.unwatched, _shares(self.model, labelled))
         return self._last
 
-    def compared(self, estimated:Estimated|Abstained, found:Mapping[str, Interval], look:int=1) -> agreement.Verdict:
+    def compared(
+        self,
+        estimated:Estimated|Abstained, # without labels
+        found:Mapping[str, Interval],  # with labels, of the same rows
+        look:int=1,                    # number of this one, from 1 on
+    ) -> agreement.Verdict:
         "What would have been estimated for labelled rows, held against what was measured on them; the more looks there were before, the more it takes."
         return _compare(self.comparison, estimated, found, self.metrics, look)
 

@@ -71,13 +71,13 @@ class Serving:
     trusted: bool = False                           # you know who wrote the model: load it even if that could run code
     edited: bool = False                            # its own code was edited since it was fitted, and it is to answer all the same
 
-    def ready(self, there:Located) -> Served:
+    def ready(self, there:Located) -> Served: # what an address leads to
         "Raises what `serve_located` raises, and `UnknownName` for a version that has not the private columns: they would be logged under other names."
         ready = serve_located(there, self.engine, self.trusted, self.edited)
         if self.private.names: self.private.check(_logged_names(ready))
         return ready
 
-    def following(self, of:Answering, address:str, instruments:Instruments) -> Following: return Following(of, address, self.ready, instruments.swap_failed, instruments.looked_at, _say_swapped)
+    def following(self, of:Answering, address:str, instruments:Instruments) -> Following: return Following(of, address, self.ready, instruments.swap_failed, instruments.looked_at, _say_swapped) # `of` is what is swapped when `address` leads to another version
 
 def _logged_names(ready:Served) -> list[str]:
     "What the log of a version has columns for."
@@ -90,11 +90,11 @@ def _say_swapped(ready:Served, before:Served) -> None:
 # %% ../nbs/api/780_server.ipynb #67340038
 class Unwatched:
     "Nobody looks."
-    def says(self, serving:Serving) -> str:
+    def says(self, serving:Serving) -> str: # what is being started
         "What there is to say of it when a server begins."
         return ""
-    def check(self, serving:Serving) -> None: "Raises what is wrong with a watch, before anything is served."
-    def works(self, serving:Serving) -> list[Callable[[], None]]:
+    def check(self, serving:Serving) -> None: "Raises what is wrong with a watch, before anything is served." # with the address that is served and whether it is logged
+    def works(self, serving:Serving) -> list[Callable[[], None]]: # whose address is watched
         "What is done in processes beside the server."
         return []
 
@@ -131,12 +131,12 @@ def _say_events(look:Look) -> None:
 # %% ../nbs/api/780_server.ipynb #23c1bd00
 class NoRival:
     "Nothing answers beside the model."
-    def says(self, name:str) -> str:
+    def says(self, name:str) -> str: # of the model that is served
         "What there is to say of it when a server of that model begins."
         return ""
-    def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served."
-    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone()
-    def followed(self, serving:Serving, beside:Any, instruments:Instruments) -> list[Following]: return []
+    def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served." # as above
+    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone() # `name` is that of the served model, whose workspace has the logs
+    def followed(self, serving:Serving, beside:Any, instruments:Instruments) -> list[Following]: return [] # `beside` is what the method of that name gave
 
 @dataclass(frozen=True)
 class SplitWith(NoRival):

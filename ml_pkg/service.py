@@ -181,7 +181,7 @@ class Service:
 
     async def ask(
         self,
-        ready:Served,
+        ready:Served,    # the version that answers
         rows:list[dict], # as parsed from JSON
         ids:Callable[[int], list[str]], # gives one for each row, as `ids` has found them for the request
     ) -> tuple[Answers, list[str], Columns]: # and the id of each row, and the rows as the model was given them

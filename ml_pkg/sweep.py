@@ -415,7 +415,7 @@ class Space:
         among = {name: [point[name] for point in points] for name in self.axes}
         return _distinct([_variant(self.experiment, point, among) for point in points])
 
-    def at(self, point:Mapping[str, Any]) -> Variant:
+    def at(self, point:Mapping[str, Any]) -> Variant: # values for names, as a search has drawn them
         "The variant at a point: a value for each axis."
         return _variant(self.experiment, point, {name: [point[name]] if _is_distribution(values) else values for name, values in self.axes.items()})
 
@@ -430,7 +430,7 @@ class Space:
         "Run the variants that a search asks for: `search(Optuna(50))`."
         return _run(_asking(search, self), n_jobs, display, checkpoints, threads)
 
-    def run(self, *arguments:Any, **named:Any) -> Leaderboard:
+    def run(self, *arguments:Any, **named:Any) -> Leaderboard: # those of `search`
         "Raises `InvalidDeclaration`: there is no end to what could be run."
         raise self._to_be_drawn(".run(), or search it, vary(…).search(…)")
 

@@ -160,7 +160,7 @@ def _failed(course:Course, why:Failure) -> list[tuple[type, str]]:
 # %% ../nbs/api/370_sweeping.ipynb #503a5908
 class Here:
     "Stands for a thread beside the fitting, where fitting is done in this process: Python's recorder of warnings is one for all threads."
-    def submit(self, function:Callable, *arguments:Any) -> Future[Any]:
+    def submit(self, function:Callable, *arguments:Any) -> Future[Any]: # `arguments` are those of the function
         done = Future()
         try: done.set_result(function(*arguments))
         except BaseException as error: done.set_exception(error)
@@ -171,17 +171,17 @@ class Recording:
     "What comes of variants, recorded one after the other."
     def __init__(self, thread:Any): self.thread, self.said, self._waiting = thread, {}, deque() # a thread is anything that functions are submitted to
 
-    def add(self, record:Callable, course:Course, what:Any) -> None:
+    def add(self, record:Callable, course:Course, what:Any) -> None: # `record` is told the course and what came of it
         "Record what came of a variant; a few may be waiting for that."
         self._waiting.append(self.thread.submit(_tried, record, course, what))
         self.wait(at_most=4)
 
-    def wait(self, at_most:int) -> None:
+    def wait(self, at_most:int) -> None: # variants
         "Until no more than a few variants are unrecorded."
         while len(self._waiting) > at_most:
             for remark in dict.fromkeys(self._waiting.popleft().result()): self.said[remark] = self.said.get(remark, 0) + 1
 
-    def warn(self, variants:int) -> None:
+    def warn(self, variants:int) -> None: # how many the sweep has
         "Each remark once, with the number of variants it was made of."
         for (category, message), count in self.said.items(): warnings.warn(f"{message} (in {count} of {variants} variants)", category, stacklevel=5)
 

@@ -317,7 +317,7 @@ FEEDBACK:dict[str, tuple[bytes, int, str|None]] = {
     "two labels": (labels('{"id": "a-1", "label": 1, "label": 2}'), 422, "feedback[0].label"),
     "half a pair": (labels(r'{"id": "a-1", "label": "\udfff"}'), 422, "feedback[0].label"),
     "lists in lists": (b'{"feedback": ' + b"[" * DEEP + b"]" * DEEP + b"}", 422, None),
-    "10,001 labels": (labels(*['{"id": "a-1", "label": 1}'] * 10_001), 413, "rows"),
+    "10,001 labels": (labels(*['{"id": "a-1", "label": 1}'] * 10_001), 413, "feedback"),
 }
 
 

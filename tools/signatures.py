@@ -94,17 +94,19 @@ def arguments(module:Module, function:Function) -> list[Argument]:
 
 
 def comment_of(module:Module, function:Function, argument:ast.arg, following:ast.arg|None) -> str:
-    "In the signature, on the line of an argument, if it is the last one there."
+    "In the signature, on the line of an argument, if it is the last one there. Where what comes back stands on that line as well, the comment is of the argument."
     is_last = following is None or following.lineno > argument.lineno
-    is_signature = argument.lineno < min(function.body[0].lineno, function.returns.lineno if function.returns else function.body[0].lineno)
+    is_signature = argument.lineno < function.body[0].lineno
     return comments(module).get(argument.lineno, "") if is_last and is_signature else ""
 
 
 def answer(module:Module, function:Function) -> Argument:
     "What comes back, with its comment."
     if not function.returns: return Argument("")
+    given = function.args
+    is_alone = all(each.lineno < function.returns.lineno for each in [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))] if each.arg not in ("self", "cls"))
     is_signature = function.returns.lineno < function.body[0].lineno
-    return Argument(type_text(module, function.returns), comments(module).get(function.returns.lineno, "") if is_signature else "")
+    return Argument(type_text(module, function.returns), comments(module).get(function.returns.lineno, "") if is_signature and is_alone else "")
 
 
 def signature(name:str, given:list[Argument], back:Argument) -> str:
