@@ -89,7 +89,7 @@ def answer_schema(
             "properties": {"model": {"type": "string"}, "version": {"type": "string", "description": "of the model that answered"},
                 "predictions": {"type": "array", "items": prediction},
                 "unusual": {"type": "object", "description": "only where there is any: values that the model answers although training had none such, by column",
-                    "properties": {"missing": _COUNTS, "unseen": _COUNTS}}}}
+                    "properties": {"missing": _COUNTS, "unseen": _COUNTS, "beyond": _COUNTS}}}}
 
 # %% ../nbs/api/495_api.ipynb #fdd050f8
 ERROR_SCHEMA:dict[str, Any] = {"type": "object", "title": "Error", "required": ["error"],

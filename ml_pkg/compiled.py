@@ -191,7 +191,7 @@ class CompiledEngine:
     def _batches_freely(self, part:Columns) -> bool:
         "Whether rows are answered alone as among others."
         whole = self.answer(part)
-        alone = (Columns(part.schema, {name: values[place:place + 1] for name, values in part.values.items()}, 1, {}, {}, {})
+        alone = (Columns(part.schema, {name: values[place:place + 1] for name, values in part.values.items()}, 1, {}, {}, {}, {})
             for place in range(min(part.rows, 32)))
         return all(self.answer(row) == whole.slice(place, place + 1) for place, row in enumerate(alone))
 

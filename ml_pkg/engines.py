@@ -11,16 +11,17 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
 
-from .blocks import ROWS, in_blocks, same_bits, taken
-from .errors import InvalidInput, first_line
+from .blocks import REFUSALS, ROWS, in_blocks, refused_row, same_bits, taken
+from .errors import InvalidInput
 from .json_rows import Columns, InvalidRequest, as_columns, as_request, fits_an_array, plain_values
-from .model import Model, probability_columns, refusal
+from .model import Model, not_taken, probability_columns, refusal
 from .parity import ALIKE, disturbed
 from .schema import Column, Conformed, Schema
 
@@ -191,7 +192,7 @@ def _rows(columns:Columns, way:Way) -> Any: return columns.frame if not way.arra
 def _outcome(way:Way, columns:Columns) -> list[Any] | None:
     "What a way gives, None for a refusal."
     try: return in_blocks(way.ask, _rows(columns, way))
-    except ValueError: return None
+    except REFUSALS: return None
 
 def _agree(one:list[Any] | None, other:list[Any] | None) -> bool: return one is other if one is None or other is None else same_bits(one, other)
 
@@ -240,7 +241,7 @@ class DirectEngine:
         if not columns.rows: return Answers({target: [] for target in self.targets}, {} if hasattr(self.model.estimator, "predict_proba") else None, 0)
         rows = _rows(columns, self.way)
         try: found = in_blocks(self.way.ask, rows)
-        except ValueError as error: raise _refused(error, columns, self.way, rows) from error
+        except REFUSALS as error: raise _refused(error, columns, self.way, rows) from error
         return self.form.answers(found, columns.rows)
 
 # %% ../nbs/api/478_engines.ipynb #10023305
@@ -268,22 +269,12 @@ class AnswerForm:
 
 def _key(label:Any) -> Any: return (label[0], *plain_values([label[1]])) if isinstance(label, tuple) else plain_values([label])[0] if not isinstance(label, str) else str(label)
 
-def _refused(error:ValueError, columns:Columns, way:Way, rows:Any) -> InvalidRequest:
+def _refused(error:Exception, columns:Columns, way:Way, rows:Any) -> InvalidRequest:
     "Why the estimator refused, with the field or the row if that can be told."
-    told = refusal(error, Conformed(columns.frame, columns.nulls, columns.unseen))
+    told = refusal(error, Conformed(columns.frame, columns.nulls, columns.unseen, columns.beyond))
     if told: return as_request(told)
-    number = _first_refused(way.ask, rows)
-    return InvalidRequest(f"row {number}: the model cannot take it ({first_line(error)})", f"rows[{number}]")
-
-def _first_refused(ask:Callable, rows:Any) -> int:
-    "The place of the first row that is refused, found by halves."
-    start, stop = 0, len(rows)
-    while stop - start > 1:
-        middle = (start + stop) // 2
-        try: in_blocks(ask, rows.iloc[start:middle] if isinstance(rows, pd.DataFrame) else rows[start:middle])
-        except ValueError: stop = middle
-        else: start = middle
-    return start
+    place = refused_row(partial(in_blocks, way.ask), rows)
+    return InvalidRequest(not_taken(error, place, range(columns.rows)), "rows" if place is None else f"rows[{place}]")
 
 def _batches_freely(way:Way, columns:Columns) -> bool:
     "Whether rows are answered alone as they are among others, in any order."
@@ -294,9 +285,9 @@ def _batches_freely(way:Way, columns:Columns) -> bool:
     try:
         return bool(orders) and all(same_bits(taken(found, slice(at, at + 1)), alone[place]) for places in orders for found in [ask(places)]
             for at, place in enumerate(places))
-    except (ValueError, TypeError): return False
+    except REFUSALS: return False
 
 def _if_taken(ask:Callable, places:list[int]) -> Any:
     "The answer, None if the estimator refuses."
     try: return ask(places)
-    except ValueError: return None
+    except REFUSALS: return None

@@ -72,7 +72,7 @@ class Instruments(Unobserved):
             found = self._by_version[ready.name, ready.version] = self._rows.labels(ready.name, ready.version)
         found.inc(columns.rows)
         self._seconds.observe(seconds)
-        for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen)):
+        for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen), ("beyond", columns.beyond)):
             for name, count in counts.items(): self._unusual.labels(name, what).inc(count)
 
     def swapped(self, ready:Served) -> None: # the version that answers from now on

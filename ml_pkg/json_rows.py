@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InvalidInput, did_you_mean, listed, optional
-from .schema import EXACT, Column, Schema, conform, is_text
+from .schema import EXACT, Column, Schema, conform, is_text, is_time
 
 # %% ../nbs/api/476_json_rows.ipynb #0227a05d
 class InvalidRequest(InvalidInput):
@@ -147,10 +147,12 @@ def _is_float(values:Sequence, types:set) -> bool:
 def _is_integer(values:Sequence, types:set) -> bool: return types == {int} and min(values) >= -EXACT and max(values) <= EXACT
 def _is_boolean(values:Sequence, types:set) -> bool: return types == {bool}
 def _is_string(values:Sequence, types:set) -> bool: return types <= {str, type(None)} and str in types
+def _is_time(values:Sequence, types:set) -> bool: return types == {str} and all(map(is_time, values))
 
 # %% ../nbs/api/476_json_rows.ipynb #e73c9d19
 def _checked(column:Column) -> Callable[[Sequence, set], bool]:
     "What tells of values, by their types, whether a column holds them as they are."
+    if column.times: return _is_time if column.dtype == "str" else lambda values, types: False
     checks = {("float", "float64"): _is_float, ("integer", "int64"): _is_integer, ("boolean", "bool"): _is_boolean, ("text", "str"): _is_string}
     if column.kind == "category" and column.values and all(type(value) is str for value in column.values):
         known = frozenset(column.values)
@@ -181,6 +183,7 @@ class Columns:
     slow: dict[str, pd.Series]   # columns that `conform` has made, since they were not just of the expected types
     nulls: dict[str, int]        # column -> values missing, where training had none
     unseen: dict[str, int]       # column -> values that training did not have
+    beyond: dict[str, int]       # column -> numbers far beyond those of training
 
     @cached_property
     def array(self) -> np.ndarray | None:
@@ -217,7 +220,7 @@ class Columns:
         values = {name: [value for part in parts for value in part.values[name]] for name in parts[0].values}
         slow = {name: pd.concat([part.slow[name] for part in parts], ignore_index=True) for name in parts[0].slow}
         return Columns(parts[0].schema, values, sum(part.rows for part in parts), slow, _summed(part.nulls for part in parts),
-            _summed(part.unseen for part in parts))
+            _summed(part.unseen for part in parts), _summed(part.beyond for part in parts))
 
 # %% ../nbs/api/476_json_rows.ipynb #13ae86b2
 def _summed(counts:Iterable[dict[str, int]]) -> dict[str, int]:
@@ -233,15 +236,23 @@ def _unseen(values:list, column:Column) -> int:
     known = set(column.values or ())
     return sum(value not in known for value in values if value is not None)
 
+def _beyond(values:list, column:Column) -> int:
+    low, high = column.far or (-math.inf, math.inf)
+    known = [value for value in values if value is not None] if None in values else values
+    if not known or low <= min(known) and max(known) <= high: return 0
+    return sum(not low <= value <= high for value in known)
+
 def _columns(schema:Schema, values:dict[str, list], rows:int, slow:set[str]) -> Columns:
     "Columns of values, some of which are not just of the expected types. Raises `InvalidInput`."
     quick = [column for column in schema.columns if column.name not in slow]
     nulls = {column.name: values[column.name].count(None) for column in quick if not column.nulls}
     unseen = {column.name: _unseen(values[column.name], column) for column in quick if column.kind == "text" and column.values is not None}
-    if not slow: return Columns(schema, values, rows, {}, _counts(nulls), _counts(unseen))
+    beyond = {column.name: _beyond(values[column.name], column) for column in quick if column.far}
+    if not slow: return Columns(schema, values, rows, {}, _counts(nulls), _counts(unseen), _counts(beyond))
     part = Schema(tuple(column for column in schema.columns if column.name in slow))
     conformed = conform(pd.DataFrame({name: pd.Series(values[name], dtype=object) for name in part.names}), part) # as objects: what a value means does not depend on those beside it
-    return Columns(schema, values, rows, dict(conformed.frame.items()), _counts(nulls) | conformed.nulls, _counts(unseen) | conformed.unseen)
+    return Columns(schema, values, rows, dict(conformed.frame.items()), _counts(nulls) | conformed.nulls, _counts(unseen) | conformed.unseen,
+        _counts(beyond) | conformed.beyond)
 
 # %% ../nbs/api/476_json_rows.ipynb #6aa1a723
 _CALLED = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
@@ -325,4 +336,4 @@ def as_columns(
     values = {name: [None if missing else value for value, missing in zip(plain_values(frame[name].to_numpy(dtype=object)), frame[name].isna(), strict=True)]
         for name in schema.names}
     quick = all(check(values[column.name], set(map(type, values[column.name]))) for column, check in ((column, _checked(column)) for column in schema.columns))
-    return Columns(schema, values, len(frame), {} if quick else dict(frame.items()), conformed.nulls, conformed.unseen)
+    return Columns(schema, values, len(frame), {} if quick else dict(frame.items()), conformed.nulls, conformed.unseen, conformed.beyond)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import InvalidDeclaration, InvalidInput, MlPkgError, NotFound, did_you_mean, first_line
+from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
 from .schema import EXACT, Column, Schema, conform, frame_of_arrow
 from .sources import check_header, csv_options, has_blank_lines, reading, separator_told, table_format
@@ -178,9 +178,7 @@ def _kept(part:pd.DataFrame, keep:list[str]) -> pd.DataFrame:
 
 def _predicted(model:Model, part:pd.DataFrame, probabilities:bool, keep:list[str], first_row:int) -> pd.DataFrame:
     "The columns that are written for some rows."
-    try: predictions = model.predict(part, first_row)
-    except MlPkgError: raise
-    except ValueError as error: raise InvalidInput(f"rows {first_row:,} to {first_row + len(part) - 1:,}: the model cannot take them ({first_line(error)})") from error
+    predictions = model.predict(part, first_row)
     columns = [_kept(part, keep), predictions.to_frame() if isinstance(predictions, pd.Series) else predictions]
     if probabilities:
         with warnings.catch_warnings(action="ignore", category=UnusualInput): found = model.predict_proba(part, first_row) # counted with the predictions

@@ -93,7 +93,7 @@ def answer_document(
     ready:Served,    # which version answered
     answers:Answers, # what it said
     ids:list[str],   # one a row
-    unusual:Mapping[str, Mapping[str, int]]={}, # "missing" and "unseen": column -> how many values, of what training had not
+    unusual:Mapping[str, Mapping[str, int]]={}, # "missing", "unseen" and "beyond": column -> how many values, of what training had not
 ) -> dict:
     "What is answered, as JSON can hold it."
     if answers.probabilities is None: found = [{"id": id, "prediction": prediction} for id, prediction in zip(ids, _predictions(answers), strict=True)]
@@ -104,7 +104,7 @@ def answer_document(
 
 def _unusual(columns:Columns) -> dict[str, dict[str, int]]:
     "What the model answers although it has not met it."
-    return {what: counts for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen)) if counts}
+    return {what: counts for what, counts in (("missing", columns.nulls), ("unseen", columns.unseen), ("beyond", columns.beyond)) if counts}
 
 # %% ../nbs/api/493_service.ipynb #c7a829d1
 def logged_answers(

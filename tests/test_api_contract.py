@@ -332,12 +332,13 @@ def test_hostile_feedback_is_refused(visits:Visits, what:str):
 def test_what_is_unusual_is_answered_and_counted(visits:Visits, attempts:Callable):
     def counted(name:str) -> float: # in every way: a column may have been missing before, and be unseen now
         return sum(map(float, re.findall(rf'^ml_pkg_unusual_values_total\{{column="{name}".*\}} (\S+)$', visits.ask("GET", "/metrics").content.decode(), re.MULTILINE)))
-    for name, written in {"city": '"Nowhere"', "device": '"\\u0000"', "seconds": "null", "pages": "null", "returning": "null"}.items():
+    for name, written, what in [("city", '"Nowhere"', "unseen"), ("device", '"\\u0000"', "unseen"), ("seconds", "9e9", "beyond"), ("pages", "-4000", "beyond"),
+        *((name, "null", "missing") for name in ("seconds", "pages", "returning"))]:
         before = counted(name)
         answer = visits.ask("POST", "/predict", rows(row(**{name: written}), row()))
         assert answer.status == 200 and all(0 <= each <= 1 for found in json.loads(answer.content)["predictions"] for each in found["probabilities"].values()), answer
         assert counted(name) == before + 1
-        assert json.loads(answer.content)["unusual"] == {"missing" if written == "null" else "unseen": {name: 1}}
+        assert json.loads(answer.content)["unusual"] == {what: {name: 1}}
         attempts(1)
     assert "unusual" not in json.loads(visits.ask("POST", "/predict", rows(row())).content)
 
