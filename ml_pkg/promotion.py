@@ -31,6 +31,7 @@ from .candidates import Candidate, Incumbent, Verdict
 from .dataset import Dataset
 from .display import definition, difference
 from .errors import MlPkgError, NotFound, UnknownName, listed
+from .evaluation import locked_away
 from .gates import Verdicts
 from .identity import components
 from .journal import Journal, refuse_edited, settled, written_together
@@ -220,7 +221,8 @@ def preview(
 
 def _planned_with_remarks(experiment:"Experiment", place:Place, workspace:Workspace) -> Rewritten:
     found = planned(experiment.named(place.name), place, workspace)
-    return found._replace(remarks=(*found.remarks, *_remarks_on_rows(experiment.dataset, place, current_version(workspace, place.name))))
+    version = current_version(workspace, place.name)
+    return found._replace(remarks=(*found.remarks, *_remarks_on_rows(experiment.dataset, place, version), *_remarks_on_lock(experiment.dataset, experiment.evaluation.holdout)))
 
 # %% ../nbs/api/399_promotion.ipynb #b1cae494
 REGISTRY_ALONE = "ml_pkg rollback {} --registry-only brings its model back alone"
@@ -237,6 +239,13 @@ def _remarks_on_rows(dataset:Dataset, place:Place, version:Version|None) -> Iter
         yield f"{file} is not in git, and production is fitted on it: add it, or whoever checks this out cannot train {place.name}, nor go back to it"
     if place.written and isinstance(file, Path) and before["dataset"] != str(dataset.source) and hasattr(package, "__path__") and Path(package.__path__[0]).resolve() not in file.parents:
         yield f"{file} is no part of the package {package.__name__}: where only that is installed, {place.name} can be served, and not trained or verified. Files below {package.__name__}/data are installed with it"
+
+def _remarks_on_lock(dataset:Dataset, share:float) -> Iterator[str]:
+    "Of rows in the order of time the latest are locked away, and production, which answers about later ones still, has not learnt from them."
+    if dataset.time is None or not share: return
+    held = locked_away(dataset, share)
+    first = dataset.rows[dataset.time].iloc[int(held.argmax())]
+    yield f"it has not learnt from the latest {held.sum():,} of {len(held):,} rows, those from {first} on: they are locked away to judge it by. A smaller holdout= leaves more of them to learn from"
 
 # %% ../nbs/api/399_promotion.ipynb #8c88225e
 def promote(

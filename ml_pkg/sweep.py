@@ -73,7 +73,7 @@ def name_beside(
 
 def _all_told(baseline:"Experiment", experiment:"Experiment") -> dict[str, str]:
     "What differs, each in a word or two, and the part of the declaration that it belongs to."
-    if experiment.name != baseline.name: return {experiment.name: "name"}
+    if experiment.name != baseline.name: return {experiment.name: "name"} | (_all_told(own, experiment) if (own := experiment.namesake) is not experiment else {})
     try: found = differences(components(baseline.identity), components(experiment.identity))
     except Unidentifiable: return {experiment.name: "name"}
     whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
