@@ -95,18 +95,20 @@ def new(
     "Make a project of your own: notebooks, package, tests and CI around one experiment on your table."
     from ml_pkg.project import check_name, check_place, codes_among, lost_zeros, new_project, read_rows, told_zeros
     from ml_pkg.roles import likely_target, propose
-    from ml_pkg.sources import read_table
+    from ml_pkg.sources import USUAL, likely_dialect, read_table, unusual
     check_name(name)
     check_place(folder.absolute() / name)
-    rows = read_rows(Path(table))
+    dialect = likely_dialect(Path(table)) if Path(table).is_file() else USUAL
+    rows = read_rows(Path(table), dialect)
     said = _roles(role or [])
-    lost = lost_zeros(Path(table), rows)
+    lost = lost_zeros(Path(table), rows, dialect)
     def proposed(target:str, why:str, said:dict[str, str]) -> "Proposal":
         codes = codes_among(lost, target, said)
-        return propose(read_table(table, codes) if codes else rows, table, target, why, said, codes)
+        return propose(read_table(table, codes, dialect) if codes else rows, table, target, why, said, codes, dialect)
     proposal = proposed(*((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
-    for remark in told_zeros(lost, proposal): print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
+    remarks = [f"it seems to be written with {', '.join(f'{name}={value!r}' for name, value in odd.items())}, and is declared so"] if (odd := unusual(dialect)) else []
+    for remark in [*remarks, *told_zeros(lost, proposal)]: print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(proposed, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 
 from .roles import CATEGORY, DROPPED, NUMBER, Proposal
+from .sources import unusual
 
 # %% ../nbs/api/458_draft.ipynb #d1efcd2e
 def _quoted(text:str) -> str: return json.dumps(text, ensure_ascii=False)
@@ -88,10 +89,11 @@ def _codes(proposal:Proposal) -> tuple[str, ...]:
     return tuple(name for name in proposal.codes if proposal.roles[name].role != DROPPED)
 
 def _source_text(proposal:Proposal, path:str) -> str:
-    "The file, and which columns of it are text."
+    "The file, how it is written, and which columns of it are text."
     codes = list(map(_quoted, _codes(proposal)))
-    if not codes: return _quoted(path)
-    return f"CSV({_quoted(path)}, text={codes[0] if len(codes) == 1 else '(' + ', '.join(codes) + ')'})"
+    text = [f"text={codes[0] if len(codes) == 1 else '(' + ', '.join(codes) + ')'}"] if codes else []
+    options = [*text, *(f"{name}={_quoted(value)}" for name, value in unusual(proposal.dialect).items())]
+    return f"CSV({', '.join([_quoted(path), *options])})" if options else _quoted(path)
 
 def _dataset_text(proposal:Proposal, file:str) -> str:
     roles = [f"{role}={_in_a_list(names) if isinstance(names, list) else _quoted(names)}" for role, names in proposal.declared.items()]
@@ -127,7 +129,7 @@ def names_text(
     proposal:Proposal, # with the roles of the columns
 ) -> str:
     "What a declaration imports from ml_pkg."
-    return f"from ml_pkg import {'CSV, ' if _codes(proposal) else ''}Dataset, Evaluation, Experiment"
+    return f"from ml_pkg import {'CSV, ' if _codes(proposal) or unusual(proposal.dialect) else ''}Dataset, Evaluation, Experiment"
 
 def lists_text(
     proposal:Proposal, # with the kinds of the columns

@@ -19,7 +19,7 @@ import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from types import BuiltinFunctionType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -428,7 +428,7 @@ def _refuse_secret(url:Any, path:str) -> None:
 
 def _source(value:Any, path:str) -> _Code:
     _refuse_secret(getattr(value, "url", getattr(value, "path", "")), path)
-    if isinstance(value, File): return _code(CSV(value.path, text=value.text), path) if value.text else _text(value.path, path)
+    if isinstance(value, File): return _code(CSV(value.path, text=value.text, **asdict(value.dialect)), path) if value.declared else _text(value.path, path)
     if isinstance(value, Frame):
         raise _refused(path, f"is a frame of {len(value.frame)} rows in memory",
             "save it (frame.to_parquet('data.parquet')), and declare Dataset('data.parquet', …)")

@@ -15,6 +15,7 @@ from .estimators import has_given_rows, seeded
 from .persistence import Joblib, Pickle, Skops
 from .provenance import packages
 from .run import Run
+from .sources import USUAL, unusual
 from .store import now
 from .threads import limited, limited_everywhere
 
@@ -121,11 +122,16 @@ def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]
     classes = [_listed(each) for each in fitted.classes_] if isinstance(getattr(fitted, "classes_", None), list) else _listed(getattr(fitted, "classes_", []))
     return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id,
             "task": "classification" if is_classification(fitted, y) else "regression",
-            "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes,
+            "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, **_csv_of(experiment.dataset.source),
             "scores": {name: mean for name, (mean, _) in run.summary.items()},
             "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)],
             "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
             "fitted": now(), "versions": packages(fitted), "source": experiment.source}
+
+def _csv_of(source:Any) -> dict[str, Any]:
+    "How the CSV is written that it has learnt from, if that is otherwise than usual: what it is asked about is read likewise."
+    odd = unusual(getattr(source, "dialect", USUAL))
+    return {"csv": odd} if odd else {}
 
 def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]
 

@@ -14,16 +14,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .errors import InvalidDeclaration, InvalidInput, NotFound, did_you_mean
+from .errors import InvalidData, InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
 from .schema import EXACT, Column, Schema, conform, frame_of_arrow
-from .sources import check_header, csv_options, has_blank_lines, reading, separator_told, table_format
+from .sources import USUAL, Dialect, check_header, csv_options, has_blank_lines, reading, separator_told, table_format
 from .threads import limited
 from .workspace import written_whole
 
@@ -70,10 +70,18 @@ def _as_written(path:Path, options:dict[str, Any], names:list[str], rows:int) ->
     as_text = {**options, "na_values": None, "na_filter": False, "dtype": "str"}
     with pd.read_csv(path, **as_text, usecols=names, chunksize=rows) as parts: yield (part.rename(columns=Written) for part in parts)
 
-def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
+def _options_for(path:Path, schema:Schema, dialect:Dialect) -> dict[str, Any]:
+    "How a CSV is read: as that was which the model has learnt from; in UTF-8, or as most are, if only then it has the columns."
+    learnt, *others = (csv_options(path, each) for each in dict.fromkeys((dialect, replace(dialect, encoding="utf-8"), USUAL)))
+    def fits(options:dict[str, Any]) -> bool:
+        try: return set(schema.names) <= set(check_header(path, options["sep"], options["encoding"]))
+        except (InvalidData, UnicodeError, pd.errors.ParserError): return False # which is told of the first
+    return learnt if not others or fits(learnt) else next(filter(fits, others), learnt)
+
+def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Dialect=USUAL) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
-    options = csv_options(path)
-    names = check_header(path, options["sep"])
+    options = _options_for(path, schema, dialect)
+    names = check_header(path, options["sep"], options["encoding"])
     if len(names) == 1 and (told := separator_told(names[0])): raise InvalidInput(f"{path} has one column, '{names[0]}'.{told}")
     options |= {"skip_blank_lines": has_blank_lines(names), **_gaps(names, schema, keep)}
     _check_columns(pd.read_csv(path, **options, nrows=0), schema, keep, path)
@@ -104,17 +112,19 @@ def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
             for start in range(0, part.num_rows, rows): yield frame_of_arrow(part.slice(start, rows)), (number + 1) / file.num_record_batches
 
 # %% ../nbs/api/440_prediction.ipynb #80afe967
-_READERS: dict[str, Callable] = {"csv": _csv_parts, "parquet": _parquet_parts, "feather": _feather_parts}
+_READERS: dict[str, Callable] = {"parquet": _parquet_parts, "feather": _feather_parts}
 
 def parts_of(
     path:Path,       # CSV (compressed too), Parquet or Feather
     schema:Schema,   # of the model
     keep:list[str],  # further columns to read
     rows:int=ROWS,   # in one part
+    dialect:Dialect=USUAL, # how the CSV was written that the model has learnt from
 ) -> Iterator[tuple[pd.DataFrame, float]]: # the next rows, and which share of the file has been read
     "A table in parts. Raises `NotFound`, `InvalidData`, `InvalidInput`."
     if not path.is_file(): raise NotFound(f"there is no file {path}")
-    with reading(path): yield from _READERS[table_format(path)](path, schema, keep, rows)
+    kind = table_format(path)
+    with reading(path): yield from _csv_parts(path, schema, keep, rows, dialect) if kind == "csv" else _READERS[kind](path, schema, keep, rows)
 
 # %% ../nbs/api/440_prediction.ipynb #902174ac
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?!$|\d*\.?\d*(?:[eE][+-]?\d+)?$)")
@@ -213,7 +223,7 @@ def predict_file(
         raise InvalidDeclaration(f"{output} is the file that is read: write the predictions to another")
     with _output(output, complete) as write, limited(1), warnings.catch_warnings(record=True) as caught: # the same bits with any number of cores
         warnings.simplefilter("always", UnusualInput)
-        for part, share in parts_of(source, model.schema, keep, rows):
+        for part, share in parts_of(source, model.schema, keep, rows, Dialect(**model.card.get("csv", {}))):
             write(_predicted(model, part, probabilities, keep, done))
             done += len(part)
             progress(done, share)

@@ -31,7 +31,7 @@ from .draft import declaration_text, estimator_text, imports_text, learner, list
 from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, Unwritable, first_line, listed
 from .exporting import Cell, cells_of, index_text, module_text, notebook_text
 from .roles import CATEGORY, GROUP, NUMBER, TIME, Proposal
-from .sources import FORMATS, csv_options, read_table, separator_told, table_format
+from .sources import FORMATS, USUAL, Dialect, csv_options, read_table, separator_told, table_format
 from .workspace import _umask, temporary_workspace
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def _tables_beside(path:Path) -> str:
 # %% ../nbs/api/459_project.ipynb #0023dcde
 def read_rows(
     path:Path, # a table: CSV (compressed too), Parquet or Feather
+    dialect:Dialect=USUAL, # how a CSV is written
 ) -> "pd.DataFrame":
     "All rows of a table to begin a project with. Raises `NotFound`, `InvalidDeclaration`, `InvalidData`."
     if re.match(r"\w+:/", str(path)): raise InvalidDeclaration(f"{path} is an address, and a project holds its own copy of the rows: fetch the file first")
     if not path.is_file(): raise NotFound(f"there is no file {path}. {_tables_beside(path)}")
     table_format(path)
-    rows = read_table(path)
+    rows = read_table(path, dialect=dialect)
     if odd := [name for name in rows.columns if not isinstance(name, str)]: raise InvalidData(f"column names must be text, and {odd[0]!r} of {path} is not")
     if not len(rows): raise InvalidData(f"{path} has a header and no rows")
     if len(rows.columns) < 2:
@@ -105,12 +106,13 @@ _LOOKED_AT = 10_000 # rows
 def lost_zeros(
     path:Path,           # a table
     rows:"pd.DataFrame", # what was read of it
+    dialect:Dialect=USUAL, # how a CSV is written
 ) -> dict[str, str]:     # column -> one of its cells, such as 01288
     "Columns of a CSV that are read as numbers, and have cells with zeros before them; looked for in its first rows. Other formats know what is text."
     import pandas as pd
     names = list(rows.select_dtypes("number").columns)
     if table_format(path) != "csv" or not names: return {}
-    texts = pd.read_csv(path, **csv_options(path), usecols=names, dtype="str", nrows=_LOOKED_AT)
+    texts = pd.read_csv(path, **csv_options(path, dialect), usecols=names, dtype="str", nrows=_LOOKED_AT)
     found = {name: texts[name][texts[name].str.strip().str.fullmatch(_CODE, na=False)] for name in names}
     return {name: cells.iloc[0].strip() for name, cells in found.items() if len(cells)}
 

@@ -18,7 +18,7 @@ from .columns import coded, is_birth_name, is_integer, is_key_name, is_text, is_
 from .dataset import Dataset
 from .errors import InvalidData, MlPkgError, UnknownName, did_you_mean, listed
 from .evaluation import Evaluation, folds
-from .sources import Frame
+from .sources import USUAL, Dialect, Frame
 from .spelling import spelt
 from .view import SAMPLE
 
@@ -175,6 +175,7 @@ class Proposal:
     cv: int = 5                 # number of folds
     holdout: float = 0.2        # share of the rows locked away
     codes: tuple[str, ...] = () # columns of a CSV that are read as text, though their cells look like numbers
+    dialect: Dialect = USUAL    # how a CSV is written
 
     def names(self, role:str) -> list[str]: return [name for name, found in self.roles.items() if found.role == role] # number, category, time, group, dropped or target
     @property
@@ -256,6 +257,7 @@ def propose(
     why:str,              # it is that one
     said:Mapping[str, str]={}, # column -> role, where it is known better than it can be inferred
     codes:Iterable[str]=(), # columns that were read as text, though their cells look like numbers
+    dialect:Dialect=USUAL,  # as which a CSV was read
 ) -> Proposal:
     "Roles that work together. Raises `UnknownName` for a column or a role that is not there, `InvalidData` for a table that nothing can be learnt from."
     if target not in rows.columns:
@@ -270,7 +272,7 @@ def propose(
     found = {name: (given | inferred)[name] for name in rows} | {target: Role(TARGET, why + _spelling(rows[target]))}
     _check_features(found, path)
     refused = None
-    for proposal in _weaker_and_weaker(Proposal(rows, path, found, codes=tuple(codes))):
+    for proposal in _weaker_and_weaker(Proposal(rows, path, found, codes=tuple(codes), dialect=dialect)):
         if kept and proposal.roles[kept] != given[kept]: continue # what somebody said is not given up
         try: return _tried(proposal)
         except MlPkgError as error: refused = error
