@@ -155,7 +155,7 @@ def dashboard(
     last, alarms = looks[-1].document, Looks(watch_folder(workspace, name)).alarms(Persistence())
     return {"name": name, "last": last, "words": _words(last), "open": opened_alarms(last), "scores": _scores(looks), "heat": _heat_map(looks[:-CELLS - 1:-1]),
             "traffic": _traffic(workspace, name, looks), "versions": _versions(looks),
-            "faults": last["faults"], "not_judged": last["not_judged"], "shadow": last["shadow"],
+            "classes": last.get("classes", []), "faults": last["faults"], "not_judged": last["not_judged"], "shadow": last["shadow"],
             "history": [{"time": event.time, "name": event.name, "change": event.change.value, "text": event.text, "version": event.version}
                 for event in reversed(alarms.history[-200:])]}
 

@@ -163,6 +163,10 @@ class Monitor:
         "How well it did on those that have a label."
         return _measure(self.model, seen, list(self.metrics), self.level)
 
+    def class_shares(self, labelled:Observed) -> tuple[ClassShare, ...]: # rows that have a label
+        "How many labels each class has among rows like those of training, and how many were to be expected; none where that cannot be told."
+        return _shares(self.model, labelled)
+
     def judged(
         self,
         scores:Mapping[str, Interval], # by metric
@@ -215,7 +219,7 @@ class Monitor:
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
         self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)),
             self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile,
-            window, seen, labelled, known, coverage, self.unwatched, _shares(self.model, labelled))
+            window, seen, labelled, known, coverage, self.unwatched, self.class_shares(labelled))
         return self._last
 
     def compared(

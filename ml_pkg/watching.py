@@ -39,7 +39,7 @@ from .shares import shares_of
 from .silence import HEARD, Pauses, Silence
 from .traffic import agreement, paired_answers
 from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
-from .window_report import THE_ESTIMATE, TRAFFIC, Findings, Judged
+from .window_report import THE_ESTIMATE, TRAFFIC, Findings, Judged, other_shares
 from .windows import Recent, WindowPolicy
 from .workspace import Workspace
 
@@ -176,7 +176,7 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
         "estimated": [each.to_dict() for each in findings.estimated], "abstained": findings.estimate.reason if isinstance(findings.estimate, Abstained) else "",
         "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(),
         "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean,
-        "trusted": findings.compared.trusted, "compared": str(findings.compared),
+        "trusted": findings.compared.trusted, "compared": str(findings.compared), "classes": [*map(str, other_shares(monitor.class_shares(labels.seen)))],
         "not_judged": {**monitor.unwatched, **_unread(looked)}})
 
 # %% ../nbs/api/698_watching.ipynb #4ab98683

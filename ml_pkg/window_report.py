@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', 'INPUTS_MOVED', 'FAULTY', 'THE_ESTIMATE',
-           'TRAFFIC', 'Worse', 'Judged', 'ClassShare', 'rows_behind', 'Findings', 'Report']
+           'TRAFFIC', 'Worse', 'Judged', 'ClassShare', 'rows_behind', 'Findings', 'Report', 'other_shares']
 
 # %% ../nbs/api/691_window_report.ipynb #d031bca9
 import math
@@ -84,7 +84,7 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]: return {"metric": self.metric, "score": self.score._asdict(), "training": self.training._asdict(), "tolerance": self.tolerance, "rows": self.rows, "verdict": self.verdict}
 
-_MATTERS, _SURE = 0.02, 3 # as shares; in standard deviations, which are rather too wide
+_MATTERS, _SURE = 0.02, 4 # as shares; in standard deviations: of a window a day, three would be a false word or two in a year
 
 @dataclass(frozen=True)
 class ClassShare:
@@ -286,9 +286,11 @@ def _coverage(report:Report) -> list[str]:
     ages = [f"{row.labelled:.0%} at {whole_units(row.Index)}" for row in report.coverage.itertuples()]
     return [f"labels by the age of predictions: {', '.join(ages)}"] if ages else []
 
-def _other_shares(report:Report) -> list[ClassShare]:
-    "Those that are to be told: of two classes one says all."
-    told = report.shares[1:] if len(report.shares) == 2 else report.shares
+def other_shares(
+    shares:Sequence[ClassShare], # of all classes
+) -> list[ClassShare]:
+    "Those that are not as was to be expected, and are to be told: of two classes one says all."
+    told = shares[1:] if len(shares) == 2 else shares
     return [each for each in told if each.is_other]
 
 def _parts(report:Report) -> dict[str, list[str]]:
@@ -297,7 +299,7 @@ def _parts(report:Report) -> dict[str, list[str]]:
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
         *([str(report.compared)] if report.measured and report.estimated else [])]
-    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *map(str, _other_shares(report)), report.labels, *_coverage(report)],
+    return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *map(str, other_shares(report.shares)), report.labels, *_coverage(report)],
             "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
 
