@@ -111,11 +111,19 @@ def refused_row(
     ask:Callable[[Any], Any], # what refused these rows
     rows:Any,                 # a frame or an array, shape (n_rows, n_columns), with at least one row
 ) -> int | None:              # its place; None if the rows are refused only together
-    "The first row that is refused by itself, or among the rows beside it."
-    if len(rows) == 1: return 0
-    middle = len(rows) // 2
-    for start, stop in ((0, middle), (middle, len(rows))):
-        part = _part(rows, start, stop)
-        try: ask(part)
-        except REFUSALS: return None if (place := refused_row(ask, part)) is None else start + place
+    "The first row that is refused by itself, found by halves; of many rows that are refused together, in various parts of a table, the search is given up."
+    waiting = [(0, len(rows))] # parts that are known to be refused, the first one last
+    for _ in range(_MOST_HALVED):
+        if not waiting: return None
+        start, stop = waiting.pop()
+        if stop - start == 1: return start
+        middle = (start + stop) // 2
+        waiting += [part for part in ((middle, stop), (start, middle)) if _is_refused(ask, _part(rows, *part))]
     return None
+
+_MOST_HALVED = 100 # parts
+
+def _is_refused(ask:Callable, rows:Any) -> bool:
+    try: ask(rows)
+    except REFUSALS: return True
+    return False

@@ -95,7 +95,7 @@ def new(
     "Make a project of your own: notebooks, package, tests and CI around one experiment on your table."
     from ml_pkg.project import check_name, check_place, codes_among, lost_zeros, new_project, read_rows, told_zeros
     from ml_pkg.roles import likely_target, propose
-    from ml_pkg.sources import USUAL, likely_dialect, read_table, unusual
+    from ml_pkg.sources import USUAL, likely_dialect, read_table, unclear_numbers, unusual
     check_name(name)
     check_place(folder.absolute() / name)
     dialect = likely_dialect(Path(table)) if Path(table).is_file() else USUAL
@@ -107,7 +107,9 @@ def new(
         return propose(read_table(table, codes, dialect) if codes else rows, table, target, why, said, codes, dialect)
     proposal = proposed(*((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
+    unclear = {name: cell for name, cell in unclear_numbers(Path(table), dialect).items() if name in proposal.roles and proposal.roles[name].role != "dropped"}
     remarks = [f"it seems to be written with {', '.join(f'{name}={value!r}' for name, value in odd.items())}, and is declared so"] if (odd := unusual(dialect)) else []
+    remarks += [f"'{name}' has cells such as {cell}, in which the mark may stand between thousands; it is taken for {'the' if dialect.decimal in cell else 'no'} decimal mark here. If that is wrong, declare decimal= otherwise, or write such numbers without it" for name, cell in unclear.items()]
     for remark in [*remarks, *told_zeros(lost, proposal)]: print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(proposed, proposal, said, bool(target), folder.absolute() / name)

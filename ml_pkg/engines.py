@@ -214,6 +214,7 @@ def shortest_way(
     "The first way that gives what the plain one gives, refusals included; the plain one if none does."
     plain = Way("plain", False, _plainly(model.estimator))
     expected = [_outcome(plain, columns) for columns in trials]
+    if all(found is None for found in expected): return plain # nothing tells whether another way is right
     for way in _ways(model):
         with warnings.catch_warnings(), suppress(Exception): # whatever goes wrong, it is not this way
             warnings.simplefilter("ignore")
@@ -222,6 +223,15 @@ def shortest_way(
     return plain
 
 # %% ../nbs/api/478_engines.ipynb #30008d4a
+def _check_it_answers(model:Model, trial:Columns) -> None:
+    "Raise what an estimator says if it answers no row at all, and not since it refuses them as rows (ValueError): it must not take the place of one that answers."
+    plain = Way("plain", False, _plainly(model.estimator))
+    rows, errors = _rows(trial, plain), []
+    for place in range(trial.rows):
+        try: return in_blocks(plain.ask, rows.iloc[[place]]) and None
+        except REFUSALS as error: errors.append(error)
+    if errors and not any(isinstance(error, ValueError) for error in errors): raise errors[0]
+
 class DirectEngine:
     "A model as it is. Its answers have the bits of `Model.predict` and `Model.predict_proba`."
     name = "direct"
@@ -231,6 +241,7 @@ class DirectEngine:
         self.form = AnswerForm(model.estimator, self.targets)
         with warnings.catch_warnings(action="ignore"): # of rows that are odd on purpose
             trials = list(all_trials(model))
+            if trials: _check_it_answers(model, trials[0])
             self.way = shortest_way(model, trials)
             self.batches_freely = bool(trials) and _batches_freely(self.way, trials[0])
 

@@ -15,7 +15,7 @@ from .estimators import has_given_rows, seeded
 from .persistence import Joblib, Pickle, Skops
 from .provenance import packages
 from .run import Run
-from .sources import USUAL, unusual
+from .sources import File, unusual
 from .store import now
 from .threads import limited, limited_everywhere
 
@@ -130,7 +130,7 @@ def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]
 
 def _csv_of(source:Any) -> dict[str, Any]:
     "How the CSV is written that it has learnt from, if that is otherwise than usual: what it is asked about is read likewise."
-    odd = unusual(getattr(source, "dialect", USUAL))
+    odd = unusual(source.dialect) if isinstance(source, File) else {}
     return {"csv": odd} if odd else {}
 
 def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]

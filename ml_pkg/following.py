@@ -96,4 +96,5 @@ class Following:
         if known == self._told: return
         log.warning(said)
         self.failed()
-        self.service.trouble, self._told = f"another version is to answer, and cannot ({type(error).__name__}): the server's log says why", known # which may name files; this is shown to whoever asks
+        what = "another version is to answer, and cannot" if self._failed else "what is to answer cannot be found out"
+        self.service.trouble, self._told = f"{what} ({type(error).__name__}): the server's log says why", known # which may name files; this is shown to whoever asks

@@ -71,7 +71,7 @@ def _narrowed(before:Column, column:Column, model:Model) -> str:
     "What a model no longer takes in a column; nothing if it takes all."
     values = _sent(before)
     unfit = [value for value in values if not _fits([value], column)]
-    if unfit: return f"'{column.name}' was {before.kind} and is {column.kind}, and {unfit[0]!r} does not fit any more"
+    if unfit: return f"'{column.name}' was {before.kind} and is {'text that tells a time' if column.times else column.kind}, and {unfit[0]!r} does not fit any more"
     refused = _refused(model, column, _unmet(before, column))
     if unknown := [value for value in refused if value is not None]:
         return f"'{column.name}' no longer knows {listed(map(repr, unknown), 5)}, and such rows are refused"

@@ -147,7 +147,7 @@ def _is_float(values:Sequence, types:set) -> bool:
 def _is_integer(values:Sequence, types:set) -> bool: return types == {int} and min(values) >= -EXACT and max(values) <= EXACT
 def _is_boolean(values:Sequence, types:set) -> bool: return types == {bool}
 def _is_string(values:Sequence, types:set) -> bool: return types <= {str, type(None)} and str in types
-def _is_time(values:Sequence, types:set) -> bool: return types == {str} and all(map(is_time, values))
+def _is_time(values:Sequence, types:set) -> bool: return _is_string(values, types) and all(value is None or is_time(value) for value in values)
 
 # %% ../nbs/api/476_json_rows.ipynb #e73c9d19
 def _checked(column:Column) -> Callable[[Sequence, set], bool]:

@@ -23,7 +23,7 @@ import pandas as pd
 from .errors import InvalidData, InvalidDeclaration, InvalidInput, NotFound, did_you_mean
 from .model import Model, UnusualInput, probability_name
 from .schema import EXACT, Column, Schema, conform, frame_of_arrow
-from .sources import USUAL, Dialect, check_header, csv_options, has_blank_lines, reading, separator_told, table_format
+from .sources import USUAL, Dialect, check_header, csv_options, has_blank_lines, is_utf8, reading, separator_told, table_format
 from .threads import limited
 from .workspace import written_whole
 
@@ -71,12 +71,21 @@ def _as_written(path:Path, options:dict[str, Any], names:list[str], rows:int) ->
     with pd.read_csv(path, **as_text, usecols=names, chunksize=rows) as parts: yield (part.rename(columns=Written) for part in parts)
 
 def _options_for(path:Path, schema:Schema, dialect:Dialect) -> dict[str, Any]:
-    "How a CSV is read: as that was which the model has learnt from; in UTF-8, or as most are, if only then it has the columns."
-    learnt, *others = (csv_options(path, each) for each in dict.fromkeys((dialect, replace(dialect, encoding="utf-8"), USUAL)))
+    "How a CSV is read: as that was which the model has learnt from, but in UTF-8 if it is; as most are, if only then it has the columns."
+    if dialect != USUAL and is_utf8(path): dialect = replace(dialect, encoding="utf-8") # which no text in another encoding looks like
+    learnt, *others = (csv_options(path, each) for each in dict.fromkeys((dialect, USUAL)))
     def fits(options:dict[str, Any]) -> bool:
         try: return set(schema.names) <= set(check_header(path, options["sep"], options["encoding"]))
         except (InvalidData, UnicodeError, pd.errors.ParserError): return False # which is told of the first
     return learnt if not others or fits(learnt) else next(filter(fits, others), learnt)
+
+def _refuse_points(part:pd.DataFrame, schema:Schema, first_row:int) -> None:
+    "Raise for a point in a number of a table with decimal commas: in 1.000 it stands between thousands, and a float would be 1."
+    for column in schema.columns:
+        if column.kind not in ("integer", "float") or pd.api.types.is_numeric_dtype(part[column.name].dtype): continue
+        odd = part[column.name].astype("str").str.contains(".", regex=False).fillna(False).to_numpy(bool)
+        if odd.any():
+            raise InvalidInput(f"column '{column.name}', row {first_row + int(odd.argmax())}: {part[column.name].iloc[int(odd.argmax())]!r} is no number where commas stand before decimals, as in the table that the model has learnt from. Write it without a mark between thousands")
 
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Dialect=USUAL) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
@@ -90,7 +99,11 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Diale
     with (path.open("rb") if plain else nullcontext(path)) as file, \
          pd.read_csv(file, **options, dtype={**dict.fromkeys(set(keep) - set(schema.names), "str"), **_text_columns(schema)}, chunksize=rows) as parts, \
          _as_written(path, options, [name for name in keep if name in schema.names], rows) as texts:
-        for part, text in zip(parts, texts, strict=False): yield pd.concat([part, text], axis=1) if len(text.columns) else part, 0.0 if isinstance(file, Path) else file.tell() / size
+        done = 0
+        for part, text in zip(parts, texts, strict=False):
+            if options["decimal"] == ",": _refuse_points(part, schema, done)
+            done += len(part)
+            yield pd.concat([part, text], axis=1) if len(text.columns) else part, 0.0 if isinstance(file, Path) else file.tell() / size
 
 # %% ../nbs/api/440_prediction.ipynb #660dc2fa
 def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:

@@ -104,10 +104,10 @@ class Column:
 
     @functools.cached_property
     def far(self) -> tuple[float, float] | None:
-        "Numbers below the first or above the second lie further from all of training than these lie apart; None for what is no number."
+        "Numbers below the first or above the second lie further from all of training than these lie apart; None for what is no number, or was the same everywhere."
         if self.kind not in ("integer", "float") or not isinstance(self.low, (int, float)) or not isinstance(self.high, (int, float)): return None
         apart = self.high - self.low
-        return (self.low - apart, self.high + apart) if math.isfinite(apart) else None
+        return (self.low - apart, self.high + apart) if 0 < apart < math.inf else None
 
 # %% ../nbs/api/080_schema.ipynb #c980d202
 FEW_VALUES = 100 # text with at most so many distinct values is remembered value by value
@@ -150,23 +150,27 @@ def _learn_column(series:pd.Series) -> Column:
     if kind == "other" and pd.api.types.infer_dtype(series, skipna=True) == "string": kind = "text"
     values = tuple(_plain(value) for value in series.cat.categories) if kind == "category" else _few_values(series) if kind == "text" else None
     spans = kind in ("integer", "float", "datetime") and first is not None
-    times = kind == "text" and first is not None and _are_times(series[~missing])
-    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=None if times else values, times=times,
+    times = kind == "text" and first is not None and is_time(first) and bool(_are_times(series[~missing]).all())
+    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=values, times=times,
         of=str(series.cat.categories.dtype) if kind == "category" else None,
         ordered=bool(kind == "category" and series.cat.ordered), low=_plain(series.min()) if spans else None,
         high=_plain(series.max()) if spans else None, example=None if first is None else _plain(first))
     if kind == "category": _check_kept(series.cat.categories, column)
     return column
 
-_TIME = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d+)?)?)?(Z|[+-]\d\d:?\d\d)?") # in ISO 8601, such as 2026-01-31 or 2026-01-31T14:00+01:00
+_TIME = r"\s*[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]+)?)?(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?\s*" # such as 2026-01-31 or 2026-01-31T14:00+01:00
+_TIMES = re.compile(_TIME)
 
 def is_time(
     text:str, # of a cell, or of a request
 ) -> bool:
-    "Whether it is a time as ISO 8601 writes it, with dashes between year, month and day."
-    return bool(_TIME.fullmatch(text))
+    "Whether it is written as ISO 8601 writes a time, with dashes between year, month and day."
+    return bool(_TIMES.fullmatch(text))
 
-def _are_times(texts:pd.Series) -> bool: return is_time(texts.iloc[0]) and all(map(is_time, texts))
+def _are_times(texts:pd.Series) -> np.ndarray:
+    "Which texts are; what is no text is not."
+    if isinstance(texts.dtype, pd.StringDtype): return texts.str.fullmatch(_TIME).fillna(False).to_numpy(bool)
+    return np.array([isinstance(text, str) and is_time(text) for text in texts], dtype=bool)
 
 def _few_values(series:pd.Series) -> tuple | None:
     "The distinct values of text, sorted; None if they are many, which the first rows often tell."
@@ -433,7 +437,7 @@ def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
 # %% ../nbs/api/080_schema.ipynb #57c0399b
 def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "A column that has the dtype already is taken as it is, if the dtype says all: one of objects or categories does not."
-    if column.times: _refuse(series, [isinstance(value, str) and not is_time(value) for value in series], column, first_row, expected="a time in ISO 8601")
+    if column.times: _refuse(series, ~_are_times(series) & ~series.isna().to_numpy(), column, first_row, expected="a time in ISO 8601")
     if str(series.dtype) == column.dtype and column.dtype != "object" and column.kind not in ("category", "other"): return series
     return _CONVERTERS[column.kind](_values(series), column, first_row)
 
@@ -442,7 +446,9 @@ def _unseen(series:pd.Series, column:Column) -> int:
     if column.kind == "category": return int((series.cat.codes >= len(column.values or ())).sum())
     return int((~series.isin(column.values) & series.notna()).sum())
 
-def _beyond(numbers:pd.Series, low:float, high:float) -> int: return int(((numbers < low) | (numbers > high)).sum())
+def _beyond(series:pd.Series, low:float, high:float) -> int:
+    numbers = series.to_numpy("float64", na_value=np.nan) # of whatever kind they are: a limit may be none of that
+    return int(((numbers < low) | (numbers > high)).sum())
 
 # %% ../nbs/api/080_schema.ipynb #5b95bf20
 def conform(
