@@ -107,9 +107,8 @@ def new(
         return propose(read_table(table, codes, dialect) if codes else rows, table, target, why, said, codes, dialect)
     proposal = proposed(*((target, "you said so") if target else likely_target(rows, name)), said)
     if not as_json: _show(proposal)
-    unclear = {name: cell for name, cell in unclear_numbers(Path(table), dialect).items() if name in proposal.roles and proposal.roles[name].role != "dropped"}
     remarks = [f"it seems to be written with {', '.join(f'{name}={value!r}' for name, value in odd.items())}, and is declared so"] if (odd := unusual(dialect)) else []
-    remarks += [f"'{name}' has cells such as {cell}, in which the mark may stand between thousands; it is taken for {'the' if dialect.decimal in cell else 'no'} decimal mark here. If that is wrong, declare decimal= otherwise, or write such numbers without it" for name, cell in unclear.items()]
+    remarks += [f"'{name}' has cells such as {cell}, in which the mark may stand between thousands. It is read as {'a decimal mark' if dialect.decimal in cell else 'text'}; if thousands are meant, write such numbers without it" for name, cell in unclear_numbers(Path(table), dialect).items()]
     for remark in [*remarks, *told_zeros(lost, proposal)]: print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(proposed, proposal, said, bool(target), folder.absolute() / name)
