@@ -108,7 +108,7 @@ def _short(content:str) -> str: return content if len(content) < 100 else conten
 # %% ../nbs/api/270_explanation.ipynb #fd13282f
 FIRST = "no earlier run had this step"
 NOTHING = "nothing differs"
-UNKEPT = f"{NOTHING}: its result is not kept any more, could not be kept (a warning said so then), or was not looked for (NoCheckpoints)"
+UNKEPT = f"{NOTHING}: its result is not kept any more, could not be kept (a warning said so then), was not worth its bytes, or was not looked for (NoCheckpoints)"
 CHEAP = f"{NOTHING}: to keep its result would hardly have been quicker than to compute it again"
 QUICK = 0.05 # seconds; a step that takes less is seldom worth keeping
 

@@ -95,7 +95,7 @@ def _score(metrics:dict[str, Callable], whole:Callable, answers:_Answers, reache
     for name, scorer in metrics.items():
         try: scores[name] = value(scorer)
         except Exception as error: # whatever a metric of somebody's own raises
-            said = error if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
+            said = str(error if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}").replace(_Answers.__name__, type(answers.estimator).__name__) # whom it stands for
             raise InvalidDeclaration(f"the metric '{name}' cannot score what {type(answers.estimator).__name__} predicts: {said}{_which_counts(name, scorer, y)}") from error
     return scores
 

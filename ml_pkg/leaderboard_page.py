@@ -178,7 +178,7 @@ def _stars_and_fits(connection:sqlite3.Connection, runs:Sequence[str]) -> dict[s
 # %% ../nbs/api/466_leaderboard_page.ipynb #53324b12
 LINES = 100 # variants of a leaderboard that are shown
 
-_HOW = {True: "Intervals at 95%, from rows drawn at random.", False: "Intervals and marks at 95%, told from the folds. Drawing rows would tell more variants apart. compare(…) in a notebook and ml_pkg leaderboard do so where the rows are still what they were and stand in no order of time, and where the metric follows from predictions."}
+_HOW = {True: "Intervals at 95%, from rows drawn at random; rows of one group are drawn together.", False: "Intervals and marks at 95%, told from the folds. Drawing rows would tell more variants apart. compare(…) in a notebook and ml_pkg leaderboard do so where the rows are still what they were and stand in no order of time, and where the metric follows from predictions."}
 
 def _varied(connection:sqlite3.Connection, contest:_Contest, limit:int) -> dict[int, str]:
     "By place, the parameters that are not those of the baseline, and what tells the best ones apart, however many of them are shown."

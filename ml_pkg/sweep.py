@@ -162,10 +162,10 @@ class Sweep(Sequence["Experiment"]):
         "These variants and others, without those that are there already."
         if not isinstance(other, Sweep) and not hasattr(other, "estimator"):
             raise InvalidDeclaration(f"a sweep takes experiments and sweeps beside its variants, and not {_in_short(other)}")
-        if not isinstance(other, Sweep): other = Sweep((Variant(name_beside(self.variants[0].experiment, other) if len(self) else other.name, other),))
+        if not isinstance(other, Sweep): other = Sweep((Variant(_name_among(self.variants, other), other),))
         return _distinct([*self.variants, *(_among(self.variants, each) for each in other.variants)])
 
-    def __radd__(self, other:"Experiment|int") -> "Sweep": return self if isinstance(other, int) else Sweep((Variant(other.name, other),)) + self
+    def __radd__(self, other:"Experiment|int") -> "Sweep": return self if isinstance(other, int) else Sweep((Variant(_name_alone(other), other),)) + self
 
     def filter(
         self,
@@ -294,7 +294,9 @@ def _name_of(experiment:"Experiment", otherwise:str, varied:"Experiment") -> str
     if _key_of(experiment) == id(experiment): return otherwise # it has no key, so what differs cannot be told
     told, changed = _all_told(declared, experiment), _all_told(varied, experiment)
     had = {word for word, part in _all_told(declared, varied).items() if part in ("dataset", "evaluation") and word not in changed}
-    return _joined(*([word for word in told if word not in had] or told))
+    new = tuple(f"{word.removeprefix('with ')}__" for word in told if word.startswith("with "))
+    within = [word for word in changed if word not in told and word.startswith(new)] if new else [] # of a step that the declaration has not
+    return _joined(*([word for word in told if word not in had] or told), *within)
 
 def _count(count:Any) -> int:
     "How many variants. Raises `InvalidDeclaration` for what is no number of them."
@@ -306,6 +308,19 @@ def _among(variants:Sequence[Variant], other:Variant) -> Variant:
     "A variant under a name that says which declaration it goes back to, if that is another one than that of the variants."
     own = other.experiment.name
     return other if not variants or variants[0].experiment.name == own or other.name.startswith(own) else Variant(_joined(own, other.name), other.experiment)
+
+def _name_alone(experiment:"Experiment") -> str:
+    "What to call the first of several: a variation by what it varies, and not by the name of what it varied."
+    declared = experiment.namesake
+    told = () if declared is experiment else _all_told(declared, experiment)
+    return _joined(*told) if told else experiment.name
+
+def _name_among(variants:Sequence[Variant], other:"Experiment") -> str:
+    "What to call a further one: by what it has otherwise than the declaration that the first goes back to. That itself has its own name."
+    if not variants: return _name_alone(other)
+    declared = variants[0].experiment.namesake
+    told = _joined(*_all_told(declared, other))
+    return other.name if told == AS_DECLARED and variants[0].experiment is not declared else told
 
 def _joined(*names:str) -> str: return ", ".join(name for name in names if name != AS_DECLARED) or AS_DECLARED
 
@@ -390,7 +405,7 @@ def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment"
 
 # %% ../nbs/api/382_sweep.ipynb #663d8d47
 def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[str, Sequence]) -> Variant:
-    labels = [_label(name, value, axes[name]) for name, value in changes.items() if not _is(value, _current(experiment, name))]
+    labels = [_label(name, value, [*axes[name], _current(experiment, name)]) for name, value in changes.items() if not _is(value, _current(experiment, name))]
     changed = _changed(experiment, changes)
     return Variant(_joined(*labels) if experiment.varied_from is None else _name_of(changed, _joined(*labels), experiment), changed) # what a variation has is not what was declared
 
