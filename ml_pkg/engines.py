@@ -226,11 +226,13 @@ def shortest_way(
 def _check_it_answers(model:Model, trial:Columns) -> None:
     "Raise what an estimator says if it answers no row at all, and not since it refuses them as rows (ValueError): it must not take the place of one that answers."
     plain = Way("plain", False, _plainly(model.estimator))
-    rows, errors = _rows(trial, plain), []
+    rows, broken = _rows(trial, plain), None
     for place in range(trial.rows):
-        try: return in_blocks(plain.ask, rows.iloc[[place]]) and None
-        except REFUSALS as error: errors.append(error)
-    if errors and not any(isinstance(error, ValueError) for error in errors): raise errors[0]
+        try: in_blocks(plain.ask, rows.iloc[[place]])
+        except ValueError: return
+        except REFUSALS as error: broken = broken or error
+        else: return
+    if broken: raise broken
 
 class DirectEngine:
     "A model as it is. Its answers have the bits of `Model.predict` and `Model.predict_proba`."
