@@ -107,22 +107,20 @@ def traffic(
     "Compare the versions of a model, and its shadow, on the requests that came: how many, how fast, how often right."
     from ml_pkg.errors import NotFound
     from ml_pkg.logged_predictions import moment_of, stray_labels, strays_told
-    from ml_pkg.traffic import agreement, by_version, gained, paired_answers
+    from ml_pkg.traffic import by_version, paired_answers, shadow_facts, shadow_told
     from ml_pkg.workspace import Workspace
     workspace, span = Workspace.current(), tuple(moment and moment_of(moment) for moment in (since, until)) # one moment, however often it is asked for
     found = by_version(workspace, name, *span)
-    try: alike, gain = agreement(both := paired_answers(workspace, name, *span)), gained(both)
-    except NotFound: alike, gain, both = None, None, ()
+    try: both = paired_answers(workspace, name, *span)
+    except NotFound: both = None
     lost = 0 if any(span) else stray_labels(name, workspace) # of the whole log
     if as_json:
         return print_json({"labels_without_row": lost, "versions": json.loads(found.to_json(orient="records", date_format="iso")),
-            "shadow": alike and {"rows": len(both), **alike._asdict(), "gained": gain and gain._asdict()}})
+            "shadow": None if both is None else shadow_facts(both)})
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if lost: print(f"\n{strays_told(lost)}")
     if (found["labelled"][found["role"] != "shadow"] > 0).sum() > 1: print(f"\n{_OF_OTHER_ROWS}")
-    if alike: print(f"\nthe shadow answered {len(both):,} rows, {alike.mean:.1%} of them as production did ({alike.low:.1%} to {alike.high:.1%})")
-    if gain:
-        print(f"where labels are known, its share of right answers differs from production's by {gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, on the same rows)")
+    if both is not None: print("", *shadow_told(both), sep="\n")
 
 _OF_OTHER_ROWS = "each version is judged on the rows of its own time, so what is harder by now counts against the later one. On the same rows a shadow is compared (ml_pkg serve --shadow), and a candidate by the gate InTraffic"
 

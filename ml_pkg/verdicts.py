@@ -145,7 +145,7 @@ def _verdict(low:float, high:float, tolerance:float, alarm:bool) -> str: return 
 def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alarm:np.ndarray, alarms:int) -> list[Verdict]:
     effects = questions.effects
     low, high, needed, least = lower(bets, share, level, alarms), upper(effects), rows_needed(effects, questions.tolerance), least_told(effects)
-    return [Verdict(name, questions.kind, _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])), float(effects.value[place]),
+    return [Verdict(name, questions.kind, _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])), float(effects.value[place]) if effects.rows[place] else math.nan,
         float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]),
         float(bets.log_gain[place]), float(least[place]))
         for place, name in enumerate(questions.names) for limits in [(low[place], high[place], questions.tolerance[place])]]
@@ -153,7 +153,7 @@ def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alar
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:
     low = found.lower(float(asked_of(np.array(share), watch.of_each)) - math.log(max(1, alarms)))
     effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared + 1) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
-    return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value, low, found.high,
+    return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, _verdict(low, found.high, watch.dependence, alarm), found.value if effects.rows[0] else math.nan, low, found.high,
         watch.dependence, CORRELATION, int(effects.rows[0]),
         float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain, float(least_told(effects).max()))
 

@@ -37,7 +37,7 @@ from .reference import Baseline, ReferenceProfile, Window
 from .responses import responses
 from .shares import shares_of
 from .silence import HEARD, Pauses, Silence
-from .traffic import agreement, paired_answers
+from .traffic import paired_answers, shadow_facts, shadow_told
 from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
 from .window_report import THE_ESTIMATE, TRAFFIC, Findings, Judged, other_shares
 from .windows import Recent, WindowPolicy
@@ -161,11 +161,11 @@ def _all_shares(counted:_Counted) -> dict[str, dict]:
     both = {SHIFT: (counted.profile.inputs, counted.window.inputs), ANSWER: (counted.profile.answers, counted.window.answers)}
     return {thing_name(name, kind): shares_of(baseline, sketch, name).to_dict() for kind, (baseline, sketch) in both.items() for name in baseline.bins.names}
 
-def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, float|str]|None:
-    "How many rows of the window a candidate answered as well, and what share of them alike."
+def _shadow(workspace:Workspace, name:str, since:Moment, until:Moment) -> dict[str, Any]|None:
+    "How many rows of the window a candidate answered as well, and how they compare."
     try: both = paired_answers(workspace, name, since, until)
     except NotFound: return None
-    return {"rows": len(both), "version": str(both["shadow"].iloc[-1]), **agreement(both)._asdict()}
+    return {"rows": len(both), "version": str(both["shadow"].iloc[-1]), **shadow_facts(both), "text": "; ".join(shadow_told(both))}
 
 def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mapping[str, Any]) -> dict[str, Any]:
     "All of it, as JSON can hold it."

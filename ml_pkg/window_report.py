@@ -298,7 +298,7 @@ def _parts(report:Report) -> dict[str, list[str]]:
     moved = [each for each in report.check.verdicts if each.verdict != OK]
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
-        *([str(report.compared)] if report.measured and report.estimated else [])]
+        *([str(report.compared)] if report.measured and (report.estimated or report.compared.trusted is False) else [])]
     return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *map(str, other_shares(report.shares)), report.labels, *_coverage(report)],
             "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}

@@ -37,7 +37,7 @@ def test_the_story_is_told(chromium:Any, site:Site):
         followed(tab, tab.get_by_role("link", name="buyers"))
         text = tab.inner_text("main")
         assert "answers have moved" in tab.inner_text("h1") and "town: unseen" in tab.inner_text("[role=status]")
-        assert "7 were refusals and 2 were failures" in text and "Version 7 answered 800 rows" in text and "100.0% of them alike" in text
+        assert "7 were refusals and 2 were failures" in text and "Version 7 answered beside it in this window: the shadow answered 800 rows, 100.0% of them as production did" in text
         assert tab.locator("figure svg .curve.measured").count() == 2 and tab.locator("figure svg .curve.estimated").count() == 2 and tab.locator("svg .curve.failed").count() == 1
         cells = tab.locator("table.heat tr", has=tab.get_by_role("link", name="age", exact=True)).locator("td")
         assert cells.count() == 14 and [cell.inner_text().strip() == "●" for cell in cells.all()] == [True] * 4 + [False] * 10
