@@ -6,6 +6,7 @@
 __all__ = ['SHOWN', 'CELLS', 'ROWS', 'MARKS', 'watched_names', 'watched', 'Cell', 'dashboard', 'thing_page']
 
 # %% ../nbs/api/700_dashboard.ipynb #af04016f
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .alarms import Persistence
-from .charts import Curve, Point, share_chart, time_chart
+from .charts import Curve, Level, Point, share_chart, time_chart
 from .display import counted
 from .errors import NotFound, UnknownName, did_you_mean
 from .intervals import Interval
@@ -72,11 +73,18 @@ def _measured(looks:Sequence[Look], metric:str) -> Curve:
     return Curve("measured", [Point(time, score, _said(metric, score, "measured", time)) for until, score in known.items() for time in [pd.Timestamp(until)]])
 
 # %% ../nbs/api/700_dashboard.ipynb #a46a2c58
+def _levels(looks:Sequence[Look], metric:str) -> list[Level]:
+    "The score at training of each version, for as long as it answered."
+    known = [(look, each["training"]["score"]) for look in looks for kind in ("estimated", "measured") for each in look.document[kind] if each["metric"] == metric]
+    spans = [(score, [look for look, _ in some]) for score, some in itertools.groupby(known, key=lambda pair: pair[1])]
+    starts = [None, *(some[0].end for _, some in spans[1:])]
+    return [Level(score, f"at training {score:.3f}", since, until) for (score, _), since, until in zip(spans, starts, [*starts[1:], None], strict=True)]
+
 def _scores(looks:Sequence[Look]) -> list[dict]:
     "For each metric its picture, and what there is to say."
     training = {each["metric"]: each["training"]["score"] for look in looks for kind in ("estimated", "measured") for each in look.document[kind]}
     return [{"metric": metric, "training": score,
-             "chart": time_chart(metric, [_estimated(looks, metric), _measured(looks, metric)], [(score, f"at training {score:.3f}")]),
+             "chart": time_chart(metric, [_estimated(looks, metric), _measured(looks, metric)], _levels(looks, metric)),
              "measured": _last(looks, "measured", metric), "estimated": _last(looks, "estimated", metric)} for metric, score in training.items()]
 
 def _last(looks:Sequence[Look], kind:str, metric:str) -> dict|None:
@@ -189,5 +197,5 @@ def thing_page(
     return {"name": name, "thing": thing, "look": look.document, "shares": list(zip(*shares.values(), strict=True)) if shares else [],
             "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"]) if shares else "",
             "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves],
-                [(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
+                [Level(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
             "verdict": verdict, "ends": [each.document["end"] for each in reversed(looks[-CELLS:])]}

@@ -40,8 +40,8 @@ class WatchGauges:
     def _show(self, found:Mapping[str, Any]) -> None:
         model = found["model"]
         for each in found["verdicts"]:
-            if each["kind"] == "dependence" or each["effect"] is None or not each["tolerance"]: continue
-            self._moved.labels(model, thing_name(each["name"], each["kind"])).set(each["effect"] / each["tolerance"] if each["rows"] else math.nan) # of no rows, nothing is known
+            if each["kind"] == "dependence" or not each["tolerance"]: continue
+            self._moved.labels(model, thing_name(each["name"], each["kind"])).set(each["effect"] / each["tolerance"] if each["rows"] and each["effect"] is not None else math.nan) # of no rows, nothing is known
         for thing in self._open - found["open"].keys(): self._alarm.labels(model, thing).set(0)
         for thing in found["open"]: self._alarm.labels(model, thing).set(1)
         self._open |= found["open"].keys()
