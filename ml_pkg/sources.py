@@ -432,8 +432,11 @@ def _likely_encoding(path:Path) -> str:
     if (encoding := _BOMS.get(head[:2])) is not None: return encoding
     return "cp1252" if _line_of(path) and b"\0" not in head else "utf-8"
 
-def _first_lines(path:Path, encoding:str) -> list[str]:
-    with path.open(encoding=encoding, errors="replace") as file: return list(itertools.islice(file, _LOOKED_AT))
+def _first_rows(path:Path, encoding:str, separator:str, most:int=_LOOKED_AT) -> list[list[str]]:
+    "Cells of the first lines, blank ones left out; nothing of what Python's reader does not take, such as a cell as long as a book."
+    with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, errors="replace") as file, suppress(csv.Error):
+        return [row for row in csv.reader(itertools.islice(file, most), delimiter=separator) if row]
+    return []
 
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([.,]\d{3})+") # 18.582 may be either
 
@@ -443,9 +446,8 @@ def likely_dialect(
     "How a CSV seems to be written, by its bytes and first lines; as most are, where nothing says otherwise, and where it is compressed."
     if path.suffix.lower() not in (".csv", ".tsv"): return USUAL
     encoding, usual = _likely_encoding(path), csv_options(path)["sep"]
-    lines = _first_lines(path, encoding)
-    mark = max(f"{usual};\t|,", key=lambda mark: max(map(len, csv.reader(lines[:1], delimiter=mark)), default=0)) # a name may have commas in quotes
-    cells = [cell.strip() for row in csv.reader(lines[1:], delimiter=mark) for cell in row if not _THOUSANDS.fullmatch(cell.strip())]
+    mark = max(f"{usual};\t|,", key=lambda mark: max(map(len, _first_rows(path, encoding, mark, 1)), default=0)) # a name may have commas in quotes
+    cells = [cell.strip() for row in _first_rows(path, encoding, mark)[1:] for cell in row if not _THOUSANDS.fullmatch(cell.strip())]
     def counted(point:str) -> int: return sum(bool(re.fullmatch(rf"[+-]?\d+{point}\d+", cell)) for cell in cells)
     return Dialect("" if mark == usual else mark, "," if mark != "," and counted(",") > counted(r"\.") else ".", encoding)
 
@@ -455,6 +457,7 @@ def unclear_numbers(
 ) -> dict[str, str]: # column -> one of its cells, such as 18.582
     "Columns of a CSV in which a mark may stand before decimals or between thousands, by its first lines; nothing of what is written as most are, or compressed."
     if dialect == USUAL or path.suffix.lower() not in (".csv", ".tsv"): return {}
-    header, *rows = csv.reader(_first_lines(path, dialect.encoding), delimiter=csv_options(path, dialect)["sep"])
-    found = {name: [cell.strip() for cell in column if re.search(r"\d[.,]\d", cell)] for name, column in zip(header, zip(*rows, strict=False), strict=False)}
+    header, *rows = _first_rows(path, dialect.encoding, csv_options(path, dialect)["sep"]) or [[]]
+    whole = [row for row in rows if len(row) == len(header)]
+    found = {name: [row[place].strip() for row in whole if re.search(r"\d[.,]\d", row[place])] for place, name in enumerate(header)}
     return {name: cells[0] for name, cells in found.items() if cells and all(map(_THOUSANDS.fullmatch, cells))}
