@@ -139,6 +139,9 @@ class Checkpoints:
         "Send an entry that is here to the store behind, if there is one and it has it not."
         if not isinstance(self.behind, NoTier): _send(self, key, self.place(key))
 
+    def let_go(self, key:str) -> None: # of an entry: 32 hexadecimal digits
+        "Nobody in this process waits for an entry any more; it stays where it is."
+
     def lease(self, key:str) -> Lease: # of an entry: 32 hexadecimal digits
         "The right to be the one who computes an entry, while others wait."
         return Lease(self.place(key).with_suffix(".lease"))
@@ -186,6 +189,8 @@ class NoCheckpoints:
     def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool:
         "False: nothing is kept."
         return False
+    def let_go(self, key:str) -> None:
+        "Nobody waits for anything: nothing is there."
     def lease(self, key:str) -> Lease:
         "One that is always free: nobody waits."
         return Lease(Path(os.devnull)/"none") # always free

@@ -64,20 +64,32 @@ class Schedule:
         place:int,                 # of the variant
         work:Any,                  # its fold
         took:dict[str, float]|None, # seconds by name of the step; None for a fold that failed
-    ) -> None:
+    ) -> list[str]:                 # shared keys that nobody needs any more
         "A fold has ended. Of a variant that failed, no other fold is begun."
         with self._lock:
-            if took is None: self.drop(place)
+            free = self.drop(place) if took is None else []
             for key in self._shared_of(work):
                 self._making[key] -= 1
                 if key not in self._made:
                     if took is not None: self._made.add(key)
                     for other in self._needing[key]: self._wait(other)
             self._learn(work, took or {})
+            return free + self._let_go(place, [work])
 
-    def drop(self, place:int) -> None: # of the variant
+    def drop(
+        self,
+        place:int,     # of the variant
+    ) -> list[str]:    # shared keys that nobody needs any more
         "What is left of a variant is not wanted any more."
-        with self._lock: self._open[place] = []
+        with self._lock:
+            left, self._open[place] = self._open[place], []
+            return self._let_go(place, left)
+
+    def _let_go(self, place:int, works:list[Any]) -> list[str]:
+        "Some folds of a variant need nothing any more; what nobody else needs either."
+        keys = [key for work in works for key in self._shared_of(work)]
+        for key in keys: self._needing[key].discard(place)
+        return [key for key in keys if not self._needing[key]]
 
     def _shared_of(self, work:Any) -> list[str]: return [key for key in work.keys[1:] if key in self.shared]
 

@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -21,6 +21,7 @@ from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, OtherCode, Plans, Work, failure, handed_out, renew_workers, tried, warn_of_other_code, workers
 from .identity import Identity
+from .passing import passing_on
 from .progress import DONE, Display, Standing
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run, mean_and_deviation
@@ -302,11 +303,12 @@ class _Sweep:
         self.display.show(self.tally.standing)
         with closing(_results(schedule, n_jobs, texts)) as results: # whatever is raised here, the workers end
             for place, work, result in results:
-                schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
+                free = schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
                 self.tally.take(courses[place], work, result)
                 if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores):
-                    schedule.drop(place)
+                    free += schedule.drop(place)
                     self.tally.prune(courses[place])
+                for key in free: self.plans.store.let_go(key)
                 self.display.show(self.tally.standing)
 
     def _repeat(self, course:Course, first:Course) -> None:
@@ -324,9 +326,9 @@ def run_variants(
 ) -> list[Result]:   # in the order in which they were asked for
     "Run what has not run yet. A variant that fails is a run that failed. Raises `KeyboardInterrupt` after recording what was under way; what was done is kept."
     count, results = workers(n_jobs), []
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, passing_on(checkpoints) if count == 1 else nullcontext(checkpoints) as store:
         tally = _Tally(Recording(thread if count > 1 else Here()))
-        sweep = _Sweep(asking, checkpoints, threads, display, tally, is_sent=count > 1)
+        sweep = _Sweep(asking, store, threads, display, tally, is_sent=count > 1)
         try:
             while asked := asking.ask():
                 courses = sweep.run(asked, n_jobs)
