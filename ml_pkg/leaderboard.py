@@ -279,7 +279,18 @@ def _twins(board:Leaderboard) -> str:
     told = [f"{name} is the same declaration as {shown}" for name, shown in board.also.items()]
     return "; ".join([*told[:3], *([f"and {len(told) - 3} more"] if len(told) > 3 else [])])
 
-def _remarks(board:Leaderboard) -> list[str]: return [remark for remark in (_held(board), _twins(board)) if remark]
+def _elsewhere(board:Leaderboard, metric:str) -> str:
+    "That the best is none of the best by another metric; nothing if it cannot be told from them."
+    best, other = board.verdict.best, board.by(metric)
+    top, frame = other.verdict.best, other.frame
+    if not top or frame["among_best"][best] or math.isnan(frame["score"][best]): return ""
+    return f"by {metric}, {best} is not among the best: {frame['score'][best]:.4f}, and {top} has {frame['score'][top]:.4f}; board.by('{metric}') tells more"
+
+def _other_metrics(board:Leaderboard) -> list[str]: return [metric for metric in board.best.run.metrics if metric != board.metric] if board.verdict.best else []
+
+def _remarks(board:Leaderboard) -> list[str]:
+    "What is to be said besides the verdict."
+    return [remark for remark in (_held(board), _twins(board), *(_elsewhere(board, metric) for metric in _other_metrics(board))) if remark]
 
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""
