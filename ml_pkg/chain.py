@@ -53,7 +53,7 @@ class Place(NamedTuple):
     "Where the results of one fold are kept."
     store: Checkpoints|NoCheckpoints
     key: str         # of the rows, the fold, and whatever else decides the results
-    wanted: frozenset[str] = frozenset() # keys that others wait for: kept whatever it costs, and made by one process only
+    wanted: frozenset[str] = frozenset() # keys that others wait for: kept for them whatever it costs
 
 NOWHERE = Place(NONE, "")
 
@@ -134,7 +134,8 @@ def _kept(place:Place, key:str, name:str, reached:Reached, seconds:float) -> boo
     store, wanted = place.store, key in place.wanted
     if not (wanted or store.is_worth(0, seconds)): return False
     content = pack(reached, f"the result of {name}")
-    return content is not None and (wanted or store.is_worth(content.size, seconds)) and store.save(key, content, seconds)
+    if content is None: return False
+    return store.hand_on(key, content, seconds) if wanted else store.is_worth(content.size, seconds) and store.save(key, content, seconds)
 
 # %% ../nbs/api/250_chain.ipynb #ec65b20c
 def _advance(reached:Reached, link:Link, upstream:Place, y:Any, is_last:bool, parameters:dict) -> tuple[Reached, float]:

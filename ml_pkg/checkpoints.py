@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier', 'warn_once', 'Checkpoints', 'NoCheckpoints',
-           'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'reported', 'put', 'Made', 'made', 'is_reproducible']
+           'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'Made', 'made', 'is_reproducible']
 
 # %% ../nbs/api/190_checkpoints.ipynb #b3919fe1
 import logging
@@ -13,7 +13,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -133,8 +133,16 @@ class Checkpoints:
         about:dict[str, Any]|None=None, # what `read_about` is to tell of it besides its key and its seconds
     ) -> bool:
         "Keep a value that took so long to compute; whether it is kept. What cannot be written is reported, never raised."
-        with reported(self): return put(self, key, content, {"entry": key, "seconds": seconds, **(about or {})})
-        return False
+        return _save(self, key, content, {"entry": key, "seconds": seconds, **(about or {})})
+
+    def hand_on(
+        self,
+        key:str,         # of an entry: 32 hexadecimal digits
+        content:Packed,  # as `pack` gives it
+        seconds:float,   # that it took to compute
+    ) -> bool:
+        "Keep a value that others wait for, whatever it costs; whether it is kept."
+        return self.save(key, content, seconds)
 
     def pass_on(self, key:str) -> None: # of an entry: 32 hexadecimal digits
         "Send an entry that is here to the store behind, if there is one and it has it not."
@@ -188,6 +196,9 @@ class NoCheckpoints:
         "False: nothing is kept."
         return False
     def save(self, key:str, content:Packed, seconds:float, about:dict[str, Any]|None=None) -> bool:
+        "False: nothing is kept."
+        return False
+    def hand_on(self, key:str, content:Packed, seconds:float) -> bool:
         "False: nothing is kept."
         return False
     def let_go(self, key:str) -> None:
@@ -350,27 +361,15 @@ def _is_sound(store:Checkpoints, path:Path) -> bool:
     return True
 
 # %% ../nbs/api/190_checkpoints.ipynb #fc5c5924
-@contextmanager
-def reported(
-    store:Checkpoints, # that is written
-) -> Iterator[None]:
-    "What cannot be written in the block is told, and not raised."
-    try: yield
-    except (OSError, MlPkgError) as error:
-        warn_once(f"checkpoints in {store.path} cannot be written ({getattr(error, 'strerror', None) or error}): results are right, and will be computed again")
-
-def put(
-    store:Checkpoints,   # where it goes
-    key:str,             # of the entry
-    content:Packed,      # the value
-    about:dict[str, Any], # what is to be told of it, its key and its seconds among that
-) -> bool:
-    "Write an entry; True. Raises OSError, `MlPkgError`."
+def _save(store:Checkpoints, key:str, content:Packed, about:dict) -> bool:
     path, part, began = store.place(key), None, time.perf_counter()
     try:
         part = _part(path)
         write_entry(part, content, about)
         os.replace(part, path)
+    except (OSError, MlPkgError) as error:
+        warn_once(f"checkpoints in {store.path} cannot be written ({getattr(error, 'strerror', None) or error}): results are right, and will be computed again")
+        return False
     finally:
         with suppress(OSError): # a folder that can only be read now
             if part: part.unlink(missing_ok=True)

@@ -83,6 +83,11 @@ class Leaderboard:
         "The best variant, and how good it is once it is taken into account that it was picked."
         return _verdict(self)
 
+    @functools.cached_property
+    def remarks(self) -> list[str]:
+        "What is to be said besides: what differences are to, which variants are the same, by which other metrics the best is not among the best."
+        return _remarks(self)
+
     @property
     def best(self) -> Result:
         "The variant with the highest score. Raises `UnknownName` if none has one."
@@ -283,24 +288,23 @@ def _elsewhere(board:Leaderboard, metric:str) -> str:
     "That the best is none of the best by another metric; nothing if it cannot be told from them."
     best, other = board.verdict.best, board.by(metric)
     top, frame = other.verdict.best, other.frame
-    if not top or frame["among_best"][best] or math.isnan(frame["score"][best]): return ""
+    if not top or frame["among_best"][best] or math.isnan(frame["score"][best]) or not frame["comparable"][best]: return ""
     return f"by {metric}, {best} is not among the best: {frame['score'][best]:.4f}, and {top} has {frame['score'][top]:.4f}; board.by('{metric}') tells more"
 
 def _other_metrics(board:Leaderboard) -> list[str]: return [metric for metric in board.best.run.metrics if metric != board.metric] if board.verdict.best else []
 
 def _remarks(board:Leaderboard) -> list[str]:
-    "What is to be said besides the verdict."
     return [remark for remark in (_held(board), _twins(board), *(_elsewhere(board, metric) for metric in _other_metrics(board))) if remark]
 
 def _html(board:Leaderboard, shown:int) -> str:
     more = f"<div>… and {len(board) - shown} more: <code>.frame</code> has them all</div>" if len(board) > shown else ""
-    remarks = "".join(f"<div>{escape(remark)}</div>" for remark in _remarks(board))
+    remarks = "".join(f"<div>{escape(remark)}</div>" for remark in board.remarks)
     return f"<div><b>{escape(str(board.verdict))}</b></div>{remarks}{table(_header(board), _lines(board)[:shown])}{more}"
 
 def _text(board:Leaderboard) -> str:
     lines = [_header(board), *_lines(board)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    return "\n".join([str(board.verdict), *_remarks(board), "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
+    return "\n".join([str(board.verdict), *board.remarks, "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)])
 
 # %% ../nbs/api/380_leaderboard.ipynb #2324b316
 def _markdown(header:list[str], lines:list[list[str]]) -> str:

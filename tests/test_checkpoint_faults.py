@@ -77,7 +77,7 @@ def test_killed_while_fitting_repeats_nothing_that_was_kept(tmp_path):
     expected = pd.read_pickle(reference)
     steps = trace.read_text().splitlines()
     assert len(steps) == 9
-    random_moment = random.Random(0)
+    random_moment, counts = random.Random(0), []
     for attempt in range(5 * max(1, KILLS // 5)):
         if attempt % 5 == 0: store = tmp_path / f"store{attempt}" # five kills for each store, each further on
         out = tmp_path / "out.pkl"
@@ -90,6 +90,7 @@ def test_killed_while_fitting_repeats_nothing_that_was_kept(tmp_path):
         killed.wait()
         if attempt % 5 < 4: continue
         kept = int(subprocess.run([sys.executable, program, store, trace, "kept"], check=True, capture_output=True, text=True).stdout)
+        counts.append(kept)
         trace.write_text("")
         subprocess.run([sys.executable, program, store, trace, out], check=True, stdout=subprocess.DEVNULL)
         pd.testing.assert_frame_equal(pd.read_pickle(out), expected, check_exact=True)
@@ -97,6 +98,7 @@ def test_killed_while_fitting_repeats_nothing_that_was_kept(tmp_path):
         trace.write_text("")
         subprocess.run([sys.executable, program, store, trace, out], check=True, stdout=subprocess.DEVNULL)
         assert trace.read_text() == ""
+    assert max(counts) > 0, counts
 
 
 def test_interrupted_by_ctrl_c_keeps_what_was_finished(tmp_path):
