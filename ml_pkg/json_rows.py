@@ -229,30 +229,32 @@ def _summed(counts:Iterable[dict[str, int]]) -> dict[str, int]:
         for name, count in each.items(): found[name] = found.get(name, 0) + count
     return found
 
-def _counts(columns:dict[str, int]) -> dict[str, int]: return {name: count for name, count in columns.items() if count}
-
 # %% ../nbs/api/476_json_rows.ipynb #99caa45a
-def _unseen(values:list, column:Column) -> int:
-    known = set(column.values or ())
-    return sum(value not in known for value in values if value is not None)
+def _unseen(values:list, known:frozenset) -> int: return sum(value not in known for value in values if value is not None)
 
-def _beyond(values:list, column:Column) -> int:
-    low, high = column.far or (-math.inf, math.inf)
+def _beyond(values:list, low:float, high:float) -> int:
     known = [value for value in values if value is not None] if None in values else values
     if not known or low <= min(known) and max(known) <= high: return 0
     return sum(not low <= value <= high for value in known)
 
-def _columns(schema:Schema, values:dict[str, list], rows:int, slow:set[str]) -> Columns:
-    "Columns of values, some of which are not just of the expected types. Raises `InvalidInput`."
-    quick = [column for column in schema.columns if column.name not in slow]
-    nulls = {column.name: values[column.name].count(None) for column in quick if not column.nulls}
-    unseen = {column.name: _unseen(values[column.name], column) for column in quick if column.kind == "text" and column.values is not None}
-    beyond = {column.name: _beyond(values[column.name], column) for column in quick if column.far}
-    if not slow: return Columns(schema, values, rows, {}, _counts(nulls), _counts(unseen), _counts(beyond))
-    part = Schema(tuple(column for column in schema.columns if column.name in slow))
-    conformed = conform(pd.DataFrame({name: pd.Series(values[name], dtype=object) for name in part.names}), part) # as objects: what a value means does not depend on those beside it
-    return Columns(schema, values, rows, dict(conformed.frame.items()), _counts(nulls) | conformed.nulls, _counts(unseen) | conformed.unseen,
-        _counts(beyond) | conformed.beyond)
+class _Met:
+    "What training has met, at hand for each request."
+    def __init__(self, schema:Schema):
+        self.schema = schema
+        self._complete = [column.name for column in schema.columns if not column.nulls]
+        self._known = [(column.name, frozenset(column.values)) for column in schema.columns if column.kind == "text" and column.values is not None]
+        self._far = [(column.name, *column.far) for column in schema.columns if column.far]
+
+    def columns(self, values:dict[str, list], rows:int, slow:set[str]) -> Columns:
+        "Columns of values, some of which are not just of the expected types. Raises `InvalidInput`."
+        nulls = {name: count for name in self._complete if name not in slow and (count := values[name].count(None))}
+        unseen = {name: count for name, known in self._known if name not in slow and (count := _unseen(values[name], known))}
+        beyond = {name: count for name, low, high in self._far if name not in slow and (count := _beyond(values[name], low, high))}
+        if not slow: return Columns(self.schema, values, rows, {}, nulls, unseen, beyond)
+        part = Schema(tuple(column for column in self.schema.columns if column.name in slow))
+        conformed = conform(pd.DataFrame({name: pd.Series(values[name], dtype=object) for name in part.names}), part) # as objects: what a value means does not depend on those beside it
+        return Columns(self.schema, values, rows, dict(conformed.frame.items()), nulls | conformed.nulls, unseen | conformed.unseen, beyond | conformed.beyond)
+
 
 # %% ../nbs/api/476_json_rows.ipynb #6aa1a723
 _CALLED = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
@@ -293,7 +295,7 @@ def _not_there(rows:list, schema:Schema) -> InvalidRequest:
 class RowReader:
     "Rows as they come from JSON, as columns that fit a schema."
     def __init__(self, schema:Schema):
-        self.schema = schema
+        self.schema, self._met = schema, _Met(schema)
         self._checks = [(column.name, _checked(column)) for column in schema.columns]
 
     def read(self, body:bytes) -> Columns: # of a request, as it came
@@ -310,7 +312,7 @@ class RowReader:
             if not check(found, types):
                 if list in types or dict in types: raise _nested(found, name)
                 slow.add(name)
-        try: return _columns(self.schema, values, len(rows), slow)
+        try: return self._met.columns(values, len(rows), slow)
         except InvalidInput as error: raise as_request(error) from error
 
 # %% ../nbs/api/476_json_rows.ipynb #d44b2762
