@@ -16,11 +16,13 @@ from types import FunctionType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .code import remember_texts, source_texts
+from .dataset import Dataset
 from .entries import NotForUs, packed, read_about, read_entry, write_entry
 from .errors import DamagedFile, MlPkgError, NotFound, first_line
 from .identity import identify
 from .persistence import sha256
 from .signing import sealed, unsealed
+from .sources import Frame
 from .workspace import Workspace, written_whole
 
 if TYPE_CHECKING:
@@ -52,10 +54,10 @@ def _keep(workspace:Workspace, kind:str, suffix:str, content:bytes) -> Artifact:
     return Artifact(path, digest)
 
 # %% ../nbs/api/280_artifacts.ipynb #e182df91
-def _keep_frame(workspace:Workspace, frame:"pd.DataFrame") -> str:
+def _keep_frame(workspace:Workspace, frame:"pd.DataFrame", key:str="") -> str: # `key` of its content, if that is known
     "Write a frame under the name of its content, unless it is there; the name."
     import cloudpickle
-    path = workspace.made("frames")/f"{identify(frame).key}.entry"
+    path = workspace.made("frames")/f"{key or identify(frame).key}.entry"
     try:
         read_about(path)
         _renew(path)
@@ -64,6 +66,13 @@ def _keep_frame(workspace:Workspace, frame:"pd.DataFrame") -> str:
     return path.name
 
 # %% ../nbs/api/280_artifacts.ipynb #2dddcd8d
+def _rows_of(declaration:Any) -> tuple["pd.DataFrame|None", str]:
+    "The frame that a declaration starts from, if it starts from one, and its key, which is known: every variant starts from the same one."
+    dataset = getattr(declaration, "dataset", None)
+    if not isinstance(dataset, Dataset) or not isinstance(dataset.source, Frame): return None, ""
+    try: return dataset.source.frame, dict(dataset.identity.parts)["rows"].key
+    except MlPkgError: return None, "" # of rows that have no key
+
 def keep_declaration(
     workspace:Workspace, # that the run is recorded in
     declaration:Any,     # an Experiment
@@ -73,6 +82,7 @@ def keep_declaration(
     import pandas as pd
 
     texts:dict[tuple, str] = {} # the source of a notebook's functions will not be there where they are read
+    rows, key = _rows_of(declaration)
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, value:Any) -> Any:
@@ -80,7 +90,7 @@ def keep_declaration(
             return super().reducer_override(value)
 
         def persistent_id(self, value:Any) -> str | None:
-            return _keep_frame(workspace, value) if isinstance(value, pd.DataFrame) else None
+            return _keep_frame(workspace, value, key if value is rows else "") if isinstance(value, pd.DataFrame) else None
 
     Pickler(buffer := io.BytesIO(), protocol=5).dump(declaration)
     pickle.dump(texts, buffer, protocol=5)

@@ -220,10 +220,19 @@ def _keep_fold(work:Work, fold:Fold) -> None:
 class OtherCode(RuntimeError):
     "A worker has other code than the process that sent it work."
 
+_same:set[str] = set() # keys of what has been found here to be what it is where it came from
+
+def _is_other(value:Any, key:str|None) -> bool:
+    "Whether a value is not here what its key says. Asked once for each key: what a worker has imported stays as it is."
+    if key is None or key in _same: return False
+    if key_or_none(value) != key: return True
+    _same.add(key)
+    return False
+
 def _refuse_other_code(work:Work) -> None:
     "Raise `OtherCode` if a step or a metric is not here what it is where it was sent from."
-    other = [f"'{link.name}'" for link in work.chain if link.key and key_or_none(link.step) != link.key]
-    if work.meaning and key_or_none(work.metrics) != work.meaning: other.append("the metrics")
+    other = [f"'{link.name}'" for link in work.chain if _is_other(link.step, link.key)]
+    if _is_other(work.metrics, work.meaning): other.append("the metrics")
     if other: raise OtherCode(f"workers have other code than this process has: {listed(other)}")
 
 # %% ../nbs/api/260_fitting.ipynb #1817486e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'Identity', 'components', 'differences', 'digest', 'remember_region', 'known_digest', 'with_state',
-           'identify', 'key_or_none']
+           'identify', 'at_one_moment', 'key_or_none']
 
 # %% ../nbs/api/040_identity.ipynb #4536c799
 import copyreg
@@ -404,7 +404,7 @@ def identify(
     above = getattr(_inside, "above", ())
     levels = next((level for level, other in enumerate(reversed(above), 1) if value is other), None)
     if levels: return Identity("itself", f"{levels} levels up")
-    if not above: _inside.code = {}
+    if not above and not getattr(_inside, "moment", False): _inside.code = {}
     _inside.above = (*above, value) if not isinstance(value, (str, int, float, bool, type(None))) else above
     try: return _identify_by_type(value, lambda part, step: identify(part, path + step))
     except RecursionError as error: raise Unidentifiable(f"{path or 'the value'} is nested too deeply for a key") from error
@@ -415,7 +415,17 @@ def identify(
         raise placed from error
     finally:
         _inside.above = above
-        if not above: _inside.code = None
+        if not above and not getattr(_inside, "moment", False): _inside.code = None
+
+# %% ../nbs/api/040_identity.ipynb #76f6d694
+@contextmanager
+def at_one_moment() -> Iterator[None]:
+    "In the block nothing is defined anew: code is looked at once, however often it is met. In this thread alone."
+    before = getattr(_inside, "moment", False), getattr(_inside, "code", None)
+    _inside.moment, _inside.code = True, before[1] if before[1] is not None else {}
+    try: yield
+    finally: _inside.moment, _inside.code = before
+
 
 # %% ../nbs/api/040_identity.ipynb #51a73139
 def key_or_none(

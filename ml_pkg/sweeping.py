@@ -20,13 +20,13 @@ from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .fitting import Failure, Fold, OtherCode, Plans, Work, failure, handed_out, renew_workers, tried, warn_of_other_code, workers
-from .identity import Identity
+from .identity import Identity, at_one_moment
 from .passing import passing_on
 from .progress import DONE, Display, Standing
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
 from .run import Run, mean_and_deviation
 from .running import news, reused
-from .schedule import Schedule, parting_keys
+from .schedule import Parcel, Schedule, parting_keys
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -68,7 +68,10 @@ def _unsendable(work:Work) -> Failure | None:
 # %% ../nbs/api/370_sweeping.ipynb #28c46960
 PATIENCE = 2 # workers that may be lost over a fold that is at work alone, before it counts as failed
 
-def _labelled(place:int, work:Work, texts:dict|None) -> tuple[int, int, Fold|Failure]: return place, work.number, tried(work, texts)
+def _together(parcel:Parcel, texts:dict|None) -> list[tuple[int, int, Fold|Failure]]:
+    "What comes of some folds, one after the other; what they alone need does not leave this process."
+    with passing_on(parcel.folds[0][1].place.store, parcel.own) as store:
+        return [(place, work.number, tried(work._replace(place=work.place._replace(store=store)), texts)) for place, work in parcel.folds]
 
 def _results(
     schedule:Schedule,
@@ -81,13 +84,14 @@ def _results(
     are_new = False # whether workers were started anew in the course of it
 
     def tasks() -> Iterator:
-        for place, work in schedule:
-            under_way[place, work.number] = work
-            yield delayed(_labelled)(place, work, texts)
+        for parcel in schedule.parcels(workers(n_jobs)):
+            under_way.update({(place, work.number): work for place, work in parcel.folds})
+            yield delayed(_together)(parcel, texts)
 
     while not schedule.is_over or under_way:
         try:
-            for place, number, result in handed_out(tasks(), n_jobs, "generator_unordered"): yield place, under_way.pop((place, number)), result
+            for results in handed_out(tasks(), n_jobs, "generator_unordered"):
+                for place, number, result in results: yield place, under_way.pop((place, number)), result
         except OtherCode as error:
             if are_new:
                 warn_of_other_code(error)
@@ -269,11 +273,12 @@ class _Sweep:
 
     def run(self, asked:Sequence[Named], n_jobs:int|None) -> list[Course]:
         "Bring some variants to their end."
-        courses = [_course(name, attempt(experiment, self.threads, self.surroundings), self.checkpoints) for name, experiment, *_ in asked]
-        self.tally.standing.variants += len(courses)
-        once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
-        twice = [course for course in courses if course not in once.values()]
-        for course in once.values(): self._plan(course)
+        with at_one_moment():
+            courses = [_course(name, attempt(experiment, self.threads, self.surroundings), self.checkpoints) for name, experiment, *_ in asked]
+            self.tally.standing.variants += len(courses)
+            once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
+            twice = [course for course in courses if course not in once.values()]
+            for course in once.values(): self._plan(course)
         for course in twice: course.has_ended = True # it is there when the first of its kind is
         wanted = parting_keys([course.works for course in courses])
         for course in courses: course.works = [_waited_for(work, wanted) for work in course.works]
