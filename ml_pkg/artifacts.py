@@ -67,7 +67,7 @@ def _keep_frame(workspace:Workspace, frame:"pd.DataFrame", key:str="") -> str: #
 
 # %% ../nbs/api/280_artifacts.ipynb #2dddcd8d
 def _rows_of(declaration:Any) -> tuple["pd.DataFrame|None", str]:
-    "The frame that a declaration starts from, if it starts from one, and its key, which is known: every variant starts from the same one."
+    "The frame that a declaration starts from, if it starts from one, and its key, which the dataset knows."
     dataset = getattr(declaration, "dataset", None)
     if not isinstance(dataset, Dataset) or not isinstance(dataset.source, Frame): return None, ""
     try: return dataset.source.frame, dict(dataset.identity.parts)["rows"].key

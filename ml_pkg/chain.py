@@ -18,7 +18,7 @@ import pandas as pd
 
 from .checkpoints import NONE, Checkpoints, NoCheckpoints, is_reproducible, pack
 from .draws import Draws, without_idle_draws
-from .identity import Identity, key_or_none
+from .identity import Identity, at_one_moment, key_or_none
 from .steps import Step, blaming, fit_and_transform, remembered_branches, watched
 
 # %% ../nbs/api/250_chain.ipynb #45a14f44
@@ -46,7 +46,7 @@ def chain_of(
     estimator:Any,   # unfitted; stays as it is
 ) -> list[Link]:     # the last one predicts
     "The steps of a pipeline that do something; any other estimator is one step."
-    return [Link(name, step, key_or_none(step)) for name, step in _steps_of(estimator)]
+    with at_one_moment(): return [Link(name, step, key_or_none(step)) for name, step in _steps_of(estimator)]
 
 # %% ../nbs/api/250_chain.ipynb #1823a845
 class Place(NamedTuple):

@@ -140,15 +140,22 @@ def _holds(node:ast.FunctionDef|ast.AsyncFunctionDef|ast.Lambda, code:CodeType) 
     return opens == line and (first.lineno, first.col_offset) <= start and end <= _end(last)
 
 # %% ../nbs/api/020_code.ipynb #8edd5537
-def _node(code:CodeType) -> ast.AST | None:
-    "The syntax tree of a function that runs, or None where its source is gone, or is no longer what runs."
-    source = "".join(linecache.getlines(code.co_filename))
+def _node_in(source:str, code:CodeType) -> ast.AST | None:
+    "The syntax tree of a function in a file or cell, or None where it is not what runs."
     try: tree, compiled = _parsed(source, code.co_flags & 0x1FF0000)
     except (SyntaxError, ValueError): return None
     if not any(other.co_name == code.co_name and _span(other) == _span(code) and _instructions(other) == _instructions(code) for other in compiled): return None
     kinds = ast.Lambda if code.co_name == "<lambda>" else (ast.FunctionDef, ast.AsyncFunctionDef)
     holding = [node for node in ast.walk(tree) if isinstance(node, kinds) and _holds(node, code)]
     return min(holding, key=_extent, default=None) # the innermost one
+
+def _node(code:CodeType) -> ast.AST | None:
+    "The syntax tree of a function that runs, or None where its source is gone, or is no longer what runs."
+    found = _node_in("".join(linecache.getlines(code.co_filename)), code)
+    if found is not None: return found
+    linecache.checkcache(code.co_filename) # a module that was edited and reloaded is read again
+    return _node_in("".join(linecache.getlines(code.co_filename)), code)
+
 
 # %% ../nbs/api/020_code.ipynb #5ca0efa8
 def _kept_per_code(find:Callable[[CodeType], Any]) -> Callable[[CodeType], Any]:

@@ -6,7 +6,7 @@
 __all__ = ['WHOLE', 'BEFORE', 'ORDER', 'FIRST', 'NOTHING', 'UNKEPT', 'CHEAP', 'QUICK', 'LIBRARY', 'NOWHERE', 'AGAIN',
            'column_names', 'upstream', 'Difference', 'nearest_difference', 'step_names', 'readable', 'described',
            'StepReport', 'Explanation', 'Earlier', 'library_versions', 'is_only_version', 'rows_told', 'explained',
-           'declared_steps', 'failing_step', 'explained_failure']
+           'declared_steps', 'failed_at', 'failing_step', 'explained_failure']
 
 # %% ../nbs/api/270_explanation.ipynb #e8bf4235
 import ast
@@ -296,11 +296,10 @@ def explained(
 
 # %% ../nbs/api/270_explanation.ipynb #f1bc124a
 NOWHERE = ""              # no step was begun, or it cannot be told which
-_FITTING = "_advance"     # the function in which a step is fitted
-_TRANSFORMING = ("fit_and_transform", "_applied") # what it calls for every step but the last
 _AFTERWARDS = {"_predictions": "predict", "_score": "score"} # functions that come after the steps
 _STEP = re.compile(r"""\(('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"), ('passthrough'|None)?""") # its name as `repr` writes it, and what does nothing
-_FRAME = re.compile(r'File "([^"]+)", line \d+, in (\S+)(?:\n    (.+))?') # file, function, the line that it was at
+_PLACE = re.compile(r"^in (?:the step '(.*)'|fold \d+)$", re.MULTILINE) # a note of an error
+
 
 # %% ../nbs/api/270_explanation.ipynb #4e6c5a79
 def declared_steps(
@@ -309,51 +308,21 @@ def declared_steps(
     "The steps of a pipeline; any other estimator is one step."
     return [ast.literal_eval(name) for name, idle in _STEP.findall(parameters.get("steps", "")) if not idle] or [WHOLE]
 
-# %% ../nbs/api/270_explanation.ipynb #fa1f4e7c
-def _named_first(steps:list[str], error:str) -> str:
-    "The step that the message begins with."
-    return next((name for name in steps if re.match(rf"\w+: {re.escape(name)}(:| cannot take )", error)), NOWHERE)
-
-# %% ../nbs/api/270_explanation.ipynb #5338465f
-def _holds(code:str, line:str) -> bool:
-    "Whether a line may stand in code that is written as a component is: the code of a notebook may be kept as bytecode, and of a long statement only the first line is known."
-    try: written = ast.unparse(ast.parse(line))
-    except SyntaxError: return True
-    held = {each.strip() for each in code.removeprefix("code ").splitlines()}
-    return code.startswith("code bytecode") or all(each.strip() in held for each in written.splitlines())
-
-# %% ../nbs/api/270_explanation.ipynb #9ff32cb5
-def _has_code(step:str, components:dict[str, str], file:str, function:str, line:str) -> bool:
-    "Whether a frame is in the code of a step: in its module of a library, or in a method of its own."
-    module = file.replace("\\", "/").removesuffix(".py").replace("/", ".")
-    for path, content in components.items():
-        if not path.startswith(f"estimator.steps.{step}.class"): continue
-        name = re.fullmatch(r"code [^\n]+: ([\w.]+)\.\w+", content)
-        if module.endswith(f".{name[1]}") if name else "site-packages" not in file and path.endswith(f".{function}") and _holds(content, line): return True
-    return False
-
-# %% ../nbs/api/270_explanation.ipynb #951cb220
-def _passed_through(steps:list[str], components:dict[str, str], frames:list[tuple[str, str, str]]) -> str:
-    "The step whose code the frames go through, if it is only one."
-    for frame in frames:
-        if len(found := [name for name in steps if _has_code(name, components, *frame)]) == 1: return found[0]
-    return NOWHERE
-
 # %% ../nbs/api/270_explanation.ipynb #055a02c0
+def failed_at(
+    traceback:str, # of a run, as Python writes it
+) -> str:          # such as "the step 'clip', fold 2"; empty if it cannot be told
+    "Where a run failed, in words."
+    return ", ".join(dict.fromkeys(note[0].removeprefix("in ") for note in _PLACE.finditer(traceback)))
+
 def failing_step(
-    steps:list[str],           # names, in order
-    components:dict[str, str], # of the run's key
-    error:str,                 # such as "ValueError: not today"
-    traceback:str,             # as Python writes it
-) -> str:                      # a step, or `predict` or `score`; `NOWHERE` if it cannot be told
+    steps:list[str], # names, in order
+    traceback:str,   # as Python writes it
+) -> str:            # a step, or `predict` or `score`; `NOWHERE` if it cannot be told
     "In which step a run failed."
-    frames = _FRAME.findall(traceback)
-    functions = [function for _, function, _ in frames]
-    if named := _named_first(steps, error): return named
-    if _FITTING not in functions: return next((name for function, name in _AFTERWARDS.items() if function in functions), NOWHERE)
-    inside = frames[functions.index(_FITTING) + 1:] # the first: a cause is written before what it led to
-    if inside and inside[0][1] not in _TRANSFORMING: return steps[-1]
-    return _passed_through(steps, components, inside)
+    named = [name for name in _PLACE.findall(traceback) if name in steps]
+    return named[-1] if named else next((name for function, name in _AFTERWARDS.items() if f", in {function}\n" in traceback), NOWHERE)
+
 
 # %% ../nbs/api/270_explanation.ipynb #278492a9
 AGAIN = "as in an earlier run: reused where it was kept"

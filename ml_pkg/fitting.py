@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['WAITED_FOR', 'LAYOUT', 'weight_parameter', 'fit_parameters', 'takes_weights', 'Rows', 'Shared', 'pickled_bytes',
-           'Work', 'Fold', 'OtherCode', 'fit_fold', 'Failure', 'failure', 'tried', 'fold_places', 'whole_place',
-           'Plans', 'workers', 'handed_out', 'renew_workers', 'warn_of_other_code', 'cross_validate']
+           'Work', 'Fold', 'OtherCode', 'take_in', 'fit_fold', 'Failure', 'failure', 'tried', 'fold_places',
+           'whole_place', 'Plans', 'workers', 'handed_out', 'renew_workers', 'warn_of_code', 'cross_validate']
 
 # %% ../nbs/api/260_fitting.ipynb #2b082522
 import copy
 import functools
 import inspect
 import itertools
+import multiprocessing
 import os
 import pickle
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -32,8 +33,9 @@ from .errors import InvalidDeclaration, NotFound, Unidentifiable, listed
 from .estimators import seeded, settings_identity
 from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
 from .heap import keep_freed
-from .identity import Identity, identify, key_or_none
+from .identity import Identity, at_one_moment, identify, key_or_none
 from .model import probability_columns, probability_name
+from .processes import end_with
 from .steps import Step, watched
 from .threads import check_jobs, limited
 from .usage import Usage
@@ -220,20 +222,17 @@ def _keep_fold(work:Work, fold:Fold) -> None:
 class OtherCode(RuntimeError):
     "A worker has other code than the process that sent it work."
 
-_same:set[str] = set() # keys of what has been found here to be what it is where it came from
-
-def _is_other(value:Any, key:str|None) -> bool:
-    "Whether a value is not here what its key says. Asked once for each key: what a worker has imported stays as it is."
-    if key is None or key in _same: return False
-    if key_or_none(value) != key: return True
-    _same.add(key)
-    return False
-
-def _refuse_other_code(work:Work) -> None:
-    "Raise `OtherCode` if a step or a metric is not here what it is where it was sent from."
-    other = [f"'{link.name}'" for link in work.chain if _is_other(link.step, link.key)]
-    if _is_other(work.metrics, work.meaning): other.append("the metrics")
-    if other: raise OtherCode(f"workers have other code than this process has: {listed(other)}")
+def take_in(
+    works:Sequence[Work], # that were sent to this process
+    texts:dict[tuple[Any, ...], str], # of project functions whose source is not at hand here
+) -> None:
+    "Make what was sent ready to be fitted, all before any of it is. Raises `OtherCode` if a step or a metric is not here what it is where it was sent from."
+    remember_texts(texts)
+    for work in works: make_importable([link.step for link in work.chain])
+    with at_one_moment():
+        other = [f"'{link.name}'" for work in works for link in work.chain if link.key and key_or_none(link.step) != link.key]
+        if any(work.meaning and key_or_none(work.metrics) != work.meaning for work in works): other.append("the metrics")
+    if other: raise OtherCode(f"workers have other code than this process has: {listed(dict.fromkeys(other))}")
 
 # %% ../nbs/api/260_fitting.ipynb #1817486e
 def fit_fold(
@@ -242,14 +241,17 @@ def fit_fold(
 ) -> Fold:
     "Fit on some rows, score and predict the others; as it is kept, if it is. Raises `OtherCode`."
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
+    if multiprocessing.current_process().name.startswith("Loky"): end_with(os.getppid()) # joblib's own workers would wait for a process that is gone
     keep_freed()
-    remember_texts(texts or {})
-    make_importable([link.step for link in work.chain])
-    if texts is not None: _refuse_other_code(work)
+    if texts is not None: take_in([work], texts)
     if found := _kept_fold(work): return found
     draws, usage = Draws(), Usage()
     keys = list(work.keys[:-1])
-    with limited(work.threads): fold = _fitted(work, keys, *work.shared.rows)
+    try:
+        with limited(work.threads): fold = _fitted(work, keys, *work.shared.rows)
+    except BaseException as error:
+        error.add_note(f"in fold {work.number}")
+        raise
     fold = fold._replace(reproducible=not draws.happened, cpu_seconds=usage.seconds, peak_memory=usage.memory)
     if keys[-1]: _keep_fold(work, fold)
     return fold
@@ -274,7 +276,7 @@ def tried(
     "As `fit_fold`, with the error in place of the fold if there is one. Raises `OtherCode`, of which no fold is to blame."
     try: return fit_fold(work, texts)
     except OtherCode: raise
-    except Exception as error: return failure(error)
+    except (Exception, SystemExit) as error: return failure(error) # a step that ends its process ends no sweep
 
 # %% ../nbs/api/260_fitting.ipynb #c05a8f82
 def _split_identity(dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int, threads:int) -> Identity | None:
@@ -395,7 +397,7 @@ def renew_workers() -> None:
     from joblib.externals.loky import reusable_executor
     if (executor := reusable_executor._executor) is not None: executor.shutdown(kill_workers=True)
 
-def warn_of_other_code(
+def warn_of_code(
     error:OtherCode, # of workers that have just been started
 ) -> None:
     "Say why folds are fitted one after the other."
@@ -413,7 +415,7 @@ def _in_order(work:list[Work], n_jobs:int|None) -> Iterator[Fold]:
             return
         except OtherCode as error:
             renew_workers()
-            if is_last: warn_of_other_code(error)
+            if is_last: warn_of_code(error)
     yield from map(fit_fold, left)
 
 # %% ../nbs/api/260_fitting.ipynb #38fed183

@@ -420,7 +420,7 @@ def identify(
 # %% ../nbs/api/040_identity.ipynb #76f6d694
 @contextmanager
 def at_one_moment() -> Iterator[None]:
-    "In the block nothing is defined anew: code is looked at once, however often it is met. In this thread alone."
+    "For a block in which nothing is defined anew, and nothing of a user's is run but to tell what it is: code is looked at once, however often it is met. In this thread alone."
     before = getattr(_inside, "moment", False), getattr(_inside, "code", None)
     _inside.moment, _inside.code = True, before[1] if before[1] is not None else {}
     try: yield

@@ -20,11 +20,13 @@ import pandas as pd
 
 from .display import duration, size, table
 from .errors import UnknownName, did_you_mean
+from .explanation import failed_at
 from .intervals import Interval
 from .judging import Judged, is_beside, judged
 from .pictures import Pictures
 from .resampling import interval_of_folds
 from .row_metrics import highest
+from .run import Run
 from .sweeping import Result
 
 # %% ../nbs/api/380_leaderboard.ipynb #b3f4d672
@@ -102,7 +104,7 @@ class Leaderboard:
     @property
     def errors(self) -> dict[str, str]:
         "Why variants failed, name -> error; empty if none did."
-        return {result.name: result.run.row["error"] for result in self.results if result.run.status == "failed"}
+        return {result.name: _told_error(result.run) for result in self.results if result.run.status == "failed"}
 
     @functools.cached_property
     def judged(self) -> Judged | None:
@@ -200,6 +202,12 @@ def _alone(result:Result, metric:str) -> Interval:
     return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(dict(result.experiment.evaluation.metrics).get(metric, metric)))
 
 # %% ../nbs/api/380_leaderboard.ipynb #aeb141b2
+def _told_error(run:Run) -> str:
+    "Why a run failed, and where; empty if it did not."
+    first, *more = (run.row["error"] or "").split("\n")
+    place = failed_at(run.row["traceback"] or "")
+    return "\n".join([first + (f" (in {place})" if place else ""), *more])
+
 def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
     "One variant."
     run, reference, board_judged = result.run, board._reference, board.judged
@@ -214,7 +222,7 @@ def _row(board:Leaderboard, result:Result) -> dict[str, Any]:
             "difference_low": difference.low, "difference_high": difference.high,
             "among_best": False, "comparable": beside, **others, "fit_seconds": run.fit_seconds,
             "predict_seconds_per_row": run.row["seconds_per_row"] or math.nan, "model_bytes": run.row["model_bytes"] or math.nan,
-            "error": run.row["error"] or "", "run": run.id}
+            "error": _told_error(run), "run": run.id}
 
 # %% ../nbs/api/380_leaderboard.ipynb #5bf9dceb
 def _among_best(board:Leaderboard) -> list[bool]:
@@ -281,7 +289,7 @@ def _held(board:Leaderboard) -> str:
 
 def _twins(board:Leaderboard) -> str:
     "Which variants were given twice, under other names; nothing if none was."
-    told = [f"{name} is the same declaration as {shown}" for name, shown in board.also.items()]
+    told = [f"'{name}' is the same declaration as '{shown}'" for name, shown in board.also.items()]
     return "; ".join([*told[:3], *([f"and {len(told) - 3} more"] if len(told) > 3 else [])])
 
 def _elsewhere(board:Leaderboard, metric:str) -> str:

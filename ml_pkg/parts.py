@@ -114,10 +114,20 @@ def _read(text:str) -> _Source:
             found.imports.update({each.asname or each.name: (statement.level, statement.module or "", each.name) for each in statement.names})
     return found
 
+_texts:dict[str, tuple[Any, str]] = {} # by the name of a module, what its file said when it was first asked about after its import
+
+def _text(module:ModuleType) -> str:
+    "What a module's file says. It is read again if the module was reloaded, which gives it another spec, and not if it was only edited."
+    known, spec = _texts.get(module.__name__), module.__spec__
+    if known and spec is not None and known[0] is spec: return known[1]
+    linecache.checkcache(module.__file__ or "")
+    _texts[module.__name__] = spec, "".join(linecache.getlines(module.__file__ or ""))
+    return _texts[module.__name__][1]
+
 def _source(module:Any) -> _Source:
     "Of a module of the project; of any other there is nothing to be told."
     if not isinstance(module, ModuleType) or not getattr(module, "__file__", None) or is_library(module): return _Source({}, {}, {})
-    return _read("".join(linecache.getlines(module.__file__ or "")))
+    return _read(_text(module))
 
 def _made(module:Any, name:str, above:tuple[tuple[str, str], ...]=()) -> str:
     "How a constant of a module is made, and whatever is used in that; empty if that is not seen, or is no more what runs."

@@ -38,7 +38,7 @@ EVERYTHING = _Everything()
 
 @dataclass(frozen=True)
 class PassedOn(Checkpoints):
-    "Checkpoints of a process that has many variants before it: what is handed on to them, and is quicker to compute than to write, waits in memory."
+    "Checkpoints of a process that has several folds before it: what one hands on to the others, and is quicker to compute than to write, waits in memory."
     memory: int = field(default=MEMORY, kw_only=True) # bytes; what has waited longest is written if there are more
     own: Container[str] = field(default=EVERYTHING, kw_only=True, repr=False) # keys that nobody needs but this process; what others need is written
     waiting: dict[str, Waiting] = field(default_factory=dict, kw_only=True, repr=False, compare=False) # by key, the oldest first

@@ -41,6 +41,7 @@ def declaring_module() -> str | None:
 def declared_source() -> str | None:
     "The top-level statement, outside of libraries, that is running right now; None where there is no source."
     frame = _declaring()
+    if frame: linecache.checkcache(frame.f_code.co_filename) # it may have been reloaded
     lines = linecache.getlines(frame.f_code.co_filename, frame.f_globals) if frame else []
     around = next(((first, last) for first, last in _statements("".join(lines)) if first <= frame.f_lineno <= last), None) if lines else None
     return "".join(lines[around[0] - 1:around[1]]).strip() if around else None

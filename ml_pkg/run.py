@@ -361,7 +361,7 @@ def with_threads(
 def _failure_explained(run:Run) -> Explanation:
     "In which step a run failed, as far as its traceback tells."
     steps, components, error = declared_steps(run.parameters), with_threads(run.components, run.row["threads"]), run.row["error"] or "the reason is not known"
-    return explained_failure(run.name, error, failing_step(steps, components, error, run.row["traceback"] or ""), steps, components, earlier_runs(run))
+    return explained_failure(run.name, error, failing_step(steps, run.row["traceback"] or ""), steps, components, earlier_runs(run))
 
 # %% ../nbs/api/290_run.ipynb #5d0d7308
 def describe(

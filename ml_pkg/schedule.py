@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .chain import kind_of
+from .checkpoints import NONE
 
 # %% ../nbs/api/360_schedule.ipynb #ca9d886b
 def shared_keys(
@@ -57,7 +58,7 @@ class Needs:
         return frozenset(self._needing[key])
 
     def begin(self, work:Any) -> None: # a fold
-        "Somebody works at it."
+        "Somebody works at a fold."
         self._making.update(self.of(work))
 
     def end(
@@ -65,7 +66,7 @@ class Needs:
         work:Any,      # a fold that was begun
         is_made:bool,  # whether it went well
     ) -> set[int]:     # places of the variants that may have waited for it
-        "Nobody works at it any more."
+        "Nobody works at a fold any more. After that its variant may let go of it."
         new = [key for key in self.of(work) if key not in self.made]
         self._making.subtract(self.of(work))
         if is_made: self.made.update(new)
@@ -104,27 +105,24 @@ TOGETHER = 1.0 # seconds that the folds may take which join another one
 class Parcel(NamedTuple):
     "What one worker takes in one go."
     folds: list[tuple[int, Any]] # variant and fold
-    own: frozenset[str]          # keys that no other fold needs
+    own: frozenset[str]          # keys on the way of the first one that none but these folds need
 
 class Schedule:
     "Folds of variants, in an order that is decided as results come in."
-    def __init__(self, works:list[list[Any]]): # for each variant, its folds: `keys` of the results on the way, `chain` of the steps
+    def __init__(self, works:list[list[Any]]): # for each variant, its folds: `keys` of the results on the way, `chain` of the steps, `place` where they are kept
         self._lock = threading.RLock() # work is taken in one thread of joblib's, and ends in another
         self.needs = Needs(works)
         self._open = [list(folds) for folds in works] # folds that nobody has begun
         self._took:dict[str, float] = {}              # seconds that a step took, by its kind
+        self._longest:dict[str, float] = {}           # likewise, of the longest, with what was asked of it
         self._sort()
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        "Variant and fold, one after the other, as long as there are any. A fold counts as begun when it is given."
-        while (taken := self._locked_next()) is not None: yield taken
 
     def parcels(
         self,
         workers:int, # that take them; one alone gets one fold at a time
     ) -> Iterator[Parcel]:
         "What a worker takes in one go, as long as there is anything. Its folds count as begun when it is given."
-        while parcel := self._locked_parcel(workers): yield parcel
+        while parcel := self._parcel(workers): yield parcel
 
     @property
     def is_over(self) -> bool:
@@ -167,12 +165,12 @@ class Schedule:
 
     def _learn(self, work:Any, took:dict[str, float]) -> None:
         "The first time that a kind of step took stands for all of them, so that the order changes seldom."
-        new = {kind_of(link): took[link.name] for link in work.chain if link.name in took and kind_of(link) not in self._took}
+        found = {kind_of(link): took[link.name] for link in work.chain if link.name in took}
+        asked = {kind_of(work.chain[-1]): took.get("predict", 0.0) + took.get("score", 0.0)}
+        for kind, seconds in found.items(): self._longest[kind] = max(self._longest.get(kind, 0.0), seconds + asked.get(kind, 0.0))
+        new = {kind: seconds for kind, seconds in found.items() if kind not in self._took}
         self._took |= new
         if new: self._sort()
-
-    def _locked_next(self) -> tuple[int, Any] | None:
-        with self._lock: return self._next()
 
     def _next(self) -> tuple[int, Any] | None:
         "The first fold that waits for nothing, of the variant with the least left to do. If all of them wait, one is given all the same, and waits where it is fitted."
@@ -191,23 +189,28 @@ class Schedule:
         self._open[place].remove(work)
         self.needs.begin(work)
 
-    def _locked_parcel(self, workers:int) -> Parcel | None:
+    def _parcel(self, workers:int) -> Parcel | None:
         with self._lock:
             if (first := self._next()) is None: return None
             folds = [first, *self._joining(*first, workers)]
             return Parcel(folds, self.needs.only(first[1], {place for place, _ in folds}))
 
     def _joining(self, place:int, work:Any, workers:int) -> list[tuple[int, Any]]:
-        "Folds that would wait for what this one makes: as many as take no longer than `TOGETHER`, and fewer towards the end, so that no worker is left with nothing to do."
-        joining, seconds, most = [], 0.0, sum(map(len, self._open)) // (2 * workers)
-        if workers == 1 or (key := self.needs.to_make(work)) is None: return joining
+        "Folds that would wait for what this one makes and hands on: as many as take no longer than `TOGETHER`, and fewer towards the end, so that no worker is left with nothing to do."
+        joining, left, most = [], TOGETHER, sum(map(len, self._open)) // (2 * workers)
+        key = self.needs.to_make(work)
+        if workers == 1 or key is None or key not in work.place.wanted or work.place.store == NONE: return joining
         for other in sorted(self.needs.by(key) - {place}):
+            if len(joining) >= most: break
             fold = next((each for each in self._open[other] if key in each.keys), None)
-            if fold is None: continue
-            seconds += sum(self._took.get(kind_of(link), math.inf) for link in fold.chain[fold.keys[1:].index(key) + 1:])
-            if seconds > TOGETHER or len(joining) >= most: break
+            if fold is None or (seconds := self._after(key, fold)) > left: continue
+            left -= seconds
             self._begin(other, fold)
             self._wait(other)
             joining.append((other, fold))
         return joining
+
+    def _after(self, key:str, work:Any) -> float:
+        "Seconds that a fold takes from a key on, as far as others of its kind tell; infinite before one has told."
+        return sum(self._longest.get(kind_of(link), math.inf) for link in work.chain[work.keys[1:].index(key) + 1:])
 

@@ -69,7 +69,15 @@ def blaming(
     step:str, # its name
     X:Any,    # the rows that it was given
 ) -> Iterator[None]:
-    "Name the column, if a step fails because of one."
+    "Name the column, if a step fails because of one; and the step, in any case, in a note of the error."
+    try:
+        with _blaming_a_column(step, X): yield
+    except BaseException as error:
+        error.add_note(f"in the step '{step}'")
+        raise
+
+@contextmanager
+def _blaming_a_column(step:str, X:Any) -> Iterator[None]:
     try: yield
     except MlPkgError: raise
     except (ValueError, TypeError) as error:
@@ -77,6 +85,7 @@ def blaming(
             raise InvalidDeclaration(f"{step}: {error}. Columns: {listed(X.columns)}") from error
         if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({first_line(error)})") from error
         raise
+
 
 # %% ../nbs/api/240_steps.ipynb #ac6a6e4b
 def _content_of(X:Any) -> str | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
-from .fitting import Failure, Fold, OtherCode, Plans, Work, failure, handed_out, renew_workers, tried, warn_of_other_code, workers
+from .fitting import Failure, Fold, OtherCode, Plans, Work, failure, handed_out, renew_workers, take_in, tried, warn_of_code, workers
 from .identity import Identity, at_one_moment
 from .passing import passing_on
 from .progress import DONE, Display, Standing
@@ -69,9 +69,11 @@ def _unsendable(work:Work) -> Failure | None:
 PATIENCE = 2 # workers that may be lost over a fold that is at work alone, before it counts as failed
 
 def _together(parcel:Parcel, texts:dict|None) -> list[tuple[int, int, Fold|Failure]]:
-    "What comes of some folds, one after the other; what they alone need does not leave this process."
-    with passing_on(parcel.folds[0][1].place.store, parcel.own) as store:
-        return [(place, work.number, tried(work._replace(place=work.place._replace(store=store)), texts)) for place, work in parcel.folds]
+    "What comes of some folds of a sweep, one after the other; what they alone need does not leave this process. Raises `OtherCode`."
+    works = [work for _, work in parcel.folds]
+    if texts is not None: take_in(works, texts)
+    with passing_on(works[0].place.store, parcel.own) as store: # all have the same one
+        return [(place, work.number, tried(work._replace(place=work.place._replace(store=store)))) for place, work in parcel.folds]
 
 def _results(
     schedule:Schedule,
@@ -94,7 +96,7 @@ def _results(
                 for place, number, result in results: yield place, under_way.pop((place, number)), result
         except OtherCode as error:
             if are_new:
-                warn_of_other_code(error)
+                warn_of_code(error)
                 n_jobs, texts = 1, None
             renew_workers()
             are_new = True
@@ -273,12 +275,12 @@ class _Sweep:
 
     def run(self, asked:Sequence[Named], n_jobs:int|None) -> list[Course]:
         "Bring some variants to their end."
-        with at_one_moment():
-            courses = [_course(name, attempt(experiment, self.threads, self.surroundings), self.checkpoints) for name, experiment, *_ in asked]
-            self.tally.standing.variants += len(courses)
-            once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
-            twice = [course for course in courses if course not in once.values()]
-            for course in once.values(): self._plan(course)
+        with at_one_moment(): begun = [attempt(experiment, self.threads, self.surroundings) for _, experiment, *_ in asked]
+        courses = [_course(name, each, self.checkpoints) for (name, *_), each in zip(asked, begun, strict=True)]
+        self.tally.standing.variants += len(courses)
+        once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
+        twice = [course for course in courses if course not in once.values()]
+        for course in once.values(): self._plan(course)
         for course in twice: course.has_ended = True # it is there when the first of its kind is
         wanted = parting_keys([course.works for course in courses])
         for course in courses: course.works = [_waited_for(work, wanted) for work in course.works]

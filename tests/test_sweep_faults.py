@@ -15,6 +15,7 @@ from conftest import TRACE, make_project, traces
 
 from ml_pkg.checkpoints import Checkpoints
 from ml_pkg.fitting import Plans
+from ml_pkg.processes import is_alive
 
 KILLS = int(os.environ.get("ML_PKG_KILLS", "10")) # sweeps that are killed, five for each workspace
 
@@ -148,6 +149,17 @@ def test_a_worker_that_is_killed_loses_only_its_running_step(swept:Path, tmp_pat
     assert len(set(fitted(tmp_path / "trace"))) == 2 * 3 + 4 * 3 and repeated <= 2 # what the two workers were at
 
 
+def test_workers_of_a_process_that_is_killed_end_with_it(swept:Path, tmp_path:Path):
+    process = start(swept, tmp_path / "out.pkl", ML_PKG_WORKSPACE=str(tmp_path / "workspace"))
+    while len({line.rpartition(" ")[2] for line in traces(tmp_path / "trace")}) < 2: time.sleep(0.01)
+    workers = {int(line.rpartition(" ")[2]) for line in traces(tmp_path / "trace")}
+    process.kill() # and not its group
+    process.wait()
+    ends = time.monotonic() + 30
+    while any(map(is_alive, workers)) and time.monotonic() < ends: time.sleep(0.1)
+    assert not [worker for worker in workers if is_alive(worker)]
+
+
 PICKED = """
 from sklearn.base import BaseEstimator, TransformerMixin
 
@@ -159,32 +171,48 @@ class Picked(TransformerMixin, BaseEstimator):
 """
 
 EDITED = """
-import importlib, linecache, os, warnings
+import importlib, os, warnings
 from pathlib import Path
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from ml_pkg import Dataset, Evaluation, Experiment, NoCheckpoints
+from ml_pkg.identity import identify
 import picked
 
-def scores(n_jobs, **how):
-    flowers = Experiment("flowers", Dataset("iris.csv", target="species"), make_pipeline(picked.Picked(), LogisticRegression(max_iter=1000)), Evaluation(3, ["accuracy"]))
-    return flowers.vary(logisticregression__C=[0.1, 1.0, 10.0, 100.0]).run(n_jobs=n_jobs, **how).scores["score"].sort_index().tolist()
+PLACES = [1, 2]
 
-first = scores(2)
-file = Path(picked.__file__)
-seconds = file.stat().st_mtime + 2 # a file of bytecode goes by seconds
-file.write_text(file.read_text().replace("[0]", "[1, 2]"))
-os.utime(file, (seconds, seconds))
-linecache.checkcache()
-importlib.reload(picked)
-edited = scores(2)
-assert edited == scores(1, checkpoints=NoCheckpoints()) != first, (first, edited)
+class Picked(TransformerMixin, BaseEstimator): # what the file will say
+    def fit(self, X, y=None): return self
+    def transform(self, X): return -X.iloc[:, PLACES]
+
+def scores(n_jobs, step, strengths=(0.1, 1.0, 10.0, 100.0), **how):
+    flowers = Experiment("flowers", Dataset("iris.csv", target="species"), make_pipeline(step, LogisticRegression(max_iter=1000)), Evaluation(3, ["accuracy"]))
+    return flowers.vary(logisticregression__C=list(strengths)).run(n_jobs=n_jobs, **how).scores["score"].sort_index().tolist()
+
+def edit(*changes):
+    file = Path(picked.__file__)
+    text, seconds = file.read_text(), file.stat().st_mtime + 2 # a file of bytecode goes by seconds
+    for old, new in changes: text = text.replace(old, new)
+    file.write_text(text)
+    os.utime(file, (seconds, seconds))
+    importlib.reload(picked)
+
+told = []
+warnings.showwarning = lambda message, *where: told.append(str(message))
+warnings.simplefilter("always")
+first = scores(2, picked.Picked())
+twin = scores(2, Picked()) # the workers have met it now, and have another one in the file's module
+edit(("[0]", "[1, 2]"), ("X.iloc", "-X.iloc"))
+assert identify(picked.Picked()).key == identify(Picked()).key
+others = (0.2, 2.0, 20.0)
+edited = scores(2, picked.Picked(), others)
+assert edited == scores(1, picked.Picked(), others, checkpoints=NoCheckpoints()) != first[:3], (first, edited)
+assert not any("The folds are fitted here" in each for each in told), told
 picked.PLACES = [3]
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter("always")
-    given = scores(2)
-assert given == scores(1, checkpoints=NoCheckpoints()) != edited, (edited, given)
-print(sum("The folds are fitted here" in str(each.message) for each in said), "told")
+given = scores(2, picked.Picked())
+assert given == scores(1, picked.Picked(), checkpoints=NoCheckpoints()) != twin, (twin, given)
+print(sum("The folds are fitted here" in each for each in told), "told")
 """
 
 
