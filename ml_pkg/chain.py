@@ -40,7 +40,6 @@ def _steps_of(estimator:Any) -> list[tuple[str, Any]]:
     if not _is_plain_pipeline(estimator): return [("fit", estimator)]
     return [*((name, step) for name, step in estimator.steps[:-1] if step is not None and step != "passthrough"), estimator.steps[-1]]
 
-
 # %% ../nbs/api/250_chain.ipynb #f372d998
 def chain_of(
     estimator:Any,   # unfitted; stays as it is

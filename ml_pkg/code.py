@@ -156,7 +156,6 @@ def _node(code:CodeType) -> ast.AST | None:
     linecache.checkcache(code.co_filename) # a module that was edited and reloaded is read again
     return _node_in("".join(linecache.getlines(code.co_filename)), code)
 
-
 # %% ../nbs/api/020_code.ipynb #5ca0efa8
 def _kept_per_code(find:Callable[[CodeType], Any]) -> Callable[[CodeType], Any]:
     "A function of a code object, computed once for each. By identity: code objects at two places may be equal."

@@ -213,7 +213,6 @@ def _reasons(found:dict[str, tuple[str, str]]) -> list[str]:
     libraries = [f"{name}: {one} → {other}" for name, (one, other) in library_versions(rest).items()]
     return [*rows, *libraries, *(described(path, *pair) for path, pair in rest.items() if not is_only_version(pair))]
 
-
 # %% ../nbs/api/270_explanation.ipynb #5c553629
 def rows_told(
     then:Mapping[str, str], # components of a run's key
@@ -300,7 +299,6 @@ _AFTERWARDS = {"_predictions": "predict", "_score": "score"} # functions that co
 _STEP = re.compile(r"""\(('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"), ('passthrough'|None)?""") # its name as `repr` writes it, and what does nothing
 _PLACE = re.compile(r"^in (?:the step '(.*)'|fold \d+)$", re.MULTILINE) # a note of an error
 
-
 # %% ../nbs/api/270_explanation.ipynb #4e6c5a79
 def declared_steps(
     parameters:dict[str, str], # of an estimator, as they are recorded
@@ -322,7 +320,6 @@ def failing_step(
     "In which step a run failed."
     named = [name for name in _PLACE.findall(traceback) if name in steps]
     return named[-1] if named else next((name for function, name in _AFTERWARDS.items() if f", in {function}\n" in traceback), NOWHERE)
-
 
 # %% ../nbs/api/270_explanation.ipynb #278492a9
 AGAIN = "as in an earlier run: reused where it was kept"

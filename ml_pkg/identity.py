@@ -426,7 +426,6 @@ def at_one_moment() -> Iterator[None]:
     try: yield
     finally: _inside.moment, _inside.code = before
 
-
 # %% ../nbs/api/040_identity.ipynb #51a73139
 def key_or_none(
     value:Any, # as `identify` takes it

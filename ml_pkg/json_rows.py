@@ -255,7 +255,6 @@ class _Met:
         conformed = conform(pd.DataFrame({name: pd.Series(values[name], dtype=object) for name in part.names}), part) # as objects: what a value means does not depend on those beside it
         return Columns(self.schema, values, rows, dict(conformed.frame.items()), nulls | conformed.nulls, unseen | conformed.unseen, beyond | conformed.beyond)
 
-
 # %% ../nbs/api/476_json_rows.ipynb #6aa1a723
 _CALLED = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
 

@@ -59,4 +59,3 @@ def end_with(
         while os.getppid() == parent: time.sleep(_LOOKS)
         os._exit(1) # nobody is there to be told, and what is written is written whole
     threading.Thread(target=look, name="ml_pkg parent", daemon=True).start()
-

@@ -98,7 +98,6 @@ class Needs:
         "Shared keys on its way that no other variants need."
         return frozenset(key for key in self.of(work) if self._needing[key] <= places)
 
-
 # %% ../nbs/api/360_schedule.ipynb #dfdc4278
 TOGETHER = 1.0 # seconds that the folds may take which join another one
 
@@ -213,4 +212,3 @@ class Schedule:
     def _after(self, key:str, work:Any) -> float:
         "Seconds that a fold takes from a key on, as far as others of its kind tell; infinite before one has told."
         return sum(self._longest.get(kind_of(link), math.inf) for link in work.chain[work.keys[1:].index(key) + 1:])
-

@@ -86,7 +86,6 @@ def _blaming_a_column(step:str, X:Any) -> Iterator[None]:
         if found := _culprit(error, X): raise InvalidData(f"{step} cannot take {found} ({first_line(error)})") from error
         raise
 
-
 # %% ../nbs/api/240_steps.ipynb #ac6a6e4b
 def _content_of(X:Any) -> str | None:
     "What would differ if somebody had written into rows. Of a frame, what is quick to tell: its columns, and the numbers in them."
