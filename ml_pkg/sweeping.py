@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from .checkpoints import Checkpoints, NoCheckpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
+from .explanation import failing_step
 from .fitting import Failure, Fold, OtherCode, Plans, Work, failure, handed_out, renew_workers, take_in, tried, warn_of_code, workers
 from .identity import Identity, at_one_moment
 from .passing import passing_on
@@ -68,12 +69,25 @@ def _unsendable(work:Work) -> Failure | None:
 # %% ../nbs/api/370_sweeping.ipynb #28c46960
 PATIENCE = 2 # workers that may be lost over a fold that is at work alone, before it counts as failed
 
+def _failed_key(work:Work, result:Fold|Failure) -> str|None:
+    "The key of the step that a fold failed in: whoever needs it fails likewise. None if there is none, or if it was for lack of memory, which others may have."
+    if not isinstance(result, Failure) or result.error.startswith("MemoryError"): return None
+    names = [link.name for link in work.chain]
+    step = failing_step(names, result.traceback)
+    return work.keys[1 + names.index(step)] if step in names else None
+
 def _together(parcel:Parcel, texts:dict|None) -> list[tuple[int, int, Fold|Failure]]:
     "What comes of some folds of a sweep, one after the other; what they alone need does not leave this process. Raises `OtherCode`."
     works = [work for _, work in parcel.folds]
     if texts is not None: take_in(works, texts)
+    results, failed = [], dict[str|None, Failure]()
     with passing_on(works[0].place.store, parcel.own) as store: # all have the same one
-        return [(place, work.number, tried(work._replace(place=work.place._replace(store=store)))) for place, work in parcel.folds]
+        for place, work in parcel.folds:
+            known = next((failed[key] for key in work.keys if key in failed), None)
+            result = known or tried(work._replace(place=work.place._replace(store=store)))
+            if isinstance(result, Failure) and (key := _failed_key(work, result)): failed[key] = result
+            results.append((place, work.number, result))
+    return results
 
 def _results(
     schedule:Schedule,
@@ -310,13 +324,23 @@ class _Sweep:
         self.display.show(self.tally.standing)
         with closing(_results(schedule, n_jobs, texts)) as results: # whatever is raised here, the workers end
             for place, work, result in results:
-                free = schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
+                free = self._fail_alike(schedule, courses, place, work, result)
+                free += schedule.done(place, work, None if isinstance(result, Failure) else {step.name: step.seconds for step in result.steps})
                 self.tally.take(courses[place], work, result)
                 if not courses[place].has_ended and not self.asking.goes_on(place, courses[place].scores):
                     free += schedule.drop(place)
                     self.tally.prune(courses[place])
                 for key in free: self.plans.store.let_go(key)
                 self.display.show(self.tally.standing)
+
+    def _fail_alike(self, schedule:Schedule, courses:list[Course], place:int, work:Work, result:Fold|Failure) -> list[str]:
+        "A step is taken once in each fold, also if it fails: what other variants that need it come to is known. Keys that nobody needs any more."
+        key, free = _failed_key(work, result), []
+        for other in schedule.needs.by(key) - {place} if key and key in schedule.needs.shared else ():
+            if courses[other].has_ended: continue
+            free += schedule.drop(other) # before anybody is given a fold of it that waited
+            self.tally.take(courses[other], work, result)
+        return free
 
     def _repeat(self, course:Course, first:Course) -> None:
         "A variant with the declaration of another one takes over what came of that."
