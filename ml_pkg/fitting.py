@@ -226,9 +226,8 @@ def take_in(
     works:Sequence[Work], # that were sent to this process
     texts:dict[tuple[Any, ...], str], # of project functions whose source is not at hand here
 ) -> None:
-    "Make what was sent ready to be fitted, all before any of it is. Raises `OtherCode` if a step or a metric is not here what it is where it was sent from."
+    "Take the code of what was sent, before any of it is fitted. Raises `OtherCode` if a step or a metric is not here what it is where it was sent from."
     remember_texts(texts)
-    for work in works: make_importable([link.step for link in work.chain])
     with at_one_moment():
         other = [f"'{link.name}'" for work in works for link in work.chain if link.key and key_or_none(link.step) != link.key]
         if any(work.meaning and key_or_none(work.metrics) != work.meaning for work in works): other.append("the metrics")
@@ -243,6 +242,7 @@ def fit_fold(
     draw_apart("dask", "distributed", "tornado") # which talk to the scheduler of a cluster
     if multiprocessing.current_process().name.startswith("Loky"): end_with(os.getppid()) # joblib's own workers would wait for a process that is gone
     keep_freed()
+    make_importable([link.step for link in work.chain])
     if texts is not None: take_in([work], texts)
     if found := _kept_fold(work): return found
     draws, usage = Draws(), Usage()
