@@ -26,6 +26,7 @@ from .artifacts import Artifact, joined, keep_declaration, keep_predictions
 from .checkpoints import warn_once
 from .dataset import has_changed
 from .deliveries import chosen_sinks, new_deliveries, start_sender
+from .edited import edited_files
 from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
 from .explanation import Explanation, explained
 from .identity import Identity, components, key_or_none
@@ -97,12 +98,16 @@ class Attempt:
         return self.surroundings.git(source.folder if hasattr(source, "folder") else Path.cwd())
 
 # %% ../nbs/api/298_recording.ipynb #5d0709bf
+def _warn_of_edits() -> None:
+    for file in edited_files(): # each edit once
+        warn_once(f"{file} was edited at {time.strftime('%H:%M:%S', time.localtime(os.stat(file).st_mtime))}, after it was imported, and what was imported is what runs. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
+
 def attempt(
     experiment:"Experiment",   # that is to run
     threads:int,               # of linear algebra, in each fit
     surroundings:Surroundings, # what is the same for all runs of a process
 ) -> Attempt:
-    "Begin a run; warns of a declaration that cannot be identified, and of a file that has changed since it was read. Raises `InvalidDeclaration` for what is no number of threads."
+    "Begin a run; warns of a declaration that cannot be identified, and of files that have changed since rows or code were read from them. Raises `InvalidDeclaration` for what is no number of threads."
     check_threads(threads)
     if has_changed(experiment.dataset):
         warn_once(f"{experiment.dataset.source} has changed since this process read it, and {experiment.name} still stands for the rows of then. Declare it again (import its module anew, or run its cell) to start from the new ones")
@@ -110,6 +115,7 @@ def attempt(
     except Unidentifiable as error:
         warnings.warn(f"{experiment.name} has no key, so its results will not be reused. {error}", UserWarning, stacklevel=4)
         identity = None
+    _warn_of_edits()
     return Attempt(experiment, identity, Workspace.current(), threads, surroundings)
 
 # %% ../nbs/api/298_recording.ipynb #b7e713a9
