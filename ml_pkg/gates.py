@@ -88,7 +88,7 @@ class SameInputs:
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses for new columns, for kinds that are narrower, for categories and missing values that the candidate neither knows nor answers."
         required = "takes the rows that clients send today"
-        if candidate.incumbent is None: return Verdict(self.name, required, "nothing is in production yet, so nobody sends any", True)
+        if candidate.incumbent is None: return Verdict(self.name, required, "nothing is in production yet, so nobody sends any", True, asked=False)
         before = {column.name: column for column in candidate.incumbent.model.schema.columns}
         columns = candidate.model.schema.columns
         new = [f"'{column.name}'" for column in columns if column.name not in before]
@@ -252,15 +252,15 @@ class FairAcross:
 class Verdicts(list[Verdict]):
     "What the gates said. Prints as text, and as a table in a notebook."
     @property
-    def refusals(self) -> list[Verdict]: return [verdict for verdict in self if not verdict.passed and verdict.asked]
+    def refusals(self) -> list[Verdict]: return [verdict for verdict in self if verdict.state == "refused"]
     @property
     def passed(self) -> bool: return all(verdict.passed for verdict in self)
 
     @property
     def title(self) -> str:
-        if self.passed: return f"{counted(len(self), 'gate')} passed"
-        unasked = [verdict.gate for verdict in self if not verdict.asked]
-        return f"refused by {len(self.refusals)} of {counted(len(self), 'gate')}: {', '.join(verdict.gate for verdict in self.refusals)}" + (f"; not asked: {', '.join(unasked)}" if unasked else "")
+        by = {state: [verdict.gate for verdict in self if verdict.state == state] for state in ("passed", "refused", "not asked", "nothing to judge")}
+        said = f"{counted(len(by['passed']), 'gate')} passed" if self.passed else f"refused by {len(by['refused'])} of {counted(len(self), 'gate')}: {', '.join(by['refused'])}"
+        return "; ".join([said, *(f"{state}: {', '.join(by[state])}" for state in ("not asked", "nothing to judge") if by[state])])
 
     def __str__(self) -> str: return "\n".join([self.title, *map(str, self)])
     __repr__ = __str__

@@ -199,7 +199,7 @@ class Holdout:
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin."
         metric, production, required = metric_of(candidate.run, self.metric), candidate.incumbent, self._required(candidate)
-        if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True)
+        if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True, asked=False)
         begun, seen = now(), look(candidate)
         known = f", of {minute(seen.made)} UTC" * (seen.made < begun) # the same model has the same score
         said = "; ".join([f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}{known}", *_besides(candidate, seen)])
@@ -257,14 +257,14 @@ class InTraffic:
     def __post_init__(self) -> None: check_amounts(self, "margin")
 
     def judge(self, candidate:Candidate) -> Verdict:
-        "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin. Without 100 such rows nothing is refused."
+        "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin. Without 100 such rows there is nothing to judge."
         metric, production = metric_of(candidate.run, self.metric), candidate.incumbent
         required = f"{metric} on labelled traffic not worse than in production" + (f" by more than {self.margin:g}" if self.margin else "")
-        if production is None: return Verdict(self.name, required, "nothing is in production yet", True)
+        if production is None: return Verdict(self.name, required, "nothing is in production yet", True, asked=False)
         try: rows = _labelled_traffic(candidate, production)
-        except InvalidData as error: return Verdict(self.name, required, str(error), True)
+        except InvalidData as error: return Verdict(self.name, required, str(error), True, asked=False)
         told_by = f"{counted(len(rows.rows), 'labelled row')} of the log, which came after both models were fitted"
         try: pair = _on_rows(candidate, metric, rows, _score(candidate, candidate.model, rows, metric))
-        except Exception as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True) # a metric may ask for more classes than came
-        if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True)
+        except Exception as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True, asked=False) # a metric may ask for more classes than came
+        if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True, asked=False)
         return Verdict(self.name, required, f"{pair}; {told_by}", pair.best_case >= -self.margin)
