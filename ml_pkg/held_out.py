@@ -21,7 +21,7 @@ from .dataset import Dataset
 from .display import counted, minute
 from .errors import InvalidData, InvalidDeclaration, NotFound, listed
 from .evaluation import holdout_identity, locked_away, scorers
-from .fitting import takes_weights
+from .fitting import takes_weights, unanswered
 from .identity import Identity, identify
 from .intervals import Interval, jackknife_parts, left_out_interval
 from .model import Model, UnusualInput, probability_name
@@ -97,9 +97,9 @@ def _locked_rows(candidate:Candidate) -> _Labelled:
 
 # %% ../nbs/api/390_held_out.ipynb #e2251771
 def _scored(candidate:Candidate, model:Model, locked:_Labelled) -> dict[str, float]:
-    "Every declared metric of a model on locked rows."
-    return {metric: _score(candidate, model, locked, metric)
-        for metric in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")}
+    "Every declared metric of a model on locked rows; NaN for what it cannot be asked."
+    return {metric: math.nan if unanswered(scorer, model.estimator) else _score(candidate, model, locked, metric)
+        for metric, scorer in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification").items()}
 
 def _score(candidate:Candidate, model:Model, rows:_Labelled, metric:str) -> float:
     "One of them."
