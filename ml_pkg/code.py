@@ -517,7 +517,7 @@ _homes:set[str] = set() # names of modules whose code has been asked about
 
 def modules_met() -> list[ModuleType]: # of the project; a notebook is one
     "Modules that code was asked about in this process."
-    return [module for name in sorted(_homes) if (module := sys.modules.get(name)) is not None and not is_library(module)]
+    return [module for name in sorted(_homes) if isinstance(module := sys.modules.get(name), ModuleType) and not is_library(module)]
 
 def _home(value:Any) -> str: return value.__globals__.get("__name__", "") if isinstance(value, FunctionType) else getattr(value, "__module__", None) or ""
 

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ def _compiled(module:ModuleType) -> CodeType | None:
 def _compiled_then(file:str, modified:int) -> CodeType | None:
     with open(file, "rb") as source: content = source.read()
     try: return compile(importlib.util.decode_source(content), file, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError): return None
+    except (SyntaxError, ValueError, RecursionError): return None
 
 def _kept(module:ModuleType) -> CodeType | None:
     "What Python keeps beside the file; None if it keeps nothing: what may lie there then is older."
@@ -71,10 +72,14 @@ def _import_of(module:ModuleType) -> _Import:
     return known
 
 def _is_edited(module:ModuleType) -> bool:
-    if type(getattr(module.__spec__, "loader", None)) is not SourceFileLoader: return False # a notebook, or code that somebody rewrites on its way in
+    if type(getattr(getattr(module, "__spec__", None), "loader", None)) is not SourceFileLoader: return False # a notebook, or code that somebody rewrites on its way in
     known, now = _import_of(module), _compiled(module)
     return os.path.exists(module.__file__ or "") and (now is None or instructions(now) != known.ran)
 
-def edited_files() -> list[str]: # in the order of the modules' names
+def edited_files() -> dict[str, float]: # path -> when it was modified, in seconds since 1970
     "Files of the project whose code was asked about in this process, and that were edited after they were imported."
-    return [module.__file__ or "" for module in modules_met() if _is_edited(module)]
+    found = {}
+    for module in modules_met():
+        with suppress(OSError): # whoever edits a file may take it away for a moment
+            if _is_edited(module): found[module.__file__ or ""] = os.stat(module.__file__ or "").st_mtime
+    return found

@@ -99,8 +99,8 @@ class Attempt:
 
 # %% ../nbs/api/298_recording.ipynb #5d0709bf
 def _warn_of_edits() -> None:
-    for file in edited_files(): # each edit once
-        warn_once(f"{file} was edited at {time.strftime('%H:%M:%S', time.localtime(os.stat(file).st_mtime))}, after it was imported, and what was imported is what runs. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
+    for file, when in edited_files().items(): # each edit once
+        warn_once(f"{file} was edited at {time.strftime('%H:%M:%S', time.localtime(when))}, after it was imported, and what was imported is what runs. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
 
 def attempt(
     experiment:"Experiment",   # that is to run
