@@ -8,8 +8,11 @@
 An IterativeImputer, PolynomialFeatures and a StandardScaler that all variants share, four values of k in SelectKBest, six of C in
 a LogisticRegression. The least possible is measured in the same run: a plain loop of scikit-learn calls in one process fits and
 applies each distinct step once in each fold, and scores each variant; the sum of these times, divided by the number of jobs,
-is what nobody can beat who does the same work. Two such loops at once show how much of it two cores cost each other, so ours
-is also held against the steps as they were timed in its own processes, at their own speed. How long it takes to write what is
+is what nobody can beat who does the same work. Two such loops at once show how much two cores cost each other. A machine that
+is shared does not keep its pace from one minute to the next, so ours is held against as many loops as it has jobs in turns of
+a second or two (benchmarks/turns.py), which both sides meet alike, and against the steps as they were timed in its own
+processes: the first tells if steps take longer in them, the second misses nothing that ours waits for (what is written reaches
+the disk while a side is stopped, too). How long it takes to write what is
 kept is a matter of the machine (a virtual one may get its memory page by page), so it is said what a plain loop takes for as
 many bytes right afterwards. Every step that is shared adds a line to a file whenever it is fitted, in whatever process. All have
 to come to the same scores.
@@ -41,6 +44,7 @@ from typing import Any, NamedTuple
 
 import environments
 import numpy as np
+import turns
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401 (IterativeImputer is there after it)
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import IterativeImputer, SimpleImputer
@@ -255,10 +259,11 @@ def loop(X:np.ndarray, y:np.ndarray, values:dict[str, list]) -> tuple[float, lis
     return clock.total, [Variant(k, C, float(np.mean(each))) for (k, C), each in accuracies.items()]
 
 
-def work_least(rows:int) -> dict[str, Any]:
+def work_least(rows:int, waits:bool) -> dict[str, Any]:
     loop(*table(FEW_ROWS), grid(1))
     forget_fits()
-    took, scores = loop(*table(rows), grid(STRENGTHS))
+    X, y = table(rows)
+    with in_turn(waits): took, scores = loop(X, y, grid(STRENGTHS))
     return {"seconds": took, "scores": sorted(scores), "fits": fits()}
 
 
@@ -271,7 +276,15 @@ def ready(jobs:int) -> None:
     if jobs > 1: Parallel(n_jobs=jobs)(delayed(pause)() for _ in range(jobs))
 
 
-def work(kind:type[Grid], jobs:int, rows:int, strengths:int, folder:Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def in_turn(waits:bool) -> Iterator[None]:
+    "Whether what is timed waits for its turns."
+    if waits: turns.begin()
+    yield
+    if waits: turns.end()
+
+
+def work(kind:type[Grid], jobs:int, rows:int, strengths:int, folder:Path, waits:bool) -> dict[str, Any]:
     "One sweep, after a small one that does not count."
     contestant = kind(jobs, folder)
     def small() -> None:
@@ -281,7 +294,7 @@ def work(kind:type[Grid], jobs:int, rows:int, strengths:int, folder:Path) -> dic
     X, y = table(rows)
     forget_fits()
     declare, sweep = seconds(lambda: contestant.prepared(X, y, grid(strengths)))
-    took, done = seconds(sweep)
+    with in_turn(waits): took, done = seconds(sweep)
     counted = fits()
     display, _ = seconds(lambda: contestant.shown(done))
     scores = [] if kind is Growing else sorted(contestant.scores(done))
@@ -306,11 +319,11 @@ def surroundings(name:str, store:str) -> dict[str, str]:
             **({"SKB_CACHE": f"{store}/steps"} if name == "skrub cached 2" else {})}
 
 
-def begun(python:Path, name:str, rows:int, strengths:int, store:str) -> subprocess.Popen:
+def begun(python:Path, name:str, rows:int, strengths:int, store:str, *options:str) -> subprocess.Popen:
     "A process that does one sweep, or the loop."
     os.sync() # nobody waits for what another has written
-    command = [str(python), __file__, "--worker", name, "--rows", str(rows), "--strengths", str(strengths), "--store", f"{store}/steps"]
-    return subprocess.Popen(command, env=surroundings(name, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [str(python), __file__, "--worker", name, "--rows", str(rows), "--strengths", str(strengths), "--store", f"{store}/steps", *options]
+    return subprocess.Popen(command, env=surroundings(name, store), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process:subprocess.Popen) -> dict[str, Any]:
@@ -335,12 +348,21 @@ def least(rows:int) -> dict[str, Any]:
     return {**alone, "at once": statistics.mean(each["seconds"] for each in both)}
 
 
+def over_loops(name:str, python:Path, rows:int) -> float:
+    "One contestant from an empty store, and as many loops as it has jobs, in turns: its seconds over those of a loop, divided by its jobs."
+    jobs = CONTESTANTS[name].jobs
+    with empty_store() as store, contextlib.ExitStack() as stores:
+        loops = [begun(Path(sys.executable), "least", rows, STRENGTHS, stores.enter_context(empty_store()), "--in-turns") for _ in range(jobs)]
+        (took,), least = turns.timed([([begun(python, name, rows, STRENGTHS, store, "--in-turns")], 1), (loops, jobs)])
+    return took * jobs / statistics.mean(least)
+
+
 def measure(name:str, python:Path, rows:int) -> dict[str, Any]:
     "One contestant from an empty store, and once more from the store it has made, if it keeps one."
     with empty_store() as store:
         cold = ended(begun(python, name, rows, STRENGTHS, store))
         warm = ended(begun(python, name, rows, STRENGTHS, store)) if CONTESTANTS[name].keeps and "failed" not in cold else None
-    return {**cold, "warm": warm}
+    return {**cold, "warm": warm, **({"over loops": over_loops(name, python, rows)} if name.startswith("ours") and "failed" not in cold else {})}
 
 
 # Side by side.
@@ -350,6 +372,7 @@ class Result(NamedTuple):
     seconds: float
     start: float
     over_least: float
+    over_loops: float             # in turns with them; NaN for who is not held against that
     over_steps: float             # NaN for who does not time its steps
     over_grid: float|None
     fits: dict[str, int]
@@ -370,6 +393,7 @@ def result(name:str, rounds:list[dict]) -> Result:
     warm = [each["warm"] for each in mine if each["warm"]]
     return Result(middle(each["seconds"] for each in mine), middle(each["start"] for each in mine),
                   middle(each["seconds"] * jobs / round["least"]["seconds"] for each, round in zip(mine, rounds, strict=True)),
+                  middle(each.get("over loops", float("nan")) for each in mine),
                   middle(each["seconds"] * jobs / each["steps"] for each in mine),
                   middle(each["seconds"] / other for each, other in zip(mine, plain, strict=True)) if all(plain) else None,
                   {step: max(each["fits"].get(step, 0) for each in mine) for step in STEPS},
@@ -396,16 +420,19 @@ def side_by_side(chosen:argparse.Namespace, rows:int, repeats:int) -> bool:
     return all(bars(rounds, results, [name for name in chosen.only if name in failed], is_timed=not chosen.quick))
 
 
+def ratio(value:float) -> str: return "" if np.isnan(value) else f"{value:.2f}"
+
+
 def show(rounds:list[dict], results:dict[str, Result], failed:dict[str, str]) -> None:
     "Print the tables."
     alone, at_once = (statistics.median(each["least"][kind] for each in rounds) for kind in ("seconds", "at once"))
     print(f"\nleast possible: {alone:.1f} s with one job, {alone / 2:.1f} s with two; two loops at once take {at_once / alone:.2f} times as long each")
-    print(f"\n{'':<17}{'seconds':>9}{'over least':>12}{'over steps':>12}{'over grid':>11}{'start':>8}   fits of" + "".join(f"{step:>8}" for step in STEPS))
+    print(f"\n{'':<17}{'seconds':>9}{'over least':>12}{'over loops':>12}{'over steps':>12}{'over grid':>11}{'start':>8}   fits of" + "".join(f"{step:>8}" for step in STEPS))
     distinct = rounds[0]["least"]["fits"]
-    print(f"{'distinct steps':<17}{'':>9}{'':>12}{'':>12}{'':>11}{'':>8}          " + "".join(f"{distinct[step]:>8}" for step in STEPS))
+    print(f"{'distinct steps':<17}{'':>9}{'':>12}{'':>12}{'':>12}{'':>11}{'':>8}          " + "".join(f"{distinct[step]:>8}" for step in STEPS))
     for name, each in results.items():
         over_grid = "" if each.over_grid is None else f"{each.over_grid:.2f}"
-        print(f"{name:<17}{each.seconds:>9.2f}{each.over_least:>12.2f}{'' if np.isnan(each.over_steps) else f'{each.over_steps:.2f}':>12}{over_grid:>11}{each.start:>8.1f}          " + "".join(f"{each.fits[step]:>8}" for step in STEPS))
+        print(f"{name:<17}{each.seconds:>9.2f}{each.over_least:>12.2f}{ratio(each.over_loops):>12}{ratio(each.over_steps):>12}{over_grid:>11}{each.start:>8.1f}          " + "".join(f"{each.fits[step]:>8}" for step in STEPS))
     for name, reason in failed.items(): print(f"{name:<17} {reason}")
     print("\nagain, warm, in a new process")
     for name, each in results.items():
@@ -432,16 +459,11 @@ def bars(rounds:list[dict], results:dict[str, Result], failed:list[str], is_time
 def times_hold(name:str, results:dict[str, Result]) -> list[bool]:
     "The bars of one of ours that depend on time."
     each, jobs = results[name], CONTESTANTS[name].jobs
-    held = [verdict(f"{name} takes {each.over_least:.3f} times the loop's steps, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}{unsteady(each)}", 1 <= each.over_least <= MOST_OVER_LEAST),
+    held = [verdict(f"{name} takes {each.over_loops:.3f} times the loop's steps, in turns with it, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}", max(each.over_loops, each.over_steps) <= MOST_OVER_LEAST),
             verdict(f"{name} again, warm, takes {each.warm['seconds']:.3f} s, less than {MOST_WARM}", each.warm["seconds"] < MOST_WARM)]
     peers = {peer: other.seconds for peer, other in results.items() if CONTESTANTS[peer].jobs == jobs and not peer.startswith("ours")}
     if best := min(peers, key=peers.get, default=None): held.append(verdict(f"{name} takes {each.seconds:.2f} s, less than {best} with {peers[best]:.2f} s", each.seconds < peers[best]))
     return held
-
-
-def unsteady(result:Result) -> str:
-    "What there is to say of a time that nobody can reach."
-    return ". That is below the least possible: the machine did not keep its pace from one contestant to the next, so nothing can be told" if result.over_least < 1 else ""
 
 
 def verdict(what:str, holds:bool) -> bool:
@@ -461,21 +483,6 @@ def resident(process:int) -> int:
     except (OSError, IndexError): return 0
 
 
-def parents() -> dict[int, int]:
-    "Each process of this machine, and the one that started it."
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError): found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    return found
-
-
-def descendants(process:int) -> set[int]:
-    "All processes that were started by a process, or by those."
-    family, known = {process}, parents()
-    while more := {each for each, parent in known.items() if parent in family} - family: family |= more
-    return family - {process}
-
-
 class Peaks:
     "Watches how much memory a process and its workers have, four times a second, while the block runs."
     def __init__(self, process:int): self.process, self.main, self.workers, self.over = process, 0, 0, threading.Event()
@@ -492,7 +499,7 @@ class Peaks:
     def watch(self) -> None:
         while not self.over.wait(0.25):
             self.main = max(self.main, resident(self.process))
-            self.workers = max(self.workers, sum(map(resident, descendants(self.process))))
+            self.workers = max(self.workers, sum(map(resident, turns.descendants(self.process))))
 
 
 def grown(strengths:int, rows:int) -> dict[str, float]:
@@ -535,6 +542,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=[24, 240, 2_400], help=f"variants with --growth, in multiples of {len(KEPT)}")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="CONTESTANT", help="; ".join(CONTESTANTS))
     environments.add_option(parser)
+    parser.add_argument("--in-turns", action="store_true", help=argparse.SUPPRESS)
     for hidden, kind in (("--worker", str), ("--strengths", int), ("--store", Path)): parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS) # a process of its own
     chosen = parser.parse_args()
     if any(size % len(KEPT) for size in chosen.sizes): parser.error(f"--sizes takes multiples of {len(KEPT)}, the number of values of k")
@@ -545,7 +553,7 @@ def main() -> None:
     chosen = arguments()
     if chosen.worker:
         kind, jobs = (Growing, 2) if chosen.worker == "growing" else CONTESTANTS.get(chosen.worker, (None, 0))[:2]
-        print("\n" + json.dumps(work(kind, jobs, chosen.rows, chosen.strengths, chosen.store) if kind else work_least(chosen.rows)))
+        print("\n" + json.dumps(work(kind, jobs, chosen.rows, chosen.strengths, chosen.store, chosen.in_turns) if kind else work_least(chosen.rows, chosen.in_turns)))
         return
     repeats = chosen.repeats or (1 if chosen.quick or chosen.growth else 3)
     rows = chosen.rows or (GROWTH_ROWS if chosen.growth else QUICK_ROWS if chosen.quick else ROWS)
