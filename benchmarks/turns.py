@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 TURN = 1.0 # seconds
@@ -47,6 +47,11 @@ def descendants(process:int) -> set[int]:
     return family - {process}
 
 
+def send(number:signal.Signals, processes:Iterable[int]) -> None:
+    for each in processes:
+        with contextlib.suppress(ProcessLookupError): os.kill(each, number)
+
+
 class Timed:
     "A process, with those that it starts, and how long it has run since it began."
     def __init__(self, process:subprocess.Popen):
@@ -64,37 +69,37 @@ class Timed:
                 self.is_done.set()
         for each in (self.is_ready, self.is_done): each.set() # it may have failed
 
-    def send(self, number:signal.Signals) -> None:
-        "To the process and those that it started, as long as it is there."
-        if self.process.poll() is not None: return
-        for each in (self.process.pid, *descendants(self.process.pid)):
-            with contextlib.suppress(ProcessLookupError): os.kill(each, number)
+    def family(self) -> list[int]:
+        "The process and those that it started, as long as it is there."
+        return [self.process.pid, *descendants(self.process.pid)] if self.process.poll() is None else []
 
     def begin(self) -> None:
-        self.send(signal.SIGSTOP)
+        send(signal.SIGSTOP, self.family())
         with contextlib.suppress(BrokenPipeError): # it has failed already
             self.process.stdin.write("\n") # read when it goes on
             self.process.stdin.flush()
 
     def resume(self) -> None:
+        family = self.family()
         self.resumed = time.perf_counter()
-        self.send(signal.SIGCONT)
+        send(signal.SIGCONT, family)
 
     def stop(self) -> None:
         "Count its turn, as far as it was at work."
-        self.send(signal.SIGSTOP)
+        family = self.family()
         self.seconds += max(0.0, (self.ended or time.perf_counter()) - self.resumed)
+        send(signal.SIGSTOP, family)
 
     def finish(self) -> None:
         "Let it come to its own end. Raises SystemExit if that is a failure."
-        self.send(signal.SIGCONT)
-        complaints = self.process.stderr.read()
+        send(signal.SIGCONT, self.family())
+        self.process.wait()
         self.reader.join()
-        if self.process.wait(): raise SystemExit(f"what was timed failed (exit {self.process.returncode}): {complaints.strip()[-500:]}")
+        if self.process.returncode: raise SystemExit(f"what was timed failed (exit {self.process.returncode})")
 
 
 def timed(sides:Sequence[tuple[Sequence[subprocess.Popen], float]]) -> list[list[float]]:
-    "Seconds of the processes of each side, which is given with the length of its turns in units of `TURN`. Raises SystemExit if one of them fails."
+    "Seconds of the processes of each side, which is given with the length of its turns in units of `TURN`. Their standard error is read by nobody here. Raises SystemExit if one of them fails."
     found = [([Timed(process) for process in processes], turn) for processes, turn in sides]
     every = [each for side, _ in found for each in side]
     try:
@@ -104,7 +109,7 @@ def timed(sides:Sequence[tuple[Sequence[subprocess.Popen], float]]) -> list[list
             for side, turn in found: take_turn([each for each in side if not each.is_done.is_set()], turn)
         for each in every: each.finish()
     finally:
-        for each in every: each.send(signal.SIGKILL) # whoever is still there
+        for each in every: send(signal.SIGKILL, each.family()) # whoever is still there
     return [[each.seconds for each in side] for side, _ in found]
 
 

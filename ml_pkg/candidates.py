@@ -50,14 +50,16 @@ class Verdict:
     required: str
     found: str
     passed: bool
-    asked: bool = True # False for a gate that costs something to ask, after another one has refused, and, where it passed, for one that had nothing to judge by
+    asked: bool = True # False for a gate that costs something to ask, after another one has refused
+    judged: bool = True # False for a gate that had nothing to judge by: it passed, and that says nothing
 
     def __post_init__(self) -> None: object.__setattr__(self, "passed", bool(self.passed)) # numpy's own is not JSON
 
     @property
     def state(self) -> str:
         "In words."
-        if not self.asked: return "nothing to judge" if self.passed else "not asked"
+        if not self.asked: return "not asked"
+        if not self.judged: return "nothing to judge"
         return "passed" if self.passed else "refused"
     def __str__(self) -> str: return f"{self.state}: {self.gate}\n  required  {self.required}\n  found     {self.found}"
     def to_dict(self) -> dict[str, Any]: return asdict(self) # as JSON can hold it; Verdict(**…) makes it again
@@ -171,7 +173,7 @@ def _not_comparable(candidate:Candidate, metric:str) -> str:
 # %% ../nbs/api/389_candidates.ipynb #260a5334
 def _against(gate:Gate, candidate:Candidate, required:str, metric:str, is_enough:Callable[[Pair], bool]) -> Verdict:
     "The verdict on a difference to what is in production."
-    if candidate.incumbent is None: return Verdict(gate.name, required, "nothing is in production yet", True, asked=False)
+    if candidate.incumbent is None: return Verdict(gate.name, required, "nothing is in production yet", True, judged=False)
     try: pair = _on_same_folds(candidate, metric)
     except InvalidData as error: return Verdict(gate.name, required, str(error), False)
     gone = [each for each in candidate.incumbent.run.metrics if each not in candidate.run.metrics]

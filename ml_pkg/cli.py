@@ -272,7 +272,7 @@ def runs(
     print_columns(lines)
     if len(found) == limit and (more := run_count(experiment, where) - limit) > 0 and not metric: print(f"… and {more:,} more: --limit {limit + more}")
     reused = sum(run["reused"] for run in found)
-    if 2 * reused > len(found) and not where: print(f"{reused:,} of them took over the results of an earlier run: --where 'not reused' leaves these out")
+    if 2 * reused > len(found) and not where: print(f"{reused:,} of the {len(found):,} above took over the results of earlier runs: --where 'not reused' leaves such out")
 
 def _print_none(experiment:str, where:str) -> None:
     "Say that there are no runs. Raises `UnknownName` for an experiment that never ran."

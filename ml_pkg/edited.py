@@ -5,81 +5,92 @@
 # %% auto #0
 __all__ = ['edited_files']
 
-# %% ../nbs/api/025_edited.ipynb #3f7c248e
-import functools
-import importlib.util
+# %% ../nbs/api/025_edited.ipynb #747364eb
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
-from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import decode_source
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .code import instructions, modules_met
+from .code import instructions, is_library, normalised
 
-# %% ../nbs/api/025_edited.ipynb #623f79d3
-def _compiled(module:ModuleType) -> CodeType | None:
-    "Of its file as it is now; None if there is none, or none that Python can read."
-    file = module.__file__ or ""
-    try: return _compiled_then(file, os.stat(file).st_mtime_ns)
-    except OSError: return None
-
-@functools.lru_cache(maxsize=64)
-def _compiled_then(file:str, modified:int) -> CodeType | None:
-    with open(file, "rb") as source: content = source.read()
-    try: return compile(importlib.util.decode_source(content), file, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError): return None
-
-def _kept(module:ModuleType) -> CodeType | None:
-    "What Python keeps beside the file; None if it keeps nothing: what may lie there then is older."
-    cached = module.__spec__ and module.__spec__.cached
-    if sys.dont_write_bytecode or not cached: return None
-    try: return SourcelessFileLoader(module.__name__, cached).get_code(module.__name__) # whatever the file says by now
-    except (ImportError, OSError, EOFError, ValueError, TypeError): return None
-
-# %% ../nbs/api/025_edited.ipynb #a7b93a4d
+# %% ../nbs/api/025_edited.ipynb #9dc9fa11
 def _own_functions(module:ModuleType) -> Iterator[FunctionType]:
-    "Functions and methods of a module that its file defines."
-    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
-    for value in (value for holder in (module, *classes) for value in list(vars(holder).values())):
-        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and value.__code__.co_filename == module.__file__: yield value
+    "Functions and methods of a module that its file defines. Nothing else is touched: a lazy object may do whatever it likes."
+    values = list(vars(module).values())
+    classes = [each for each in values if issubclass(type(each), type)]
+    for value in [*values, *(value for each in classes for value in list(vars(each).values()))]:
+        if type(value) is FunctionType and value.__code__.co_filename == module.__file__: yield value
+
+def _living(module:ModuleType) -> frozenset:
+    "What tells whether a module was run again."
+    objects = {(name, id(value)) for name, value in list(vars(module).items()) if not name.startswith("__")}
+    return frozenset(objects | {("", id(function.__code__)) for function in _own_functions(module)})
+
+# %% ../nbs/api/025_edited.ipynb #ec6cc3aa
+_BEGAN = time.time() # this process, or a little later
 
 def _within(code:CodeType) -> Iterator[CodeType]:
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType): yield from _within(constant)
 
-def _holds_all(code:CodeType, module:ModuleType) -> bool:
-    "Whether the functions of a module are those of some code."
-    held = {instructions(each) for each in _within(code)}
+def _has_all(source:str, module:ModuleType) -> bool:
+    "Whether the functions that live in a module are those of a source."
+    with warnings.catch_warnings(action="ignore"):
+        held = {instructions(each) for each in _within(compile(source, "<source>", "exec", dont_inherit=True))}
     return all(instructions(function.__code__) in held for function in _own_functions(module))
 
-# %% ../nbs/api/025_edited.ipynb #a1c18cd5
-class _Import(NamedTuple):
-    "What came of importing a module."
-    spec: Any   # of that import; a reload gives the module another one
-    ran: tuple  # its instructions; empty if they are neither kept nor in the file: it was edited before anybody asked
+def _said(source:str) -> str:
+    "What a source says; nothing, if Python cannot read it."
+    try:
+        with warnings.catch_warnings(action="ignore"): return normalised(source)
+    except (SyntaxError, ValueError): return ""
 
-_imports:dict[str, _Import] = {} # by name
+class _Asked(NamedTuple):
+    "What came of asking about a module."
+    living: frozenset
+    source: str      # what its file said when it was imported, as far as is known
+    modified: float  # its file, in seconds since 1970
+    is_edited: bool
 
-def _import_of(module:ModuleType) -> _Import:
-    known = _imports.get(module.__name__)
-    if known is None or known.spec is not module.__spec__:
-        candidates = (code for code in (_kept(module), _compiled(module)) if code is not None)
-        known = _Import(module.__spec__, next((instructions(code) for code in candidates if _holds_all(code, module)), ()))
-        _imports[module.__name__] = known
+_asked:dict[str, _Asked] = {} # by name
+
+def _source_of(module:ModuleType) -> str:
+    with open(module.__file__ or "", "rb") as file: return decode_source(file.read())
+
+def _first(module:ModuleType, modified:float) -> _Asked:
+    source = _source_of(module)
+    if modified < _BEGAN: return _Asked(_living(module), source, modified, False)
+    try: is_edited = not _has_all(source, module)
+    except (SyntaxError, ValueError): is_edited = True
+    return _Asked(_living(module), "" if is_edited else source, modified, is_edited)
+
+def _answer(module:ModuleType) -> _Asked:
+    "Whether the file of a module says something else than what was imported."
+    known, modified = _asked.get(module.__name__), os.stat(module.__file__ or "").st_mtime
+    if known is None or known.modified != modified and known.living != _living(module): known = _first(module, modified)
+    if known.modified != modified: known = known._replace(modified=modified, is_edited=_said(_source_of(module)) != _said(known.source))
+    elif known.is_edited and known.living != _living(module): known = _first(module, modified) # it was reloaded since
+    _asked[module.__name__] = known
     return known
 
-def _is_edited(module:ModuleType) -> bool:
-    if type(getattr(getattr(module, "__spec__", None), "loader", None)) is not SourceFileLoader: return False # a notebook, or code that somebody rewrites on its way in
-    known, now = _import_of(module), _compiled(module)
-    return os.path.exists(module.__file__ or "") and (now is None or instructions(now) != known.ran)
+# %% ../nbs/api/025_edited.ipynb #b841cb39
+def _is_read_from_a_file(module:object) -> bool:
+    "Not a notebook, nor what somebody rewrites on its way in, as pytest does with tests."
+    return isinstance(module, ModuleType) and type(getattr(getattr(module, "__spec__", None), "loader", None)) is SourceFileLoader and not is_library(module)
 
-def edited_files() -> dict[str, float]: # path -> when it was modified, in seconds since 1970
-    "Files of the project whose code was asked about in this process, and that were edited after they were imported."
+def edited_files(
+    modules:Iterable[str], # names; those of libraries, and what is no module of a file, are passed over
+) -> dict[str, float]:     # path -> when it was modified, in seconds since 1970
+    "Files of the project that were edited after they were imported, as far as can be told."
     found = {}
-    for module in modules_met():
-        with suppress(OSError): # whoever edits a file may take it away for a moment
-            if _is_edited(module): found[module.__file__ or ""] = os.stat(module.__file__ or "").st_mtime
+    for module in [sys.modules.get(name) for name in sorted(name for name in modules if isinstance(name, str))]:
+        try:
+            if _is_read_from_a_file(module) and (answer := _answer(module)).is_edited: found[module.__file__ or ""] = answer.modified
+        except Exception: continue # a file that is gone, or a module that is like no other: nothing hangs on what is said here
     return found

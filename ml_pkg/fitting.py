@@ -90,7 +90,7 @@ def unanswered(
     estimator:Any,   # fitted
 ) -> str:            # empty if it can be asked, or if nobody knows
     "Why an estimator cannot be asked what a metric wants to know, such as probabilities."
-    wanted = getattr(scorer, "_response_method", ())
+    wanted = getattr(scorer, "_response_method", None) or ()
     methods = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     if not methods or not set(methods) <= set(_METHODS) or any(hasattr(estimator, name) for name in methods): return ""
     return f"{type(estimator).__name__} has no {' or '.join(methods)}"

@@ -88,7 +88,7 @@ class SameInputs:
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses for new columns, for kinds that are narrower, for categories and missing values that the candidate neither knows nor answers."
         required = "takes the rows that clients send today"
-        if candidate.incumbent is None: return Verdict(self.name, required, "nothing is in production yet, so nobody sends any", True, asked=False)
+        if candidate.incumbent is None: return Verdict(self.name, required, "nothing is in production yet, so nobody sends any", True, judged=False)
         before = {column.name: column for column in candidate.incumbent.model.schema.columns}
         columns = candidate.model.schema.columns
         new = [f"'{column.name}'" for column in columns if column.name not in before]
@@ -259,7 +259,8 @@ class Verdicts(list[Verdict]):
     @property
     def title(self) -> str:
         by = {state: [verdict.gate for verdict in self if verdict.state == state] for state in ("passed", "refused", "not asked", "nothing to judge")}
-        said = f"{counted(len(by['passed']), 'gate')} passed" if self.passed else f"refused by {len(by['refused'])} of {counted(len(self), 'gate')}: {', '.join(by['refused'])}"
+        passed = f"{counted(len(by['passed']), 'gate')} passed" if by["passed"] else "no gate refused"
+        said = passed if self.passed else f"refused by {len(by['refused'])} of {counted(len(self), 'gate')}: {', '.join(by['refused'])}"
         return "; ".join([said, *(f"{state}: {', '.join(by[state])}" for state in ("not asked", "nothing to judge") if by[state])])
 
     def __str__(self) -> str: return "\n".join([self.title, *map(str, self)])

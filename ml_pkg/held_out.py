@@ -9,8 +9,8 @@ __all__ = ['FEWEST_LABELS', 'MOST_LABELS', 'holdout_key', 'Look', 'looks', 'data
 import json
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -97,13 +97,23 @@ def _locked_rows(candidate:Candidate) -> _Labelled:
 
 # %% ../nbs/api/390_held_out.ipynb #e2251771
 def _scored(candidate:Candidate, model:Model, locked:_Labelled) -> dict[str, float]:
-    "Every declared metric of a model on locked rows; NaN for what it cannot be asked."
-    return {metric: math.nan if unanswered(scorer, model.estimator) else _score(candidate, model, locked, metric)
-        for metric, scorer in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification").items()}
+    "Every declared metric of a model on locked rows."
+    return {metric: _score(candidate, model, locked, metric)
+        for metric in scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")}
+
+def _scorer(candidate:Candidate, metric:str) -> Callable: return scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")[metric]
+
+def _without_metric(candidate:Candidate, metric:str, required:str, gate:str) -> Verdict|None:
+    "What is to be said where the candidate, or else what is in production, cannot be asked for a metric."
+    scorer, production = _scorer(candidate, metric), candidate.incumbent
+    if why := unanswered(scorer, candidate.model.estimator): return Verdict(gate, required, f"it has no {metric}: {why}", False)
+    why = unanswered(scorer, production.model.estimator) if production else ""
+    return Verdict(gate, required, f"what is in production has no {metric}: {why}", True, judged=False) if why else None
 
 def _score(candidate:Candidate, model:Model, rows:_Labelled, metric:str) -> float:
-    "One of them."
-    scorer = scorers(candidate.experiment.evaluation, candidate.run.row["task"] == "classification")[metric]
+    "One of them; NaN if the model cannot be asked for it."
+    scorer = _scorer(candidate, metric)
+    if unanswered(scorer, model.estimator): return math.nan
     return float(scorer(model.estimator, conform(rows.rows, model.schema).frame, rows.y,
         **({"sample_weight": rows.weights} if rows.weights is not None and takes_weights(scorer) else {})))
 
@@ -199,11 +209,12 @@ class Holdout:
     def judge(self, candidate:Candidate) -> Verdict:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin."
         metric, production, required = metric_of(candidate.run, self.metric), candidate.incumbent, self._required(candidate)
-        if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True, asked=False)
+        if not candidate.experiment.evaluation.holdout: return Verdict(self.name, required, "no rows are locked away (Evaluation(holdout=0.2) would)", True, judged=False)
         begun, seen = now(), look(candidate)
         known = f", of {minute(seen.made)} UTC" * (seen.made < begun) # the same model has the same score
         said = "; ".join([f"{_ordinal(seen.number)} look at these {counted(candidate.run.row['holdout_rows'], 'row')}{known}", *_besides(candidate, seen)])
-        if production is None: return Verdict(self.name, required, f"{metric} {seen.scores[metric]:.4f}, and nothing is in production yet; {said}", True)
+        if without := _without_metric(candidate, metric, required, self.name): return replace(without, found=f"{without.found}; {said}")
+        if production is None: return Verdict(self.name, required, f"{metric} {seen.scores[metric]:.4f}, and nothing is in production yet; {said}", True, judged=False)
         pair = _on_locked(candidate, metric, seen)
         return Verdict(self.name, required, f"{pair}; {said}", pair.best_case >= -self.margin)
 
@@ -260,11 +271,12 @@ class InTraffic:
         "Refuses if the 95 % interval of the difference, from the bootstrap of rows, lies below minus the margin. Without 100 such rows there is nothing to judge."
         metric, production = metric_of(candidate.run, self.metric), candidate.incumbent
         required = f"{metric} on labelled traffic not worse than in production" + (f" by more than {self.margin:g}" if self.margin else "")
-        if production is None: return Verdict(self.name, required, "nothing is in production yet", True, asked=False)
+        if production is None: return Verdict(self.name, required, "nothing is in production yet", True, judged=False)
         try: rows = _labelled_traffic(candidate, production)
-        except InvalidData as error: return Verdict(self.name, required, str(error), True, asked=False)
+        except InvalidData as error: return Verdict(self.name, required, str(error), True, judged=False)
+        if without := _without_metric(candidate, metric, required, self.name): return without
         told_by = f"{counted(len(rows.rows), 'labelled row')} of the log, which came after both models were fitted"
         try: pair = _on_rows(candidate, metric, rows, _score(candidate, candidate.model, rows, metric))
-        except Exception as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True, asked=False) # a metric may ask for more classes than came
-        if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True, asked=False)
+        except Exception as error: return Verdict(self.name, required, f"it cannot be told from {told_by}: {error}", True, judged=False) # a metric may ask for more classes than came
+        if not math.isfinite(pair.candidate - pair.production): return Verdict(self.name, required, f"{metric} has no value on {told_by}", True, judged=False)
         return Verdict(self.name, required, f"{pair}; {told_by}", pair.best_case >= -self.margin)

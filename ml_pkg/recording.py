@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .artifacts import Artifact, joined, keep_declaration, keep_predictions
 from .checkpoints import warn_once
+from .code import homes_met
 from .dataset import has_changed
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .edited import edited_files
@@ -98,10 +99,6 @@ class Attempt:
         return self.surroundings.git(source.folder if hasattr(source, "folder") else Path.cwd())
 
 # %% ../nbs/api/298_recording.ipynb #5d0709bf
-def _warn_of_edits() -> None:
-    for file, when in edited_files().items(): # each edit once
-        warn_once(f"{file} was edited at {time.strftime('%H:%M:%S', time.localtime(when))}, after it was imported, and what was imported is what runs. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
-
 def attempt(
     experiment:"Experiment",   # that is to run
     threads:int,               # of linear algebra, in each fit
@@ -111,11 +108,13 @@ def attempt(
     check_threads(threads)
     if has_changed(experiment.dataset):
         warn_once(f"{experiment.dataset.source} has changed since this process read it, and {experiment.name} still stands for the rows of then. Declare it again (import its module anew, or run its cell) to start from the new ones")
-    try: identity = experiment.identity
-    except Unidentifiable as error:
-        warnings.warn(f"{experiment.name} has no key, so its results will not be reused. {error}", UserWarning, stacklevel=4)
-        identity = None
-    _warn_of_edits()
+    with homes_met() as homes:
+        try: identity = experiment.identity
+        except Unidentifiable as error:
+            warnings.warn(f"{experiment.name} has no key, so its results will not be reused. {error}", UserWarning, stacklevel=4)
+            identity = None
+    for file, when in edited_files({*homes, experiment.module, experiment.declared.module}).items(): # each edit once
+        warn_once(f"{file} was edited after it was imported (on {time.strftime('%Y-%m-%d at %H:%M:%S', time.localtime(when))}), and {experiment.name} runs what was imported. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
     return Attempt(experiment, identity, Workspace.current(), threads, surroundings)
 
 # %% ../nbs/api/298_recording.ipynb #b7e713a9

@@ -539,7 +539,7 @@ def move_list(
         runs = {each.version: each.run for each in _versions(connection, name)}
         return [_move(row, runs) for row in connection.execute("SELECT * FROM promotions WHERE name = ? ORDER BY number", [name])]
 
-def _judged(gates:list[dict]) -> list[dict]: return [gate for gate in gates if gate.get("asked", True) or not gate.get("passed")] # the others had nothing to judge by
+def _judged(gates:list[dict]) -> list[dict]: return [gate for gate in gates if gate.get("judged", True)] # the others had nothing to judge by
 
 def _move(row:sqlite3.Row, runs:dict[int, str]) -> dict:
     gates = json.loads(row["gates"])
@@ -550,8 +550,8 @@ def _move(row:sqlite3.Row, runs:dict[int, str]) -> dict:
 def gate_text(
     move:dict[str, Any], # of the history
 ) -> str:
-    "How many of the gates that had something to judge by let a move pass; nothing if none was asked."
-    return f"{move['passed']} of {len(_judged(move['gates']))}" if move["gates"] else ""
+    "How many of the gates that had something to judge by let a move pass; nothing if there was none."
+    return f"{move['passed']} of {len(judged)}" if (judged := _judged(move["gates"])) else ""
 
 def registry_history(
     name:str,          # of the model

@@ -305,7 +305,7 @@ def test_a_gate_refuses_and_is_overruled(promoted:Path):
     done = subprocess.run([sys.executable, "-c", "from ml_pkg.commands import main; main()", "promote", "latest", "--json"], cwd=promoted, capture_output=True, text=True, timeout=300, env=environment(promoted))
     told = json.loads(done.stdout)
     assert done.returncode == 2 and told["error"] == "flowers stays as it is: not worse refused." and done.stderr.splitlines()[-1] == f"error: {told['error']}"
-    assert [(each["gate"], each["passed"], each["asked"]) for each in told["verdicts"]] == [("not worse", False, True), ("traffic", True, False), ("holdout", False, False), ("same inputs", True, True), ("no findings", True, True)]
+    assert [(each["gate"], each["passed"], each["asked"]) for each in told["verdicts"]] == [("not worse", False, True), ("traffic", True, True), ("holdout", False, False), ("same inputs", True, True), ("no findings", True, True)]
     assert all(each["required"] and each["found"] for each in told["verdicts"])
     run(promoted, "python", "-c", worse.format("force='to see it fail'"))
     kept = run(promoted, "python", "-c", "from ml_pkg.registry import registry_history as history; print(history('flowers').to_json(orient='records'))")
