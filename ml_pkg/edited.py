@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import decode_source
 from types import CodeType, FunctionType, ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from .code import instructions, is_library, normalised
 
@@ -80,12 +80,12 @@ def _answer(module:ModuleType) -> _Asked:
     return known
 
 # %% ../nbs/api/025_edited.ipynb #b841cb39
-def _is_read_from_a_file(module:object) -> bool:
+def _is_read_from_a_file(module:object) -> TypeGuard[ModuleType]:
     "Not a notebook, nor what somebody rewrites on its way in, as pytest does with tests."
     return isinstance(module, ModuleType) and type(getattr(getattr(module, "__spec__", None), "loader", None)) is SourceFileLoader and not is_library(module)
 
 def edited_files(
-    modules:Iterable[str], # names; those of libraries, and what is no module of a file, are passed over
+    modules:Iterable[str|None], # names; those of libraries, and what is no module of a file, are passed over
 ) -> dict[str, float]:     # path -> when it was modified, in seconds since 1970
     "Files of the project that were edited after they were imported, as far as can be told."
     found = {}
