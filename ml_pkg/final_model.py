@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from .deliveries import tell_more
+from .display import finite
 from .errors import InvalidData, InvalidDeclaration, Unidentifiable, Unwritable
 from .estimators import has_given_rows, seeded
 from .persistence import Joblib, Pickle, Skops
@@ -123,7 +124,7 @@ def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]
     return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id,
             "task": "classification" if is_classification(fitted, y) else "regression",
             "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, **_csv_of(experiment.dataset.source),
-            "scores": {name: mean for name, (mean, _) in run.summary.items()},
+            "scores": finite({name: mean for name, (mean, _) in run.summary.items()}),
             "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)],
             "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
             "fitted": now(), "versions": packages(fitted), "source": experiment.source}
