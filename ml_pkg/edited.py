@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import decode_source
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import NamedTuple, TypeGuard
 
-from .code import instructions, is_library, normalised
+from .code import instructions, is_library, nested_code, normalised
 
 # %% ../nbs/api/025_edited.ipynb #9dc9fa11
 def _own_functions(module:ModuleType) -> Iterator[FunctionType]:
@@ -34,15 +34,10 @@ def _living(module:ModuleType) -> frozenset:
 # %% ../nbs/api/025_edited.ipynb #ec6cc3aa
 _BEGAN = time.time() # this process, or a little later
 
-def _within(code:CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType): yield from _within(constant)
-
 def _has_all(source:str, module:ModuleType) -> bool:
     "Whether the functions that live in a module are those of a source."
     with warnings.catch_warnings(action="ignore"):
-        held = {instructions(each) for each in _within(compile(source, "<source>", "exec", dont_inherit=True))}
+        held = {instructions(each) for each in nested_code(compile(source, "<source>", "exec", dont_inherit=True))}
     return all(instructions(function.__code__) in held for function in _own_functions(module))
 
 def _said(source:str) -> str:
