@@ -9,7 +9,7 @@ An IterativeImputer, PolynomialFeatures and a StandardScaler that all variants s
 a LogisticRegression. The least possible is measured in the same run: a plain loop of scikit-learn calls in one process fits and
 applies each distinct step once in each fold, and scores each variant; the sum of these times, divided by the number of jobs,
 is what nobody can beat who does the same work. Two such loops at once show how much two cores cost each other. A machine that
-is shared does not keep its pace from one minute to the next, so ours is held against as many loops as it has jobs in turns of
+is shared does not keep its pace from one minute to the next, so ours is also held against as many loops as it has jobs in turns of
 a second or two (benchmarks/turns.py), which both sides meet alike, and against the steps as they were timed in its own
 processes: the first tells if steps take longer in them, the second misses nothing that ours waits for (what is written reaches
 the disk while a side is stopped, too). How long it takes to write what is
@@ -459,11 +459,17 @@ def bars(rounds:list[dict], results:dict[str, Result], failed:list[str], is_time
 def times_hold(name:str, results:dict[str, Result]) -> list[bool]:
     "The bars of one of ours that depend on time."
     each, jobs = results[name], CONTESTANTS[name].jobs
-    held = [verdict(f"{name} takes {each.over_loops:.3f} times the loop's steps, in turns with it, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}", each.over_loops <= MOST_OVER_LEAST and each.over_steps <= MOST_OVER_LEAST),
+    held = [verdict(f"{name} takes {each.over_least:.3f} times the loop's steps, {each.over_loops:.3f} times in turns with it, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}{unsteady(each)}",
+                1 <= each.over_least <= MOST_OVER_LEAST and each.over_loops <= MOST_OVER_LEAST and each.over_steps <= MOST_OVER_LEAST),
             verdict(f"{name} again, warm, takes {each.warm['seconds']:.3f} s, less than {MOST_WARM}", each.warm["seconds"] < MOST_WARM)]
     peers = {peer: other.seconds for peer, other in results.items() if CONTESTANTS[peer].jobs == jobs and not peer.startswith("ours")}
     if best := min(peers, key=peers.get, default=None): held.append(verdict(f"{name} takes {each.seconds:.2f} s, less than {best} with {peers[best]:.2f} s", each.seconds < peers[best]))
     return held
+
+
+def unsteady(result:Result) -> str:
+    "What there is to say of a time that nobody can reach."
+    return ". That is below the least possible: the machine did not keep its pace from one contestant to the next, so nothing can be told" if result.over_least < 1 else ""
 
 
 def verdict(what:str, holds:bool) -> bool:
