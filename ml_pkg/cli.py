@@ -154,10 +154,8 @@ def train(
     if not run.is_recorded:
         print(run)
         raise WorkspaceUnusable(f"the workspace {run.workspace.folder} cannot be written, so the run is not recorded and no model is saved: make it writable, free some space, or set ML_PKG_WORKSPACE to a folder that is")
+    experiment.fitted(run).take_along()
     path = run.model_path
-    if path is None:
-        experiment.fitted(run)
-        path = run.model_path
     if path is None:
         if not as_json: print(run)
         raise InvalidDeclaration(f"run {run.id} is recorded, and its model could not be saved; the warning says why")

@@ -125,7 +125,8 @@ def container_files(
 ) -> dict[str, bytes]:               # path from the folder of the image -> content
     "What an image is built from that serves this version. Raises `InvalidDeclaration` for a model whose code is in no package and for a port that nobody could know, what loading it raises, and what `requirements_of` raises."
     if port == 0: raise InvalidDeclaration("an image says at which port it answers, and 0 is any that is free: give it a number, such as --port 8000")
-    model, content = to_answer(lambda: there.load(trusted), str(there), edited), there.path.read_bytes()
+    model = to_answer(lambda: there.load(trusted), str(there), edited).take_along()
+    content = there.path.read_bytes()
     file, project = _file_name(there.name), project_of(own_modules(model.estimator))
     words = ["ml_pkg", "serve", file, "--host", "0.0.0.0", "--port", str(port), *options, *(["--trusted"] if needs_trust(there.path) else []), *(["--edited"] if model.edited else [])]
     from ml_pkg import __version__

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from .deliveries import Refused
 from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, UnknownName, Unwritable, did_you_mean, first_line, optional
+from .final_model import fill_file
 from .model import Model, write_model
 from .persistence import Joblib, Skops, digest_of, sha256
 from .registry import Standing, standing_of
@@ -407,6 +408,7 @@ def register(
 ) -> str:         # "models:/iris/3"
     "Make a run's model a version of a registered one. Raises `NotFound` if the run has no saved model, and `Refused`."
     if run.model_path is None: raise NotFound(f"run {run.id} of {run.name} has no saved model to register: fit it first, with run.model")
+    fill_file(run.model_path)
     sink = sink or mlflow_sink()
     remote, digest = sink.send(run), sha256(run.model_path.read_bytes())
     with _one_try(sink.uri) as client:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REVIEWED', 'UNPACKED', 'FORMAT', 'MANIFEST', 'SIGNATURE', 'Persister', 'Pickle', 'Joblib', 'Skops', 'sha256',
-           'digest_of', 'write_archive', 'with_attached', 'Archive', 'read_archive']
+           'digest_of', 'write_archive', 'with_attached', 'attached_of', 'Archive', 'read_archive', 'add_members']
 
 # %% ../nbs/api/200_persistence.ipynb #2696ad63
 import errno
@@ -192,6 +192,12 @@ def with_attached(
             raise InvalidDeclaration(f"'{name}' cannot be attached: the name of a member is of letters, digits, '_', '.' and '-', and begins with a letter or digit. Attach it under another name")
     return {**members, **attached}
 
+def attached_of(
+    members:Mapping[str, bytes], # of a model's file
+) -> dict[str, bytes]:
+    "Without the estimator and its description."
+    return {name: content for name, content in members.items() if name not in ("estimator", "schema.json", "card.json")}
+
 # %% ../nbs/api/200_persistence.ipynb #af3dc305
 def _is_signed(manifest:bytes, signed:bytes) -> bool:
     try: return is_ours("archive", manifest, signed)
@@ -235,3 +241,15 @@ def read_archive(
     if wrong:
         raise DamagedFile(f"{path} was changed after it was written: {listed(wrong)} is not what the manifest says. Take it from its source again, or train again")
     return Archive(manifest, members, digest, _is_signed(written, signed))
+
+# %% ../nbs/api/200_persistence.ipynb #21fd458b
+def add_members(
+    path:Path,                # of a file that this user has written
+    more:Mapping[str, bytes], # name -> content; what it has already stays as it is
+) -> str:                     # sha256 of the file
+    "Put further members into a file. Raises `UntrustedFile` for somebody else's, and what `read_archive` and `with_attached` raise."
+    found = read_archive(path)
+    if not found.ours: raise UntrustedFile(f"{path} does not carry your signature, and with more in it, it would. Write a file of your own: Model.load(path).save(another)")
+    new = {name: content for name, content in more.items() if name not in found.members}
+    if not new: return found.sha256
+    return write_archive(path, with_attached(found.members, new), {name: value for name, value in found.manifest.items() if name not in ("format", "members")})

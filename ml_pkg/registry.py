@@ -17,13 +17,14 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .deliveries import tell_more
 from .errors import DamagedFile, InvalidDeclaration, MlPkgError, NotFound, Overtaken, UnknownName, Unwritable, did_you_mean, listed
+from .final_model import fill_file
 from .persistence import digest_of, read_archive
 from .provenance import git
 from .run import Run, load_run, saved_model
@@ -193,7 +194,8 @@ def register(
     run:Run,                       # that it comes from
     file:Path,                     # of the model, such as `run.model_path`
 ) -> Version:
-    "Keep a run's model under a name and the next number. Raises what `kept_copy` raises."
+    "Keep a run's model under a name and the next number, with what travels with it. Raises what `kept_copy` raises."
+    with suppress(MlPkgError): fill_file(file) # what is wrong with it is told where it is copied
     with kept_copy(workspace, name, run, file) as copy, transaction(connection): return add_version(connection, copy)
 
 # %% ../nbs/api/385_registry.ipynb #a6b229fd

@@ -138,7 +138,7 @@ def _read(model:Model, name:str, what:str, make:Callable[[dict], Any]) -> Any:
 
 def _reason(model:Model, name:str) -> str:
     reason = left_out_of(model).get({PERFORMANCE: "performance"}.get(name, ""))
-    return f": {reason}" if reason else ": it was fitted by an earlier version, or its rows could not be profiled, which a warning said then. Fit it again: run.experiment.fit(), or ml_pkg train"
+    return f": {reason}" if reason else ": it was fitted by an earlier version, or what it was fitted on could not be profiled any more when that was asked for, which a warning said. Fit it again: run.experiment.fit(), or ml_pkg train"
 
 def left_out_of(
     model:Model, # fitted

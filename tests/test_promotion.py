@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def test_a_promotion_is_the_cell_its_export_and_the_registry(garden:Path):
     assert "+        LogisticRegression(max_iter=1000, C=10.0)," in shown and sources(garden) == before
     told = promote(garden, 10.0)
     assert "flowers@2 is in production" in told and "in a fresh process" in told
+    for version in (1, 2): assert "reference.json" in zipfile.ZipFile(garden / f".ml_pkg/registry/flowers/{version}.mlpkg").namelist() # so that it is watched over without its rows
     assert changed(garden) == ["flowers/experiments/flowers.py", "nbs/experiments/flowers.ipynb"]
     assert [line for line in run(garden, "git", "diff", "-U0", "--", "nbs").splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
         '-    "        LogisticRegression(max_iter=1000),\\n",', '+    "        LogisticRegression(max_iter=1000, C=10.0),\\n",']

@@ -42,6 +42,7 @@ MAY_IMPORT:dict[str, str] = { # lazy imports from the right, and why they stay s
     "checkpoints imports memory": "Checkpoints.cache is scikit-learn's hook: the store is what a user hands to Pipeline(memory=...)",
     "model imports addresses": "Model.load takes an address, and not only a file",
     "model imports mlflow_sink": "Model.to_mlflow is a method for convenience",
+    "model imports final_model": "what travels with a model is made when it is first asked for, also of one that was read from the file of its run",
     "held_out imports logged": "what traffic said of a model comes back to whoever is to be promoted: here the circle closes",
     "held_out imports logged_predictions": "likewise",
     "held_out imports observed": "likewise",
