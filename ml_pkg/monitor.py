@@ -58,7 +58,8 @@ def unwatched_metrics(
 ) -> dict[str, str]:           # by name why not
     "Metrics that were declared, and that no monitor can judge."
     declared = [*model.card.get("scorers", []), *model.card.get("own_metrics", [])] if watched else [] # without any, all are told of at once
-    return {name: f"the metric {name} is declared and not watched: it is none of those that are told from what single rows add to them. Watched: {listed(watched)}"
+    valueless = {name for name, value in model.card.get("scores", {}).items() if value is None}
+    return {name: f"the metric {name} is declared and not watched: {'it had no value at training either' if name in valueless else 'it is none of those that are told from what single rows add to them'}. Watched: {listed(watched)}"
         for name in declared if name not in watched}
 
 def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Estimated|Abstained:
