@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['is_library_file', 'is_library', 'library_version', 'nested_code', 'instructions', 'normalised', 'function_text',
-           'source_texts', 'texts_within', 'remember_texts', 'references', 'members', 'unwrapped', 'Piece', 'homes_met',
-           'pieces']
+           'source_texts', 'texts_within', 'remember_texts', 'references', 'members', 'unwrapped', 'Piece',
+           'library_text', 'homes_met', 'pieces']
 
 # %% ../nbs/api/020_code.ipynb #da986803
 import ast
@@ -503,7 +503,9 @@ def _name(value:Any) -> str:
     if isinstance(value, FunctionType) and is_library(value): return value.__code__.co_qualname # a library's wrapper carries the name of what it wraps
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__
 
-def _library_text(value:Any) -> str:
+def library_text(
+    value:Any, # a module, class or function of a library
+) -> str:
     "Distribution, version and place of library code. A wrapper made by a library carries the name of what it wraps, so its code is asked."
     if isinstance(value, ModuleType): module, name = value.__name__, ""
     elif isinstance(value, FunctionType): module, name = value.__globals__["__name__"], f".{value.__code__.co_name}"
@@ -514,11 +516,11 @@ def _library_text(value:Any) -> str:
 def _own(value:Any) -> tuple[str, dict[str, Any]]:
     "The text of one piece of code, and everything it refers to."
     if unwrapped(value): return type(value).__name__, {f"part {index}": part for index, part in enumerate(unwrapped(value))}
-    if is_library(value): return _library_text(value), references(value) if isinstance(value, FunctionType) and value.__closure__ else {}
+    if is_library(value): return library_text(value), references(value) if isinstance(value, FunctionType) and value.__closure__ else {}
     if isinstance(value, FunctionType): return function_text(value), references(value)
     if isinstance(value, type): return f"class {value.__qualname__}", members(value)
     if isinstance(value, ModuleType): return "module", {name: held for name, held in sorted(vars(value).items()) if not name.startswith("__")} # used whole, so all that it holds counts, as it is now
-    return _library_text(value), {}
+    return library_text(value), {}
 
 # %% ../nbs/api/020_code.ipynb #bdcb7486
 _met = threading.local() # `homes`: names of modules, while somebody wants to know them

@@ -20,6 +20,7 @@ import pickle
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -37,6 +38,7 @@ from .evaluation import Evaluation, folds, holdout_identity, is_classification, 
 from .heap import keep_freed
 from .identity import Identity, at_one_moment, identify, key_or_none
 from .model import probability_columns, probability_name
+from .parameters import parts_within
 from .processes import end_with
 from .steps import Step, watched
 from .threads import check_jobs, limited
@@ -244,6 +246,19 @@ def _keep_fold(work:Work, fold:Fold) -> None:
 class OtherCode(RuntimeError):
     "A worker has other code than the process that sent it work."
 
+_taken_in:set[tuple] = set() # steps whose code is here what it is where they came from
+
+def _is_as_sent(link:Link) -> bool:
+    "Whether the code of a step is what its key says. What was so once is not asked again of the same classes and functions: what became of them meanwhile is asked when they have been fitted, before anything is kept."
+    parts = parts_within(link.step) if hasattr(link.step, "get_params") else []
+    mark = (link.key, type(link.step), *(part if callable(part) else type(part) for part in parts))
+    with suppress(TypeError): # an object that can be called may have no hash
+        if mark in _taken_in: return True
+    if key_or_none(link.step) != link.key: return False
+    if len(_taken_in) > 10_000: _taken_in.clear()
+    with suppress(TypeError): _taken_in.add(mark)
+    return True
+
 def take_in(
     works:Sequence[Work], # that were sent to this process
     texts:dict[tuple[Any, ...], str], # of project functions whose source is not at hand here
@@ -251,7 +266,7 @@ def take_in(
     "Take the code of what was sent, before any of it is fitted. Raises `OtherCode` if a step or a metric is not here what it is where it was sent from."
     remember_texts(texts)
     with at_one_moment():
-        other = [f"'{link.name}'" for work in works for link in work.chain if link.key and key_or_none(link.step) != link.key]
+        other = [f"'{link.name}'" for work in works for link in work.chain if link.key and not _is_as_sent(link)]
         if any(work.meaning and key_or_none(work.metrics) != work.meaning for work in works): other.append("the metrics")
     if other: raise OtherCode(f"workers have other code than this process has: {listed(dict.fromkeys(other))}")
 

@@ -26,8 +26,9 @@ from typing import Any, cast
 import numpy as np
 import xxhash
 
-from .code import library_version, pieces, unwrapped
+from .code import is_library, library_text, library_version, pieces, unwrapped
 from .errors import Unidentifiable
+from .parameters import parameters_of
 
 # %% ../nbs/api/040_identity.ipynb #c5159f3f
 def _delimited(*fields:bytes) -> bytes: return b"".join([part for field in fields for part in (len(field).to_bytes(8, "little"), field)])
@@ -224,7 +225,7 @@ def _loaded(module:str, *names:str) -> tuple[type, ...]:
 # %% ../nbs/api/040_identity.ipynb #300ca02d
 def _parameters(estimator:Any) -> list[tuple[str, Any]]:
     "Names and values. scikit-learn's own `memory` only says where results are kept, and never changes one; a project's may mean anything."
-    held = sorted(estimator.get_params(deep=False).items())
+    held = sorted(parameters_of(estimator).items())
     return [(name, value) for name, value in held if name != "memory" or not _is_memory(estimator, value)]
 
 def _is_memory(estimator:Any, value:Any) -> bool:
@@ -265,8 +266,16 @@ def _in_a_circle(identity:Identity) -> bool:
     return identity.kind == "itself" or any(_in_a_circle(part) for _, part in identity.parts)
 
 # %% ../nbs/api/040_identity.ipynb #02af68de
+_library_class: weakref.WeakKeyDictionary[type, Identity] = weakref.WeakKeyDictionary() # which one it is of, does not change
+
+def _of_library(kind:type) -> Identity | None:
+    "What a class of a library is; None for any other."
+    if kind in _library_class: return _library_class[kind]
+    return _library_class.setdefault(kind, _text_only("code", library_text(kind))) if is_library(kind) else None
+
 def _code(value:Any, visit:Callable) -> Identity:
     "A class or function: every piece of project code it uses, and the values those read; a library's version for one of a library."
+    if isinstance(value, type) and (known := _of_library(value)): return known
     met = getattr(_inside, "code", None) # what this very call has met already: between two calls anything may have been defined again
     if met is not None and id(value) in met: return met[id(value)][1]
     def piece(text, values):

@@ -294,7 +294,8 @@ class _Sweep:
         self.tally.standing.variants += len(courses)
         once = {course.begun.identity.key if course.begun.identity else id(course): course for course in reversed(courses)}
         twice = [course for course in courses if course not in once.values()]
-        for course in once.values(): self._plan(course)
+        with at_one_moment():
+            for course in once.values(): self._plan(course)
         for course in twice: course.has_ended = True # it is there when the first of its kind is
         wanted = parting_keys([course.works for course in courses])
         for course in courses: course.works = [_waited_for(work, wanted) for work in course.works]
