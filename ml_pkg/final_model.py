@@ -9,7 +9,6 @@ __all__ = ['ASKED', 'ANSWERS', 'SECONDS', 'fit_model', 'fitted_model', 'travelli
 import json
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,12 +82,14 @@ def _take_along(declared:Callable[[], "Experiment"], run:Run, card:dict[str, Any
     try:
         experiment = declared()
         _check_meaning(experiment, run)
+        if _or_none(lambda: experiment.dataset.fingerprint) != run.row["dataset_key"]: raise InvalidData(f"{experiment.dataset.source} has other rows by now") # no key of the declaration, which may have none, says so
         made = _remembered(experiment, run, card)
     except Exception as error:
         warnings.warn(f"the model of {run.name} takes no reference profile along, so it cannot be watched over ({type(error).__name__}: {error}). It is as good as any other otherwise",
             UserWarning, stacklevel=2)
         return {}
-    with suppress(MlPkgError): _add_to_file(run, made) # it is made again otherwise
+    try: _add_to_file(run, made)
+    except MlPkgError as error: warnings.warn(f"what the model of {run.name} takes along could not be written to its file, and is made again whenever it is asked for: {error}", UserWarning, stacklevel=2)
     return made
 
 def _add_to_file(run:Run, made:dict[str, bytes]) -> None:
@@ -97,10 +98,13 @@ def _add_to_file(run:Run, made:dict[str, bytes]) -> None:
     digest = add_members(path, made)
     with connected(run.workspace) as connection: register_file(connection, path, digest, "model", run.row["reuses"] or run.id, run.key)
 
+def _or_none(key:Callable[[], str|None]) -> str|None:
+    try: return key()
+    except Unidentifiable: return None
+
 def _check_meaning(experiment:"Experiment", run:Run) -> None:
     "Raises `InvalidDeclaration` if a declaration is not what ran."
-    try: found = experiment.key
-    except Unidentifiable: found = None
+    found = _or_none(lambda: experiment.key)
     if found != run.key:
         raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
 

@@ -271,7 +271,10 @@ _library_class: weakref.WeakKeyDictionary[type, Identity] = weakref.WeakKeyDicti
 def _of_library(kind:type) -> Identity | None:
     "What a class of a library is; None for any other."
     if kind in _library_class: return _library_class[kind]
-    return _library_class.setdefault(kind, _text_only("code", library_text(kind))) if is_library(kind) else None
+    if not is_library(kind): return None
+    found = _text_only("code", library_text(kind))
+    if kind.__module__ in sys.modules: _library_class[kind] = found # of a module that nobody has imported it may turn out to be the project's
+    return found
 
 def _code(value:Any, visit:Callable) -> Identity:
     "A class or function: every piece of project code it uses, and the values those read; a library's version for one of a library."

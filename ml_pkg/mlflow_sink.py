@@ -283,6 +283,7 @@ def _add(client:"MlflowClient", run:Run, there:Any) -> None:
     "Tags and notes as they are now, the model, unless it is there, and its aliases."
     from mlflow.entities import RunTag
     remote, path = there.info.run_id, run.model_path
+    if path is not None: fill_file(path) # it leaves with what travels with it
     client.log_batch(remote, tags=[RunTag(name, text) for name, text in remarks_of(run).items() if text or name in there.data.tags])
     if path is None: return
     digest = sha256(path.read_bytes())
@@ -408,7 +409,6 @@ def register(
 ) -> str:         # "models:/iris/3"
     "Make a run's model a version of a registered one. Raises `NotFound` if the run has no saved model, and `Refused`."
     if run.model_path is None: raise NotFound(f"run {run.id} of {run.name} has no saved model to register: fit it first, with run.model")
-    fill_file(run.model_path)
     sink = sink or mlflow_sink()
     remote, digest = sink.send(run), sha256(run.model_path.read_bytes())
     with _one_try(sink.uri) as client:

@@ -115,11 +115,15 @@ def remove_begun(
     "Remove what anybody began to write there. For whoever knows that nobody is at it any more. Raises OSError."
     for part in _parts(path, "*"): part.unlink(missing_ok=True)
 
+def _is_one_of_many(path:Path) -> bool:
+    "Whether it lies in a folder of a workspace, which may hold a file for each run: to look through it takes the longer, the more have run."
+    return Workspace(path.absolute().parent.parent).database.is_file()
+
 def begun(
     path:Path, # where the file shall be
 ) -> Path:
     "An empty file beside the place, whose name tells whose it is, so that others can clear it away if this process is killed. Raises OSError."
-    _remove_leftovers(path)
+    if not _is_one_of_many(path): _remove_leftovers(path) # in a workspace `ml_pkg gc` does
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", suffix=".part", dir=path.parent)
     os.close(handle)
     return Path(name)
