@@ -154,7 +154,8 @@ def train(
     if not run.is_recorded:
         print(run)
         raise WorkspaceUnusable(f"the workspace {run.workspace.folder} cannot be written, so the run is not recorded and no model is saved: make it writable, free some space, or set ML_PKG_WORKSPACE to a folder that is")
-    experiment.fitted(run).take_along()
+    from ml_pkg.final_model import is_whole, whole_model
+    if not is_whole(run): whole_model(experiment, run)
     path = run.model_path
     if path is None:
         if not as_json: print(run)

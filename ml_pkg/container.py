@@ -8,8 +8,11 @@ __all__ = ['USER', 'WORKSPACE', 'own_modules', 'project_of', 'requirements_of', 
 # %% ../nbs/api/801_container.ipynb #46c6a529
 import json
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from .code import is_library_file
 from .errors import InvalidDeclaration, NotFound, UntrustedFile, Unwritable, listed
 from .model import Model, to_answer
 from .parts import modules_of
-from .persistence import Joblib, Pickle, Skops, read_archive, sha256
+from .persistence import Joblib, Pickle, Skops, add_members, attached_of, read_archive, sha256
 from .project import filled
 from .requirements import carded, distributions_of, installed_below, needed_by, python_of
 from .server import CLOSING, GRACE
@@ -115,6 +118,14 @@ def _label(text:Any) -> str:
 _INSTALLED = "COPY project ./project\nRUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --no-cache-dir --constraint constraints.txt ./project\n"
 
 # %% ../nbs/api/801_container.ipynb #882c763b
+def _with_what_travels(model:Model, file:Path) -> bytes:
+    "The content of a model's file; of one that has not left its run, or is a copy of such a one, with what a monitor needs."
+    if attached_of(read_archive(file).members) or not model.attached: return file.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(file, folder))
+        with suppress(UntrustedFile): add_members(copy, model.attached) # somebody else's stays as it is
+        return copy.read_bytes()
+
 def container_files(
     there:Located,                   # the model
     options:Iterable[str]=(),        # further words for `ml_pkg serve`
@@ -125,8 +136,8 @@ def container_files(
 ) -> dict[str, bytes]:               # path from the folder of the image -> content
     "What an image is built from that serves this version. Raises `InvalidDeclaration` for a model whose code is in no package and for a port that nobody could know, what loading it raises, and what `requirements_of` raises."
     if port == 0: raise InvalidDeclaration("an image says at which port it answers, and 0 is any that is free: give it a number, such as --port 8000")
-    model = to_answer(lambda: there.load(trusted), str(there), edited).take_along()
-    content = there.path.read_bytes()
+    model = to_answer(lambda: there.load(trusted), str(there), edited)
+    content = _with_what_travels(model, there.path)
     file, project = _file_name(there.name), project_of(own_modules(model.estimator))
     words = ["ml_pkg", "serve", file, "--host", "0.0.0.0", "--port", str(port), *options, *(["--trusted"] if needs_trust(there.path) else []), *(["--edited"] if model.edited else [])]
     from ml_pkg import __version__

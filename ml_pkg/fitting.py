@@ -17,11 +17,13 @@ import math
 import multiprocessing
 import os
 import pickle
+import sys
 import traceback
 import warnings
+from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
+from types import FunctionType
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -249,15 +251,21 @@ class OtherCode(RuntimeError):
 _taken_in:set[tuple] = set() # steps whose code is here what it is where they came from
 
 def _is_as_sent(link:Link) -> bool:
-    "Whether the code of a step is what its key says. What was so once is not asked again of the same classes and functions: what became of them meanwhile is asked when they have been fitted, before anything is kept."
+    """Whether the code of a step is what its key says. The same classes and functions are asked once: whether they have changed since is seen
+    when the step has been fitted, before anything is kept of it."""
     parts = parts_within(link.step) if hasattr(link.step, "get_params") else []
-    mark = (link.key, type(link.step), *(part if callable(part) else type(part) for part in parts))
-    with suppress(TypeError): # an object that can be called may have no hash
-        if mark in _taken_in: return True
+    kinds = [part if isinstance(part, type) or _is_at_home(part) else type(part) for part in (type(link.step), *parts)]
+    is_known_again = all(type(kind) in (type, ABCMeta, FunctionType) for kind in kinds) and not any(callable(part) and part is not kind for part, kind in zip(parts, kinds[1:], strict=True))
+    mark = (link.key, *kinds) if is_known_again else None
+    if mark in _taken_in: return True
     if key_or_none(link.step) != link.key: return False
     if len(_taken_in) > 10_000: _taken_in.clear()
-    with suppress(TypeError): _taken_in.add(mark)
+    if mark: _taken_in.add(mark)
     return True
+
+def _is_at_home(value:Any) -> bool:
+    "Whether a function is the one that its module has under its name; others came with what was sent, and anew each time."
+    return isinstance(value, FunctionType) and getattr(sys.modules.get(value.__module__), value.__qualname__, None) is value
 
 def take_in(
     works:Sequence[Work], # that were sent to this process

@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import weakref
+from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -266,10 +267,11 @@ def _in_a_circle(identity:Identity) -> bool:
     return identity.kind == "itself" or any(_in_a_circle(part) for _, part in identity.parts)
 
 # %% ../nbs/api/040_identity.ipynb #02af68de
-_library_class: weakref.WeakKeyDictionary[type, Identity] = weakref.WeakKeyDictionary() # which one it is of, does not change
+_library_class: weakref.WeakKeyDictionary[type, Identity] = weakref.WeakKeyDictionary() # a class stays in the library that it is of
 
 def _of_library(kind:type) -> Identity | None:
     "What a class of a library is; None for any other."
+    if type(kind) not in (type, ABCMeta): return None # it may equal another class, or have no hash
     if kind in _library_class: return _library_class[kind]
     if not is_library(kind): return None
     found = _text_only("code", library_text(kind))

@@ -283,7 +283,7 @@ def _add(client:"MlflowClient", run:Run, there:Any) -> None:
     "Tags and notes as they are now, the model, unless it is there, and its aliases."
     from mlflow.entities import RunTag
     remote, path = there.info.run_id, run.model_path
-    if path is not None: fill_file(path) # it leaves with what travels with it
+    fill_file(run) # it leaves with what travels with it
     client.log_batch(remote, tags=[RunTag(name, text) for name, text in remarks_of(run).items() if text or name in there.data.tags])
     if path is None: return
     digest = sha256(path.read_bytes())

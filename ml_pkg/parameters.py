@@ -8,11 +8,18 @@ __all__ = ['parameters_of', 'parts_within']
 # %% ../nbs/api/035_parameters.ipynb #65878bab
 import sys
 import weakref
+from abc import ABCMeta
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 # %% ../nbs/api/035_parameters.ipynb #03c86849
-_names:weakref.WeakKeyDictionary[type, tuple[weakref.ref, CodeType, list[str]]] = weakref.WeakKeyDictionary()
+class _Asked(NamedTuple):
+    "What a class said that its parameters are."
+    constructor: weakref.ref # which belonged to it then
+    code: CodeType
+    names: list[str]
+
+_names:weakref.WeakKeyDictionary[type, _Asked] = weakref.WeakKeyDictionary()
 
 def _is_asked_as_usual(kind:Any) -> bool:
     "Whether a class leaves it to scikit-learn to say what its parameters are."
@@ -21,11 +28,11 @@ def _is_asked_as_usual(kind:Any) -> bool:
 
 def _names_of(kind:Any) -> list[str]:
     init = kind.__init__
-    if not isinstance(init, FunctionType): return kind._get_param_names()
+    if not isinstance(init, FunctionType) or vars(init) or type(kind) not in (type, ABCMeta): return kind._get_param_names() # a wrapper tells a signature that may change; a class of an unusual kind may equal another
     known = _names.get(kind)
-    if known is None or known[0]() is not init or known[1] is not init.__code__: # a reload may put other code into the same function
-        known = _names[kind] = weakref.ref(init), init.__code__, kind._get_param_names()
-    return known[2]
+    if known is None or known.constructor() is not init or known.code is not init.__code__: # a reload may put other code into the same function
+        known = _names[kind] = _Asked(weakref.ref(init), init.__code__, kind._get_param_names())
+    return known.names
 
 def parameters_of(
     estimator:Any,    # that has `get_params`

@@ -32,6 +32,7 @@ from .dataset import Dataset
 from .display import definition, difference
 from .errors import MlPkgError, NotFound, UnknownName, listed
 from .evaluation import locked_away
+from .final_model import whole_model
 from .gates import Verdicts
 from .identity import components
 from .journal import Journal, refuse_edited, settled, written_together
@@ -261,7 +262,7 @@ def promote(
     with only_one(place.file, place.name):
         change = _planned_with_remarks(experiment, place, workspace)
         run = chosen.run()
-        model = chosen.fitted(run).take_along()
+        model = whole_model(chosen, run)
         if run.model_path is None: raise PromotionRefused(f"the model of {place.name} was not saved (a warning above says why), so nobody else could load it")
         version = current_version(workspace, place.name)
         if version and _is_there_already(version, chosen, change): return Promotion(place.name, version.version, place.address, "")
@@ -289,7 +290,7 @@ def _outset(workspace:Workspace, place:Place, chosen:"Experiment", force:str) ->
     if declared.key in (None, chosen.key) or was_promoted(workspace, place.name): return None
     try:
         run = declared.run()
-        model = declared.fitted(run).take_along()
+        model = whole_model(declared, run)
         if run.model_path is None: raise NotFound(f"the model of run {run.id} was not saved")
     except Exception as error:
         if force.strip(): return None

@@ -17,7 +17,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +195,7 @@ def register(
     file:Path,                     # of the model, such as `run.model_path`
 ) -> Version:
     "Keep a run's model under a name and the next number, with what travels with it. Raises what `kept_copy` raises."
-    with suppress(MlPkgError): fill_file(file) # what is wrong with it is told where it is copied
+    if file == run.model_path: fill_file(run)
     with kept_copy(workspace, name, run, file) as copy, transaction(connection): return add_version(connection, copy)
 
 # %% ../nbs/api/385_registry.ipynb #a6b229fd

@@ -287,11 +287,16 @@ class Run(ScoredRun, AnnotatedRun):
 
     @property
     def model_path(self) -> Path | None:
-        "The file of the model, if it has been saved."
+        "The file of the model, if it has been saved. What a monitor needs to know of its training is in it once the model has left: by `ml_pkg train`, a promotion, `Model.save` to another file."
         with connected(self.workspace) as connection:
             saved = connection.execute("SELECT path FROM files WHERE kind = 'model' AND run = ? ORDER BY rowid DESC",
                 [self.row["reuses"] or self.id]).fetchone()
         return Path(saved["path"]) if saved and Path(saved["path"]).is_file() else None
+
+    @property
+    def model_digest(self) -> str:
+        "The sha256 of the file of the model, as it was written last. Raises `NotFound` if it has none."
+        return self._file("model")[1]
 
     def explain(self) -> Explanation:
         "For each step: computed or reused, the time spent and saved, and what differed from the nearest earlier run; of a run that failed, in which step it did."
