@@ -16,7 +16,7 @@ from .deliveries import chosen_sinks, tell_more
 from .display import finite
 from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, Unwritable
 from .estimators import has_given_rows, seeded
-from .persistence import Joblib, Pickle, Skops, attached_of, digest_of, read_archive
+from .persistence import Joblib, Pickle, Skops, attached_of, read_archive
 from .provenance import packages
 from .run import Run
 from .sources import File, unusual
@@ -190,8 +190,11 @@ def whole_model(
     "The same, which is about to leave: its file has what travels with it. Warns if that cannot be made. Raises what `fitted_model` raises, and `Unwritable`."
     from ml_pkg.model import save_model
     model, file = fitted_model(experiment, run), run.model_path
-    if file is not None and (not is_whole(run) or digest_of(file) != run.model_digest) and model.attached: # a process that was killed may not have noted what it wrote
-        save_model(model, file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
+    if file is None: return model
+    found, noted = read_archive(file), run.model_digest
+    is_known = found.ours or found.sha256 == noted # not put there by somebody else
+    is_done = attached_of(found.members) and found.sha256 == noted # who is killed may not have noted what it wrote
+    if is_known and not is_done and model.attached: save_model(model, file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
     return model
 
 def fill_file(
