@@ -287,7 +287,7 @@ class Run(ScoredRun, AnnotatedRun):
 
     @property
     def model_path(self) -> Path | None:
-        "The file of the model, if it has been saved. What a monitor needs to know of its training is in it once the model has left: by `ml_pkg train`, a promotion, `Model.save` to another file."
+        "The file of the model, if it has been saved. What a monitor needs to know of its training is in it once the model has left: by `ml_pkg train`, a promotion, a version of its own, MLflow."
         with connected(self.workspace) as connection:
             saved = connection.execute("SELECT path FROM files WHERE kind = 'model' AND run = ? ORDER BY rowid DESC",
                 [self.row["reuses"] or self.id]).fetchone()
