@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from .display import finite
 from .engines import DirectEngine, Engine
 from .errors import optional
 from .json_rows import InvalidRequest, read_json
@@ -50,7 +51,7 @@ def _column_schema(column:Column) -> dict:
     described = _LOCAL_TIME if column.kind == "datetime" and "," not in column.dtype else _TYPES.get(column.kind, {}) # datetime64[us, UTC] has a zone
     if known: described = _types_of(known)
     typed = {**described, "type": [*([described["type"]] if isinstance(described["type"], str) else described["type"]), "null"]} if "type" in described else {}
-    return {**typed, "title": column.name, "description": _described(column), **({} if column.example is None else {"examples": [column.example]})}
+    return {**typed, "title": column.name, "description": _described(column), **({} if column.example is None else {"examples": finite([column.example])})}
 
 # %% ../nbs/api/495_api.ipynb #fbaf3fe4
 def row_schema(
@@ -195,8 +196,8 @@ def model_document(
     "The card, the schema and the version of what answers."
     ready = service.current
     card = {name: value for name, value in ready.model.card.items() if name != "source"} # which may tell of folders
-    return {"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card,
-        "columns": ready.model.schema.to_dict(), **({"edited": list(ready.model.edited)} if ready.model.edited else {})}
+    return finite({"model": ready.name, "version": ready.version, "since": ready.since, "engine": ready.engine.name, "card": card,
+        "columns": ready.model.schema.to_dict(), **({"edited": list(ready.model.edited)} if ready.model.edited else {})}) # an estimator may take what is infinite
 
 # %% ../nbs/api/495_api.ipynb #a460a236
 async def _rest(body:bytearray, receive:Callable, most:int) -> bytes:
@@ -273,7 +274,7 @@ def _about_predictions(service:Service) -> dict[str, Any]:
     example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
     request = {"type": "object", "title": "Rows", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row_schema(model.schema)}}}
     return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)),
-        "openapi_extra": {**_sent(request, example), "parameters": [_REPEATED]}}
+        "openapi_extra": {**_sent(request, finite(example)), "parameters": [_REPEATED]}}
 
 _REPEATED = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}, "example": "order-7",
              "description": "A text of your own for a request that may be sent again, after a broken connection for example. The same request with the same key has the same ids, and is found once in the log."}
@@ -284,7 +285,7 @@ def _example(service:Service, example:dict) -> dict:
     "What the model really answers to the first row that it learnt from."
     ready = service.current
     answers = ready.engine.answer(ready.reader.columns(example["rows"]))
-    return answer_document(ready, answers, ["1a2b3c4d5e6f-0"])
+    return finite(answer_document(ready, answers, ["1a2b3c4d5e6f-0"]))
 
 def _add_feedback(app:"FastAPI", service:Service) -> None:
     from starlette.requests import Request

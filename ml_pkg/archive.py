@@ -154,6 +154,8 @@ def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connectio
     registered = len(registered_versions(connection, workspace.folder))
     if registered:
         done.remarks.append(f"not in the archive: {counted(registered, 'registered model')}. What is in production, and what was, is this workspace's own business; the runs that the models came from are in the archive, with their models")
+    if logged := sorted({path.name for kind in ("predictions", "watched") for path in workspace.folder.glob(f"{kind}/*") if path.is_dir()}):
+        done.remarks.append(f"not in the archive: what was answered, labelled and found by watches, of {listed(logged, 5)}. It stays in the folders predictions and watched of {workspace.folder}")
     if missing: done.remarks.append(f"gone, and not in the archive: {listed(missing, 5)}")
     if changed: done.remarks.append(f"not what was recorded, and not in the archive: {listed(changed, 5)}")
     with suppress(sqlite3.Error): # a store of an earlier version tells nobody
@@ -293,12 +295,14 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
     "Take over the runs that are not here, with all that belongs to them."
     connection.execute("CREATE TEMP TABLE fresh AS SELECT id, number FROM incoming.runs WHERE id NOT IN (SELECT id FROM main.runs)")
     first, last = connection.execute("SELECT min(number), max(number) FROM main.runs").fetchone()
-    shift = 0 if first is None else last if vouched else first - 1 - connection.execute("SELECT coalesce(max(number), 0) FROM fresh").fetchone()[0]
+    is_vouched = "number > 0" if vouched else f"{first is None:d}" # numbers up to 0 are of runs that nobody vouched for where they were imported first
+    number = f"""CASE WHEN {is_vouched} THEN {max(last or 0, 0)} + row_number() OVER (PARTITION BY {is_vouched} ORDER BY number)
+        ELSE {min(first or 1, 1)} - row_number() OVER (PARTITION BY {is_vouched} ORDER BY number DESC) END""" # without gaps
     for table in _tables(connection):
         names = ", ".join(name for name in _columns(connection, table) if name != "number")
         order = "" if table in _without_rowid(connection) else "ORDER BY rowid"
         if table == "runs":
-            connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT number + ?, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number", [shift])
+            connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT {number}, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number")
         else: connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM fresh) {order}")
     connection.execute("DROP TABLE temp.fresh")
     names = ", ".join(_columns(connection, "files"))

@@ -10,6 +10,7 @@ import copy
 import io
 import os
 import pickle
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
@@ -95,10 +96,30 @@ def keep_declaration(
     Pickler(buffer := io.BytesIO(), protocol=5).dump(declaration)
     pickle.dump(texts, buffer, protocol=5)
     kept = _keep(workspace, "declarations", ".declaration", sealed("declaration", buffer.getvalue()))
-    _live[kept.path] = copy.copy(declaration)
+    _live[kept.path] = _Living(declaration)
     return kept
 
-_live:dict[Path, Any] = {} # declarations kept by this process
+class _Living:
+    "A declaration that this process kept. The rows that it has read are shared while somebody else holds them, and not held on to: a process may keep thousands."
+    def __init__(self, declaration:Any):
+        self._declaration = copy.copy(declaration)
+        dataset:Any = getattr(declaration, "dataset", None)
+        self._has_rows = isinstance(dataset, Dataset)
+        if self._has_rows: self._share(self._declaration, copy.copy(dataset)), self._hold(dataset)
+
+    def _share(self, declaration:Any, dataset:Dataset) -> None: object.__setattr__(declaration, "dataset", dataset) # which is frozen
+
+    def _hold(self, dataset:Dataset) -> None: self._dataset = weakref.ref(dataset)
+
+    def given(self) -> Any:
+        "The declaration as it was kept, whatever has happened to the one that was given."
+        given = copy.copy(self._declaration)
+        if self._has_rows:
+            dataset = self._dataset() or copy.copy(self._declaration.dataset)
+            self._share(given, dataset), self._hold(dataset)
+        return given
+
+_live:dict[Path, _Living] = {} # declarations kept by this process
 
 # %% ../nbs/api/280_artifacts.ipynb #0f9d5006
 def _kept_frame(path:Path) -> "pd.DataFrame":
@@ -127,7 +148,7 @@ def kept_declaration(
 ) -> Any:
     "Read a declaration; one that this process wrote is still at hand. Raises `NotFound`, or `DamagedFile` for one that does not carry your signature."
     # Loading a notebook's class by value into the process that defined it would put copies of its methods, with the globals of that time, into the living class.
-    if path in _live: return copy.copy(_live[path])
+    if path in _live: return _live[path].given()
 
     content = io.BytesIO(unsealed("declaration", _content(path), path))
     try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['is_library_file', 'is_library', 'library_version', 'nested_code', 'instructions', 'normalised', 'function_text',
-           'source_texts', 'texts_within', 'remember_texts', 'references', 'members', 'unwrapped', 'Piece',
+           'place_of', 'source_texts', 'texts_within', 'remember_texts', 'references', 'members', 'unwrapped', 'Piece',
            'library_text', 'homes_met', 'pieces']
 
 # %% ../nbs/api/020_code.ipynb #da986803
@@ -204,16 +204,23 @@ def function_text(
     "What a function says, whatever its comments, formatting and docstring."
     text = _source_text(function.__code__)
     if text is not None: return text
-    return _told.get(instructions(function.__code__)) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {instructions(function.__code__)!r}"
+    place = place_of(function.__code__)
+    return _told.get(place) or _told.get(place[-1]) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {instructions(function.__code__)!r}"
 
 # %% ../nbs/api/020_code.ipynb #db0b235f
-_told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their instructions
+_told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their place; by their instructions alone as earlier releases kept them
+
+def place_of(
+    code:CodeType, # of a function
+) -> tuple[Any, ...]:
+    "By what a function is known again in another process: file, line, name and instructions. Functions of the same instructions can have other names and other defaults."
+    return code.co_filename, code.co_firstlineno, code.co_qualname, instructions(code)
 
 def source_texts(
     function:FunctionType, # of the project, or of a library
 ) -> dict[tuple[Any, ...], str]:
-    "The text of a project function by its instructions, to be kept with it where its source will not be; nothing for one of a library."
-    return {} if is_library(function) or _source_text(function.__code__) is None else {instructions(function.__code__): function_text(function)}
+    "The text of a project function by its place, to be kept with it where its source will not be; nothing for one of a library."
+    return {} if is_library(function) or _source_text(function.__code__) is None else {place_of(function.__code__): function_text(function)}
 
 # %% ../nbs/api/020_code.ipynb #adaed3d2
 def texts_within(
@@ -234,9 +241,9 @@ def texts_within(
 
 # %% ../nbs/api/020_code.ipynb #f5f03453
 def remember_texts(
-    texts:dict[tuple[Any, ...], str], # by instructions, as `source_texts` gives them
+    texts:dict[tuple[Any, ...], str], # by their places, as `source_texts` gives them
 ) -> None:
-    "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong."
+    "Take texts that were kept, for functions whose source is not at hand here. Instructions are compared as well as places, so a text cannot be wrong about what a function does."
     _told.update(texts)
 
 # %% ../nbs/api/020_code.ipynb #1925c08e
@@ -337,42 +344,61 @@ def _unseeded(function:FunctionType) -> list[str]:
 # %% ../nbs/api/020_code.ipynb #8b878e8e
 class _Names(NamedTuple):
     "What a code object reads from outside itself."
-    chains: tuple[tuple[str, ...], ...]                  # global names, each with the attributes read off it
+    chains: tuple[tuple[str, ...], ...]                  # global names, each with all the attributes read off it
     imports: tuple[tuple[int, str, tuple[str, ...]], ...] # imports in its body: level of a relative one, module, attributes read off it
+    whole: tuple[tuple[int, str], ...]                   # modules imported in its body that it uses as they are
     seedless: tuple[str, ...]                            # generators that it makes without a seed
+
+def _instructions(code:CodeType) -> Iterator[dis.Instruction]: return (step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "EXTENDED_ARG"))
+
+class _ImportsInside(NamedTuple):
+    "Imports in the body of a code object."
+    statements: set[tuple[int, str, tuple[str, ...]]] # level, module, a name that is taken from it
+    bound: dict[str, tuple[int, str]]                 # local name -> the module that it stands for
+
+def _imports_inside(parts:Sequence[CodeType]) -> _ImportsInside:
+    found = _ImportsInside(set(), {})
+    for part in parts:
+        constants:list[Any] = []
+        module = stands_for = None
+        for step in _instructions(part):
+            if step.opname == "IMPORT_NAME":
+                level, names = cast("tuple[int, Any]", (*constants, 0, None)[:2])
+                module = (level, step.argval)
+                found.statements.update({(*module, (name,)) for name in names or () if name != "*"} or {(*module, ())})
+                stands_for = None if names else (level, step.argval.partition(".")[0]) # `import a.b` binds a
+            elif step.opname == "IMPORT_FROM" and stands_for: stands_for = module # unless it says `as`
+            elif step.opname.startswith("STORE_") and stands_for: found.bound[step.argval], stands_for = stands_for, None
+            constants = [*constants[-1:], step.argval] if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") else []
+    return found
+
+def _names_read(part:CodeType, bound:dict[str, tuple[int, str]]) -> Iterator[tuple[tuple[int, str]|None, tuple[str, ...]]]: # the module, of one that was imported in the body; names
+    "Names that are read, each with all the attributes read off it: of `helpers.check`, `helpers` is no use by itself."
+    module, chain = None, ()
+    for step in _instructions(part):
+        if chain and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            chain = (*chain, step.argval)
+            continue
+        if chain: yield module, chain
+        module, chain = None, ()
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"): chain = (step.argval,)
+        elif step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")) and step.argval in bound: module, chain = bound[step.argval], ("",)
 
 @_kept_per_code
 def _names(code:CodeType) -> _Names:
     "Global names and imports of a code object and of those inside it."
-    chains, imports = set(), set()
-    bound, last = {}, None # local names of imported modules; what the next local name is for
-    for part in nested_code(code):
-        source, chain, constants = None, (), []
-        for step in dis.get_instructions(part):
-            if step.opname == "CACHE": continue
-            if step.opname == "IMPORT_NAME":
-                level, names = (*constants, 0, None)[:2]
-                module = (level, step.argval)
-                imports |= {(*module, (name,)) for name in names or () if name != "*"} or {(*module, ())}
-                source, chain = module, ()
-                last = None if names else (level, step.argval.partition(".")[0]) # `import a.b` binds a, unless it says `as`
-            elif step.opname.startswith("STORE_") and source and last: bound[step.argval], last = last, None
-            elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"): source, chain = None, (step.argval,)
-            elif step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")) and step.argval in bound: source, chain = bound[step.argval], ("",)
-            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain: chain = (*chain, step.argval)
-            elif step.opname == "IMPORT_FROM" and last: last = source
-            elif step.opname not in ("IMPORT_FROM", "SWAP", "POP_TOP"): source, chain = None, ()
-            if chain and source: imports.add((*source, chain[1:]))
-            elif chain: chains.add(chain)
-            constants = [*constants[-1:], step.argval] if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") else []
-    return _Names(tuple(sorted(chains)), tuple(sorted(imports)), tuple(sorted(_seedless(code))))
+    parts = list(nested_code(code))
+    imported = _imports_inside(parts)
+    found = {each for part in parts for each in _names_read(part, imported.bound)}
+    of_modules = {(*module, chain[1:]) for module, chain in found if module}
+    return _Names(tuple(sorted(chain for module, chain in found if not module)), tuple(sorted(imported.statements | {each for each in of_modules if each[2]})),
+        tuple(sorted(each[:2] for each in of_modules if not each[2])), tuple(sorted(_seedless(code))))
 
 # %% ../nbs/api/020_code.ipynb #eddb6893
-def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any] | None:
+def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any]:
     "Follow attributes for as long as they lead through project modules."
     for attribute in attributes:
-        if not isinstance(value, ModuleType) or is_library(value): break
-        if not hasattr(value, attribute): return None
+        if not isinstance(value, ModuleType) or is_library(value) or not hasattr(value, attribute): break
         value, used = getattr(value, attribute), f"{used}.{attribute}"
     return used, value
 
@@ -434,7 +460,7 @@ def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -
     if attributes and not hasattr(loaded, attributes[0]):
         try: importlib.import_module(f"{name}.{attributes[0]}") # from package import module
         except ImportError: return f"import {name}.{attributes[0]}", "(cannot be imported)"
-    return _follow(loaded, f"import {name}", attributes) or (f"import {name}", loaded)
+    return _follow(loaded, f"import {name}", attributes)
 
 # %% ../nbs/api/020_code.ipynb #079dba62
 def references(
@@ -445,11 +471,11 @@ def references(
     if not is_library(function):
         names = _names(function.__code__)
         for name in (*names.seedless, *_unseeded(function)): raise Unidentifiable(f"{name} draws its seed from the machine; take a random_state and use it")
-        resolved = [_resolve(chain, function.__globals__) for chain in names.chains] + [_import(level, module, attributes, function.__globals__)
-            for level, module, attributes in names.imports]
-        found = {name: value for name, value in filter(None, resolved)}
-        modules = {name for name, value in found.items() if isinstance(value, ModuleType) and not is_library(value)}
-        found = {name: value for name, value in found.items() if name not in modules or not any(other.startswith(name + ".") for other in found)}
+        used = dict(filter(None, (_resolve(chain, function.__globals__) for chain in names.chains))) | dict(
+            _import(level, module, (), function.__globals__) for level, module in names.whole)
+        found = used | dict(_import(level, module, attributes, function.__globals__) for level, module, attributes in names.imports)
+        named = {name for name, value in found.items() if name not in used and isinstance(value, ModuleType) and not is_library(value)} # by an import alone
+        found = {name: value for name, value in found.items() if name not in named or not any(other.startswith(name + ".") for other in found)}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try: found[f"{name} (closure)"] = cell.cell_contents
         except ValueError: continue # not assigned yet

@@ -177,7 +177,9 @@ def _read_unchanged(dataset:Dataset) -> "pd.DataFrame":
     stamp = dataset.source.stamp()
     if vars(dataset).setdefault("_stamp", stamp) != stamp:
         raise InvalidData(f"{dataset.source} has changed since this dataset was identified, or options of pandas by which it is read: declare it again, to start from the new rows")
-    return dataset.source.read()
+    rows = dataset.source.read()
+    if dataset.source.stamp() != stamp: raise InvalidData(f"{dataset.source} was changed while it was read: declare it again when whoever writes it is done")
+    return rows
 
 def has_changed(
     dataset:Dataset, # that was identified or read, or neither yet

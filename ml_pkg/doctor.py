@@ -148,7 +148,7 @@ def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str
     "What is wrong with a file, how bad that is, and what to do."
     if not kept.path.is_file():
         if kept.within(workspace).is_file():
-            return "recorded in the folder where the workspace was before: {files}", Severity.WRONG, "Move the workspace back; or ml_pkg export it, and ml_pkg import the archive where it is to be"
+            return "recorded in the folder where the workspace was before: {files}", Severity.WRONG, "Move the workspace back; or ml_pkg export it, and ml_pkg import the archive where it is to be (which leaves out what was registered and logged)"
         if kept.kind == "model": return "gone: {files}", Severity.NOTE, "run.model fits one again"
         return "gone: {files}", Severity.WRONG, "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment or run.predictions have nothing to give"
     try: digest = digest_of(kept.path)

@@ -74,6 +74,7 @@ class Evaluation:
         object.__setattr__(self, "metrics", _named_metrics(self.metrics))
         if not (isinstance(self.train_size, Real) and 0 < self.train_size <= 1):
             raise InvalidDeclaration(f"train_size is a share of the rows that are fitted on, above 0 and up to 1, and not {self.train_size!r}")
+        object.__setattr__(self, "train_size", float(self.train_size)) # which may be numpy's, or a fraction
         if not (isinstance(self.holdout, Real) and 0 <= self.holdout < 1):
             raise InvalidDeclaration(f"holdout is a share of the rows, from 0 to below 1, and not {self.holdout!r}")
         if isinstance(self.cv, bool) or not (isinstance(self.cv, int) and self.cv >= 2 or hasattr(self.cv, "split") and hasattr(self.cv, "get_n_splits")):

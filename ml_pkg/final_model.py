@@ -6,17 +6,19 @@
 __all__ = ['ASKED', 'ANSWERS', 'SECONDS', 'fit_model', 'fitted_model', 'is_whole', 'whole_model', 'fill_file', 'travelling']
 
 # %% ../nbs/api/355_final_model.ipynb #a09dc76a
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .deliveries import chosen_sinks, tell_more
 from .display import finite
 from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, Unwritable
 from .estimators import has_given_rows, seeded
-from .persistence import Joblib, Pickle, Skops, attached_of, read_archive
+from .persistence import Archive, Joblib, Pickle, Skops, attached_of, persister_of, read_archive
 from .provenance import packages
 from .run import Run
 from .sources import File, unusual
@@ -168,14 +170,32 @@ def fitted_model(
     run:Run,                 # of that declaration
 ) -> "Model":
     "The saved model of a run, or a new one if the declaration still has the key that ran. Raises `InvalidDeclaration` if it has not."
+    model = _model_of(experiment, run)
+    return model if model.card["name"] == experiment.name else replace(model, card={**model.card, "name": experiment.name}) # the run took over what ran under another name
+
+def _model_of(experiment:"Experiment", run:Run) -> "Model":
+    "As it was saved, under the name that it was saved with."
     from ml_pkg.model import Model, Unmade, check_key
     saved = run.model_path
     if not saved:
         _check_meaning(experiment, run)
         return fit_model(experiment, run)
     model = check_key(Model.load(saved, persisters=[Skops(), Joblib(), Pickle(), experiment.persister]), run.key, saved)
+    if persister_of(saved) != experiment.persister.name: _save_in_its_format(experiment, run, model, saved)
     is_bare = isinstance(model.attached, Unmade) and _or_none(lambda: experiment.key) == run.key
     return _with_more_to_come(model, experiment, run) if is_bare else model
+
+def _is_known(run:Run, found:Archive) -> bool:
+    "Whether a file was not put there by somebody else."
+    return found.ours or found.sha256 == run.model_digest
+
+def _save_in_its_format(experiment:"Experiment", run:Run, model:"Model", file:Path) -> None:
+    "The format of a model's file is no part of the key, so what was saved may have another one than is declared. Warns if it cannot be saved so."
+    from ml_pkg.model import save_model
+    if not _is_known(run, found := read_archive(file)): return
+    try: save_model(replace(model, attached=attached_of(found.members)), file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
+    except (InvalidDeclaration, Unwritable) as error:
+        warnings.warn(f"the model of {experiment.name} stays in the format that it was saved in: {error}", UserWarning, stacklevel=4)
 
 def is_whole(
     run:Run, # finished
@@ -191,10 +211,10 @@ def whole_model(
     from ml_pkg.model import save_model
     model, file = fitted_model(experiment, run), run.model_path
     if file is None: return model
-    found, noted = read_archive(file), run.model_digest
-    is_known = found.ours or found.sha256 == noted # not put there by somebody else
-    is_done = attached_of(found.members) and found.sha256 == noted # who is killed may not have noted what it wrote
-    if is_known and not is_done and model.attached: save_model(model, file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
+    found = read_archive(file)
+    is_done = attached_of(found.members) and found.sha256 == run.model_digest # who is killed may not have noted what it wrote
+    if _is_known(run, found) and not is_done and model.attached:
+        save_model(replace(model, card=json.loads(found.members["card.json"])), file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
     return model
 
 def fill_file(

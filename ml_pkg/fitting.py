@@ -39,7 +39,7 @@ from .estimators import seeded, settings_identity
 from .evaluation import Evaluation, folds, holdout_identity, is_classification, scorers
 from .heap import keep_freed
 from .identity import Identity, at_one_moment, identify, key_or_none
-from .model import probability_columns, probability_name
+from .model import one_column, probability_columns, probability_name
 from .parameters import parts_within
 from .processes import end_with
 from .steps import Step, watched
@@ -47,14 +47,22 @@ from .threads import check_jobs, limited
 from .usage import Usage
 
 # %% ../nbs/api/260_fitting.ipynb #4c1ec691
+def _members_take_weights(estimator:Any) -> bool:
+    "Whether all members of a voting or stacking ensemble do, which hands them on."
+    from sklearn.utils.validation import has_fit_parameter
+    members = [part for _, part in getattr(estimator, "estimators", None) or () if part != "drop"]
+    final = getattr(estimator, "final_estimator", None) # its default takes them
+    return bool(members) and all(has_fit_parameter(part, "sample_weight") for part in (*members, *([] if final is None else [final])))
+
 def weight_parameter(
     estimator:Any, # any estimator or pipeline
 ) -> str:          # such as "sample_weight" or "logisticregression__sample_weight"
     "The fit parameter by which the step that predicts takes sample weights. Raises `InvalidDeclaration` if it takes none."
     from sklearn.utils.validation import has_fit_parameter
     if getattr(estimator, "steps", None): return f"{estimator.steps[-1][0]}__{weight_parameter(estimator.steps[-1][1])}"
-    if has_fit_parameter(estimator, "sample_weight"): return "sample_weight"
-    if hasattr(estimator, "estimator"): return weight_parameter(estimator.estimator)
+    if has_fit_parameter(estimator, "sample_weight") or _members_take_weights(estimator): return "sample_weight"
+    for inner in (getattr(estimator, name, None) for name in ("estimator", "regressor")):
+        if inner is not None: return weight_parameter(inner)
     raise InvalidDeclaration(f"the dataset declares weight=…, and {type(estimator).__name__} takes no sample weights. Leave the role out, or declare another estimator")
 
 # %% ../nbs/api/260_fitting.ipynb #c613ad25
@@ -213,7 +221,7 @@ class Fold(NamedTuple):
 # %% ../nbs/api/260_fitting.ipynb #b723ab28
 def _predictions(answers:_Answers, reached:Any, test:np.ndarray, targets:list[str]) -> dict[str, np.ndarray]:
     "Out-of-fold predictions, column by column."
-    predicted = np.asarray(answers.predict(reached))
+    predicted = np.asarray(one_column(answers.predict(reached), targets))
     columns = {"prediction": predicted} if predicted.ndim == 1 else {f"prediction {target}": predicted[:, place] for place, target in enumerate(targets)}
     probabilities = probability_columns(answers, answers.predict_proba(reached), targets) if hasattr(answers, "predict_proba") else {}
     return {"row": test, **columns, **{probability_name(label): np.asarray(each) for label, each in probabilities.items()}}

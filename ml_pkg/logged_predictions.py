@@ -69,10 +69,11 @@ def _differ(one:Any, other:Any) -> bool:
 def _labels(folder:Path) -> pd.DataFrame:
     said = frame_of(concatenated(kept_tables(folder/LABELS, label_tables, pc.scalar(True)))).reindex(columns=[ID, LABEL, LABELLED, RECORDED])
     said = said.sort_values(RECORDED, kind="stable", ignore_index=True)
-    before = said.groupby(ID)[LABEL].shift()
+    labels = said[LABEL].astype(object) # where one is missing, whole numbers would become others
+    before = labels.groupby(said[ID]).shift()
     again = said[ID].duplicated().to_numpy()
     is_new = ~again
-    is_new[again] = [_differ(one, other) for one, other in zip(before[again], said[LABEL][again], strict=True)]
+    is_new[again] = [_differ(one, other) for one, other in zip(before[again], labels[again], strict=True)]
     news = said[is_new]
     corrections = news.groupby(ID).size() - 1
     last = news.drop_duplicates(ID, keep="last", ignore_index=True)

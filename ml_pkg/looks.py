@@ -8,6 +8,7 @@ __all__ = ['log', 'alarms_told', 'Opened', 'opened_alarms', 'Look', 'Looks']
 # %% ../nbs/api/697_looks.ipynb #548e66b3
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -93,6 +94,7 @@ class Look:
 # %% ../nbs/api/697_looks.ipynb #639133c6
 _LOOKS = 1000 # that are kept
 _EVENTS = 1000
+_SILENT = 120.0 # seconds without a sign of life after which a watch is over; it gives one at least four times a minute
 
 @dataclass(frozen=True)
 class Looks:
@@ -149,10 +151,13 @@ class Looks:
 
     def check(self, watch:str) -> None: # that is about to look, in words, as `Watching.described` gives it
         "Raise `InvalidDeclaration` if another watch looks at the model."
-        state, now = self.state, time.time()
-        if state.get("watch", watch) == watch or has_ended(state) or not 0 <= now - (self.watched/"alarms.json").stat().st_mtime < 3 * state.get("every", 0.0) + 60:
-            return
+        state = self.state
+        if state.get("watch", watch) == watch or has_ended(state) or not 0 <= time.time() - (self.watched/"alarms.json").stat().st_mtime < _SILENT: return
         raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
+
+    def note_alive(self, watch:str) -> None: # that looks, in words
+        "So that others, also on other machines, know that it goes on."
+        if self.state.get("watch") == watch: os.utime(self.watched/"alarms.json")
 
     def forget_after(self, end:pd.Timestamp) -> None: # of the last period that is over
         "Set aside looks at what is not over yet: the clock was wrong when they were made, or they were of shorter periods."

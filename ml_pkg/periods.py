@@ -199,11 +199,13 @@ def mature_window(
 ) -> Mature:
     "The last window of that length whose rows are old enough. Raises what `read_log` raises."
     monitor, age = periods.monitor, _age(periods, length, now)
-    ends = [start + periods.every.length for start in periods.starts if age is not None and start + periods.every.length + age <= now]
-    if age is None or not ends: return Mature(observed_rows(monitor, now, now), Interval(math.nan, 0.0, 1.0), None)
-    log = read_log(monitor.name, ends[-1] - length, ends[-1], monitor.version, monitor.logs)
+    nothing = Mature(observed_rows(monitor, now, now), Interval(math.nan, 0.0, 1.0), None)
+    if age is None: return nothing
+    end = periods.every.start(now - age) # labels may take longer than periods are kept
+    log = read_log(monitor.name, end - length, end, monitor.version, monitor.logs)
+    if not len(log) and not any(start < end for start in periods.starts): return nothing # nobody asked it so long ago
     found = mature(log, log, now, MatureAfter(age))
-    return Mature(observed_log(monitor.model, monitor.profile.answers.bins.names, found.labelled), found.coverage, ends[-1], ends[-1] - length, age)
+    return Mature(observed_log(monitor.model, monitor.profile.answers.bins.names, found.labelled), found.coverage, end, end - length, age)
 
 def _age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> datetime.timedelta|None:
     "At which a row counts with its label; None if that is not known yet."

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REVIEWED', 'UNPACKED', 'FORMAT', 'MANIFEST', 'SIGNATURE', 'Persister', 'Pickle', 'Joblib', 'Skops', 'sha256',
-           'digest_of', 'write_archive', 'with_attached', 'attached_of', 'Archive', 'read_archive', 'add_members']
+           'digest_of', 'write_archive', 'with_attached', 'attached_of', 'Archive', 'persister_of', 'read_archive',
+           'add_members']
 
 # %% ../nbs/api/200_persistence.ipynb #2696ad63
 import errno
@@ -115,6 +116,12 @@ def _types_within(content:bytes) -> list[str]:
     from skops.io import get_untrusted_types
     return get_untrusted_types(data=content)
 
+def _local_types(content:bytes) -> list[str]:
+    "Types in a skops file that nobody else could import."
+    with zipfile.ZipFile(io.BytesIO(content)) as archive: described = archive.read("schema.json")
+    if not any(mark in described for mark in (b"__main__", b"<lambda>", b"<locals>")): return [] # to read all of it takes as long as to write it
+    return [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
+
 # %% ../nbs/api/200_persistence.ipynb #91f18861
 @dataclass(frozen=True)
 class Skops:
@@ -129,8 +136,7 @@ class Skops:
         try: content = dumps(estimator)
         except Exception as error:
             raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
-        local = [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
-        if local:
+        if local := _local_types(content):
             raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
         return content
 
@@ -210,6 +216,12 @@ class Archive(NamedTuple):
     members: dict[str, bytes]
     sha256: str     # of the file
     ours: bool      # whether the owner of this user's key wrote it
+
+def persister_of(
+    path:Path, # of a model's file that can be read
+) -> str:
+    "Name of the persister that wrote it."
+    with opened(path, "a model file") as file, stored_zip(file, _MEMBER, _LISTED) as archive: return json.loads(archive.read(MANIFEST)).get("persister", "")
 
 _LISTED, _STATED = 2**16, 2**20 # bytes of the list of members, and of the manifest
 

@@ -115,7 +115,7 @@ def attempt(
             identity = None
     for file, when in edited_files({*homes, experiment.module, experiment.declared.module}).items(): # each edit once
         warn_once(f"{file} was edited after it was imported (on {time.strftime('%Y-%m-%d at %H:%M:%S', time.localtime(when))}), and {experiment.name} runs what was imported. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
-    return Attempt(experiment, identity, Workspace.current(), threads, surroundings)
+    return Attempt(experiment, identity, Workspace.current(), int(threads), surroundings) # which may be numpy's, and SQLite would keep as bytes
 
 # %% ../nbs/api/298_recording.ipynb #b7e713a9
 def _in_short(value:Any) -> str:
@@ -232,7 +232,7 @@ def _parent(begun:Attempt, connection:Any) -> dict[str, Any]:
     "The run of the declaration that this one varies, if it has run."
     parent = begun.experiment.varied_from
     key = parent and begun.surroundings.key(parent)
-    found = finished_run(connection, key) if key else None
+    found = (finished_run(connection, key, begun.threads) or finished_run(connection, key)) if key else None
     return {"variation_of": found["id"] if found else None}
 
 # %% ../nbs/api/298_recording.ipynb #ef9a99c9

@@ -264,8 +264,8 @@ def rescue(
 
 def _saved(connection:sqlite3.Connection, table:_Table, lost:int) -> Saved:
     "Gaps in what is numbered and never deleted are what was lost; elsewhere it is estimated."
-    rows, last = connection.execute(f"SELECT count(*), {'max(number)' if table.name == 'runs' else 'NULL'} FROM {table.name}").fetchone()
-    return Saved(table.name, rows, lost, not lost) if last is None else Saved(table.name, rows, max(last - rows, 0), True)
+    rows, first, last = connection.execute(f"SELECT count(*), {'min(number), max(number)' if table.name == 'runs' else 'NULL, NULL'} FROM {table.name}").fetchone()
+    return Saved(table.name, rows, lost, not lost) if last is None else Saved(table.name, rows, max(last, 0) - min(first, 1) + 1 - rows, True) # numbers up to 0 are of runs that were imported
 
 _BESIDE = ("-journal", "-wal", "-shm")
 

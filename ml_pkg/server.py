@@ -256,31 +256,37 @@ class _Accounts:
         if self._is_kept: self.responses.write(self.instruments.statuses)
 
 # %% ../nbs/api/780_server.ipynb #f36f1247
-def _background(serving:Serving, accounts:_Accounts, end:Callable[[], None]) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+def _background(serving:Serving, accounts:_Accounts, end:Callable[[], None], is_wanted:Callable[[], bool]) -> list[Callable[[], Coroutine[Any, Any, None]]]:
     "What is done again and again while it answers: it is counted how it fares, and looked where addresses lead."
-    parent = os.getppid()
     async def look() -> None:
-        if os.getppid() != parent: end() # whoever watched over this process is gone
+        if not is_wanted(): end() # whoever watched over this process is gone
         accounts.look()
     service, instruments = accounts.service, accounts.instruments
     following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
     return [partial(_on_and_on, look, 1.0), *(partial(_on_and_on, each.look, each.every) for each in following)]
 
-def _application(serving:Serving, service:Service, instruments:Instruments, workspace:Workspace, end:Callable[[], None]) -> "FastAPI":
+def _application(serving:Serving, service:Service, instruments:Instruments, workspace:Workspace, end:Callable[[], None], is_wanted:Callable[[], bool]) -> "FastAPI":
     "All addresses."
     accounts = _Accounts(service, instruments, workspace)
-    app = api(service, _lifespan(_background(serving, accounts, end), accounts.close))
+    app = api(service, _lifespan(_background(serving, accounts, end, is_wanted), accounts.close))
     add_open_inference(app, service)
     add_metrics(app, instruments)
     add_dashboard(app, workspace, service.current.name)
     return app
 
-def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace) -> None:
+def _of_now(serving:Serving, ready:Served) -> Served:
+    "What the address leads to by now, for a worker that takes the place of another one; what was ready when the server began, if that cannot be had."
+    try:
+        there = located(serving.address)
+        return ready if (there.name, there.version) == (ready.name, ready.version) else serving.ready(there)
+    except Exception: return ready # whoever follows the address says what is wrong
+
+def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace, is_wanted:Callable[[], bool]) -> None:
     "Serve until a signal ends it."
     running, instruments = _Running(), Instruments()
     for each in ENDS: signal.signal(each, running.end) # from now on, since other processes may be begun, which only the end of the server ends
-    service = _service(serving, ready, workspace, instruments, running.is_alone)
-    app = _application(serving, service, instruments, workspace, running.end)
+    service = _service(serving, _of_now(serving, ready), workspace, instruments, running.is_alone)
+    app = _application(serving, service, instruments, workspace, running.end, is_wanted)
     running.run(_layered(app, serving, bound.getsockname()[1], TokenSource(workspace), instruments), serving.limits, bound)
 
 # %% ../nbs/api/780_server.ipynb #9496de09
@@ -345,6 +351,8 @@ def _without(bound:socket.socket, work:Callable[[], None]) -> None:
     bound.close()
     work()
 
+def _is_child_of(process:int) -> bool: return os.getppid() == process
+
 def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 def _unpromoted(ready:Served, address:str) -> str:
@@ -388,5 +396,6 @@ def serve(
         serving.watch.check(serving)
         print(_unpromoted(ready, serving.address), end="", file=sys.stderr, flush=True)
         print(f"{ready} at {_address(host, bound)}/predict  (Ctrl-C ends it)\n{_to_try(ready, _address(host, bound), bool(len(TokenSource(workspace).current())))}\n{serving.rival.says(ready.name)}{serving.watch.says(serving)}", end="", flush=True)
-        work, beside = partial(_run, serving, ready, bound, workspace), [partial(_without, bound, each) for each in serving.watch.works(serving)]
-        work() if workers == 1 and not beside else _Workers([work] * workers + beside).run()
+        run, beside = partial(_run, serving, ready, bound, workspace), [partial(_without, bound, each) for each in serving.watch.works(serving)]
+        if workers == 1 and not beside: run(lambda: True) # it outlives whoever started it, as any server does
+        else: _Workers([partial(run, partial(_is_child_of, os.getpid()))] * workers + beside).run()

@@ -216,7 +216,7 @@ def connected(
         access.settle(connection, workspace)
         yield connection
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError): raise
+        if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)): raise # what was to be written is wrong, and not the workspace
         disconnect()
         raise (_damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE or "decode to UTF-8" in str(error)
             else access.failure)(workspace, error) from error

@@ -384,7 +384,9 @@ def _is_distribution(values:Any) -> bool: return hasattr(values, "rvs")
 # %% ../nbs/api/382_sweep.ipynb #45f839e1
 def _values_of(name:str, values:Any) -> list:
     "The values of an axis. Raises `InvalidDeclaration` for what is no list, or an empty one."
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (set, frozenset)):
+        raise InvalidDeclaration(f"{name} takes a list of values to try, and a set has them in another order each time: {name}={_in_short(list(values))}")
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InvalidDeclaration(f"{name} takes a list of values to try, and not {_in_short(values)}: {name}=[{_in_short(values)}]")
     if not len(found := list(values)): raise InvalidDeclaration(f"{name} has no value to try")
     return [value.item() if isinstance(value, np.generic) else value for value in found] # a parameter of 3 and one of np.int64(3) would differ

@@ -147,12 +147,12 @@ def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Fo
     for verdict in findings.check.verdicts: yield thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict)
     for fault in findings.check.faults: yield f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault)
 
-def _found(findings:Findings, metrics:Sequence[str], opened:Collection[str], unread:Collection[str]) -> tuple[dict[str, Found], dict[str, str]]:
-    "By name: what was found, and what there is to say."
+def _found(findings:Findings, metrics:Sequence[str], opened:Collection[str], remembered:Collection[str], unread:Collection[str]) -> tuple[dict[str, Found], dict[str, str]]:
+    "By name: what was found, and what there is to say. What is remembered and was not found this time is fine: looks count in a row."
     things = list(_things(findings, opened))
     unknown = {f"{metric}, {how}": Found.UNKNOWN for metric in metrics for how in ("measured", "estimated")}
     unjudged = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": "))
-    gone = {name: Found.FINE if findings.check.rows and name not in unread and not name.startswith(unjudged) else Found.UNKNOWN for name in opened}
+    gone = {name: Found.FINE if findings.check.rows and name not in unread and not name.startswith(unjudged) else Found.UNKNOWN for name in remembered}
     return gone | unknown | {name: found for name, found, _ in things}, {name: text for name, _, text in things}
 
 # %% ../nbs/api/698_watching.ipynb #7c1c62d7
@@ -217,6 +217,7 @@ class Watching:
             end = self.every.start(moment - self.every.grace)
             looks.forget_after(end)
             looks.check(self.described)
+            looks.note_alive(self.described)
             last = looks.last()
             if last is not None and last.document["version"] == monitor.version and last.end >= end: return last
             return looks.add(*self._looked(monitor, end, moment, looks), self.described)
@@ -234,7 +235,7 @@ class Watching:
         counted = _counted(monitor, looked)
         pauses = self._pauses(monitor, looks.pauses(), end, now)
         findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
-        found, texts = _found(findings, list(monitor.metrics), before.open, _unread(looked))
+        found, texts = _found(findings, list(monitor.metrics), before.open, dict(before.streaks), _unread(looked))
         after, events = before.look(found, now.to_pydatetime(), texts, monitor.version, [TRAFFIC])
         told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(),
             "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), **alarms_told(after, events)}
