@@ -6,6 +6,7 @@
 __all__ = ['Artifact', 'keep_declaration', 'kept_declaration', 'joined', 'keep_predictions', 'kept_predictions']
 
 # %% ../nbs/api/280_artifacts.ipynb #280b879f
+import collections
 import copy
 import io
 import os
@@ -99,25 +100,31 @@ def keep_declaration(
     _live[kept.path] = _Living(declaration)
     return kept
 
+_rows_held:collections.deque[Dataset] = collections.deque(maxlen=4) # of the declarations that were kept or given last: what their files say may change
+
 class _Living:
-    "A declaration that this process kept. The rows that it has read are shared while somebody else holds them, and not held on to: a process may keep thousands."
+    "A declaration that this process kept. The rows that it has read are shared while somebody holds them; a process may keep thousands, so they are not all held here."
     def __init__(self, declaration:Any):
         self._declaration = copy.copy(declaration)
         dataset:Any = getattr(declaration, "dataset", None)
         self._has_rows = isinstance(dataset, Dataset)
-        if self._has_rows: self._share(self._declaration, copy.copy(dataset)), self._hold(dataset)
-
-    def _share(self, declaration:Any, dataset:Dataset) -> None: object.__setattr__(declaration, "dataset", dataset) # which is frozen
-
-    def _hold(self, dataset:Dataset) -> None: self._dataset = weakref.ref(dataset)
+        if self._has_rows:
+            self._hold(dataset)
+            _give(self._declaration, copy.copy(dataset)) # which has read nothing
 
     def given(self) -> Any:
         "The declaration as it was kept, whatever has happened to the one that was given."
         given = copy.copy(self._declaration)
         if self._has_rows:
-            dataset = self._dataset() or copy.copy(self._declaration.dataset)
-            self._share(given, dataset), self._hold(dataset)
+            _give(given, dataset := self._dataset() or copy.copy(self._declaration.dataset))
+            self._hold(dataset)
         return given
+
+    def _hold(self, dataset:Dataset) -> None:
+        self._dataset = weakref.ref(dataset)
+        if not any(each is dataset for each in _rows_held): _rows_held.append(dataset)
+
+def _give(declaration:Any, dataset:Dataset) -> None: object.__setattr__(declaration, "dataset", dataset) # it is frozen
 
 _live:dict[Path, _Living] = {} # declarations kept by this process
 

@@ -162,16 +162,22 @@ def kind_of(
     return f"{link.name} {type(link.step).__qualname__}"
 
 # %% ../nbs/api/250_chain.ipynb #26841225
+def _is_vouched_for(place:Place, link:Link, key:str|None, draws:Draws) -> bool:
+    "Whether the key of a result says what it is a result of: the code may have been defined anew meanwhile, and nobody can make the same draw again."
+    if key_or_none(link.step) != link.key: return False
+    return key is None or place.store == NONE or is_reproducible(draws, f"the result of {link.name}")
+
 def _further(place:Place, chain:list[Link], keys:list[str|None], reached:Reached, unkept:float, advance:Callable) -> tuple[Reached, float]:
-    "One step further, made here."
+    "One step further, made here; and the seconds that went into what is not kept."
     depth, draws = len(reached.fitted), Draws()
-    link, key = chain[depth], keys[depth + 1]
-    with without_idle_draws(link.step): reached, _took[kind_of(link)] = advance(reached)
-    if key_or_none(link.step) != link.key or key and place.store != NONE and not is_reproducible(draws, f"the result of {link.name}"):
-        keys[depth + 1:] = [None] * (len(chain) - depth) # of which code this is the result, or of which draw, nobody can tell
-    unkept += _took[kind_of(link)]
+    link = chain[depth]
+    with without_idle_draws(link.step): reached, seconds = advance(reached)
+    _took[kind_of(link)], unkept = seconds, unkept + seconds
+    if not _is_vouched_for(place, link, keys[depth + 1], draws): keys[depth + 1:] = [None] * (len(chain) - depth)
+    key = keys[depth + 1]
     is_outcome = depth == len(chain) - 1 and place.wanted and key not in place.wanted # what comes of the fold is kept instead
-    return reached, 0.0 if (key := keys[depth + 1]) and not is_outcome and _kept(place, key, link.name, reached, unkept) else unkept
+    is_kept = key is not None and not is_outcome and _kept(place, key, link.name, reached, unkept)
+    return reached, 0.0 if is_kept else unkept
 
 # %% ../nbs/api/250_chain.ipynb #e808b2e5
 def _next(place:Place, chain:list[Link], keys:list[str|None], reached:Reached, unkept:float, advance:Callable) -> tuple[Reached, float]:

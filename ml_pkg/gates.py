@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
@@ -313,10 +314,11 @@ class Gates:
         is_overruled:bool=False, # whether those that cost something are asked whatever the others say
     ) -> Verdicts:               # one a gate, in the order in which they stand here
         "Ask every gate, those that cost something last."
-        said = {place: _judged(gate, lambda: gate.judge(candidate)) for place, gate in enumerate(self.gates) if not _is_costly(gate)} # noqa: B023 - it is called at once
+        costly = {place: gate for place, gate in enumerate(self.gates) if _is_costly(gate)}
+        said = {place: _judged(gate, partial(gate.judge, candidate)) for place, gate in enumerate(self.gates) if place not in costly}
         refused = [] if is_overruled else [verdict.gate for verdict in said.values() if not verdict.passed]
-        for place, gate in ((place, gate) for place, gate in enumerate(self.gates) if _is_costly(gate)):
-            said[place] = _judged(gate, lambda: gate.unasked(candidate, f"{', '.join(refused)} refused") if refused else gate.judge(candidate)) # noqa: B023
+        for place, gate in costly.items():
+            said[place] = _judged(gate, partial(gate.unasked, candidate, f"{', '.join(refused)} refused") if refused else partial(gate.judge, candidate))
         return Verdicts(said[place] for place in range(len(self)))
 
     def __iter__(self) -> Iterator[Gate]: return iter(self.gates)

@@ -340,6 +340,20 @@ class Move(NamedTuple):
     forced: str = ""         # why, although a gate refuses it
     verdicts: tuple[Verdict, ...] = ()
 
+def _put_into_production(
+    move:Move,
+    version_in:Callable[[sqlite3.Connection], Version],
+    about:dict[str, Any], # columns of the registry's history
+) -> tuple[Version, int|None]:
+    "Enter it: which version is in production from now on, and the number of the one that was. Raises `Overtaken`."
+    name = move.place.name
+    with connected(move.workspace) as connection, transaction(connection):
+        check_expected(connection, name, "production", move.before and move.before.version)
+        version = version_in(connection)
+        replaced = aliases(connection, name).get("production")
+        point(connection, name, "production", version.version, move.kind, who(), **about)
+    return version, replaced
+
 def write_and_enter(
     move:Move, # planned, and with its model
     version_in:Callable[[sqlite3.Connection], Version], # gives the version that it is in the registry
@@ -354,11 +368,7 @@ def write_and_enter(
             "difference": change.difference, "commit": git_state(project_of(place)).commit}
         refuse_edited(change.changes)
         statement = find_declared(place.written, place.variable).source if place.written and change.changes else ""
-        with connected(workspace) as connection, transaction(connection):
-            check_expected(connection, name, "production", move.before and move.before.version)
-            version = version_in(connection)
-            replaced = aliases(connection, name).get("production")
-            point(connection, name, "production", version.version, move.kind, who(), **about)
+        version, replaced = _put_into_production(move, version_in, about)
     if statement: _declared_since[place.written, place.variable] = statement
     try: tell_of_aliases(workspace, name)
     except MlPkgError as error: warnings.warn(f"{name}@{version.version} is in production, and others could not be told: {error}", UserWarning, stacklevel=5)

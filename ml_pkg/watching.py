@@ -137,23 +137,33 @@ def _score_found(judged:Judged, how:str, opened:Collection[str]) -> Found:
     return Found.FINE if known is Found.UNKNOWN and f"{judged.metric}, {how}" in opened and judged.is_over else known
 
 # %% ../nbs/api/698_watching.ipynb #26ca6a02
-def _things(findings:Findings, opened:Collection[str]) -> Iterator[tuple[str, Found, str]]:
-    "What is judged: its name, what was found, and what there is to say."
-    for each in findings.measured: yield f"{each.metric}, measured", _score_found(each, "measured", opened), str(each)
-    yield TRAFFIC, _SILENCE_FOUND[findings.silence.is_too_long], findings.silence.text
-    trusted = findings.compared.trusted
-    yield THE_ESTIMATE, _estimate_found(findings.compared, opened), str(findings.compared)
-    for each in findings.estimated: yield f"{each.metric}, estimated", Found.UNKNOWN if trusted is False else _score_found(each, "estimated", opened), str(each)
-    for verdict in findings.check.verdicts: yield thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict)
-    for fault in findings.check.faults: yield f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault)
+class _Thing(NamedTuple):
+    "What is judged at a look."
+    name: str    # of its alarm
+    found: Found
+    text: str    # what there is to say
+
+def _things(findings:Findings, opened:Collection[str]) -> Iterator[_Thing]:
+    for each in findings.measured: yield _Thing(f"{each.metric}, measured", _score_found(each, "measured", opened), str(each))
+    yield _Thing(TRAFFIC, _SILENCE_FOUND[findings.silence.is_too_long], findings.silence.text)
+    yield _Thing(THE_ESTIMATE, _estimate_found(findings.compared, opened), str(findings.compared))
+    for each in findings.estimated:
+        is_refuted = findings.compared.trusted is False
+        yield _Thing(f"{each.metric}, estimated", Found.UNKNOWN if is_refuted else _score_found(each, "estimated", opened), str(each))
+    for verdict in findings.check.verdicts: yield _Thing(thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict))
+    for fault in findings.check.faults: yield _Thing(f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault))
+
+def _absent(findings:Findings, remembered:Collection[str], unread:Collection[str]) -> dict[str, Found]:
+    "What an earlier look had found, as if it were not found this time: fine, since looks count in a row, if rows were looked at, and the column could be read."
+    of_unread = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": "))
+    def is_judged(name:str) -> bool: return bool(findings.check.rows) and name not in unread and not name.startswith(of_unread)
+    return {name: Found.FINE if is_judged(name) else Found.UNKNOWN for name in remembered}
 
 def _found(findings:Findings, metrics:Sequence[str], opened:Collection[str], remembered:Collection[str], unread:Collection[str]) -> tuple[dict[str, Found], dict[str, str]]:
-    "By name: what was found, and what there is to say. What is remembered and was not found this time is fine: looks count in a row."
+    "By name: what was found, and what there is to say."
     things = list(_things(findings, opened))
-    unknown = {f"{metric}, {how}": Found.UNKNOWN for metric in metrics for how in ("measured", "estimated")}
-    unjudged = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": "))
-    gone = {name: Found.FINE if findings.check.rows and name not in unread and not name.startswith(unjudged) else Found.UNKNOWN for name in remembered}
-    return gone | unknown | {name: found for name, found, _ in things}, {name: text for name, _, text in things}
+    scores = {f"{metric}, {how}": Found.UNKNOWN for metric in metrics for how in ("measured", "estimated")}
+    return _absent(findings, remembered, unread) | scores | {each.name: each.found for each in things}, {each.name: each.text for each in things}
 
 # %% ../nbs/api/698_watching.ipynb #7c1c62d7
 def _all_shares(counted:_Counted) -> dict[str, dict]:
