@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['is_library_file', 'is_library', 'library_version', 'nested_code', 'instructions', 'normalised', 'function_text',
-           'place_of', 'source_texts', 'texts_within', 'remember_texts', 'references', 'members', 'unwrapped', 'Piece',
+           'mark_of', 'source_texts', 'texts_within', 'remember_texts', 'references', 'members', 'unwrapped', 'Piece',
            'library_text', 'homes_met', 'pieces']
 
 # %% ../nbs/api/020_code.ipynb #da986803
@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import io
+import itertools
 import linecache
 import os
 import site
@@ -204,23 +205,26 @@ def function_text(
     "What a function says, whatever its comments, formatting and docstring."
     text = _source_text(function.__code__)
     if text is not None: return text
-    place = place_of(function.__code__)
-    return _told.get(place) or _told.get(place[-1]) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {instructions(function.__code__)!r}"
+    mark = mark_of(function)
+    return _told.get(mark) or _told.get(mark[-1]) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {instructions(function.__code__)!r}"
 
 # %% ../nbs/api/020_code.ipynb #db0b235f
-_told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their place; by their instructions alone as earlier releases kept them
+_told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their marks; by their instructions alone as earlier releases kept them
 
-def place_of(
-    code:CodeType, # of a function
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+def mark_of(
+    function:FunctionType, # of the project
 ) -> tuple[Any, ...]:
-    "By what a function is known again in another process: file, line, name and instructions. Functions of the same instructions can have other names and other defaults."
-    return code.co_filename, code.co_firstlineno, code.co_qualname, instructions(code)
+    "By what a function is known again in another process: line, name, defaults and instructions. Those of the same instructions can have other names and defaults; not every pickle keeps the file."
+    code, given = function.__code__, (*(function.__defaults__ or ()), *itertools.chain.from_iterable(sorted((function.__kwdefaults__ or {}).items())))
+    return code.co_firstlineno, code.co_qualname, tuple(repr(value) if isinstance(value, _PLAIN) else type(value).__name__ for value in given), instructions(code)
 
 def source_texts(
     function:FunctionType, # of the project, or of a library
 ) -> dict[tuple[Any, ...], str]:
-    "The text of a project function by its place, to be kept with it where its source will not be; nothing for one of a library."
-    return {} if is_library(function) or _source_text(function.__code__) is None else {place_of(function.__code__): function_text(function)}
+    "The text of a project function by its mark, to be kept with it where its source will not be; nothing for one of a library."
+    return {} if is_library(function) or _source_text(function.__code__) is None else {mark_of(function): function_text(function)}
 
 # %% ../nbs/api/020_code.ipynb #adaed3d2
 def texts_within(
@@ -241,9 +245,9 @@ def texts_within(
 
 # %% ../nbs/api/020_code.ipynb #f5f03453
 def remember_texts(
-    texts:dict[tuple[Any, ...], str], # by their places, as `source_texts` gives them
+    texts:dict[tuple[Any, ...], str], # by their marks, as `source_texts` gives them
 ) -> None:
-    "Take texts that were kept, for functions whose source is not at hand here. Instructions are compared as well as places, so a text cannot be wrong about what a function does."
+    "Take texts that were kept, for functions whose source is not at hand here. Equal instructions have equal effects, so a text cannot be wrong about these."
     _told.update(texts)
 
 # %% ../nbs/api/020_code.ipynb #1925c08e
