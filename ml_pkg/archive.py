@@ -297,7 +297,7 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
     first, last = connection.execute("SELECT min(number), max(number) FROM main.runs").fetchone()
     is_vouched = "number > 0" if vouched else f"{first is None:d}" # numbers up to 0 are of runs that nobody vouched for where they were imported first
     number = f"""CASE WHEN {is_vouched} THEN {max(last or 0, 0)} + row_number() OVER (PARTITION BY {is_vouched} ORDER BY number)
-        ELSE {min(first or 1, 1)} - row_number() OVER (PARTITION BY {is_vouched} ORDER BY number DESC) END""" # without gaps
+        ELSE {1 if first is None else min(first, 1)} - row_number() OVER (PARTITION BY {is_vouched} ORDER BY number DESC) END""" # without gaps
     for table in _tables(connection):
         names = ", ".join(name for name in _columns(connection, table) if name != "number")
         order = "" if table in _without_rowid(connection) else "ORDER BY rowid"

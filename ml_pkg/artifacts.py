@@ -6,7 +6,6 @@
 __all__ = ['Artifact', 'keep_declaration', 'kept_declaration', 'joined', 'keep_predictions', 'kept_predictions']
 
 # %% ../nbs/api/280_artifacts.ipynb #280b879f
-import collections
 import copy
 import io
 import os
@@ -100,7 +99,8 @@ def keep_declaration(
     _live[kept.path] = _Living(declaration)
     return kept
 
-_rows_held:collections.deque[Dataset] = collections.deque(maxlen=4) # of the declarations that were kept or given last: what their files say may change
+_rows_held:list[Dataset] = [] # of the declarations that were kept or given last: what their files say may change
+_HELD = 4
 
 class _Living:
     "A declaration that this process kept. The rows that it has read are shared while somebody holds them; a process may keep thousands, so they are not all held here."
@@ -116,13 +116,15 @@ class _Living:
         "The declaration as it was kept, whatever has happened to the one that was given."
         given = copy.copy(self._declaration)
         if self._has_rows:
-            _give(given, dataset := self._dataset() or copy.copy(self._declaration.dataset))
+            alive = self._dataset()
+            dataset = copy.copy(self._declaration.dataset) if alive is None else alive
+            _give(given, dataset)
             self._hold(dataset)
         return given
 
     def _hold(self, dataset:Dataset) -> None:
         self._dataset = weakref.ref(dataset)
-        if not any(each is dataset for each in _rows_held): _rows_held.append(dataset)
+        _rows_held[:] = [*(each for each in list(_rows_held) if each is not dataset), dataset][-_HELD:]
 
 def _give(declaration:Any, dataset:Dataset) -> None: object.__setattr__(declaration, "dataset", dataset) # it is frozen
 

@@ -18,6 +18,7 @@ import io
 import itertools
 import linecache
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -211,14 +212,19 @@ def function_text(
 # %% ../nbs/api/020_code.ipynb #db0b235f
 _told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their marks; by their instructions alone as earlier releases kept them
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+def _in_words(value:Any) -> str:
+    "A default, as far as it is plain."
+    if isinstance(value, (list, tuple)): return f"{type(value).__name__}({', '.join(map(_in_words, value))})"
+    if isinstance(value, (set, frozenset)): return f"{type(value).__name__}({', '.join(sorted(map(_in_words, value)))})"
+    if isinstance(value, dict): return f"dict({', '.join(f'{_in_words(name)}: {_in_words(each)}' for name, each in value.items())})"
+    return repr(value) if isinstance(value, (bool, int, float, complex, str, bytes, type(None))) else getattr(value, "__qualname__", type(value).__name__)
 
 def mark_of(
     function:FunctionType, # of the project
 ) -> tuple[Any, ...]:
-    "By what a function is known again in another process: line, name, defaults and instructions. Those of the same instructions can have other names and defaults; not every pickle keeps the file."
+    "By what a function is known again in another process: where in its file or cell it stands, name, defaults and instructions. Those of the same instructions can have other names and defaults; not every pickle keeps the file."
     code, given = function.__code__, (*(function.__defaults__ or ()), *itertools.chain.from_iterable(sorted((function.__kwdefaults__ or {}).items())))
-    return code.co_firstlineno, code.co_qualname, tuple(repr(value) if isinstance(value, _PLAIN) else type(value).__name__ for value in given), instructions(code)
+    return _span(code), code.co_qualname, tuple(map(_in_words, given)), instructions(code)
 
 def source_texts(
     function:FunctionType, # of the project, or of a library
@@ -349,19 +355,30 @@ def _unseeded(function:FunctionType) -> list[str]:
 class _Names(NamedTuple):
     "What a code object reads from outside itself."
     chains: tuple[tuple[str, ...], ...]                  # global names, each with all the attributes read off it
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...] # imports in its body: level of a relative one, module, attributes read off it
-    whole: tuple[tuple[int, str], ...]                   # modules imported in its body that it uses as they are
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...] # what it reads of imports in its body: level of a relative one, module, all the attributes read off it
+    brought: tuple[tuple[int, str], ...]                 # modules that an `import` in its body names, whether or not they are read
     seedless: tuple[str, ...]                            # generators that it makes without a seed
 
-def _instructions(code:CodeType) -> Iterator[dis.Instruction]: return (step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "EXTENDED_ARG"))
+class _Step(NamedTuple):
+    "An instruction."
+    opname: str
+    argval: Any
+
+def _instructions(code:CodeType) -> Iterator[_Step]:
+    "Those that Python 3.13 makes of two, such as LOAD_FAST_LOAD_FAST, as two."
+    for step in dis.get_instructions(code):
+        pair = re.findall("LOAD_FAST|STORE_FAST", step.opname) if isinstance(step.argval, tuple) else []
+        if len(pair) == 2: yield from map(_Step, pair, step.argval)
+        elif step.opname not in ("CACHE", "EXTENDED_ARG"): yield _Step(step.opname, step.argval)
 
 class _ImportsInside(NamedTuple):
     "Imports in the body of a code object."
-    statements: set[tuple[int, str, tuple[str, ...]]] # level, module, a name that is taken from it
+    taken: set[tuple[int, str, tuple[str, ...]]] # `from module import name`: level, module, name
+    brought: set[tuple[int, str]]                 # `import module`
     bound: dict[str, tuple[int, str]]                 # local name -> the module that it stands for
 
 def _imports_inside(parts:Sequence[CodeType]) -> _ImportsInside:
-    found = _ImportsInside(set(), {})
+    found = _ImportsInside(set(), set(), {})
     for part in parts:
         constants:list[Any] = []
         module = stands_for = None
@@ -369,7 +386,8 @@ def _imports_inside(parts:Sequence[CodeType]) -> _ImportsInside:
             if step.opname == "IMPORT_NAME":
                 level, names = cast("tuple[int, Any]", (*constants, 0, None)[:2])
                 module = (level, step.argval)
-                found.statements.update({(*module, (name,)) for name in names or () if name != "*"} or {(*module, ())})
+                found.taken.update((*module, (name,)) for name in names or () if name != "*")
+                if not names or "*" in names: found.brought.add(module)
                 stands_for = None if names else (level, step.argval.partition(".")[0]) # `import a.b` binds a
             elif step.opname == "IMPORT_FROM" and stands_for: stands_for = module # unless it says `as`
             elif step.opname.startswith("STORE_") and stands_for: found.bound[step.argval], stands_for = stands_for, None
@@ -394,9 +412,9 @@ def _names(code:CodeType) -> _Names:
     parts = list(nested_code(code))
     imported = _imports_inside(parts)
     found = {each for part in parts for each in _names_read(part, imported.bound)}
-    of_modules = {(*module, chain[1:]) for module, chain in found if module}
-    return _Names(tuple(sorted(chain for module, chain in found if not module)), tuple(sorted(imported.statements | {each for each in of_modules if each[2]})),
-        tuple(sorted(each[:2] for each in of_modules if not each[2])), tuple(sorted(_seedless(code))))
+    read = {(*module, chain[1:]) for module, chain in found if module}
+    return _Names(tuple(sorted(chain for module, chain in found if not module)), tuple(sorted(imported.taken | read)), tuple(sorted(imported.brought)),
+        tuple(sorted(_seedless(code))))
 
 # %% ../nbs/api/020_code.ipynb #eddb6893
 def _follow(value:Any, used:str, attributes:tuple[str, ...]) -> tuple[str, Any]:
@@ -475,11 +493,10 @@ def references(
     if not is_library(function):
         names = _names(function.__code__)
         for name in (*names.seedless, *_unseeded(function)): raise Unidentifiable(f"{name} draws its seed from the machine; take a random_state and use it")
-        used = dict(filter(None, (_resolve(chain, function.__globals__) for chain in names.chains))) | dict(
-            _import(level, module, (), function.__globals__) for level, module in names.whole)
-        found = used | dict(_import(level, module, attributes, function.__globals__) for level, module, attributes in names.imports)
-        named = {name for name, value in found.items() if name not in used and isinstance(value, ModuleType) and not is_library(value)} # by an import alone
-        found = {name: value for name, value in found.items() if name not in named or not any(other.startswith(name + ".") for other in found)}
+        found = dict(filter(None, (_resolve(chain, function.__globals__) for chain in names.chains)))
+        found |= dict(_import(level, module, attributes, function.__globals__) for level, module, attributes in names.imports)
+        brought = dict(_import(level, module, (), function.__globals__) for level, module in names.brought)
+        found |= {name: value for name, value in brought.items() if not any(other.startswith(name + ".") for other in found)} # of `import helpers`, `helpers.check` says more
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try: found[f"{name} (closure)"] = cell.cell_contents
         except ValueError: continue # not assigned yet

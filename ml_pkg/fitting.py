@@ -50,17 +50,21 @@ from .usage import Usage
 def _members_take_weights(estimator:Any) -> bool:
     "Whether all members of a voting or stacking ensemble do, which hands them on."
     from sklearn.utils.validation import has_fit_parameter
-    members = [part for _, part in getattr(estimator, "estimators", None) or () if part != "drop"]
-    final = getattr(estimator, "final_estimator", None) # its default takes them
+    held, final = getattr(estimator, "estimators", None), getattr(estimator, "final_estimator", None) # whose default takes them
+    if not isinstance(held, list) or not all(isinstance(each, tuple) and len(each) == 2 for each in held): return False
+    if not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(estimator.fit).parameters.values()): return False
+    members = [part for _, part in held if part != "drop"]
     return bool(members) and all(has_fit_parameter(part, "sample_weight") for part in (*members, *([] if final is None else [final])))
 
 def weight_parameter(
     estimator:Any, # any estimator or pipeline
 ) -> str:          # such as "sample_weight" or "logisticregression__sample_weight"
     "The fit parameter by which the step that predicts takes sample weights. Raises `InvalidDeclaration` if it takes none."
+    from sklearn.compose import TransformedTargetRegressor
     from sklearn.utils.validation import has_fit_parameter
     if getattr(estimator, "steps", None): return f"{estimator.steps[-1][0]}__{weight_parameter(estimator.steps[-1][1])}"
     if has_fit_parameter(estimator, "sample_weight") or _members_take_weights(estimator): return "sample_weight"
+    if isinstance(estimator, TransformedTargetRegressor) and estimator.regressor is None: return "sample_weight" # of the LinearRegression that it takes then
     for inner in (getattr(estimator, name, None) for name in ("estimator", "regressor")):
         if inner is not None: return weight_parameter(inner)
     raise InvalidDeclaration(f"the dataset declares weight=…, and {type(estimator).__name__} takes no sample weights. Leave the role out, or declare another estimator")

@@ -152,7 +152,7 @@ class Looks:
     def check(self, watch:str) -> None: # that is about to look, in words, as `Watching.described` gives it
         "Raise `InvalidDeclaration` if another watch looks at the model."
         state = self.state
-        if state.get("watch", watch) == watch or has_ended(state) or not 0 <= time.time() - (self.watched/"alarms.json").stat().st_mtime < _SILENT: return
+        if state.get("watch", watch) == watch or has_ended(state) or abs(time.time() - (self.watched/"alarms.json").stat().st_mtime) >= _SILENT: return # clocks of two machines differ
         raise InvalidDeclaration(f"another watch looks at this model: {state['watch']}, and not {watch}. End that one first{_by(state)}; then this one goes on from its alarms")
 
     def note_alive(self, watch:str) -> None: # that looks, in words
