@@ -19,7 +19,6 @@ import pandas as pd
 from .checkpoints import NONE, Checkpoints, NoCheckpoints, is_reproducible, pack
 from .draws import Draws, without_idle_draws
 from .identity import Identity, at_one_moment, key_or_none
-from .parameters import parameters_of, parts_within
 from .steps import Step, blaming, fit_and_transform, remembered_branches, watched
 
 # %% ../nbs/api/250_chain.ipynb #45a14f44
@@ -83,7 +82,7 @@ def taken_over(
 def _is_same_kind(fitted:Any, step:Any) -> bool:
     "Whether what was kept has the classes and functions that are meant; that its parameters are the same, its key says."
     if type(fitted) is not type(step) or not hasattr(step, "get_params"): return key_or_none(fitted) == key_or_none(step)
-    held, meant = parameters_of(fitted), parameters_of(step)
+    held, meant = fitted.get_params(deep=False), step.get_params(deep=False)
     return all(isinstance(value, (int, float, str, type(None)))
         or (_is_same_kind(held[name], value) if hasattr(value, "get_params") else key_or_none(held[name]) == key_or_none(value))
         for name, value in meant.items())
@@ -118,7 +117,7 @@ def make_importable(
     "In a worker, put a notebook's classes where pickle looks for them: they came by value, and by name they are not there."
     if multiprocessing.current_process().name == "MainProcess": return
     main = sys.modules["__main__"]
-    for part in {id(part): part for step in steps for part in (step, *(parts_within(step) if hasattr(step, "get_params") else ()))}.values():
+    for part in {id(part): part for step in steps for part in (step, *(step.get_params().values() if hasattr(step, "get_params") else ()))}.values():
         kind = part if isinstance(part, (type, FunctionType)) else type(part)
         if kind.__module__ == "__main__" and kind.__qualname__.isidentifier(): setattr(main, kind.__qualname__, kind)
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from .parameters import parts_within
-
 # %% ../nbs/api/110_draws.ipynb #369ab3b6
 def _state() -> tuple[Any, ...]:
     "Where the generators that everybody shares stand."
@@ -33,7 +31,7 @@ class Draws:
 # %% ../nbs/api/110_draws.ipynb #e112c0b7
 _SEED_IN_VAIN = {"SVR", "NuSVR", "OneClassSVM"} # of sklearn.svm
 
-def _parts(estimator:Any) -> list[Any]: return [estimator, *(value for value in parts_within(estimator) if hasattr(value, "get_params") or callable(value))]
+def _parts(estimator:Any) -> list[Any]: return [estimator, *(value for value in estimator.get_params().values() if hasattr(value, "get_params") or callable(value))]
 
 def _draws_in_vain(estimator:Any) -> bool:
     "Whether what an estimator draws by itself has no effect."

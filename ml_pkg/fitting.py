@@ -40,7 +40,6 @@ from .evaluation import Evaluation, folds, holdout_identity, is_classification, 
 from .heap import keep_freed
 from .identity import Identity, at_one_moment, identify, key_or_none
 from .model import one_column, probability_columns, probability_name
-from .parameters import parts_within
 from .processes import end_with
 from .steps import Step, watched
 from .threads import check_jobs, limited
@@ -265,7 +264,7 @@ _taken_in:set[tuple] = set() # steps whose code is here what it is where they ca
 def _is_as_sent(link:Link) -> bool:
     """Whether the code of a step is what its key says. The same classes and functions are asked once: whether they have changed since is seen
     when the step has been fitted, before anything is kept of it."""
-    parts = parts_within(link.step) if hasattr(link.step, "get_params") else []
+    parts = list(link.step.get_params().values()) if hasattr(link.step, "get_params") else []
     kinds = [part if isinstance(part, type) or _is_at_home(part) else type(part) for part in (type(link.step), *parts)]
     is_known_again = all(type(kind) in (type, ABCMeta, FunctionType) for kind in kinds) and not any(callable(part) and part is not kind for part, kind in zip(parts, kinds[1:], strict=True))
     mark = (link.key, *kinds) if is_known_again else None

@@ -29,7 +29,6 @@ import xxhash
 
 from .code import is_library, library_text, library_version, pieces, unwrapped
 from .errors import Unidentifiable
-from .parameters import parameters_of
 
 # %% ../nbs/api/040_identity.ipynb #c5159f3f
 def _delimited(*fields:bytes) -> bytes: return b"".join([part for field in fields for part in (len(field).to_bytes(8, "little"), field)])
@@ -226,7 +225,7 @@ def _loaded(module:str, *names:str) -> tuple[type, ...]:
 # %% ../nbs/api/040_identity.ipynb #300ca02d
 def _parameters(estimator:Any) -> list[tuple[str, Any]]:
     "Names and values. scikit-learn's own `memory` only says where results are kept, and never changes one; a project's may mean anything."
-    held = sorted(parameters_of(estimator).items())
+    held = sorted(estimator.get_params(deep=False).items())
     return [(name, value) for name, value in held if name != "memory" or not _is_memory(estimator, value)]
 
 def _is_memory(estimator:Any, value:Any) -> bool:
