@@ -9,7 +9,7 @@ __all__ = ['Experiment']
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import estimators
 from .checkpoints import IN_WORKSPACE, Checkpoints, NoCheckpoints
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from ml_pkg.model import Model
     from ml_pkg.promotion import Promotion
 
-# %% ../nbs/api/400_experiment.ipynb #28619d1e
+# %% ../nbs/api/400_experiment.ipynb #9557ac78
 @dataclass(frozen=True, eq=False, repr=False)
-class Experiment:
-    "A frozen declaration of what is learnt from which rows, and how that is judged."
+class _Declaration:
+    "What is declared, and what makes two declarations the same."
     name: str                                # what it is called in lists, files and addresses: an identifier
     dataset: Dataset # the rows, and what each column is
     estimator: Any                           # any scikit-learn-compatible estimator, alone or in a pipeline; a copy of it is kept
@@ -64,20 +64,7 @@ class Experiment:
 
     def __eq__(self, other:Any) -> bool: return isinstance(other, Experiment) and self.key == other.key
     def __hash__(self) -> int: return hash(self.key)
-    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module} # where what it varies is declared
     def __repr__(self) -> str: return f"Experiment({self.name!r}, {self.dataset!r}, {_in_a_line(self.estimator)}, {self.evaluation!r}, seed={self.seed})"
-    def _repr_html_(self) -> str: return _page(self)
-
-    @property
-    def declared(self) -> "Experiment":
-        "The declaration that this one varies, in however many steps; itself, if it varies none."
-        return self if self.varied_from is None else self.varied_from.declared
-
-    @property
-    def namesake(self) -> "Experiment":
-        "The declaration under the same name that this one varies, in however many steps; itself, if it varies none."
-        varied = self.varied_from
-        return self if varied is None or varied.name != self.name else varied.namesake
 
     @property
     def identity(self) -> Identity:
@@ -89,6 +76,16 @@ class Experiment:
         "32 hexadecimal digits: equal for equal content, in every process. Raises `Unidentifiable`."
         return self.identity.key
 
+    def diff(
+        self,
+        other:"Experiment", # that this one is compared with
+    ) -> "Difference":
+        "What differs between two declarations, in words."
+        return Difference(differences(components(self.identity), components(other.identity)))
+
+# %% ../nbs/api/400_experiment.ipynb #a76122ef
+class _Variations(_Declaration):
+    "Other declarations, each of which varies this one."
     def replace(
         self,
         **changes:Any, # parameters and steps by scikit-learn's names, such as selectkbest__k=3
@@ -142,12 +139,23 @@ class Experiment:
         "Under another name, an identifier; the key stays the same. Raises `InvalidDeclaration`."
         return _varied(self, name=name)
 
-    def diff(
-        self,
-        other:"Experiment", # that this one is compared with
-    ) -> "Difference":
-        "What differs between two declarations, in words."
-        return Difference(differences(components(self.identity), components(other.identity)))
+# %% ../nbs/api/400_experiment.ipynb #28619d1e
+@dataclass(frozen=True, eq=False, repr=False)
+class Experiment(_Variations):
+    "A frozen declaration of what is learnt from which rows, and how that is judged."
+    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module} # where what it varies is declared
+    def _repr_html_(self) -> str: return _page(self)
+
+    @property
+    def declared(self) -> "Experiment":
+        "The declaration that this one varies, in however many steps; itself, if it varies none."
+        return self if self.varied_from is None else self.varied_from.declared
+
+    @property
+    def namesake(self) -> "Experiment":
+        "The declaration under the same name that this one varies, in however many steps; itself, if it varies none."
+        varied = self.varied_from
+        return self if varied is None or varied.name != self.name else varied.namesake
 
     def to_source(self) -> Expression:
         "The Python expression that makes this experiment, with the imports it needs; it is proved to give an equal one. Raises `NotWritable`, naming what is in no source."
@@ -225,7 +233,7 @@ class Experiment:
         return fitted_model(self, run)
 
 # %% ../nbs/api/400_experiment.ipynb #69698dc3
-def _check_declaration(experiment:Experiment) -> None:
+def _check_declaration(experiment:_Declaration) -> None:
     "Raise `InvalidDeclaration` for the first field that cannot be what it should be."
     if not (isinstance(experiment.name, str) and experiment.name.isidentifier()):
         raise InvalidDeclaration(f"an experiment's name becomes part of files and addresses, so it is an identifier (letters, digits, underscores), and not {experiment.name!r}")
@@ -238,7 +246,7 @@ def _check_declaration(experiment:Experiment) -> None:
         raise InvalidDeclaration(f"promotion= takes Gates, such as Gates(NotWorse(), EnoughRows(1000)), and not a {type(experiment.promotion).__name__}")
     estimators.check_estimator(experiment.estimator)
 
-def _check_replaceable(experiment:Experiment, changes:dict) -> None:
+def _check_replaceable(experiment:_Declaration, changes:dict) -> None:
     "Raise for a field of the experiment where a parameter of its estimator is meant."
     fields = {"name": "named", "dataset": "with_dataset", "estimator": "with_estimator", "evaluation": "with_evaluation",
         "seed": "with_seed", "promotion": "with_promotion"}
@@ -246,12 +254,12 @@ def _check_replaceable(experiment:Experiment, changes:dict) -> None:
         if name in fields and name not in experiment.estimator.get_params(deep=False):
             raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
-def _varied(experiment:Experiment, **changes) -> Experiment: return replace(experiment, source=None, module=None, varied_from=experiment, **changes)
+def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varied_from=cast("Experiment", experiment), **changes))
 
 def _in_a_line(estimator:Any) -> str: return " ".join(repr(estimator).split())
 
 # %% ../nbs/api/400_experiment.ipynb #cc8b3fa6
-def _identity(experiment:Experiment) -> Identity:
+def _identity(experiment:_Declaration) -> Identity:
     parts = (("dataset", experiment.dataset.identity), ("estimator", identify(experiment.estimator, "estimator")),
              ("evaluation", experiment.evaluation.identity),
              ("seed", identify(experiment.seed)), ("scikit-learn configuration", estimators.settings_identity()))
