@@ -167,6 +167,7 @@ def folds(
         raise InvalidData(f"{dataset.source} has {len(open_rows)} rows to fit on, fewer than the {evaluation.cv} folds of cv={evaluation.cv}: lower cv, or gather more rows")
     try: pairs = list(chosen.split(dataset.X.iloc[open_rows], y, groups))
     except ValueError as error: raise InvalidData(f"{dataset.source} cannot be split by {chosen}: {error}") from error
+    if not pairs: raise InvalidData(f"{chosen} gives no fold of {dataset.source}, so nothing can be scored")
     if max((rows.max() for pair in pairs for rows in map(np.asarray, pair) if rows.size), default=0) >= len(open_rows):
         raise InvalidDeclaration(f"{type(chosen).__name__} gives row numbers beyond the {len(open_rows)} rows it was asked to split ({dataset.source} without its holdout): it has to number the rows of the X it is given")
     return [(_some(open_rows[train], evaluation.train_size, dataset, classification, seed), open_rows[test]) for train, test in pairs]

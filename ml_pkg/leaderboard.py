@@ -116,7 +116,8 @@ class Leaderboard:
     @functools.cached_property
     def _reference(self) -> Result | None:
         "The baseline, or the first variant that has a score if it has none."
-        scored = [each for each in self.results if self.metric in each.run.metrics]
+        asked = [each for each in self.results if self.metric in each.run.metrics]
+        scored = [each for each in asked if not math.isnan(each.run.summary[self.metric][0])] or asked
         return next((each for each in scored if each.name == self.baseline), scored[0] if scored else None)
 
     def by(
@@ -258,9 +259,13 @@ def _between(low:float, high:float, sign:str="") -> str: return f"{_number(low, 
 # %% ../nbs/api/380_leaderboard.ipynb #672a4119
 def _unlike(board:Leaderboard, name:str) -> str:
     "Why a variant is not held against the others."
-    run, reference = board[name].run.row, board._reference
-    is_share = reference and run["comparable"] == reference.run.row["comparable"] and run["train_size"] != reference.run.row["train_size"]
-    return "fitted on another share of the rows" if is_share else "other rows or splits"
+    run, reference = board[name].run, board._reference.run if board._reference else None
+    if reference is None: return ""
+    if None in (run.row["comparable"], reference.row["comparable"]): return "splits without a key may be others"
+    if run.row["comparable"] != reference.row["comparable"]: return "other rows or splits"
+    if run.row["train_size"] != reference.row["train_size"]: return "fitted on another share of the rows"
+    has_no_key = board.metric in run.metrics and None in (run.meanings.get(board.metric), reference.meanings.get(board.metric))
+    return "a metric without a key may be another" if has_no_key else "scored by other metrics"
 
 def _mark(name:str, row:Any, best:str, unlike:str) -> str:
     "What is to be said of a variant in a few words."

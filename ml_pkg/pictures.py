@@ -7,8 +7,10 @@ __all__ = ['COSTS', 'curve_of', 'varied_parameters', 'Pictures']
 
 # %% ../nbs/api/378_pictures.ipynb #71581407
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
@@ -34,8 +36,8 @@ def curve_of(
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
         raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
-    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values,
-        dtype=object if any(value is None or isinstance(value, (str, bool)) for value in values) else None))[["score", "low", "high"]]
+    are_numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in values)
+    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values, dtype=None if are_numbers else object, tupleize_cols=False))[["score", "low", "high"]]
 
 def _value(result:Result, axis:str) -> Any:
     "The value of a parameter; of `train_size`, how many rows were fitted on."
@@ -43,13 +45,21 @@ def _value(result:Result, axis:str) -> Any:
     return result.experiment.estimator.get_params()[axis]
 
 # %% ../nbs/api/378_pictures.ipynb #6d42554a
+def _are_steps(value:Any) -> bool: return isinstance(value, (list, tuple)) and any(isinstance(part, tuple) and any(hasattr(each, "fit") for each in part) for part in value)
+
+def _plain(value:Any) -> Any:
+    "A value as an axis shows it: an estimator by its class, what is no number and no text as it is written."
+    if isinstance(value, np.generic): value = value.item()
+    if isinstance(value, (bool, int, float, str)) or value is None: return value
+    if isinstance(value, (list, tuple, dict)): return repr(value)
+    return getattr(value, "__name__", type(value).__name__)
+
 def varied_parameters(
-    board:"Leaderboard", # with the variants
+    results:Iterable[Result], # the variants
 ) -> pd.DataFrame:
     "Parameters that are not the same in all variants: of each variant its value, missing where it has no such parameter."
-    def plain(value:Any) -> Any: return value if isinstance(value, (bool, int, float, str)) or value is None else type(value).__name__
-    held = {each.name: {name: plain(value) for name, value in each.experiment.estimator.get_params().items() if not isinstance(value, (list, tuple))}
-        for each in board}
+    held = {each.name: {name: _plain(value) for name, value in each.experiment.estimator.get_params().items() if not _are_steps(value)}
+        for each in results}
     frame = pd.DataFrame.from_dict(held, orient="index", dtype=object)
     return frame[[name for name in frame if len({(type(values[name]), values[name]) for values in held.values() if name in values}) > 1]] # among those that have it: what came with another step does not vary
 
@@ -69,12 +79,13 @@ class Pictures:
         "Scores with their intervals, and what is left of the best once it is corrected for having been picked."
         board = self.board
         corrected = board.verdict.corrected
-        return plot_scores(self._comparable, board.metric, board.held_against,
+        return plot_scores(self._comparable, board.metric, None if self._comparable.empty else board.held_against,
             corrected if board.verdict.tried > 1 and math.isfinite(corrected.mean) else None, ax)
 
     def differences(self, ax:"Axes|None"=None) -> "Axes": # to draw on; None for new ones
         "The difference of each variant to the baseline, fold by fold."
         board = self.board
+        if self._comparable.empty: return self.scores(ax) # which says so
         beside = {name: board[name].run.fold_scores[board.metric] for name in self._comparable.index}
         return plot_differences(pd.DataFrame(beside).T, board.held_against, board.metric, ax)
 
@@ -89,7 +100,8 @@ class Pictures:
 
     def parallel(self, ax:"Axes|None"=None) -> "Axes": # to draw on; None for new ones
         "The parameters in which the variants differ, a line for each variant, coloured by its score."
-        return plot_parallel(varied_parameters(self.board), self.board.frame["score"], self.board.metric, ax)
+        found = self._comparable
+        return plot_parallel(varied_parameters(self.board[name] for name in found.index), found["score"], self.board.metric, ax)
 
     def curve(
         self,

@@ -253,6 +253,10 @@ class UnrecordedRun(Run):
     @property
     def is_recorded(self) -> bool: return self.id != UNRECORDED
     @property
+    def content(self) -> str:
+        found = super().content
+        return f"{UNRECORDED}: {id(self)}" if found == UNRECORDED else found # another one that is not recorded either has other results
+    @property
     def predictions(self) -> "pd.DataFrame":
         import pandas as pd
         return pd.DataFrame(joined(self.folds))

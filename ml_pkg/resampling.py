@@ -89,7 +89,7 @@ def _around(shown:float, pooled:float, draws:np.ndarray, level:float, decimals:i
 
 # %% ../nbs/api/283_resampling.ipynb #24f64608
 _BLOCK = 1 << 17  # numbers compared at a time, so that they stay in the processor's cache
-_EARLY = 100      # draws that are looked at first
+_EARLY = 200      # draws that are looked at first
 
 def _spreads(luck:np.ndarray) -> np.ndarray:
     "Standard errors of the differences between any two variants, shape (n_variants, n_variants). What is below the precision of a draw is level."
@@ -108,7 +108,7 @@ def _share_reached(luck:np.ndarray, place:int, precision:np.ndarray, lead:float)
 
 # %% ../nbs/api/283_resampling.ipynb #69132b15
 def _is_kept(luck:np.ndarray, place:int, precision:np.ndarray, lead:float, level:float) -> bool:
-    "Whether luck explains a lead. A hundred draws often settle it (Besag and Clifford 1991): one above the level passes none of them with a probability below 1 in 10,000."
+    "Whether luck explains a lead. Two hundred draws often settle it (Besag and Clifford 1991): one above the level passes none of them with a probability below 1 in 10,000."
     if lead <= 1: return True # a standard error is never much
     early = _share_reached(luck[:_EARLY], place, precision, lead)
     if early == 0 or early > 4 * (1 - level): return early > 0
@@ -235,7 +235,9 @@ def _drawn(metric:Metric, summed:Iterable[tuple[int, np.ndarray]], counts:np.nda
         with np.errstate(divide="ignore", invalid="ignore"): pooled = metric.score(sums.sum(axis=0))
         found.append((pooled,
             *(pooled.astype(np.float32) + np.float32(factor) * (_on(weights, sums, metric) - pooled.astype(np.float32)) for weights in (counts, counts == 0))))
-    return places, [np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)]
+    scores = [np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)]
+    for left_out in scores[2:]: left_out[(counts > 0).all(axis=1)] = np.nan # of few groups all are drawn at times, and nothing is left out that could be scored
+    return places, scores
 
 # %% ../nbs/api/283_resampling.ipynb #4e69dd95
 def _spread_out(values:np.ndarray, there:list[int], count:int) -> np.ndarray:

@@ -50,9 +50,11 @@ def _in_short(value:Any, digits:int=4) -> str:
     return _cut(f"{value:.{digits}g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
 
 # %% ../nbs/api/382_sweep.ipynb #b910c011
+def _is_left_out(name:str, value:str) -> bool: return value in ("passthrough", "drop") and name.rpartition("__")[2] != "remainder" # which is no step, and may well pass through
+
 def _label(name:str, value:Any, among:Sequence) -> str:
     "What to call a value of an axis, told from the others."
-    if isinstance(value, str) and value in ("passthrough", "drop"): return f"no {name}"
+    if isinstance(value, str) and _is_left_out(name, value): return f"no {name}"
     if not hasattr(value, "get_params"): return f"{name}={value if isinstance(value, str) else _in_short(value)}"
     short, alike = type(value).__name__.lower(), [other for other in among if type(other) is type(value)]
     if len(alike) == 1: return short
@@ -118,9 +120,9 @@ def _told(path:str, here:str, there:str) -> str:
     part, _, inside = path.partition(".")
     if part != "estimator": return f"{part}={there.partition(' ')[2]}"
     name, (kind, _, value) = readable(inside).replace(".", "__"), there.partition(" ")
-    if there == ABSENT or there in ("str passthrough", "str drop"): return f"no {name}"
+    if there == ABSENT or kind == "str" and _is_left_out(name, value): return f"no {name}"
     if kind == "estimator": return f"with {name}" if here == ABSENT else value.lower()
-    if kind == "float": return f"{name}={_in_short(float(value))}"
+    if kind == "float": return f"{name}={_in_short(float(value.partition(' ')[0]))}" # the bits of NaN stand behind it
     return f"{name}={_cut(value or {'NoneType': 'None'}.get(kind, kind))}"
 
 # %% ../nbs/api/382_sweep.ipynb #a79e233c
