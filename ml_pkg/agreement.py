@@ -100,7 +100,8 @@ class Comparison:
             if metric not in there: raise UnknownName(f"'{metric}' is not there on both sides.{did_you_mean(metric, there, 'metrics')}")
         from scipy.stats import norm
         found, real = estimated.metrics[metric], measured[metric].mean
-        far = float(norm.isf(level_of_look(look, self.alarms) / 2 / metrics)) * found.spread
+        sure = float(norm.isf(level_of_look(look, self.alarms) / 2 / metrics))
+        far = sure * found.spread + (0.0 if metric.startswith("neg_") else sure ** 2 / (3 * max(1, estimated.rows))) # Bernstein's term: what is rare among few rows is not spread as a normal distribution is
         difference = Interval(real - found.interval.mean, real - found.interval.mean - far, real - found.interval.mean + far)
         return self._kind(difference, estimated.rows)(metric, found.interval.mean, real, difference, estimated.rows)
 

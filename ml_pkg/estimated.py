@@ -19,7 +19,7 @@ from .coordinates import evenly
 from .errors import InvalidData, UnknownName, did_you_mean
 from .intervals import LEVEL, Interval, drawn_ends
 from .model import probability_name
-from .row_metrics import LOSSES, TABLES, Answers, Metric
+from .row_metrics import LOSSES, TABLES, Answers, Metric, unseen_ends
 from .support import Support
 
 # %% ../nbs/api/348_estimated.ipynb #4ff718b8
@@ -140,9 +140,15 @@ class ClassificationEstimator:
         X, prediction, probabilities = X.iloc[some], np.asarray(prediction)[some], np.asarray(probabilities, dtype=float)[some]
         best, frame, classes = self.calibration(X, probabilities), _answers_frame(prediction, probabilities, self.classes), pd.Index(self.classes)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)
-        estimates = {name: _unseen(_estimate(metric, _terms_of_class(metric, frame, classes), best, labels, self.level), name, len(some), self.level)
-            for name, metric in found.items()}
+        estimates = {name: self._one(name, metric, _terms_of_class(metric, frame, classes), best, labels) for name, metric in found.items()}
         return Estimated(estimates, rows, outside, self.level)
+
+    def _one(self, name:str, metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarray) -> Estimate:
+        "The estimate of one metric, with room for what no draw has: an error, or a row of a class that few are of."
+        found = _estimate(metric, terms, best, labels, self.level)
+        if name not in TABLES or found.spread > 1e-12: return _unseen(found, name, len(terms), self.level)
+        low, high = unseen_ends(metric, np.einsum("nk,nkt->t", best, terms), pd.Index(self.classes), self.level)
+        return Estimate(Interval(found.interval.mean, min(low, found.interval.low), max(high, found.interval.high)), found.spread)
 
     def expected_shares(
         self,

@@ -21,7 +21,7 @@ from .estimated import known_metrics
 from .intervals import LEVEL, Interval
 from .logged import LABEL, LABELLED, TIME
 from .progress import in_words
-from .row_metrics import LOSSES, TABLES, Answers, Metric, highest
+from .row_metrics import LOSSES, TABLES, Answers, Metric, highest, unseen_ends
 from .traffic import share_interval
 
 # %% ../nbs/api/680_late_labels.ipynb #342b6998
@@ -135,12 +135,12 @@ def mature(
 MEASURABLE:dict[str, Metric] = LOSSES | TABLES
 _DRAWS = 400
 
-def _measured(name:str, metric:Metric, terms:np.ndarray, level:float, seed:int) -> Interval:
+def _measured(name:str, metric:Metric, terms:np.ndarray, labels:pd.Index, level:float, seed:int) -> Interval:
     if name == "accuracy": return share_interval(int(terms[:, 1].sum()), len(terms), level)
     from scipy.stats import norm
     random, score = np.random.default_rng(seed), float(metric.score(terms.sum(axis=0)))
     draws = metric.score(np.stack([terms[random.integers(len(terms), size=len(terms))].sum(axis=0) for _ in range(_DRAWS)]))
-    if score == highest(name) == 1 and not draws.std(): return share_interval(len(terms), len(terms), level) # nothing was wrong so far, and something may yet be
+    if name in TABLES and draws.std() < 1e-12: return Interval(score, *unseen_ends(metric, terms.sum(axis=0), labels, level)) # of a class that has few rows, or none, nothing was seen yet
     half = float(norm.isf((1 - level) / 2) * draws.std(ddof=1)) # quantiles of so few draws know nothing of strict levels
     return Interval(score, score - half, min(score + half, highest(name)))
 
@@ -155,4 +155,4 @@ def measured(
     "Metrics of labelled rows. Raises `UnknownName` for a metric, and `InvalidData` for no rows."
     if not len(frame): raise InvalidData("nothing can be measured on no labelled rows: wait for labels")
     said = Answers(frame, np.asarray(frame[LABEL]), np.ones(len(frame)), pd.Index(classes))
-    return {name: _measured(name, metric, metric.terms(said), level, seed) for name, metric in known_metrics(metrics, classes, MEASURABLE).items()}
+    return {name: _measured(name, metric, metric.terms(said), said.labels, level, seed) for name, metric in known_metrics(metrics, classes, MEASURABLE).items()}
