@@ -106,20 +106,21 @@ def _moment(seconds:float) -> pd.Timestamp: return pd.Timestamp(seconds, unit="s
 def share_chart(
     title:str,              # what is drawn, for those who do not see it
     groups:Sequence[str],   # what each group is called
-    before:Sequence[float], # its share at training
+    before:Sequence[float], # its share among the rows that the window is held against
     now:Sequence[float],    # a share for each group, of the window
+    then:str="at training", # what is said of these
 ) -> str:                   # empty without groups
-    "Shares of groups, at training and now, as SVG."
+    "Shares of groups, then and now, as SVG."
     if not len(groups): return ""
     most = max(*before, *now, 1e-9)
     wide = (WIDE - LEFT - RIGHT) / len(groups)
     plane = _Plane(0, 1, 0, most)
     def bar(place:int, share:float, kind:str, side:int) -> str:
-        said = f"{groups[place]}: {share:.1%} {'now' if side else 'at training'}"
+        said = f"{groups[place]}: {share:.1%} {'now' if side else then}"
         return f'<rect class="{kind}" x="{LEFT + place * wide + wide * (0.1 + 0.4 * side):.1f}" width="{wide * 0.4:.1f}" y="{plane.y(share):.1f}" height="{HIGH - BOTTOM - plane.y(share):.1f}"><title>{escape(said)}</title></rect>'
     bars = "".join(bar(place, share, kind, side) for side, (kind, shares) in enumerate((("before", before), ("now", now)))
         for place, share in enumerate(shares))
     every = max(1, math.ceil(len(groups) / 6))
     feet = "".join(f'<text x="{LEFT + (place + 0.5) * wide:.1f}" y="{HIGH - 8}" text-anchor="middle">{escape(shortened(groups[place], 14))}</text>'
         for place in range(0, len(groups), every))
-    return f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(shortened(f"{title}: shares of {len(groups)} groups now and at training; the table below says them", 300))}">{_grid(plane)}{bars}{feet}</svg>'
+    return f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(shortened(f"{title}: shares of {len(groups)} groups now and {then}; the table below says them", 300))}">{_grid(plane)}{bars}{feet}</svg>'

@@ -107,7 +107,9 @@ def _rows_behind(report:Any, alarm:str, last:"Look|None") -> Any:
         raise UnknownName(f"nothing is said of '{alarm}' in this window. It is open at the last look of the watch, which read other rows: --since {seen['start']} --until {seen['end']}") from error
 
 def _print_rows(rows:Any, as_json:bool) -> None:
-    print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso"))) if as_json else print(rows.to_csv(), end="")
+    from ml_pkg.prediction import without_formulas
+    if as_json: print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso", double_precision=15)))
+    else: print(without_formulas(rows).to_csv(), end="") # what strangers sent
 
 # %% ../nbs/api/809_cli_monitor.ipynb #4c2b99e0
 @app.command()

@@ -66,7 +66,8 @@ class ColumnCodes:
 
 # %% ../nbs/api/342_coordinates.ipynb #9956c26f
 def _column_codes(column:pd.Series) -> list[ColumnCodes]:
-    "None for text that has no value, or more than `_FEW` of them."
+    "None for times, of which new ones are always new, and for text that has no value, or more than `_FEW` of them."
+    if pd.api.types.is_datetime64_any_dtype(column.dtype): return []
     if _is_number(column): return [ColumnCodes(str(column.name))]
     counts = column.dropna().astype(str).value_counts()
     return [ColumnCodes(str(column.name), tuple(sorted(counts.index[:_FREQUENT])), False)] if 1 <= len(counts) <= _FEW else []

@@ -177,6 +177,8 @@ def _at(looks:Sequence[Look], at:str) -> Look:
     return found
 
 # %% ../nbs/api/700_dashboard.ipynb #b3015b4b
+def _then(against:str) -> str: return "at training" if against == "training" else against
+
 def thing_page(
     workspace:Workspace, # that looks are kept in
     name:str,            # of the model
@@ -195,7 +197,7 @@ def thing_page(
         f"{each['effect']:.3g} {each['unit']}, {end:%Y-%m-%d %H:%M}")
         for end, each in verdicts])
     return {"name": name, "thing": thing, "look": look.document, "shares": list(zip(*shares.values(), strict=True)) if shares else [],
-            "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"]) if shares else "",
+            "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"], _then(look.document["against"])) if shares else "",
             "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves],
                 [Level(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
             "verdict": verdict, "ends": [each.document["end"] for each in reversed(looks[-CELLS:])]}

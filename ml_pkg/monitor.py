@@ -8,7 +8,7 @@ __all__ = ['watched_metrics', 'unwatched_metrics', 'watch_without', 'Monitor', '
 # %% ../nbs/api/692_monitor.ipynb #401b00f4
 import datetime
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,7 +28,7 @@ from .late_labels import MEASURABLE, LearntMaturity, Mature, MatureAfter, Maturi
 from .logged import ID, LABEL, TIME, VERSION
 from .logged_predictions import Moment, moment_of, read_log, read_moments, stray_labels, strays_told
 from .model import Model, probability_name
-from .observed import Observed, observed, observed_log, profile_without
+from .observed import Observed, hides_labels, observed, observed_log, profile_without
 from .quality import Fault
 from .reference import ReferenceProfile
 from .remembered import TrainingScore, estimator_of, profile_of, scores_of
@@ -61,6 +61,11 @@ def unwatched_metrics(
     valueless = {name for name, value in model.card.get("scores", {}).items() if value is None}
     return {name: f"the metric {name} is declared and not watched: {'it had no value at training either' if name in valueless else 'it is none of those that are told from what single rows add to them'}. Watched: {listed(watched)}"
         for name in declared if name not in watched}
+
+def _times_in(model:Model, profile:ReferenceProfile) -> dict[str, str]:
+    "Columns of times, of which nothing is remembered."
+    return {column.name: f"column '{column.name}' holds times, of which new ones are always new" for column in model.schema.columns
+        if column.kind == "datetime" and column.name not in profile.inputs.bins.names}
 
 def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Estimated|Abstained:
     "How well the model does on rows that have an answer, without labels."
@@ -111,18 +116,16 @@ def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping
     scale = max(abs(training.score), 1e-12) if name.startswith("neg_") else 1.0
     return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name, look)
 
-# %% ../nbs/api/692_monitor.ipynb #99aa8f3b
-_AT_HAND = Silence(None, "") # there are rows to judge, and nothing is to be said of how long there were none
-
-class Monitor:
-    "Holds rows of production against what a model remembers."
+# %% ../nbs/api/692_monitor.ipynb #aed1f413
+class _Scores:
+    "How well a model does, measured and estimated, held against what it remembers of its training."
     model: Model # with what it remembers of its training
     watch: Watch
     worse: Worse
     comparison: Comparison
     profile: ReferenceProfile
     metrics: dict[str, TrainingScore] # those that are judged
-    unwatched: dict[str, str]         # metrics that cannot be, though they were declared -> why
+    unwatched: dict[str, str]         # metrics that cannot be, though they were declared, and columns of times -> why
     name: str                         # of the model
 
     def __init__(self,
@@ -135,21 +138,9 @@ class Monitor:
         "Raises `NotFound` for a model that remembers nothing, `UnknownName` for a metric or a column that it does not know."
         self.model, self.watch, self.worse, self.comparison = model, watch, worse, comparison
         self.profile, self.metrics = profile_of(model), watched_metrics(model, metrics)
-        self.unwatched = {} if metrics else unwatched_metrics(model, self.metrics)
-        self.name, self._last = model.card.get("name", "unnamed"), None
+        self.unwatched = _times_in(model, self.profile) | ({} if metrics else unwatched_metrics(model, self.metrics))
+        self.name = model.card.get("name", "unnamed")
         watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
-
-    @classmethod
-    def of_log(
-        cls,
-        address:str,                     # of a served model, such as "iris"
-        logs:"Workspace|Path|None"=None, # as `read_log` takes it: a workspace, or a folder of logs; by default those of the current workspace
-        trusted:bool=False,              # whether you know who wrote it: it is read, even if that could run code
-        **options:Any,                   # as of a monitor, and `maturity`
-    ) -> "LogMonitor":
-        "Of a model that is served, by its address, such as \"iris\"; options as of a monitor, and `maturity`. Raises what `located` and `Model.load` raise."
-        there = located(address)
-        return LogMonitor(there.load(trusted), there.name, there.version, logs, **options)
 
     @property
     def level(self) -> float:
@@ -177,6 +168,34 @@ class Monitor:
         return tuple(Judged(name, score, self.metrics[name], self.worse.tolerance(name, self.metrics[name]), rows, self.level)
             for name, score in scores.items())
 
+    def compared(
+        self,
+        estimated:Estimated|Abstained, # without labels
+        found:Mapping[str, Interval],  # with labels, of the same rows
+        look:int=1,                    # number of this one, from 1 on
+    ) -> agreement.Verdict:
+        "What would have been estimated for labelled rows, held against what was measured on them; the more looks there were before, the more it takes."
+        return _compare(self.comparison, estimated, found, self.metrics, look)
+
+# %% ../nbs/api/692_monitor.ipynb #99aa8f3b
+_AT_HAND = Silence(None, "") # there are rows to judge, and nothing is to be said of how long there were none
+
+class Monitor(_Scores):
+    "Holds rows of production against what a model remembers."
+    _last: Report|None = None
+
+    @classmethod
+    def of_log(
+        cls,
+        address:str,                     # of a served model, such as "iris"
+        logs:"Workspace|Path|None"=None, # as `read_log` takes it: a workspace, or a folder of logs; by default those of the current workspace
+        trusted:bool=False,              # whether you know who wrote it: it is read, even if that could run code
+        **options:Any,                   # as of a monitor, and `maturity`
+    ) -> "LogMonitor":
+        "Of a model that is served, by its address, such as \"iris\"; options as of a monitor, and `maturity`. Raises what `located` and `Model.load` raise."
+        there = located(address)
+        return LogMonitor(there.load(trusted), there.name, there.version, logs, **options)
+
     def check(self,
         rows:Any, # with the model's columns; also "prediction" and "probability …", if they were answered, and the target, where it is known
     ) -> Report:
@@ -195,15 +214,7 @@ class Monitor:
 
     def recent(self) -> Dataset:
         "The labelled rows of the last check, to train on: `experiment.with_dataset(monitor.recent())`. Rows of a log are those that are old enough, also where a label came too late to be judged by, and of the roles beside the target they have that of time. Raises `InvalidData` if there are none."
-        known, target, time = self.last.known, self.model.card["target"], self.model.card.get("time")
-        if len(target) > 1 or not len(known.X):
-            raise InvalidData(f"there are no rows to train on ({self.last.labels}): wait for labels" if len(target) == 1
-                else "labels belong to one target, and the model has several")
-        if gone := [name for name in self.model.schema.names if name not in known.X]:
-            raise InvalidData(f"these rows cannot be trained on: {known.unread[gone[0]]}")
-        moments = {time: self._times(known.frame)[time]} if time and time in self._times(known.frame) else {}
-        return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0],
-            time=time if moments else None)
+        return _to_train_on(self.model, self.last, self._times)
 
     def _numbered(self, seen:Observed) -> pd.DataFrame: return seen.X # the inputs, by what their rows are called
     def _times(self, frame:pd.DataFrame) -> pd.DataFrame: return frame # as they came, with the column that tells the time
@@ -223,14 +234,18 @@ class Monitor:
             window, seen, labelled, known, coverage, self.unwatched, self.class_shares(labelled))
         return self._last
 
-    def compared(
-        self,
-        estimated:Estimated|Abstained, # without labels
-        found:Mapping[str, Interval],  # with labels, of the same rows
-        look:int=1,                    # number of this one, from 1 on
-    ) -> agreement.Verdict:
-        "What would have been estimated for labelled rows, held against what was measured on them; the more looks there were before, the more it takes."
-        return _compare(self.comparison, estimated, found, self.metrics, look)
+def _to_train_on(model:Model, report:Report, times_of:Callable[[pd.DataFrame], pd.DataFrame]) -> Dataset:
+    "The labelled rows of a report, with the time of each where the model's rows had one. Raises `InvalidData` if there are none."
+    known, target, time = report.known, model.card["target"], model.card.get("time")
+    if len(target) > 1 or not len(known.X):
+        raise InvalidData(f"there are no rows to train on ({report.labels}): wait for labels" if len(target) == 1
+            else "labels belong to one target, and the model has several")
+    if gone := [name for name in model.schema.names if name not in known.X]:
+        raise InvalidData(f"these rows cannot be trained on: {known.unread[gone[0]]}")
+    is_feature = time in model.schema.names
+    moments = {time: times[time]} if time and not is_feature and time in (times := times_of(known.frame)) else {}
+    return Dataset(known.X.assign(**{target[0]: known.labels.infer_objects()}, **moments).reset_index(drop=True), target=target[0],
+        features=tuple(model.schema.names) if is_feature else (), time=time if moments or is_feature else None)
 
 # %% ../nbs/api/692_monitor.ipynb #e9011b55
 class LogMonitor(Monitor):
@@ -286,6 +301,7 @@ class LogMonitor(Monitor):
 
     def _labels(self, found:Mature, window:pd.DataFrame, since:Moment|None, until:Moment|None) -> str:
         if not len(window): return f"no prediction of version {self.version} was logged then{self._others(since, until)}"
+        if hides_labels(self.model, window): return "labels are digests in this log (--hashed label), so nothing is measured"
         said = str(found) if window[LABEL].notna().any() else "no label of these predictions is known yet"
         strays = strays_told(stray_labels(self.name, self.logs))
         return f"{said}; {strays}" if strays else said

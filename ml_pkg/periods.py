@@ -9,6 +9,7 @@ __all__ = ['Every', 'Period', 'period_of', 'observed_rows', 'count_period', 'wat
 import datetime
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,6 +148,13 @@ class Periods:
         for start in self.every.over(first, now, self.most):
             if start not in starts: self._count(start)
         for start in self.starts[:-self.most]: self._forget(start)
+        self._forget_former(now)
+
+    def _forget_former(self, now:pd.Timestamp) -> None:
+        "What was counted of other versions, or in other periods, the last of which is further back than any that is kept."
+        for folder in self.folder.parent.iterdir():
+            starts = [_start(path) for path in folder.glob("[!.]*Z.json")]
+            if folder != self.folder and starts and max(starts) < now - self.most * self.every.length: shutil.rmtree(folder, ignore_errors=True)
 
     def _first(self, now:pd.Timestamp) -> pd.Timestamp|None:
         "When the version was first asked, as far back as periods are kept."
@@ -179,7 +187,7 @@ class Periods:
     def _forget(self, start:pd.Timestamp) -> None: self._path(start).unlink(missing_ok=True)
 
 # %% ../nbs/api/696_periods.ipynb #a9f1d634
-_WINDOWS = 60 # whose labels tell how long they take
+_WINDOWS, _BACK = 60, datetime.timedelta(days=90) # whose labels tell how long they take, whichever is longer
 _LOOKS = 24   # after which that is learnt again, at the latest
 _SHARE = 0.1  # of a period: no row is judged younger than that, whatever is learnt, so that a client that is a little slower loses nothing
 
@@ -221,7 +229,7 @@ def _age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> dateti
 def _learnt_age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp, kept:Path) -> datetime.timedelta|None:
     "As the log tells it by now. It is noted, with the span of time that the log told of."
     monitor = periods.monitor
-    times = read_times(monitor.name, now - _WINDOWS * length, now, monitor.version, monitor.logs)
+    times = read_times(monitor.name, now - max(_WINDOWS * length, _BACK), now, monitor.version, monitor.logs)
     if (learnt := monitor.maturity.age(times, now)) is None: return None
     age = max(learnt, _SHARE * periods.every.length)
     if kept.parent.is_dir():

@@ -152,5 +152,6 @@ def reference_profile(
             raise UnknownName(f"importance of '{name}', which is no column of the training rows.{did_you_mean(name, rows.columns, 'columns')}")
     if wrong := [f"{name} ({value})" for name, value in importance.items() if not 0 <= value < float("inf")]:
         raise InvalidData(f"importance is 0 or more, and it is not for {wrong[0]}: take max(0, …) of a measured loss")
-    inputs = _baseline(rows)
-    return ReferenceProfile(inputs, _baseline(answers), pairs_of(rows, _scores(inputs, importance), TRAINING_PAIRS), dict(importance), dict(calibration))
+    rows = rows.loc[:, [not pd.api.types.is_datetime64_any_dtype(dtype) for dtype in rows.dtypes]] # new times are always new
+    inputs, importance = _baseline(rows), {name: value for name, value in importance.items() if name in rows}
+    return ReferenceProfile(inputs, _baseline(answers), pairs_of(rows, _scores(inputs, importance), TRAINING_PAIRS), importance, dict(calibration))

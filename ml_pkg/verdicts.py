@@ -90,7 +90,7 @@ class Verdict:
         if self.verdict == OK: return f"ok, moved by no more than {self.tolerance:g} {self.unit} ({amount})"
         if self.rows < FIRST: return f"{NOT_ENOUGH} ({self.rows} rows, {FIRST} at least)"
         if math.isinf(self.needed):
-            return f"cannot be told ({amount}): the training rows are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or train on more"
+            return f"cannot be told ({amount}): the rows it is held against are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or hold it against more: train on more"
         return f"{NOT_ENOUGH} ({amount}): the move may be more than {self.tolerance:g}, or less{f'; about {self.needed:,.0f} rows would tell, if nothing has moved' if self.needed > self.rows else ''}"
 
 def rows_needed(

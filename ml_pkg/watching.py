@@ -225,9 +225,9 @@ class Watching:
         self.workspace.made(*looks.folder.relative_to(self.workspace.folder).parts)
         with alone_in(looks.folder):
             end = self.every.start(moment - self.every.grace)
-            looks.forget_after(end)
             looks.check(self.described)
             looks.note_alive(self.described)
+            looks.forget_after(end)
             last = looks.last()
             if last is not None and last.document["version"] == monitor.version and last.end >= end: return last
             return looks.add(*self._looked(monitor, end, moment, looks), self.described)

@@ -9,7 +9,7 @@ __all__ = ['MEASURED_WORSE', 'MISTRUSTED', 'ESTIMATED_WORSE', 'ANSWERS_MOVED', '
 # %% ../nbs/api/691_window_report.ipynb #d031bca9
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -248,8 +248,9 @@ class Report(Findings):
         found = sorted((each for each in self.check.faults if each.certain), key=lambda each: each.kind not in _FAULTY) if alarm == FAULTY else moved
         if not found and self._refused: raise InvalidData(self._refused)
         if not found: raise UnknownName(f"'{alarm}' is not among the alarms: {listed(self.alarms)}.")
-        rows = pd.concat([rows_behind(self.profile, self.window, self.seen, each) for each in found])
-        return rows[~rows.index.duplicated()]
+        numbered = replace(self.seen, frame=pd.DataFrame({"place": np.arange(len(self.seen.frame))}, self.seen.frame.index)) # rows of several frames may have one label
+        places = pd.concat([rows_behind(self.profile, self.window, numbered, each) for each in found])["place"].unique()
+        return self.seen.frame.iloc[places]
 
     def _furthest_off(self, metric:str) -> pd.DataFrame:
         found = self.labelled.furthest_off
