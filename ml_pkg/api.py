@@ -72,7 +72,8 @@ def _each_target(model:Model, of:Callable[[Any], dict]) -> dict:
     "What holds for the target, or for each of several."
     targets, classes = model.card.get("target", ["prediction"]), model.card.get("classes")
     if len(targets) == 1: return of(classes)
-    each = dict(zip(targets, classes or [None] * len(targets), strict=True))
+    has_each = bool(classes) and all(isinstance(labels, list) for labels in classes) # one network for several labels has the same classes for all
+    each = dict(zip(targets, (classes or []) if has_each else [classes] * len(targets), strict=True))
     return {"type": "object", "required": targets, "properties": {target: of(labels) for target, labels in each.items()}}
 
 # %% ../nbs/api/495_api.ipynb #aebef284

@@ -17,11 +17,15 @@ ROWS = 32 # in a block: a multiple of the rows that processors take at a time, a
 
 def _part(rows:Any, start:int, stop:int) -> Any: return rows.iloc[start:stop] if isinstance(rows, pd.DataFrame) else rows[start:stop]
 
+_OBJECT = np.dtype(object)
+
 def _by_columns(rows:pd.DataFrame) -> pd.DataFrame:
-    "The same rows, whose numbers lie column by column in memory."
+    "The same rows, whose numbers lie column by column in memory. Objects stay what they are: pandas would make text of them, and NaN of None."
     dtypes = set(rows.dtypes)
-    if len(dtypes) == 1 and isinstance(next(iter(dtypes)), np.dtype): return pd.DataFrame(np.asfortranarray(rows.to_numpy()), rows.index, rows.columns)
-    return pd.DataFrame({place: rows.iloc[:, place].array for place in range(rows.shape[1])}, rows.index).set_axis(rows.columns, axis=1)
+    if len(dtypes) == 1 and isinstance(next(iter(dtypes)), np.dtype):
+        return pd.DataFrame(np.asfortranarray(rows.to_numpy()), rows.index, rows.columns, dtype=object if _OBJECT in dtypes else None)
+    columns = {place: pd.Series(rows.iloc[:, place].to_numpy(), dtype=object) if dtype == _OBJECT else rows.iloc[:, place].array for place, dtype in enumerate(rows.dtypes)}
+    return pd.DataFrame(columns).set_axis(rows.index).set_axis(rows.columns, axis=1)
 
 _PLACES = np.arange(ROWS)
 
@@ -125,5 +129,5 @@ _MOST_HALVED = 100 # parts
 
 def _is_refused(ask:Callable, rows:Any) -> bool:
     try: ask(rows)
-    except REFUSALS: return True
+    except Exception: return True # by whatever error: the whole was refused
     return False

@@ -17,7 +17,7 @@ import pandas as pd
 from .blocks import ROWS, in_blocks
 from .engines import Answers, DirectEngine, Engine, drawn_rows, trial_rows
 from .errors import MlPkgError, optional
-from .json_rows import Columns, InvalidRequest, fits_an_array
+from .json_rows import Columns, InvalidRequest, fits_an_array, holds_text
 from .model import Model
 from .parity import fitted_rows
 from .run import load_run
@@ -50,7 +50,7 @@ def _tensor(column:Column, precision:_Precision) -> tuple[str, str]:
     if column.kind == "float": return precision.tensor, precision.dtype
     if column.kind == "integer" and column.dtype == "int64": return "Int64TensorType", "int64"
     if column.kind == "boolean" and column.dtype == "bool": return precision.truths
-    if column.kind == "text" or column.kind == "category" and all(isinstance(value, str) for value in column.values or ()): return "StringTensorType", "object"
+    if column.kind == "text" or column.kind == "category" and holds_text(column): return "StringTensorType", "object"
     raise EngineRefused(f"the column '{column.name}' ({column.dtype}) is of no type that ONNX has. Serve the model without --engine onnx, or declare it on columns of numbers, text, true and false")
 
 def _inputs(schema:Schema, precision:_Precision) -> list[tuple[str, str, str, int]]:
@@ -155,7 +155,7 @@ class CompiledEngine:
             raise EngineRefused(f"a model of several targets ({', '.join(self.direct.targets)}) is not compiled. Serve it without --engine onnx")
         with warnings.catch_warnings(action="ignore"): # of what is odd on purpose, and of the translator's
             parts = list(trial_rows(_complete(rows, model.schema), model.schema))
-            self.bounds = _bounds(parts, model.schema)
+            self.bounds, self._texts = _bounds(parts, model.schema), [column.name for column in model.schema.columns if column.kind == "text"]
             self._limits = list(zip(self.bounds.names, self.bounds.low.tolist(), self.bounds.high.tolist(), strict=True))
             self.compared = self._accept(parts)
             self.batches_freely = self.direct.batches_freely and self._batches_freely(parts[0])
@@ -169,6 +169,7 @@ class CompiledEngine:
 
     def _is_within(self, columns:Columns) -> bool:
         if columns.slow or columns.nulls or columns.unseen or not columns.rows: return False
+        if any(None in columns.values[name] for name in self._texts): return False # which ONNX takes for a text
         if not self._limits: return True # no column is a number
         if columns.rows < _MANY: return all(value is not None and low <= value <= high for name, low, high in self._limits for value in columns.values[name])
         numbers = columns.array if self._compiled.is_table else np.array([columns.values[name] for name in self.bounds.names], dtype=float).T

@@ -223,16 +223,16 @@ def shortest_way(
     return plain
 
 # %% ../nbs/api/478_engines.ipynb #30008d4a
-def _check_it_answers(model:Model, trial:Columns) -> None:
-    "Raise what an estimator says if it answers no row at all, and not since it refuses them as rows (ValueError): it must not take the place of one that answers."
-    plain = Way("plain", False, _plainly(model.estimator))
-    rows, broken = _rows(trial, plain), None
+def _answered_row(model:Model, trial:Columns) -> int | None:
+    "The first row that an estimator answers. Raises what it says if it answers none, and not since it refuses them as rows (ValueError): it must not take the place of one that answers."
+    plain, errors = Way("plain", False, _plainly(model.estimator)), []
+    rows = _rows(trial, plain)
     for place in range(trial.rows):
         try: in_blocks(plain.ask, rows.iloc[[place]])
-        except ValueError: return
-        except Exception as error: broken = broken or error
-        else: return
-    if broken: raise broken
+        except Exception as error: errors.append(error)
+        else: return place
+    if errors and not any(isinstance(error, ValueError) for error in errors): raise errors[0]
+    return None
 
 class DirectEngine:
     "A model as it is. Its answers have the bits of `Model.predict` and `Model.predict_proba`."
@@ -243,9 +243,10 @@ class DirectEngine:
         self.form = AnswerForm(model.estimator, self.targets)
         with warnings.catch_warnings(action="ignore"): # of rows that are odd on purpose
             trials = list(all_trials(model))
-            if trials: _check_it_answers(model, trials[0])
+            answered = _answered_row(model, trials[0]) if trials else None
             self.way = shortest_way(model, trials)
             self.batches_freely = bool(trials) and _batches_freely(self.way, trials[0])
+            self._answered = None if answered is None else _rows(trials[0], self.way)[answered:answered + 1]
 
     def __repr__(self) -> str: return f"DirectEngine({self.model!r}, {self.way.name}, {'arrays' if self.way.arrays else 'frames'})"
 
@@ -254,8 +255,15 @@ class DirectEngine:
         if not columns.rows: return Answers({target: [] for target in self.targets}, {} if hasattr(self.model.estimator, "predict_proba") else None, 0)
         rows = _rows(columns, self.way)
         try: found = in_blocks(self.way.ask, rows)
-        except REFUSALS as error: raise _refused(error, columns, self.way, rows) from error
+        except Exception as error:
+            if isinstance(error, REFUSALS) or self._is_about_rows(error): raise _refused(error, columns, self.way, rows) from error
+            raise
         return self.form.answers(found, columns.rows)
+
+    def _is_about_rows(self, error:Exception) -> bool:
+        "Whether an error that is a library's own lies in the rows: a row that was answered at the beginning still is. What lacks memory, a file or a connection is about no rows."
+        if isinstance(error, (MemoryError, OSError)) or self._answered is None: return False
+        return _is_answered(self.way, self._answered)
 
 # %% ../nbs/api/478_engines.ipynb #10023305
 class AnswerForm:
@@ -299,6 +307,11 @@ def _batches_freely(way:Way, columns:Columns) -> bool:
         return bool(orders) and all(same_bits(taken(found, slice(at, at + 1)), alone[place]) for places in orders for found in [ask(places)]
             for at, place in enumerate(places))
     except Exception: return False
+
+def _is_answered(way:Way, rows:Any) -> bool:
+    try: in_blocks(way.ask, rows)
+    except Exception: return False
+    return True
 
 def _if_taken(ask:Callable, places:list[int]) -> Any:
     "The answer, None if the estimator refuses."

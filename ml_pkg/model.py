@@ -75,7 +75,7 @@ def refusal(
         infinite = np.isinf(frame[name].to_numpy("float64", na_value=0.0)) if pd.api.types.is_float_dtype(frame[name].dtype) else np.zeros(len(frame), dtype=bool)
         odd = frame[name].isna().to_numpy() & (name in conformed.nulls) | infinite
         if odd.any():
-            return InvalidInput(f"column '{name}', row {first_row + odd.argmax()}: the value is {'infinite' if infinite.any() else 'missing'}, which no row was at training, "
+            return InvalidInput(f"column '{name}', row {first_row + odd.argmax()}: the value is {'infinite' if infinite[odd.argmax()] else 'missing'}, which no row was at training, "
             f"and the estimator does not take it ({reason}). Fill it in, or declare a step that does, such as SimpleImputer()")
     for name, known in _encoded(error).items():
         odd = (~frame[name].isin(known) & frame[name].notna()).to_numpy() if name in frame else np.zeros(0, dtype=bool)
@@ -197,9 +197,10 @@ class Model:
         _warn_of(conformed)
         if not len(conformed.frame): return conformed.frame.index, _no_answers(self, method)
         ask = getattr(self.estimator, method)
-        try: return conformed.frame.index, ask(conformed.frame) if has_given_rows(self.estimator) else in_blocks(ask, conformed.frame) # given rows are found by their labels
+        try: found = ask(conformed.frame) if has_given_rows(self.estimator) else in_blocks(ask, conformed.frame) # given rows are found by their labels
         except MlPkgError: raise
         except REFUSALS as error: raise refusal(error, conformed, first_row) or _not_taken(error, ask, conformed.frame, first_row) from error
+        return conformed.frame.index, found.to_numpy() if isinstance(found, (pd.Series, pd.DataFrame)) else found # whose labels may be others
 
 # %% ../nbs/api/220_model.ipynb #ad9afcfe
 def probability_columns(

@@ -172,7 +172,8 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
     tensors = _tensors(document, behind, service.limits.check_rows)
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
     answers, ids, _ = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body))
-    outputs, content = _outputs(wanted, _with_ids(logged_answers(answers), ids))
+    there = _with_ids(logged_answers(answers), ids)
+    outputs, content = _outputs(wanted, there if ids else {name: [] for name, _ in wanted})
     said = {"model_name": ready.name, "model_version": ready.version,
         **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
     written = _written(said)

@@ -135,13 +135,19 @@ def _day() -> str: return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-
 # %% ../nbs/api/486_prediction_log.ipynb #eee4369f
 _LINE = 8 # requests that are written down together
 
-class _Lane:
-    "What is to be written to one folder."
-    def __init__(self, ahead:_Ahead, bound:Bound, is_durable:bool, request_of:Callable[[Any], tuple], hurry:threading.Event):
-        self._ahead, self._is_durable, self._request_of, self._hurry, self._lock = ahead, is_durable, request_of, hurry, threading.Lock()
+class _Taken(NamedTuple):
+    "What waited, for whoever writes it."
+    lines: list[bytes]
+    rows: int
+    receipt: Receipt # of all of it
+
+class _Queue:
+    "What waits to be written, in lines, within a bound; and how many rows came to what."
+    def __init__(self, bound:Bound, is_durable:bool, request_of:Callable[[Any], tuple], hurry:threading.Event):
+        self._is_durable, self._request_of, self._hurry, self._lock = is_durable, request_of, hurry, threading.Lock()
         self._room, self._most, self._bytes = bound.waiting, bound.bytes, 0
         self._enough, self._line = 1 if is_durable else bound.rows, 1 if is_durable else _LINE # whoever waits for the disk is to know what becomes of each request
-        self._items, self._lines, self._rows, self._receipt, self._records = [], [], 0, self._fresh(), []
+        self._items, self._lines, self._rows, self._receipt = [], [], 0, self._fresh()
         self.waiting = self.written = self.dropped = 0 # rows
         self._trouble = ""                             # with a request
 
@@ -181,35 +187,19 @@ class _Lane:
         self._rows, self.waiting, self.dropped = self._rows - refused, self.waiting - refused, self.dropped + refused
         return refused
 
-    def flush(self) -> None:
-        "Have on the disk what waits. Raises OSError if it is not there."
+    def take(self) -> _Taken:
+        "What waits, all of it written down. It counts as waiting until it is settled."
         with self._lock:
             if self._items: self._write_down()
-            lines, rows, receipt = self._lines, self._rows, self._receipt
+            taken = _Taken(self._lines, self._rows, self._receipt)
             self._lines, self._rows, self._receipt = [], 0, self._fresh()
-        outcome = Outcome.DROPPED
-        try:
-            if lines: self._records.append(_Record(b"\n".join(lines), rows))
-            self._append()
-            outcome = Outcome.WRITTEN
-        finally: receipt.settle(outcome)
+            return taken
 
-    def _append(self) -> None:
-        try:
-            if self._records: self._ahead.append(self._records)
-        except Exception:
-            if self._is_durable or not self._ahead.is_sure: self.give_up()
-            raise
-        self._done(dropped=False)
-
-    def _done(self, dropped:bool) -> None:
-        rows, size, self._records = sum(each.rows for each in self._records), sum(len(each.content) + 1 for each in self._records), []
+    def settle(self, rows:int, size:int, dropped:bool) -> None:
+        "So many rows, of so many bytes, wait no more."
         with self._lock:
-            self.waiting, self._bytes, self.written, self.dropped = self.waiting - rows, self._bytes - size, self.written + rows * (not dropped), self.dropped + rows * dropped
-
-    def give_up(self) -> None:
-        "Drop what the disk did not take."
-        self._done(dropped=True)
+            self.waiting, self._bytes = self.waiting - rows, self._bytes - size
+            self.written, self.dropped = self.written + rows * (not dropped), self.dropped + rows * dropped
 
     def told(self) -> str:
         "What was wrong with a request since the last time."
@@ -220,6 +210,40 @@ class _Lane:
         "Take nothing more."
         with self._lock: self._room = -1
 
+def _ids(item:tuple) -> str: return ", ".join(map(str, item[0][:3]))
+
+# %% ../nbs/api/486_prediction_log.ipynb #e8dc70dc
+class _Lane(_Queue):
+    "What is to be written to one folder."
+    def __init__(self, ahead:_Ahead, bound:Bound, is_durable:bool, request_of:Callable[[Any], tuple], hurry:threading.Event):
+        super().__init__(bound, is_durable, request_of, hurry)
+        self._ahead, self._records = ahead, []
+
+    def flush(self) -> None:
+        "Have on the disk what waits. Raises OSError if it is not there."
+        taken, outcome = self.take(), Outcome.DROPPED
+        try:
+            if taken.lines: self._records.append(_Record(b"\n".join(taken.lines), taken.rows))
+            self._append()
+            outcome = Outcome.WRITTEN
+        finally: taken.receipt.settle(outcome)
+
+    def _append(self) -> None:
+        try:
+            if self._records: self._ahead.append(self._records)
+        except Exception:
+            if self._is_durable or not self._ahead.is_sure: self.give_up()
+            raise
+        self._ended(dropped=False)
+
+    def _ended(self, dropped:bool) -> None:
+        records, self._records = self._records, []
+        self.settle(sum(each.rows for each in records), sum(len(each.content) + 1 for each in records), dropped)
+
+    def give_up(self) -> None:
+        "Drop what the disk did not take."
+        self._ended(dropped=True)
+
     def turn(self) -> bool:
         "Leave the file if it is enough; tells whether it was."
         enough = self._ahead.is_enough
@@ -227,8 +251,6 @@ class _Lane:
         return enough
 
     def leave(self) -> None: self._ahead.leave()
-
-def _ids(item:tuple) -> str: return ", ".join(map(str, item[0][:3]))
 
 # %% ../nbs/api/486_prediction_log.ipynb #7394bd14
 @dataclass(frozen=True)
@@ -322,7 +344,7 @@ def make_segments(
     "Make segments of what nobody writes to any more, and print what could not be done, one JSON text a line."
     for trouble in _sealed(Path(folder), mark): print(json.dumps(trouble), flush=True)
 
-def _sealed(folder:Path, mark:str) -> list[str]: return [*seal_all(folder, mark, request_tables), *seal_all(folder/LABELS, mark, label_tables)]
+def _sealed(folder:Path, mark:str, is_closed:bool=False) -> list[str]: return [*seal_all(folder, mark, request_tables, is_closed), *seal_all(folder/LABELS, mark, label_tables, is_closed)]
 
 class _Keeper(threading.Thread):
     "Has segments made of what is written, and removes what is too old."
@@ -336,7 +358,7 @@ class _Keeper(threading.Thread):
             self._keep(self._delegated)
             self._due.wait(_TIDY)
             self._due.clear()
-        self._keep(lambda: _sealed(self._folder, self._mark))
+        self._keep(lambda: _sealed(self._folder, self._mark, is_closed=True))
 
     def _keep(self, seal:Callable[[], list[str]]) -> None:
         try:

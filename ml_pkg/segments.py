@@ -125,22 +125,27 @@ def _seal(ahead:Path, tables_of:TablesOf) -> None:
 # %% ../nbs/api/484_segments.ipynb #db278d91
 def left_over(
     folder:Path, # of the log
-    mark:str,    # part of the names of files that this process wrote
+    mark:str,    # part of the names of files that one log wrote
+    is_closed:bool=False, # whether that log writes no more, to its last file neither
 ) -> Iterator[Path]:
     "Files that nobody writes to any more. While one of them is looked at nobody else takes it."
-    for ahead in sorted(folder.glob(f"*{AHEAD}")):
-        with taken_over(ahead, ours=mark in ahead.name) as free:
+    files = sorted(folder.glob(f"*{AHEAD}"))
+    ours = sorted((ahead for ahead in files if mark in ahead.name), key=lambda ahead: ahead.stem.rpartition("-")[2])
+    left = ours if is_closed else ours[:-1]
+    for ahead in files:
+        with taken_over(ahead, ours=ahead in left) as free:
             if free: yield ahead
 
 # %% ../nbs/api/484_segments.ipynb #7ccf3db6
 def seal_all(
     folder:Path,        # of the log
-    mark:str,           # how the names of the files end
+    mark:str,           # part of the names of files that one log wrote
     tables_of:TablesOf, # reads the tables of a file
+    is_closed:bool=False, # whether that log writes no more
 ) -> list[str]:         # what could not be done, and why
     "Make segments of all files that nobody writes to. Several processes may do this at once; each file is taken by one of them."
     troubles = []
-    for ahead in left_over(folder, mark):
+    for ahead in left_over(folder, mark, is_closed):
         try: _seal(ahead, tables_of)
         except (OSError, ValueError) as error: troubles.append(f"{ahead} was not made a segment ({error})")
     return troubles

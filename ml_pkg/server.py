@@ -138,6 +138,15 @@ class NoRival:
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone() # `name` is that of the served model, whose workspace has the logs
     def followed(self, serving:Serving, beside:Any, instruments:Instruments) -> list[Following]: return [] # `beside` is what the method of that name gave
 
+def _of_now(serving:Serving, address:str, ready:Served|None) -> Served:
+    "What an address leads to by now, for a worker that takes the place of another one; what was ready when the server began, if that cannot be had."
+    try:
+        there = located(address)
+        return ready if ready and (there.name, there.version) == (ready.name, ready.version) else serving.ready(there)
+    except Exception: # whoever follows the address says what is wrong
+        if ready is None: raise
+        return ready
+
 @dataclass(frozen=True)
 class SplitWith(NoRival):
     "A candidate answers a share of the requests."
@@ -148,9 +157,10 @@ class SplitWith(NoRival):
 
     def check(self, serving:Serving) -> None:
         check_share(self.share)
-        serving.ready(located(self.address))
+        vars(self)["at_first"] = serving.ready(located(self.address)) # for a worker that takes the place of another one
 
-    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split: return Split(serving.ready(located(self.address)), self.share, instruments)
+    def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split:
+        return Split(_of_now(serving, self.address, vars(self).get("at_first")), self.share, instruments)
     def followed(self, serving:Serving, beside:Split, instruments:Instruments) -> list[Following]: return [serving.following(beside, self.address, instruments)]
 
 @dataclass(frozen=True)
@@ -274,18 +284,11 @@ def _application(serving:Serving, service:Service, instruments:Instruments, work
     add_dashboard(app, workspace, service.current.name)
     return app
 
-def _of_now(serving:Serving, ready:Served) -> Served:
-    "What the address leads to by now, for a worker that takes the place of another one; what was ready when the server began, if that cannot be had."
-    try:
-        there = located(serving.address)
-        return ready if (there.name, there.version) == (ready.name, ready.version) else serving.ready(there)
-    except Exception: return ready # whoever follows the address says what is wrong
-
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace, is_wanted:Callable[[], bool]) -> None:
     "Serve until a signal ends it."
     running, instruments = _Running(), Instruments()
     for each in ENDS: signal.signal(each, running.end) # from now on, since other processes may be begun, which only the end of the server ends
-    service = _service(serving, _of_now(serving, ready), workspace, instruments, running.is_alone)
+    service = _service(serving, _of_now(serving, serving.address, ready), workspace, instruments, running.is_alone)
     app = _application(serving, service, instruments, workspace, running.end, is_wanted)
     running.run(_layered(app, serving, bound.getsockname()[1], TokenSource(workspace), instruments), serving.limits, bound)
 

@@ -10,6 +10,7 @@ __all__ = ['REPEATED', 'AT_ONCE', 'Served', 'served', 'serve_located', 'answer_d
 import asyncio
 import hashlib
 import itertools
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,8 +63,12 @@ def serve_located(
 # %% ../nbs/api/493_service.ipynb #d67ead84
 def _ids() -> Callable[[int], list[str]]:
     "Gives so many ids, none of them twice, and none that another process gives."
-    mark, numbers = secrets.token_hex(6), itertools.count()
-    return lambda count: [f"{mark}-{next(numbers):x}" for _ in range(count)]
+    numbers, mark, process = itertools.count(), "", 0
+    def following(count:int) -> list[str]:
+        nonlocal mark, process
+        if process != os.getpid(): mark, process = secrets.token_hex(6), os.getpid() # a process that was forked off has a mark of its own
+        return [f"{mark}-{next(numbers):x}" for _ in range(count)]
+    return following
 
 REPEATED = b"idempotency-key" # the header by which a client says that it may send a request again: IETF draft-ietf-httpapi-idempotency-key-header
 
