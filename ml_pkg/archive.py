@@ -146,7 +146,8 @@ def _add_files(writer:_Writer, workspace:Workspace, connection:sqlite3.Connectio
                 else:
                     file.seek(0)
                     writer.add(name, file, os.fstat(file.fileno()).st_size) # the same file, even if another takes its place meanwhile
-        except FileNotFoundError: missing.append(place.name)
+        except FileNotFoundError:
+            if kept.run is not None or not kept.path.is_file(): missing.append(place.name) # or somebody saved it elsewhere, in a folder of that name
         else:
             if kept.path.parent.name == "declarations" and name in writer.members: missing += _add_frames(writer, workspace, place)
     done.files = len(writer.members) - 1
@@ -263,11 +264,11 @@ def _copy_table(connection:sqlite3.Connection, table:str, path:Path) -> None:
 def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouched:bool, path:Path) -> None:
     "Let the rows say where the files will be, and what may be believed."
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection, transaction(connection):
-        kept = {f"{each.path.parent.name}/{each.path.name}": each for each in recorded_files(connection)
-            if members.get(f"{each.path.parent.name}/{each.path.name}", Member("", 0)).sha256 == each.sha256}
-        if unknown := [name for name in members if name.split("/")[0] in FOLDERS and name not in kept]:
-            raise _refused(path, f"its database does not know {listed(unknown, 5)}")
-        rows = [(str(workspace.folder/name), each.sha256, str(each.path)) for name, each in kept.items()]
+        named = [(f"{each.path.parent.name}/{each.path.name}", each) for each in recorded_files(connection)]
+        kept = {str(each.path): (name, each.sha256) for name, each in named if members.get(name, Member("", 0)).sha256 == each.sha256} # of a workspace that was moved, one file has several paths
+        if unknown := {name for name in members if name.split("/")[0] in FOLDERS} - {name for name, _ in kept.values()}:
+            raise _refused(path, f"its database does not know {listed(sorted(unknown), 5)}")
+        rows = [(str(workspace.folder/name), sha256, before) for before, (name, sha256) in kept.items()]
         connection.execute("CREATE TEMP TABLE settled (path TEXT, sha256 TEXT, before TEXT PRIMARY KEY)")
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?)", rows)
         connection.execute("DELETE FROM files WHERE rowid NOT IN (SELECT max(files.rowid) FROM files JOIN settled ON files.path = before AND files.sha256 = settled.sha256 GROUP BY files.path, run)")

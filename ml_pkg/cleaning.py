@@ -47,7 +47,9 @@ class _Known(NamedTuple):
     models: dict[Path, float]        # models that are not the last of their experiment, and were not registered -> when they were written, in seconds since the epoch
     versions: set[tuple[str, str]]   # files of registered versions: folder within `registry`, and name
 
-_LATEST = """SELECT max(number) FROM runs JOIN files ON files.run = runs.id AND kind = 'model' GROUP BY experiment, varied"""
+# The runs whose models are the last of their experiments, as declared and varied: whoever took over their results names them, too.
+_LATEST = """SELECT owner FROM (SELECT coalesce(reuses, runs.id) AS owner, max(number) FROM runs JOIN files ON files.run = coalesce(reuses, runs.id) AND kind = 'model'
+    WHERE status = 'finished' GROUP BY experiment, varied)"""
 
 def _known(workspace:Workspace) -> _Known:
     "Raises `_Silent` if it says nothing."
@@ -61,7 +63,7 @@ def _known(workspace:Workspace) -> _Known:
             runs = {id for id, in connection.execute("SELECT id FROM runs")}
             versions = registered_versions(connection, workspace.folder)
             kept = [each for each in recorded_files(connection) if each.run is None or each.run in runs]
-            older = {Path(path): datetime.fromisoformat(written).replace(tzinfo=UTC).timestamp() for path, written in connection.execute(f"SELECT path, max(written) FROM files JOIN runs ON runs.id = run WHERE kind = 'model' AND run NOT IN (SELECT value FROM json_each(?)) GROUP BY path HAVING max(number) NOT IN ({_LATEST})", [json.dumps([each.run for each in versions])])}
+            older = {Path(path): datetime.fromisoformat(written).replace(tzinfo=UTC).timestamp() for path, written in connection.execute(f"SELECT path, max(written) FROM files JOIN runs ON runs.id = run WHERE kind = 'model' AND run NOT IN (SELECT value FROM json_each(?)) GROUP BY path HAVING sum(run IN ({_LATEST})) = 0", [json.dumps([each.run for each in versions])])}
     except (sqlite3.Error, OSError) as error: raise _Silent(f"the database cannot be read ({error})") from error
     return _Known({(each.path.parent.name, each.path.name) for each in kept}, older, {(each.path.parent.name, each.path.name) for each in versions})
 

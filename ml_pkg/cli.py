@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +54,8 @@ def reported(
         from ml_pkg.provenance import entrance
         entrance.set("command line")
         warnings.showwarning = lambda message, category, *_: print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-        if str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd())) # where the user's own modules are
+        with suppress(FileNotFoundError): # the folder may be gone
+            if str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd())) # where the user's own modules are
         try:
             configure()
             return command(*arguments, **options)

@@ -132,7 +132,10 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
     from ml_pkg.resampling import FoldScores
     tried = runs_on(reference.workspace, reference.row["comparable"]) # those that were fitted on fewer rows, too: they were looked at
     values = _fold_scores(connection, reference, metric, tried)
-    runs = [run for run in tried if run.id in values]
+    runs:list[Run] = [run for run in tried if run.id in values]
+    if not runs: # only tests ran here, and what tests try does not count elsewhere
+        runs = [recorded_run(reference.row["reuses"] or reference.id)]
+        values = _fold_scores(connection, reference, metric, runs)
     sample = luck(reference, runs, metric)
     baseline = _baseline(connection, name, reference, runs)
     scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0)

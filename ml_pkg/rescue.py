@@ -265,7 +265,9 @@ def rescue(
 def _saved(connection:sqlite3.Connection, table:_Table, lost:int) -> Saved:
     "Gaps in what is numbered and never deleted are what was lost; elsewhere it is estimated."
     rows, first, last = connection.execute(f"SELECT count(*), {'min(number), max(number)' if table.name == 'runs' else 'NULL, NULL'} FROM {table.name}").fetchone()
-    return Saved(table.name, rows, lost, not lost) if last is None else Saved(table.name, rows, max(last, 0) - min(first, 1) + 1 - rows, True) # numbers up to 0 are of runs that were imported
+    if last is None: return Saved(table.name, rows, lost, not lost)
+    gaps = max(last, 0) - min(first, 1) + 1 - rows # numbers up to 0 are of runs that were imported
+    return Saved(table.name, rows, max(gaps, lost), lost <= gaps) # after the last one there is no gap
 
 _BESIDE = ("-journal", "-wal", "-shm")
 

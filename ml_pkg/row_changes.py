@@ -7,10 +7,8 @@ __all__ = ['SHOWN', 'paired_rows', 'Matched', 'dataset_at_hand', 'are_same_rows'
            'data_changes', 'PredictionDifference', 'compared_predictions', 'have_equal_results', 'prediction_changes']
 
 # %% ../nbs/api/276_row_changes.ipynb #a858a0cb
-import ast
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .errors import NotFound, listed
-from .explanation import column_names
+from .explanation import column_in, column_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,13 +161,11 @@ def _data_as_dict(data:DataDifference) -> dict[str, Any]:
     return found | {name: _records(some) for name, some in (("first_added", data.first_added), ("first_removed", data.first_removed)) if some is not None}
 
 # %% ../nbs/api/276_row_changes.ipynb #7e18e544
-_COLUMN = re.compile(r"dataset\.rows\.column \d+ (?P<name>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
-
 def _columns(components:Mapping[str, str]) -> dict[str, dict[str, str]]:
     "Components of the columns of a dataset, by the column's name, wherever it stands."
     found:dict[str, dict[str, str]] = {}
     for path, content in components.items():
-        if match := _COLUMN.match(path): found.setdefault(ast.literal_eval(match["name"]), {})[path[match.end():]] = content
+        if column := column_in(path): found.setdefault(column[1], {})[column[2]] = content
     return found
 
 # %% ../nbs/api/276_row_changes.ipynb #f166ea79
@@ -288,6 +284,8 @@ def have_equal_results(
     "Whether both finished with the same results, of which one took over those of the other."
     return one.status == other.status == "finished" and one.content == other.content
 
+def _targets(run:"Run") -> list[str]: return sorted(content for path, content in run.components.items() if path.startswith("dataset.roles.target"))
+
 def prediction_changes(
     one:"Run",            # the run that stands first
     other:"Run",          # the run that is held against it
@@ -296,6 +294,7 @@ def prediction_changes(
     "Predictions that changed. Raises `NotFound` or `DamagedFile` if they are not at hand, or it is not known which are of the same row."
     if have_equal_results(one, other): return PredictionDifference()
     _check_finished(one, other)
+    if _targets(one) != _targets(other): raise NotFound("the predictions are not compared: they are of different targets")
     mine, theirs = one.predictions, other.predictions
     if are_same_rows(one, other): return compared_predictions(mine, theirs, None)
     if matched is None: raise NotFound("the predictions are not compared: which are of the same row is not known")

@@ -123,6 +123,7 @@ def mean_and_deviation(
     values:list[float], # scores of folds, say
 ) -> tuple[float, float]:
     "Of numbers that may be missing or infinite: then there is no deviation."
+    if not values: return math.nan, math.nan # a rescue may have lost them
     mean = statistics.fmean(values) if len({each for each in values if math.isinf(each)}) < 2 else math.nan # between one infinity and the other
     return mean, statistics.pstdev(values) if math.isfinite(mean) else math.nan
 
