@@ -72,6 +72,7 @@ class NotComparable:
     def __str__(self) -> str: return f"not compared: {self.reason}"
 
 # %% ../nbs/api/682_agreement.ipynb #b807c308
+_WIDEST = {"neg_brier_score": 2.0} # how far apart what rows add to a loss can be; of most there is no bound
 _FEWEST = 30 # rows; what is measured on fewer is not spread as a normal distribution is
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Comparison:
         from scipy.stats import norm
         found, real = estimated.metrics[metric], measured[metric].mean
         sure = float(norm.isf(level_of_look(look, self.alarms) / 2 / metrics))
-        far = sure * found.spread + (0.0 if metric.startswith("neg_") else sure ** 2 / (3 * max(1, estimated.rows))) # Bernstein's term: what is rare among few rows is not spread as a normal distribution is
+        widest = _WIDEST.get(metric, 0.0 if metric.startswith("neg_") else 1.0)
+        far = sure * found.spread + widest * sure ** 2 / (3 * max(1, estimated.rows)) # Bernstein's term: what is rare among few rows is not spread as a normal distribution is
         difference = Interval(real - found.interval.mean, real - found.interval.mean - far, real - found.interval.mean + far)
         return self._kind(difference, estimated.rows)(metric, found.interval.mean, real, difference, estimated.rows)
 

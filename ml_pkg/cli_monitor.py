@@ -7,6 +7,7 @@ __all__ = ['Every', 'Over', 'Against', 'LabelsAfter', 'watching_of', 'monitor', 
 
 # %% ../nbs/api/809_cli_monitor.ipynb #0128e142
 import json
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,9 +108,9 @@ def _rows_behind(report:Any, alarm:str, last:"Look|None") -> Any:
         raise UnknownName(f"nothing is said of '{alarm}' in this window. It is open at the last look of the watch, which read other rows: --since {seen['start']} --until {seen['end']}") from error
 
 def _print_rows(rows:Any, as_json:bool) -> None:
-    from ml_pkg.prediction import without_formulas
+    from ml_pkg.prediction import write_csv
     if as_json: print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso", double_precision=15)))
-    else: print(without_formulas(rows).to_csv(), end="") # what strangers sent
+    else: write_csv(rows, sys.stdout) # what strangers sent
 
 # %% ../nbs/api/809_cli_monitor.ipynb #4c2b99e0
 @app.command()

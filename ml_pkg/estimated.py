@@ -146,7 +146,7 @@ class ClassificationEstimator:
     def _one(self, name:str, metric:Metric, terms:np.ndarray, best:np.ndarray, labels:np.ndarray) -> Estimate:
         "The estimate of one metric, with room for what no draw has: an error, or a row of a class that few are of."
         found = _estimate(metric, terms, best, labels, self.level)
-        if name not in TABLES or found.spread > 1e-12: return _unseen(found, name, len(terms), self.level)
+        if name not in TABLES: return _unseen(found, name, len(terms), self.level)
         low, high = unseen_ends(metric, np.einsum("nk,nkt->t", best, terms), pd.Index(self.classes), self.level)
         return Estimate(Interval(found.interval.mean, min(low, found.interval.low), max(high, found.interval.high)), found.spread)
 

@@ -34,7 +34,8 @@ def check_estimator(
     if isinstance(estimator, type): raise InvalidDeclaration(f"{estimator.__name__} is a class: give an instance, {estimator.__name__}()")
     missing = [method for method in ("fit", "get_params") if not hasattr(estimator, method)]
     if missing: raise InvalidDeclaration(f"a {type(estimator).__name__} is no scikit-learn estimator: it has no {' and no '.join(missing)}")
-    if taken := [name for name, _ in getattr(estimator, "steps", ()) if name in NO_STEPS]:
+    steps = getattr(estimator, "steps", None)
+    if taken := [step[0] for step in steps if step[0] in NO_STEPS] if isinstance(steps, list) else []:
         raise InvalidDeclaration(f"a step cannot be called '{taken[0]}': times and failures of what comes after the steps, {' and '.join(NO_STEPS)}, are told by these names. Call it otherwise")
     if not _predicts(estimator):
         raise InvalidDeclaration(f"{type(_last(estimator)).__name__} has no predict, so there is nothing to score. The last step has to be a classifier or a regressor")

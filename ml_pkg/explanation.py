@@ -11,6 +11,7 @@ __all__ = ['WHOLE', 'BEFORE', 'ORDER', 'FIRST', 'NOTHING', 'UNKEPT', 'CHEAP', 'Q
 # %% ../nbs/api/270_explanation.ipynb #e8bf4235
 import ast
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ def _is_within(path:str, step:str) -> bool:
 # %% ../nbs/api/270_explanation.ipynb #7ae2b737
 _COLUMN = re.compile(r"dataset\.rows\.column (?P<place>\d+) (?P<name>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")(?P<rest>.*)", re.DOTALL)
 
+@functools.lru_cache(10_000) # runs share most of their components
 def column_in(
     path:str, # of a component of a run's key
 ) -> tuple[int, str, str] | None: # place and name, and what the component tells of it, such as ".dtype"; None if it is about no column of the rows

@@ -140,9 +140,9 @@ def _measured(name:str, metric:Metric, terms:np.ndarray, labels:pd.Index, level:
     from scipy.stats import norm
     random, score = np.random.default_rng(seed), float(metric.score(terms.sum(axis=0)))
     draws = metric.score(np.stack([terms[random.integers(len(terms), size=len(terms))].sum(axis=0) for _ in range(_DRAWS)]))
-    if name in TABLES and draws.std() < 1e-12: return Interval(score, *unseen_ends(metric, terms.sum(axis=0), labels, level)) # of a class that has few rows, or none, nothing was seen yet
     half = float(norm.isf((1 - level) / 2) * draws.std(ddof=1)) # quantiles of so few draws know nothing of strict levels
-    return Interval(score, score - half, min(score + half, highest(name)))
+    low, high = unseen_ends(metric, terms.sum(axis=0), labels, level) if name in TABLES else (score, score) # of a class that has few rows, or none, draws know as little
+    return Interval(score, min(score - half, low), min(max(score + half, high), highest(name)))
 
 # %% ../nbs/api/680_late_labels.ipynb #ce7d2fd9
 def measured(

@@ -225,7 +225,8 @@ def leaderboard_page(
         group = _meant(groups, rows, name)
         reference = recorded_run(group["id"])
         chosen = chosen_metric(metric, reference.metrics)
-        board = _board(connection, _contest(connection, name, reference, chosen, luck), chosen, limit) if chosen else None
+        has_scores = bool(chosen and reference.fold_scores.get(chosen)) # a rescue may have lost them
+        board = _board(connection, _contest(connection, name, reference, chosen, luck), chosen, limit) if has_scores else None
     others = [{"rows": each["id"], "words": f"rows of run {each['id']}, {moment(each['started'])}: {each['runs']:,} runs of this experiment"}
         for each in groups if each is not group]
     return {"name": name, "board": board, "why": "" if board else "Nothing was scored on these rows.", "metrics": reference.metrics,

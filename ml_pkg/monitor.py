@@ -136,11 +136,12 @@ class _Scores:
         comparison:Comparison=Comparison(),      # noqa: B008 - likewise: how an estimate is held against labels
     ):
         "Raises `NotFound` for a model that remembers nothing, `UnknownName` for a metric or a column that it does not know."
-        self.model, self.watch, self.worse, self.comparison = model, watch, worse, comparison
+        self.model, self.worse, self.comparison = model, worse, comparison
         self.profile, self.metrics = profile_of(model), watched_metrics(model, metrics)
-        self.unwatched = _times_in(model, self.profile) | ({} if metrics else unwatched_metrics(model, self.metrics))
+        times = _times_in(model, self.profile)
+        self.watch, self.unwatched = watch_without(watch, times), times | ({} if metrics else unwatched_metrics(model, self.metrics))
         self.name = model.card.get("name", "unnamed")
-        watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
+        self.watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
 
     @property
     def level(self) -> float:

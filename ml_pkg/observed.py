@@ -201,4 +201,4 @@ def observed_log(
     if "prediction" in answers and model.card.get("task") == "classification":
         answers = answers.assign(prediction=_like_classes(answers["prediction"], model.card["classes"]))
     are_told = len(model.card.get("target", [])) == 1 and not hides_labels(model, log)
-    return Observed(log, X, answers, _labels(model, log[LABEL]) if are_told else _none(log), unread)
+    return Observed(log, X, answers, _labels(model, log[LABEL] if are_told else _none(log)), unread)

@@ -117,6 +117,7 @@ def watch_folder(
 
 # %% ../nbs/api/696_periods.ipynb #c5ce9a5a
 _NAMED = "%Y-%m-%dT%H%M%SZ"
+_BACK = datetime.timedelta(days=90) # a log is kept for as long, and what was counted of it
 
 def _start(path:Path) -> pd.Timestamp: return pd.Timestamp(datetime.datetime.strptime(path.name.partition(".")[0], _NAMED), tz="UTC")
 
@@ -151,10 +152,10 @@ class Periods:
         self._forget_former(now)
 
     def _forget_former(self, now:pd.Timestamp) -> None:
-        "What was counted of other versions, or in other periods, the last of which is further back than any that is kept."
+        "What was counted of other versions, or in other periods, the last of which is further back than a log is kept, or than is needed here."
         for folder in self.folder.parent.iterdir():
             starts = [_start(path) for path in folder.glob("[!.]*Z.json")]
-            if folder != self.folder and starts and max(starts) < now - self.most * self.every.length: shutil.rmtree(folder, ignore_errors=True)
+            if folder != self.folder and starts and max(starts) < now - max(self.most * self.every.length, _BACK): shutil.rmtree(folder, ignore_errors=True)
 
     def _first(self, now:pd.Timestamp) -> pd.Timestamp|None:
         "When the version was first asked, as far back as periods are kept."
@@ -187,7 +188,7 @@ class Periods:
     def _forget(self, start:pd.Timestamp) -> None: self._path(start).unlink(missing_ok=True)
 
 # %% ../nbs/api/696_periods.ipynb #a9f1d634
-_WINDOWS, _BACK = 60, datetime.timedelta(days=90) # whose labels tell how long they take, whichever is longer
+_WINDOWS = 60 # whose labels tell how long they take; if they do not, all of `_BACK` is read
 _LOOKS = 24   # after which that is learnt again, at the latest
 _SHARE = 0.1  # of a period: no row is judged younger than that, whatever is learnt, so that a client that is a little slower loses nothing
 
@@ -222,20 +223,23 @@ def _age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp) -> dateti
     kept = periods.folder/"maturity"
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = json.loads(kept.read_text(encoding="utf-8"))
-        if 0 <= (now - pd.Timestamp(told["at"])).total_seconds() < min(told["span"], _LOOKS * periods.every.length.total_seconds()):
-            return datetime.timedelta(seconds=told["age"])
+        if 0 <= (now - pd.Timestamp(told["at"])).total_seconds() < min(told["span"], told["for"]):
+            return None if told["age"] is None else datetime.timedelta(seconds=told["age"])
     return _learnt_age(periods, length, now, kept)
 
 def _learnt_age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp, kept:Path) -> datetime.timedelta|None:
-    "As the log tells it by now. It is noted, with the span of time that the log told of."
+    "As the log tells it by now. It is noted, with the span of time that the log told of; that all of a long log does not tell it, for a day."
     monitor = periods.monitor
-    times = read_times(monitor.name, now - max(_WINDOWS * length, _BACK), now, monitor.version, monitor.logs)
-    if (learnt := monitor.maturity.age(times, now)) is None: return None
-    age = max(learnt, _SHARE * periods.every.length)
-    if kept.parent.is_dir():
+    def told(back:datetime.timedelta) -> tuple[pd.DataFrame, datetime.timedelta|None]:
+        times = read_times(monitor.name, now - back, now, monitor.version, monitor.logs)
+        return times, monitor.maturity.age(times, now)
+    times, learnt = told(_WINDOWS * length)
+    if learnt is None and _BACK > _WINDOWS * length: times, learnt = told(_BACK)
+    age, looks = learnt and max(learnt, _SHARE * periods.every.length), _LOOKS * periods.every.length
+    if len(times) and kept.parent.is_dir():
         with written_whole(kept) as part:
-            part.write_text(json.dumps({"at": now.isoformat(), "age": age.total_seconds(), "span": (now - times[TIME].min()).total_seconds()}),
-                encoding="utf-8")
+            part.write_text(json.dumps({"at": now.isoformat(), "age": age and age.total_seconds(), "span": (now - times[TIME].min()).total_seconds(),
+                "for": (looks if age else max(looks, datetime.timedelta(days=1))).total_seconds()}), encoding="utf-8")
     return age
 
 _NO_TIMES = pd.DataFrame({TIME: pd.DatetimeIndex([], tz="UTC"), LABEL: [], LABELLED: pd.DatetimeIndex([], tz="UTC")})

@@ -7,6 +7,7 @@ __all__ = ['COSTS', 'curve_of', 'varied_parameters', 'Pictures']
 
 # %% ../nbs/api/378_pictures.ipynb #71581407
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def _plain(value:Any) -> Any:
     "A value as an axis shows it: an estimator by its class, what is no number and no text as it is written."
     if isinstance(value, np.generic): value = value.item()
     if isinstance(value, (bool, int, float, str)) or value is None: return value
-    if isinstance(value, (list, tuple, dict)): return repr(value)
+    if isinstance(value, (list, tuple, dict)): return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) # where an object is in memory is no difference
     return getattr(value, "__name__", type(value).__name__)
 
 def varied_parameters(

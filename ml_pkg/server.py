@@ -147,20 +147,21 @@ def _of_now(serving:Serving, address:str, ready:Served|None) -> Served:
         if ready is None: raise
         return ready
 
-@dataclass(frozen=True)
+@dataclass
 class SplitWith(NoRival):
     "A candidate answers a share of the requests."
     address: str   # of the candidate
     share: float   # between 0 and 1
+    at_first: Served|None = field(default=None, init=False, repr=False) # the candidate, as it was when the server began: for a worker that takes the place of another one
 
     def says(self, name:str) -> str: return f"{self.address} answers {self.share:.3g} of the requests. A watch does not look at it: ml_pkg monitor {self.address} does; compare the two: ml_pkg traffic {name}\n"
 
     def check(self, serving:Serving) -> None:
         check_share(self.share)
-        vars(self)["at_first"] = serving.ready(located(self.address)) # for a worker that takes the place of another one
+        self.at_first = serving.ready(located(self.address))
 
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split:
-        return Split(_of_now(serving, self.address, vars(self).get("at_first")), self.share, instruments)
+        return Split(_of_now(serving, self.address, self.at_first), self.share, instruments)
     def followed(self, serving:Serving, beside:Split, instruments:Instruments) -> list[Following]: return [serving.following(beside, self.address, instruments)]
 
 @dataclass(frozen=True)
