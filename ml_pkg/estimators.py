@@ -18,7 +18,12 @@ from .errors import InvalidDeclaration, InvalidInput, UnknownName, did_you_mean
 from .identity import Identity, identify
 
 # %% ../nbs/api/160_estimators.ipynb #4e92057a
-def _last(estimator:Any) -> Any: return _last(estimator.steps[-1][1]) if getattr(estimator, "steps", None) else estimator
+def _steps(estimator:Any) -> list[tuple[str, Any]]:
+    "Names and steps of a pipeline; none of what only has a parameter of that name."
+    held = getattr(estimator, "steps", None)
+    return list(held) if isinstance(held, (list, tuple)) and all(isinstance(part, (list, tuple)) for part in held) else []
+
+def _last(estimator:Any) -> Any: return _last(_steps(estimator)[-1][1]) if _steps(estimator) else estimator
 
 def _predicts(estimator:Any) -> bool:
     "Whether it predicts, by its class: some meta-estimators only show `predict` once they are fitted."
@@ -34,8 +39,7 @@ def check_estimator(
     if isinstance(estimator, type): raise InvalidDeclaration(f"{estimator.__name__} is a class: give an instance, {estimator.__name__}()")
     missing = [method for method in ("fit", "get_params") if not hasattr(estimator, method)]
     if missing: raise InvalidDeclaration(f"a {type(estimator).__name__} is no scikit-learn estimator: it has no {' and no '.join(missing)}")
-    steps = getattr(estimator, "steps", None)
-    if taken := [step[0] for step in steps if step[0] in NO_STEPS] if isinstance(steps, list) else []:
+    if taken := [name for name, _ in _steps(estimator) if name in NO_STEPS]:
         raise InvalidDeclaration(f"a step cannot be called '{taken[0]}': times and failures of what comes after the steps, {' and '.join(NO_STEPS)}, are told by these names. Call it otherwise")
     if not _predicts(estimator):
         raise InvalidDeclaration(f"{type(_last(estimator)).__name__} has no predict, so there is nothing to score. The last step has to be a classifier or a regressor")

@@ -234,7 +234,7 @@ def _learnt_age(periods:Periods, length:datetime.timedelta, now:pd.Timestamp, ke
         times = read_times(monitor.name, now - back, now, monitor.version, monitor.logs)
         return times, monitor.maturity.age(times, now)
     times, learnt = told(_WINDOWS * length)
-    if learnt is None and _BACK > _WINDOWS * length: times, learnt = told(_BACK)
+    if learnt is None and _WINDOWS * length < _BACK: times, learnt = told(_BACK)
     age, looks = learnt and max(learnt, _SHARE * periods.every.length), _LOOKS * periods.every.length
     if len(times) and kept.parent.is_dir():
         with written_whole(kept) as part:

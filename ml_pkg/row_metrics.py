@@ -227,6 +227,8 @@ RANKS = {
 METRICS = LOSSES | SHARES_EXPLAINED | TABLES | RANKS
 
 # %% ../nbs/api/278_row_metrics.ipynb #c9cce07b
+_ALL_PAIRS = 30 # classes, up to which a row of each may be said to be of each
+
 def unseen_ends(
     metric:Metric,    # of `TABLES`
     sums:np.ndarray,  # of what rows add, shape (n_terms,)
@@ -234,8 +236,10 @@ def unseen_ends(
     level:float,      # of confidence
 ) -> tuple[float, float]:
     "The lowest and the highest score with as many more rows of one kind as may be missing by chance where none was seen (rule of three: Hanley and Lippman-Hand 1983)."
-    true, said = np.meshgrid(np.arange(len(labels)), np.arange(len(labels)))
-    kinds = metric.terms(Answers(pd.DataFrame({"prediction": labels[said.ravel()]}), labels.to_numpy()[true.ravel()], np.ones(true.size), labels))
+    every = np.arange(len(labels))
+    others = every if len(labels) <= _ALL_PAIRS else np.argsort(_table(sums).predicted)[[0, -1]] # a row is said to be of the rarest class, or the most frequent one
+    true, said = np.append(every, np.repeat(every, len(others))), np.append(every, np.tile(others, len(every)))
+    kinds = metric.terms(Answers(pd.DataFrame({"prediction": labels[said]}), labels.to_numpy()[true], np.ones(len(true)), labels))
     found = metric.score(sums - np.log((1 - level) / 2) * kinds)
     return float(found.min()), float(found.max())
 
