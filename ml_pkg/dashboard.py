@@ -177,8 +177,6 @@ def _at(looks:Sequence[Look], at:str) -> Look:
     return found
 
 # %% ../nbs/api/700_dashboard.ipynb #b3015b4b
-def _then(against:str) -> str: return "at training" if against == "training" else against
-
 def thing_page(
     workspace:Workspace, # that looks are kept in
     name:str,            # of the model
@@ -190,14 +188,14 @@ def thing_page(
     known = list(dict.fromkeys(_thing(each) for look in reversed(looks) for each in look.document["verdicts"]))
     if thing not in known: raise UnknownName(f"'{shortened(thing)}' is not judged.{did_you_mean(thing, known, 'things that are judged')}")
     look = _at(looks, at)
-    shares = look.document["shares"].get(thing)
+    shares, then = look.document["shares"].get(thing), "at training" if look.document["against"] == "training" else look.document["against"]
     verdicts = [(each.end, verdict) for each in looks for verdict in each.document["verdicts"] if _thing(verdict) == thing and verdict["effect"] is not None]
     verdict = next((each for each in look.document["verdicts"] if _thing(each) == thing), None)
     moves = Curve("moved", [Point(end, Interval(each["effect"], each["low"], each["effect"] if each["high"] is None else each["high"]),
         f"{each['effect']:.3g} {each['unit']}, {end:%Y-%m-%d %H:%M}")
         for end, each in verdicts])
-    return {"name": name, "thing": thing, "look": look.document, "shares": list(zip(*shares.values(), strict=True)) if shares else [],
-            "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"], _then(look.document["against"])) if shares else "",
+    return {"name": name, "thing": thing, "look": look.document, "then": then, "shares": list(zip(*shares.values(), strict=True)) if shares else [],
+            "chart": share_chart(thing, shares["groups"], shares["before"], shares["now"], then) if shares else "",
             "moves": time_chart(f"{thing}, {verdict['unit'] if verdict else ''}", [moves],
                 [Level(verdict["tolerance"], f"tolerance {verdict['tolerance']:g}")] if verdict else []),
             "verdict": verdict, "ends": [each.document["end"] for each in reversed(looks[-CELLS:])]}

@@ -26,6 +26,7 @@ from .logged_predictions import read_log, read_predictions, read_times, with_lab
 from .monitor import LogMonitor
 from .observed import Observed, observed_log
 from .reference import Window
+from .segments import Retention
 from .workspace import Workspace, written_whole
 
 # %% ../nbs/api/696_periods.ipynb #127ecb6a
@@ -117,7 +118,7 @@ def watch_folder(
 
 # %% ../nbs/api/696_periods.ipynb #c5ce9a5a
 _NAMED = "%Y-%m-%dT%H%M%SZ"
-_BACK = datetime.timedelta(days=90) # a log is kept for as long, and what was counted of it
+_BACK = datetime.timedelta(days=Retention.days) # a log is kept for as long, and what was counted of it
 
 def _start(path:Path) -> pd.Timestamp: return pd.Timestamp(datetime.datetime.strptime(path.name.partition(".")[0], _NAMED), tz="UTC")
 
