@@ -73,7 +73,7 @@ class Dataset:
     @property
     def X(self) -> "pd.DataFrame":
         "The features, shape (n_rows, n_features)."
-        return self.rows[feature_names(self)]
+        return self._rows.iloc[:, self._places] # copy-on-write
 
     @property
     def y(self) -> "pd.Series | pd.DataFrame":
@@ -113,6 +113,8 @@ class Dataset:
     def row_hashes(self) -> "np.ndarray":
         "A number for each row, by its values; uint64, shape (n_rows,)."
         return row_hashes(self._rows)
+    @functools.cached_property
+    def _places(self) -> list[int]: return list(self._rows.columns.get_indexer(feature_names(self))) # of the features
     @functools.cached_property
     def _y(self) -> "pd.Series | pd.DataFrame":
         found = self._rows[list(self.target)]

@@ -142,7 +142,8 @@ def _fitted(experiment:"Experiment", threads:int) -> tuple[Any, Any, Any]:
     dataset, chosen, used = experiment.dataset, seeded(experiment.estimator, experiment.seed), _used(experiment)
     X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
     place = whole_place(IN_WORKSPACE, dataset, experiment.evaluation, is_classification(chosen, dataset.y), experiment.seed, threads)
-    with limited(threads): fitted, _ = fit_by_steps(chosen, X, y, fit_parameters(chain_of(chosen)[-1].step, weights), place)
+    parameters = {} if weights is None else fit_parameters(chain_of(chosen)[-1].step, weights)
+    with limited(threads): fitted, _ = fit_by_steps(chosen, X, y, parameters, place)
     return fitted, X, y
 
 def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]:

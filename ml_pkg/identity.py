@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'Identity', 'components', 'differences', 'digest', 'remember_region', 'known_digest', 'with_state',
-           'identify', 'at_one_moment', 'key_or_none']
+           'identify', 'at_one_moment', 'key_or_none', 'is_fixed']
 
 # %% ../nbs/api/040_identity.ipynb #4536c799
 import copyreg
@@ -296,10 +296,12 @@ def _code(value:Any, visit:Callable) -> Identity:
     return identity
 
 # %% ../nbs/api/040_identity.ipynb #80ec3168
+_CONFIGURED = ("_sklearn_output_config", "_metadata_request") # where scikit-learn keeps what was set of an estimator besides its parameters
+
 def _estimator(estimator:Any, visit:Callable) -> Identity:
     "Class, parameters (recursively) and configuration."
     parts = [(name, _steps(value, visit) or visit(value, f".{name}")) for name, value in _parameters(estimator)]
-    parts += [(name, visit(vars(estimator)[name], f".{name}")) for name in ("_sklearn_output_config", "_metadata_request") if vars(estimator).get(name)]
+    parts += [(name, visit(vars(estimator)[name], f".{name}")) for name in _CONFIGURED if vars(estimator).get(name)]
     return Identity("estimator", type(estimator).__qualname__, (("class", _code(type(estimator), visit)), ("under it", _stack()), *parts))
 
 # %% ../nbs/api/040_identity.ipynb #34e21359
@@ -446,3 +448,14 @@ def key_or_none(
     "The key of `value`; None if it cannot be told what that is."
     try: return identify(value).key
     except Unidentifiable: return None
+
+# %% ../nbs/api/040_identity.ipynb #48ebf1d6
+def is_fixed(
+    value:Any, # that has been identified
+) -> bool:
+    "Whether a key holds for a value as long as nobody sets anything in it: code of a library, numbers, texts, and what is made of them."
+    if type(value) in _LEAVES: return True
+    if type(value) in (list, tuple): return all(map(is_fixed, value))
+    if isinstance(value, FunctionType): return getattr(sys.modules.get(value.__module__), value.__qualname__, None) is value and is_library(value)
+    if not _is_estimator(value) or type(value) not in _library_class or _keeps_state(value): return False
+    return all(is_fixed(held) for _, held in _parameters(value)) and not any(vars(value).get(name) for name in _CONFIGURED)
