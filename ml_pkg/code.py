@@ -28,7 +28,7 @@ from abc import ABCMeta
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodDescriptorType, ModuleType, WrapperDescriptorType
 from typing import Any, NamedTuple, cast
 
 from .errors import Unidentifiable
@@ -43,22 +43,27 @@ def _library_folders() -> tuple[str, ...]:
 
 # %% ../nbs/api/020_code.ipynb #ceb26cdb
 @functools.cache
-def _distribution(package:str) -> importlib.metadata.Distribution | None:
-    "The installed distribution that a top-level package belongs to."
+def _distributions(package:str) -> tuple[importlib.metadata.Distribution, ...]:
+    "The installed distributions that a top-level package belongs to: one, or several of a namespace that they share."
     def named(name):
         try: return importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError: return None
     found = named({"sklearn": "scikit-learn"}.get(package, package))
-    if found or package in sys.stdlib_module_names: return found # no other package of such a name can be imported
-    listed = importlib.metadata.packages_distributions().get(package) # reads every installed distribution, so it is asked last
-    return named(listed[0]) if listed else None
+    if package in sys.stdlib_module_names or found and not _is_shared(package): return (found,) if found else () # no other package of such a name can be imported
+    listed = importlib.metadata.packages_distributions().get(package, ()) # reads every installed distribution, so it is asked last
+    return tuple(filter(None, map(named, sorted(set(listed)))))
+
+def _is_shared(package:str) -> bool:
+    "Whether several distributions may have their modules in a top-level package, which then has no file of its own."
+    try: spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError): return False
+    return spec is not None and spec.origin is None and spec.submodule_search_locations is not None
 
 # %% ../nbs/api/020_code.ipynb #64eb4f34
 @functools.cache
 def _is_project(package:str) -> bool:
     "Whether an installed top-level package is a project that declares experiments, seen by its depending on ml_pkg."
-    found = _distribution(package)
-    return any(need.replace("-", "_").lower().startswith("ml_pkg") for need in (found.requires or ())) if found else False
+    return any(need.replace("-", "_").lower().startswith("ml_pkg") for found in _distributions(package) for need in found.requires or ())
 
 # %% ../nbs/api/020_code.ipynb #033519e3
 @functools.lru_cache(maxsize=4096)
@@ -80,11 +85,26 @@ def _file_of(function:FunctionType) -> str:
     return function.__globals__.get("__file__") or function.__code__.co_filename if made_up else function.__code__.co_filename
 
 # %% ../nbs/api/020_code.ipynb #12ff6015
+def _is_at_home(kind:type) -> bool:
+    "Whether a module has a class under the name that the class says it has there."
+    found:Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."): found = getattr(found, name, None)
+    return found is kind
+
+def _is_of_library(kind:type) -> bool:
+    "Whether a class that no module has belongs to a library. What it says of its module may be anything: `exec` and `types.new_class` leave Python's own there."
+    functions = [member for member in vars(kind).values() if isinstance(member, FunctionType)]
+    if functions: return all(map(is_library, functions))
+    compiled = not kind.__flags__ & 1 << 9 or any(isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) for member in vars(kind).values()) # not made by a class statement
+    module = sys.modules.get(kind.__module__)
+    return compiled or module is not None and module.__name__ not in ("builtins", "types") and is_library(module)
+
 def is_library(
     value:Any, # a module, class or function
 ) -> bool:
     "Whether a module, class or function belongs to a library (compiled code always does)."
     if isinstance(value, FunctionType): return is_library_file(_file_of(value), value.__globals__.get("__name__"))
+    if isinstance(value, type) and not _is_at_home(value): return _is_of_library(value)
     module = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "builtins")
     name = getattr(module, "__name__", "builtins")
     if name == "__main__": return False
@@ -96,10 +116,10 @@ def is_library(
 def library_version(
     package:str, # the first part of a dotted module name
 ) -> str:
-    "Distribution and version of an installed top-level package, such as 'scikit-learn 1.9.1'; Python's for its own modules."
+    "Distribution and version of an installed top-level package, such as 'scikit-learn 1.9.1'; Python's for its own modules, and all of a namespace that several distributions share."
     if package in sys.stdlib_module_names or package == "builtins": return f"python {sys.version_info[0]}.{sys.version_info[1]}"
-    found = _distribution(package)
-    return f"{found.name} {found.version}" if found else f"{package} {getattr(sys.modules.get(package), '__version__', '(unknown version)')}"
+    found = ", ".join(f"{each.name} {each.version}" for each in _distributions(package))
+    return found or f"{package} {getattr(sys.modules.get(package), '__version__', '(unknown version)')}"
 
 # %% ../nbs/api/020_code.ipynb #c114deca
 def nested_code(
@@ -111,15 +131,22 @@ def nested_code(
         if isinstance(constant, CodeType): yield from nested_code(constant)
 
 # %% ../nbs/api/020_code.ipynb #5d705e5a
+def _constants(code:CodeType, told:Callable[[CodeType], tuple]) -> tuple:
+    def constant(part:Any) -> Any:
+        if isinstance(part, CodeType): return told(part)
+        return tuple(sorted(map(repr, part))) if isinstance(part, frozenset) else repr(part) # a set has no order of its own
+    return tuple(map(constant, code.co_consts))
+
+def _formerly(code:CodeType) -> tuple: return code.co_code, code.co_names, code.co_varnames, code.co_freevars, _constants(code, _formerly) # as earlier releases told it
+
+_CALLED = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR # flags that say how a function is called
+
 def instructions(
     code:CodeType, # of a function, a class or a file
 ) -> tuple:        # to be compared
     "What a code object does, without where it was written: equal for equal code at other lines of other files."
-    def constant(part:Any) -> Any:
-        if isinstance(part, CodeType): return instructions(part)
-        return tuple(sorted(map(repr, part))) if isinstance(part, frozenset) else repr(part) # a set has no order of its own
-    constants = tuple(map(constant, code.co_consts))
-    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
+    taken = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _CALLED
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, _constants(code, instructions), taken, code.co_cellvars, code.co_exceptiontable
 
 # %% ../nbs/api/020_code.ipynb #9d8d09db
 @functools.lru_cache(maxsize=256)
@@ -207,7 +234,9 @@ def function_text(
     text = _source_text(function.__code__)
     if text is not None: return text
     mark = mark_of(function)
-    return _told.get(mark) or _told.get(mark[-1]) or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {instructions(function.__code__)!r}"
+    former = _formerly(function.__code__)
+    kept = next((text for known in (mark, (*mark[:-1], former), former) if (text := _told.get(known))), None)
+    return kept or f"bytecode of Python {sys.version_info[0]}.{sys.version_info[1]}: {instructions(function.__code__)!r}"
 
 # %% ../nbs/api/020_code.ipynb #db0b235f
 _told: dict[tuple[Any, ...], str] = {} # texts of functions whose source is elsewhere, by their marks; by their instructions alone as earlier releases kept them
@@ -471,17 +500,18 @@ def _is_library_package(package:str) -> bool | None:
 # %% ../nbs/api/020_code.ipynb #12e0a284
 def _import(level:int, module:str, attributes:tuple[str, ...], namespace:dict) -> tuple[str, Any]:
     "What an import in the body of a function leads to: an object of the project, or a library's version."
-    name = importlib.util.resolve_name("." * level + module, namespace.get("__package__") or "") if level else module
+    try: name = importlib.util.resolve_name("." * level + module, namespace.get("__package__") or "") if level else module
+    except ImportError: return f"import {'.' * level}{module}", "(cannot be imported)" # of a module that is in no package
     package = name.partition(".")[0]
     if attributes and package in sys.modules: _refuse_global_generator(sys.modules.get(name), (name, *attributes))
     if attributes and name in _BY_NAME_OF: _refuse_names((name, *attributes), sys.modules.get(name))
     if package not in sys.modules and _is_library_package(package): return f"import {package}", library_version(package)
     try: loaded = importlib.import_module(name)
-    except ImportError: return f"import {name}", "(cannot be imported)"
+    except Exception: return f"import {name}", "(cannot be imported)" # whatever it raises, who uses it may be ready for that
     if is_library(loaded): return f"import {package}", library_version(package)
     if attributes and not hasattr(loaded, attributes[0]):
         try: importlib.import_module(f"{name}.{attributes[0]}") # from package import module
-        except ImportError: return f"import {name}.{attributes[0]}", "(cannot be imported)"
+        except Exception: return f"import {name}.{attributes[0]}", "(cannot be imported)"
     return _follow(loaded, f"import {name}", attributes)
 
 # %% ../nbs/api/020_code.ipynb #079dba62

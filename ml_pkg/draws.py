@@ -31,13 +31,25 @@ class Draws:
 # %% ../nbs/api/110_draws.ipynb #e112c0b7
 _SEED_IN_VAIN = {"SVR", "NuSVR", "OneClassSVM"} # of sklearn.svm
 
-def _parts(estimator:Any) -> list[Any]: return [estimator, *(value for value in estimator.get_params().values() if hasattr(value, "get_params") or callable(value))]
+def _parts(value:Any) -> Iterator[Any]:
+    "Estimators and functions in a value: it, its parameters, and what lists, tuples and dicts among them hold."
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, (list, tuple)): yield from (part for each in value for part in _parts(each))
+    elif hasattr(value, "get_params") and not isinstance(value, type):
+        yield value
+        yield from _parts(value.get_params(deep=False))
+    elif callable(value): yield value
+
+def _draws_from_its_own(part:Any) -> bool:
+    "Whether a part of scikit-learn's draws in vain, or from a `random_state` that was filled in, or not at all."
+    if type(part).__name__ in _SEED_IN_VAIN: return True
+    return hasattr(part, "get_params") and part.get_params(deep=False).get("random_state", 0) is not None
 
 def _draws_in_vain(estimator:Any) -> bool:
     "Whether what an estimator draws by itself has no effect."
     if not hasattr(estimator, "get_params") or isinstance(estimator, type): return False
-    parts = _parts(estimator)
-    return any(type(part).__name__ in _SEED_IN_VAIN for part in parts) and all(type(part).__module__.startswith("sklearn.") for part in parts)
+    parts = list(_parts(estimator))
+    return any(type(part).__name__ in _SEED_IN_VAIN for part in parts) and all(type(part).__module__.startswith("sklearn.") and _draws_from_its_own(part) for part in parts)
 
 @contextmanager
 def without_idle_draws(

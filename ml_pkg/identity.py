@@ -12,6 +12,8 @@ import datetime
 import enum
 import functools
 import inspect
+import logging
+import os
 import pathlib
 import struct
 import sys
@@ -28,7 +30,7 @@ import numpy as np
 import xxhash
 
 from .code import is_library, library_text, library_version, pieces, unwrapped
-from .errors import Unidentifiable
+from .errors import MlPkgError, Unidentifiable
 
 # %% ../nbs/api/040_identity.ipynb #c5159f3f
 def _delimited(*fields:bytes) -> bytes: return b"".join([part for field in fields for part in (len(field).to_bytes(8, "little"), field)])
@@ -109,6 +111,7 @@ def _content(array:np.ndarray) -> tuple[str, str]:
     by_columns = array.flags.fnc
     if not array.flags.forc: array = np.ascontiguousarray(array)
     flat = array.reshape(-1, order="F" if by_columns else "C")
+    if array.dtype.char in "gG": return digest(" ".join(map(repr, flat.tolist())).encode()), " order F" if by_columns else "" # what fills up a long double says nothing
     return known_digest(array) or digest(flat.view(np.uint8) if flat.size else b""), " order F" if by_columns else ""
 
 # %% ../nbs/api/040_identity.ipynb #3219be82
@@ -167,7 +170,7 @@ def _column(column:Any, visit:Callable) -> Identity:
         parts = (("categories", _column(values.categories, visit)), ("codes", _array(np.asarray(values.codes), visit)))
         return Identity("column", f"category ordered={dtype.ordered}", parts)
     if isinstance(dtype, np.dtype) and not dtype.hasobject: return Identity("column", f"{dtype} {_array(column.to_numpy(), visit).text}")
-    if isinstance(dtype, pd.DatetimeTZDtype): return Identity("column", f"{dtype} {digest(column.array.asi8)}")
+    if isinstance(dtype, pd.DatetimeTZDtype): return Identity("column", f"{dtype} {digest(np.ascontiguousarray(column.array.asi8))}")
     if isinstance(dtype, np.dtype): return _objects(column.to_numpy(), visit)
     if isinstance(dtype, pd.SparseDtype):
         held = column.array
@@ -344,7 +347,7 @@ def _ufunc(value:np.ufunc, visit:Callable) -> Identity:
 def _mapping(value:dict, visit:Callable) -> Identity:
     "A dict, in its order: whoever goes through it may depend on that."
     with with_state(): pairs = [(visit(name, ""), visit(item, f"[{name!r}]")) for name, item in value.items()]
-    if all(isinstance(name, str) for name in value): return Identity("dict", parts=tuple((name, item) for name, (_, item) in zip(value, pairs, strict=True)))
+    if all(type(name) is str for name in value): return Identity("dict", parts=tuple((name, item) for name, (_, item) in zip(value, pairs, strict=True)))
     return Identity("dict of pairs", parts=tuple((name.key, Identity("pair", parts=(("key", name), ("value", item)))) for name, item in pairs))
 
 def _unordered(value:Iterable, visit:Callable) -> Identity:
@@ -356,22 +359,48 @@ def _float(value:float) -> str:
     return repr(float(value)) if value == value else f"nan {struct.pack('>d', value).hex()}"
 
 # %% ../nbs/api/040_identity.ipynb #f0da3990
+def _int(value:int) -> str: return repr(value) if value.bit_length() < 10_000 else hex(value) # Python writes out no decimal number of any length
+
+def _moment(value:Any, visit:Callable) -> Identity:
+    "A date with a time, or a time of day; a zone of somebody's own counts with its code."
+    zone = value.tzinfo
+    if zone is None or is_library(type(zone)): return _text_only(type(value).__name__, repr(value))
+    return Identity(type(value).__name__, repr(value.replace(tzinfo=None)), (("tzinfo", visit(zone, ".tzinfo")),))
+
 def _sequence(value:list|tuple, visit:Callable) -> Identity: return Identity(type(value).__name__, parts=_numbered(value, visit))
 
 _CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered,
-    np.ndarray: _array, np.memmap: _array}
+    np.ndarray: _array, np.memmap: _array, datetime.datetime: _moment, datetime.time: _moment,
+    logging.Logger: lambda value, visit: Identity("logger", library_version("logging")), logging.RootLogger: lambda value, visit: Identity("logger", library_version("logging")), # computes nothing
+    type(os.environ): lambda value, visit: Identity("environment", library_version("os"))} # what stands in it is no part of any key
 
 _LEAVES: dict[type, Callable[[Any], str]] = {
-    type(None): lambda value: "", bool: repr, int: repr, str: str, bytes: bytes.hex, float: _float, type(Ellipsis): lambda value: "",
+    type(None): lambda value: "", bool: repr, int: _int, str: str, bytes: bytes.hex, float: _float, type(Ellipsis): lambda value: "",
     complex: lambda value: f"{_float(value.real)} {_float(value.imag)}",
-    range: repr, datetime.date: repr, datetime.datetime: repr, datetime.timedelta: repr, datetime.time: repr,
+    range: repr, datetime.date: repr, datetime.timedelta: repr,
 }
 
 # %% ../nbs/api/040_identity.ipynb #6a6a6a19
 def _random_state(value:Any) -> Any:
-    return value.get_state(legacy=False) if isinstance(value, np.random.RandomState) else value.bit_generator.state
+    "Where a generator stands, and what those that it spawns will begin with."
+    if isinstance(value, np.random.RandomState): return value.get_state(legacy=False)
+    return value.bit_generator.state | {"seeds": getattr(value.bit_generator.seed_seq, "state", None)}
+
+def _generator(value:Any, visit:Callable) -> Identity:
+    "By its state; the second time, as the same: what draws from one generator twice does not do what two equal ones would."
+    met = _inside.generators
+    if id(value) in met: return Identity("generator", f"number {met[id(value)]} of those above")
+    met[id(value)] = len(met)
+    return Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))
 
 # %% ../nbs/api/040_identity.ipynb #1ea5388b
+_NOTED = {f"{under}has_{what}" for under in ("", "_") for what in ("sorted_indices", "canonical_format")} # flags that scipy sets when it is asked
+
+def _sparse(value:Any, visit:Callable) -> Identity:
+    "A sparse matrix or array: its shape and arrays, as they are kept."
+    held = sorted((name, part) for name, part in vars(value).items() if name not in _NOTED)
+    return Identity("sparse", type(value).__qualname__, tuple((name, visit(part, f".{name}")) for name, part in held))
+
 def _rules() -> list[tuple[tuple, Callable]]:
     "Types and how each is identified; the first that fits counts."
     return [
@@ -381,10 +410,10 @@ def _rules() -> list[tuple[tuple, Callable]]:
         ((pathlib.PurePath,), lambda value, visit: Identity("path", value.as_posix())),
         ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
         ((np.generic,),
-            lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject else repr(value))),
+            lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject and value.dtype.char not in "gG" else repr(value))),
         ((np.ufunc,), _ufunc),
-        ((np.random.RandomState, np.random.Generator),
-            lambda value, visit: Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))),
+        ((np.random.RandomState, np.random.Generator), _generator),
+        (_loaded("scipy.sparse", "sparray", "spmatrix"), _sparse),
         (_loaded("pandas", "DataFrame"), _frame), (_loaded("pandas", "Series"), _series), (_loaded("pandas", "Index"), _index),
         ((functools.partial,), _partial),
     ]
@@ -419,6 +448,7 @@ def identify(
     above = getattr(_inside, "above", ())
     levels = next((level for level, other in enumerate(reversed(above), 1) if value is other), None)
     if levels: return Identity("itself", f"{levels} levels up")
+    if not above: _inside.generators = {}
     if not above and not getattr(_inside, "moment", False): _inside.code = {}
     _inside.above = (*above, value) if not isinstance(value, (str, int, float, bool, type(None))) else above
     try: return _identify_by_type(value, lambda part, step: identify(part, path + step))
@@ -428,6 +458,9 @@ def identify(
         placed = Unidentifiable(f"{path.lstrip('. ')}: {error}")
         placed.placed = True
         raise placed from error
+    except MlPkgError: raise
+    except Exception as error: # whatever an object of somebody's own raises when it is asked
+        raise Unidentifiable(f"{path.lstrip('. ') or 'the value'} cannot be looked at ({type(error).__name__}: {error})") from error
     finally:
         _inside.above = above
         if not above and not getattr(_inside, "moment", False): _inside.code = None

@@ -54,12 +54,22 @@ def _keys_now(modules:list[str]) -> dict[str, str]:
         raise StaleCode(f"{listed(modules)} cannot be imported in a fresh process ({(done.stderr.strip().splitlines() or ['no reason given'])[-1]}). Mend that, then start this process again")
     return json.loads(done.stdout.splitlines()[-1])
 
+_at_first:dict[str, tuple[list, dict[str, str]]] = {} # of each module, what it defined when it was first asked about, and the keys of then
+
+def _keys_here(modules:list[str]) -> dict[str, str]:
+    "As this process imported them. What a module has gathered since, such as results that it remembers, stands in no file."
+    for module in modules:
+        defined = [value for value in vars(sys.modules[module]).values() if isinstance(value, (type, FunctionType))]
+        known = _at_first.get(module, ([], {}))[0]
+        if len(known) != len(defined) or any(one is not other for one, other in zip(known, defined, strict=True)): _at_first[module] = defined, code_keys([module])
+    return {name: key for module in modules for name, key in _at_first[module][1].items()}
+
 def check_code(
     estimator:Any, # that is going to answer
 ) -> None:
     "Raise `StaleCode` if the project's code that an estimator needs is another one in its files than in this process. Where there is such code a process is started; where there is none nothing is done."
     if not (modules := project_modules(estimator)): return
-    here, now = code_keys(modules), _keys_now(modules)
+    here, now = _keys_here(modules), _keys_now(modules)
     changed = [name for name, key in here.items() if now.get(name) != key]
     if changed:
         raise StaleCode(f"the code of {listed(changed)} was changed after this process imported it, and the model was fitted with the code as it is now. Start this process again")

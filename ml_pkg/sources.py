@@ -38,7 +38,7 @@ def declaring_place(
 ) -> tuple[Path, str]:     # folder of the file, name of the module; for a notebook the working directory and "__main__"
     "Where the code stands that is declaring something right now."
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__") in (skipped, __name__): frame = frame.f_back
+    while frame.f_back and frame.f_globals.get("__name__") in (skipped, __name__, "dataclasses", "copy"): frame = frame.f_back # `replace` of either makes a dataset of another
     file = frame.f_globals.get("__file__")
     return Path(file).absolute().parent if file else Path.cwd(), frame.f_globals.get("__name__", "__main__")
 
@@ -418,7 +418,7 @@ def as_source(
         table_format(path)
         return File(path, *place)
     if isinstance(source, CSV): return File(str(source.path), *place, tuple(source.text), source.dialect)
-    if hasattr(source, "read") and hasattr(source, "identity"): return source
+    if all(callable(getattr(type(source), method, None)) for method in ("read", "identity")): return source # a frame may have columns of these names
     from ml_pkg.schema import as_frame
     frame = as_frame(source)
     return Frame(frame.copy(deep=False)) # copy-on-write: nothing is copied until somebody writes
