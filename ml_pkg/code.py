@@ -91,13 +91,17 @@ def _is_at_home(kind:type) -> bool:
     for name in kind.__qualname__.split("."): found = getattr(found, name, None)
     return found is kind
 
+def _is_compiled(kind:Any) -> bool:
+    "Whether something is a class that no class statement has made."
+    if not isinstance(kind, type): return False
+    return not kind.__flags__ & 1 << 9 or any(isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) for member in vars(kind).values())
+
 def _is_of_library(kind:type) -> bool:
     "Whether a class that no module has belongs to a library. What it says of its module may be anything: `exec` and `types.new_class` leave Python's own there."
     functions = [member for member in vars(kind).values() if isinstance(member, FunctionType)]
     if functions: return all(map(is_library, functions))
-    compiled = not kind.__flags__ & 1 << 9 or any(isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) for member in vars(kind).values()) # not made by a class statement
     module = sys.modules.get(kind.__module__)
-    return compiled or module is not None and module.__name__ not in ("builtins", "types") and is_library(module)
+    return _is_compiled(kind) or module is not None and module.__name__ not in ("builtins", "types") and is_library(module)
 
 def is_library(
     value:Any, # a module, class or function
@@ -109,7 +113,7 @@ def is_library(
     name = getattr(module, "__name__", "builtins")
     if name == "__main__": return False
     filename = getattr(module, "__file__", None)
-    return is_library_file(filename, name) if filename else name.partition(".")[0] in sys.stdlib_module_names | {"builtins"}
+    return is_library_file(filename, name) if filename else _is_compiled(value) or name.partition(".")[0] in sys.stdlib_module_names | {"builtins"}
 
 # %% ../nbs/api/020_code.ipynb #a363c122
 @functools.cache
