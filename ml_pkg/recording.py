@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from .identity import Identity, components, key_or_none
 from .provenance import GitState, git_state, origin, packages, place
 from .row_traces import keep_traces, moved_rows
 from .run import Run
+from .signing import signs
 from .store import connected, find_run, finished_run, now, record
 from .threads import check_threads
 from .workspace import Workspace
@@ -279,8 +281,9 @@ def _loaded(workspace:Workspace, identifier:str) -> Run: # which may not be the 
 
 # %% ../nbs/api/298_recording.ipynb #6bd88295
 def _write(begun:Attempt, row:dict, prepared:Prepared, run:UnrecordedRun) -> None:
-    "Write the files of a run, and its record."
-    declaration = keep_declaration(begun.workspace, begun.experiment) if isinstance(prepared.declaration, Unwritable) else prepared.declaration
+    "Write the files of a run, and its record, unless that is done."
+    if run.is_recorded: return # whoever interrupted it was too late
+    declaration = keep_declaration(begun.workspace, begun.experiment) if isinstance(prepared.declaration, Unwritable) and signs() else prepared.declaration
     artifacts = [each for each in (declaration, keep_predictions(begun.workspace, run.folds) if run.folds else None) if isinstance(each, Artifact)]
     files = [{"kind": path.parent.name, "path": str(path), "sha256": digest, "key": row["key"], "written": now()} for path, digest in artifacts]
     with connected(begun.workspace) as connection:
@@ -291,14 +294,20 @@ def _write(begun:Attempt, row:dict, prepared:Prepared, run:UnrecordedRun) -> Non
 # %% ../nbs/api/298_recording.ipynb #398bdf81
 _unwritten:list[tuple[Workspace, partial[None]]] = [] # what could not be recorded, in order
 _writer = Lock()
+def _wait_no_more(waiting:tuple[Workspace, partial[None]]) -> None:
+    with suppress(ValueError): _unwritten.remove(waiting) # another thread may have been faster
+
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_unwritten.clear) # its parent's to record
 
 def _recorded(begun:Attempt, outcome:dict, prepared:Prepared, details:dict, folds:list) -> Run:
     "A run, written with all that belongs to it; one that is written later, if it cannot be now."
     row = {**begun.row, **outcome, **prepared.run, **_about_rows(begun.experiment)}
     run = UnrecordedRun(begun.workspace, _Row(row, id=UNRECORDED), {**prepared.details, **details}, folds, begun.experiment)
-    _unwritten.append((begun.workspace, partial(_write, begun, row, prepared, run)))
-    failed = _write_what_is_left()
+    _unwritten.append(own := (begun.workspace, partial(_write, begun, row, prepared, run)))
+    try: failed = _write_what_is_left()
+    except BaseException: # whoever interrupts this does not want this run again, and those before it wait
+        _wait_no_more(own)
+        raise
     if run.refused: raise run.refused[0]
     if run.is_recorded: return _loaded(begun.workspace, run.id)
     warnings.warn(f"the run of {begun.experiment.name} is not recorded: {failed[begun.workspace]}. It will be with the next run of this process, or at its end, if it can be then",
@@ -322,13 +331,8 @@ def _write_what_is_left() -> dict[Workspace, Unwritable]:
         for workspace, write in list(_unwritten):
             if workspace in failed: continue
             try: _write_or_refuse(write)
-            except Unwritable as error:
-                failed[workspace] = error
-                continue
-            except BaseException: # whoever interrupts this does not want it again
-                _unwritten.remove((workspace, write))
-                raise
-            _unwritten.remove((workspace, write))
+            except Unwritable as error: failed[workspace] = error
+            else: _wait_no_more((workspace, write))
     return failed
 
 # %% ../nbs/api/298_recording.ipynb #d8f5066c
