@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -287,9 +287,11 @@ def register_file(
     kind:str,                      # "model", "declaration", "frame", "predictions"
     run:str|None=None,             # its id, if the file belongs to one run
     key:str|None=None,             # of what it holds, if it has one
+    still:Callable[[], bool]=lambda: True, # asked while nobody else can note anything: whether that is still so
 ) -> None:
     "Note where a file is that belongs to a run."
-    with transaction(connection): _insert(connection, "files", {"sha256": sha256, "kind": kind, "path": str(path), "run": run, "key": key, "written": now()})
+    with transaction(connection):
+        if still(): _insert(connection, "files", {"sha256": sha256, "kind": kind, "path": str(path), "run": run, "key": key, "written": now()})
 
 # %% ../nbs/api/180_store.ipynb #6b419e6b
 def annotate(
