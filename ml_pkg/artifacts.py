@@ -105,20 +105,20 @@ _HELD = 4
 class _Living:
     "A declaration that this process kept. The rows that it has read are shared while somebody holds them; a process may keep thousands, so they are not all held here."
     def __init__(self, declaration:Any):
-        self._declaration = copy.copy(declaration)
+        self._declaration = _with_own_estimator(declaration)
         dataset:Any = getattr(declaration, "dataset", None)
         self._has_rows = isinstance(dataset, Dataset)
         if self._has_rows:
             self._hold(dataset)
-            _give(self._declaration, copy.copy(dataset)) # which has read nothing
+            _give(self._declaration, dataset=copy.copy(dataset)) # which has read nothing
 
     def given(self) -> Any:
         "The declaration as it was kept, whatever has happened to the one that was given."
-        given = copy.copy(self._declaration)
+        given = _with_own_estimator(self._declaration)
         if self._has_rows:
             alive = self._dataset()
             dataset = copy.copy(self._declaration.dataset) if alive is None else alive
-            _give(given, dataset)
+            _give(given, dataset=dataset)
             self._hold(dataset)
         return given
 
@@ -126,7 +126,15 @@ class _Living:
         self._dataset = weakref.ref(dataset)
         _rows_held[:] = [*(each for each in list(_rows_held) if each is not dataset), dataset][-_HELD:]
 
-def _give(declaration:Any, dataset:Dataset) -> None: object.__setattr__(declaration, "dataset", dataset) # it is frozen
+def _give(declaration:Any, **parts:Any) -> None:
+    for name, part in parts.items(): object.__setattr__(declaration, name, part) # it is frozen
+
+def _with_own_estimator(declaration:Any) -> Any:
+    "A copy whose estimator is nobody else's: parameters can be set in it."
+    from sklearn.base import clone
+    copied = copy.copy(declaration)
+    if hasattr(getattr(declaration, "estimator", None), "get_params"): _give(copied, estimator=clone(declaration.estimator))
+    return copied
 
 _live:dict[Path, _Living] = {} # declarations kept by this process
 

@@ -7,8 +7,10 @@ __all__ = ['ASKED', 'ANSWERS', 'SECONDS', 'fit_model', 'fitted_model', 'is_whole
 
 # %% ../nbs/api/355_final_model.ipynb #a09dc76a
 import json
+import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from .deliveries import chosen_sinks, tell_more
 from .display import finite
-from .errors import InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, Unwritable
+from .errors import DamagedFile, InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, Unwritable
 from .estimators import has_given_rows, seeded
 from .persistence import Archive, Joblib, Pickle, Skops, attached_of, persister_of, read_archive
 from .provenance import packages
+from .recording import otherwise
 from .run import Run
 from .sources import File, unusual
 from .store import connected, now
@@ -65,6 +68,8 @@ def _check_meaning(experiment:"Experiment", run:Run) -> None:
     found = _or_none(lambda: experiment.key)
     if found != run.key:
         raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
+    if found is None and (other := otherwise(experiment, run)):
+        raise InvalidDeclaration(f"the declaration of run {run.id} is not what ran: it has no key, and what is recorded of the run is otherwise in it ({other}). Run it again: run.experiment.run()")
 
 def _or_none(key:Callable[[], str|None]) -> str|None:
     try: return key()
@@ -181,10 +186,27 @@ def _model_of(experiment:"Experiment", run:Run) -> "Model":
     if not saved:
         _check_meaning(experiment, run)
         return fit_model(experiment, run)
-    model = check_key(Model.load(saved, persisters=[Skops(), Joblib(), Pickle(), experiment.persister]), run.key, saved)
+    try: model = check_key(Model.load(saved, persisters=[Skops(), Joblib(), Pickle(), experiment.persister]), run.key, saved)
+    except DamagedFile as error: return _fitted_again(experiment, run, saved, error)
+    if run.key is None and model.card.get("run") != run.id: # where there is no key, the run itself says what was fitted
+        raise DamagedFile(f"{saved} holds the model of another run ({model.card.get('run')}, and {run.id} was expected): it was put in place of the one that belongs there. Delete it, and fit again")
     if persister_of(saved) != experiment.persister.name: _save_in_its_format(experiment, run, model, saved)
     is_bare = isinstance(model.attached, Unmade) and _or_none(lambda: experiment.key) == run.key
     return _with_more_to_come(model, experiment, run) if is_bare else model
+
+def _fitted_again(experiment:"Experiment", run:Run, saved:Path, error:DamagedFile) -> "Model":
+    "In place of a file that was cut or changed, which is set aside. Raises the error where the file is whole, or the declaration no longer means what ran."
+    if not _is_damaged(saved): raise error
+    try: _check_meaning(experiment, run)
+    except InvalidDeclaration: raise error from None
+    with suppress(OSError): os.replace(saved, saved.with_name(f"{saved.name}.damaged"))
+    warnings.warn(f"the model of {run.name} is fitted again: {error}. What is left of it is now called {saved.name}.damaged", UserWarning, stacklevel=5)
+    return fit_model(experiment, run)
+
+def _is_damaged(file:Path) -> bool:
+    try: read_archive(file)
+    except DamagedFile: return True
+    return False
 
 def _is_known(run:Run, found:Archive) -> bool:
     "Whether a file was not put there by somebody else."

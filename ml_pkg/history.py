@@ -117,7 +117,7 @@ def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> lis
     means:dict[str, dict] = {}
     for run, metric, mean in connection.execute("SELECT run, metric, mean FROM metrics WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, place",
         [owners]):
-        means.setdefault(run, {})[metric] = float("nan") if mean is None else mean
+        means.setdefault(run, {})[f"metrics.{metric}" if metric in _TAKEN else metric] = float("nan") if mean is None else mean
     tags:dict[str, list] = {}
     for run, tag in connection.execute(f"SELECT runs.id, tagged.text FROM runs JOIN annotations AS tagged ON tagged.run = runs.id AND tagged.kind = 'tag' WHERE runs.id IN (SELECT value FROM json_each(?)) AND tagged.text IN ({TAGS}) GROUP BY runs.id, tagged.text ORDER BY min(tagged.number)", [ids]):
         tags.setdefault(run, []).append(tag)
@@ -126,6 +126,7 @@ def _described(connection:sqlite3.Connection, rows:Sequence[sqlite3.Row]) -> lis
              "started": row["started"], "seconds": row["seconds"], "origin": row["origin"], "varied": bool(row["varied"]), "key": row["key"]} for row in rows]
 
 FACTS = ("id", "experiment", "status", "reused", "tags", "starred", "started", "seconds", "origin", "varied", "key") # of a run in a list; what else stands there is a metric
+_TAKEN = {*FACTS, "changed"} # a metric that is called so has `metrics.` in front, as in a condition
 
 # %% ../nbs/api/292_history.ipynb #ccc7aad9
 def run_list(
@@ -176,7 +177,8 @@ def runs(
     """The runs of the current workspace, by id. Raises `InvalidQuery`, `UnknownName`.
 
     Columns: experiment, a column for each metric, key, started, seconds, origin, varied (a variant under the name of what it
-    varies), reused (the results of an earlier run), starred, tags, status.
+    varies), reused (the results of an earlier run), starred, tags, status. A metric that is called like another column
+    has `metrics.` in front: metrics.seconds.
 
     A condition is written as in Python: runs(where='accuracy > 0.9 and selectkbest__k == 3 and "candidate" in tags')
     """

@@ -12,13 +12,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .checkpoints import Checkpoints, made, warn_once
 from .code import is_library
 from .errors import Unidentifiable
 from .estimators import open_random_states, settings_identity
-from .identity import Identity, identify, known_digest, with_state
+from .identity import Identity, identify, with_state
 
 # %% ../nbs/api/230_memory.ipynb #94bdafa6
 _PRINTED = ("message", "message_clsname") # what scikit-learn prints when it is verbose
@@ -62,7 +60,7 @@ class Remembered:
     ignore: tuple[str, ...] = ()  # arguments that do not change the result
 
     def __call__(self, *arguments:Any, **named:Any) -> Any:
-        def compute(): return self.function(*map(_writable, arguments), **named)
+        def compute(): return self.function(*arguments, **named)
         bound = inspect.signature(self.function).bind(*arguments, **named).arguments
         printed = _PRINTED if self.function.__module__.startswith("sklearn.") else ()
         what = {name: value for name, value in bound.items() if name not in (*self.ignore, *printed)}
@@ -74,16 +72,11 @@ class Remembered:
             return compute()
         def unchanged() -> bool: return estimators_key() == key_before
         def is_meant(value:Any) -> bool: return _is_meant(value, estimators)
-        return made(self.store, key, f"the result of {_names(estimators) or self.function.__name__}", compute, unchanged, is_meant,
-            read_only=True, share=SHARE).value
+        return made(self.store, key, f"the result of {_names(estimators) or self.function.__name__}", compute, unchanged, is_meant, share=SHARE).value
 
 def _is_meant(value:Any, estimators:dict[str, Any]) -> bool:
     "Whether the fitted estimator in a result has the class that was asked for: pickle finds a class by its name, and the name may mean another one by now."
     fitted = [each for each in value if hasattr(each, "get_params")] if isinstance(value, tuple) else []
     return not fitted or identify(fitted[0]).key in {identify(each).key for each in estimators.values()}
-
-def _writable(value:Any) -> Any:
-    "An array as a step may want to overwrite it; those from the store are read-only."
-    return np.array(value, order="K") if isinstance(value, np.ndarray) and known_digest(value) else value
 
 def _names(estimators:dict[str, Any]) -> str: return ", ".join(type(value).__name__ for value in estimators.values())

@@ -29,7 +29,7 @@ from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, first_line, listed
 from .estimators import has_given_rows
 from .parts import changed_code, own_code
-from .persistence import Joblib, Persister, Pickle, Skops, attached_of, read_archive, with_attached, write_archive
+from .persistence import Joblib, Persister, Pickle, Skops, attached_of, digest_of, read_archive, with_attached, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
 from .workspace import Workspace
@@ -253,6 +253,11 @@ def write_model(
     return write_archive(path, with_attached(own, model.attached),
         {"persister": persister.name, "key": model.card.get("key"), "versions": _versions(), "own_code": own_code(model.estimator) if model.code is None else model.code})
 
+def _is_there(path:Path, sha256:str) -> bool:
+    "Whether a file is what was written. Another process may have written it since, and notes that itself."
+    try: return digest_of(path) == sha256
+    except OSError: return False
+
 def save_model(
     model:Model,         # fitted
     path:Path,           # of the file
@@ -264,7 +269,8 @@ def save_model(
     if not path.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
     digest = write_model(model, path, persister)
-    with suppress(Unwritable), connected(workspace) as connection: register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"))
+    with suppress(Unwritable), connected(workspace) as connection:
+        register_file(connection, path.absolute(), digest, "model", run, model.card.get("key"), still=lambda: _is_there(path, digest))
     return path
 
 # %% ../nbs/api/220_model.ipynb #173a8ba7

@@ -244,6 +244,10 @@ def _forget(folder:Path, now:datetime) -> None:
         if not note.with_suffix(".json").exists() and _noted(note).is_forgotten(now): note.unlink(missing_ok=True)
 
 # %% ../nbs/api/695_outbox.ipynb #abaa7e7e
+def _next_number(folder:Path) -> int:
+    "Greater than all that wait there, also where the clock was set back since."
+    return max([time.time_ns(), *(entry.number + 1 for entry in _entries(folder))])
+
 @dataclass(frozen=True)
 class Outbox:
     "Messages on disk, until each channel has taken them: at least once."
@@ -258,10 +262,11 @@ class Outbox:
         "Write down that each channel is to be told each message. One that was added before, by its id, is not added again. Raises `Unwritable`: then it may be that not all are added, and the same call can be made again."
         messages = list(messages)
         for channel in channels:
-            for message in messages: self._add(message, channel)
+            first = _next_number(self._place(channel))
+            for number, message in enumerate(messages, first): self._add(message, channel, number)
 
-    def _add(self, message:Message, channel:Channel) -> None:
-        entry = _Entry(self._place(channel)/f"{_name(message.id)}.json", str(channel), time.time_ns(), message)
+    def _add(self, message:Message, channel:Channel, number:int) -> None:
+        entry = _Entry(self._place(channel)/f"{_name(message.id)}.json", str(channel), number, message)
         if entry.path.exists() or entry.note.exists(): return
         try: entry.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .errors import DamagedFile, InvalidDeclaration, TooLarge, UntrustedFile, Unwritable, listed
-from .signing import is_ours, secret, signature
+from .signing import is_ours, signature, signs
 from .stored_zip import NoZipOfOurs, memory_there_is, opened, stored_zip, unpacked_size
 from .workspace import written_whole
 
@@ -255,18 +255,13 @@ def read_archive(
     return Archive(manifest, members, digest, _is_signed(written, signed))
 
 # %% ../nbs/api/200_persistence.ipynb #21fd458b
-def _signs() -> bool:
-    "Whether there is a key, or a place for one."
-    try: return bool(secret())
-    except Unwritable: return False
-
 def add_members(
     path:Path,                # of a file that this user has written
     more:Mapping[str, bytes], # name -> content; what it has already stays as it is
 ) -> str:                     # sha256 of the file
     "Put further members into a file. Raises `UntrustedFile` for somebody else's, and what `read_archive` and `with_attached` raise."
     found = read_archive(path)
-    if not found.ours and _signs(): raise UntrustedFile(f"{path} does not carry your signature, and with more in it, it would. Write a file of your own: Model.load(path).save(another)")
+    if not found.ours and signs(): raise UntrustedFile(f"{path} does not carry your signature, and with more in it, it would. Write a file of your own: Model.load(path).save(another)")
     new = {name: content for name, content in more.items() if name not in found.members}
     if not new: return found.sha256
     return write_archive(path, with_attached(found.members, new), {name: value for name, value in found.manifest.items() if name not in ("format", "members")})

@@ -13,10 +13,10 @@ import importlib.util
 import keyword
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from .errors import InvalidData, InvalidDeclaration, MlPkgError, NotFound, Unwri
 from .exporting import Cell, cells_of, index_text, module_text, notebook_text
 from .roles import CATEGORY, GROUP, NUMBER, TIME, Proposal
 from .sources import FORMATS, USUAL, Dialect, csv_options, read_table, separator_told, table_format
-from .workspace import _umask, temporary_workspace
+from .workspace import temporary_workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,12 +225,12 @@ def built_beside(
     place:Path, # where the folder shall be; nothing but an empty folder may be there
 ) -> Iterator[Path]:
     "A folder to build in; renamed to `place` when the block ends well, removed when it does not. Raises `Unwritable`."
-    try: part = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    part = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+    try: part.mkdir()
     except OSError as error:
         raise Unwritable(f"{place} cannot be made ({error.strerror or error}). Choose another --folder, or make {place.parent} writable") from error
     try:
         yield part
-        part.chmod(0o777 & ~_umask())
         if place.is_dir(): place.rmdir() # it is empty, or this fails
         os.rename(part, place)
     except BaseException as error:

@@ -284,7 +284,8 @@ def have_equal_results(
     "Whether both finished with the same results, of which one took over those of the other."
     return one.status == other.status == "finished" and one.content == other.content
 
-def _targets(run:"Run") -> list[str]: return sorted(content for path, content in run.components.items() if path.startswith("dataset.roles.target"))
+def _targets(run:"Run") -> list[str]: # of one that has a key
+    return sorted(content for path, content in run.components.items() if path.startswith("dataset.roles.target"))
 
 def prediction_changes(
     one:"Run",            # the run that stands first
@@ -294,7 +295,7 @@ def prediction_changes(
     "Predictions that changed. Raises `NotFound` or `DamagedFile` if they are not at hand, or it is not known which are of the same row."
     if have_equal_results(one, other): return PredictionDifference()
     _check_finished(one, other)
-    if _targets(one) != _targets(other): raise NotFound("the predictions are not compared: they are of different targets")
+    if one.components and other.components and _targets(one) != _targets(other): raise NotFound("the predictions are not compared: they are of different targets")
     mine, theirs = one.predictions, other.predictions
     if are_same_rows(one, other): return compared_predictions(mine, theirs, None)
     if matched is None: raise NotFound("the predictions are not compared: which are of the same row is not known")

@@ -11,6 +11,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import keep_declaration
@@ -38,10 +39,17 @@ def reused(
     try:
         with connected(begun.workspace) as connection:
             known = finished_run(connection, begun.identity.key, begun.threads)
-            return _taken_over(begun, known, connection) if known else None
+            return _taken_over(begun, known, connection) if known and _is_complete(known, connection) else None
     except WorkspaceUnusable as error:
         warn_once(f"{error}. Whether something has run before is not known")
         return None
+
+def _is_complete(known:sqlite3.Row, connection:sqlite3.Connection) -> bool:
+    "Whether its predictions are where they were written."
+    written = connection.execute("SELECT path FROM files WHERE run = ? AND kind = 'predictions' ORDER BY rowid DESC LIMIT 1", [known["id"]]).fetchone()
+    if written is None or Path(written["path"]).is_file(): return True # a rescue may have lost where they are
+    log.warning("the predictions of run %s are gone from %s, so %s is run again", known["id"], written["path"], known["experiment"])
+    return False
 
 TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out",
     "seconds_per_row", "model_bytes") # columns of the earlier run
@@ -120,7 +128,7 @@ def _compute(begun:Attempt, n_jobs:int|None, progress:Callable, checkpoints:Chec
             told.result()
             prepared = prepare(begun)
             run = finish(begun, folds, prepared)
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
             fail(begun, failure(error))
             if isinstance(error, KeyboardInterrupt) and isinstance(checkpoints, Checkpoints): error.add_note("what is done is kept, and running it again goes on from there")
             raise

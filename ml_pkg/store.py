@@ -12,7 +12,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -187,6 +188,14 @@ def _migrate(connection:sqlite3.Connection, workspace:Workspace) -> None:
         if missing: connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 # %% ../nbs/api/180_store.ipynb #69a4f6a5
+def _choose_journal(connection:sqlite3.Connection) -> None:
+    "It is a property of the file, and another environment may have chosen another one. Warns if that cannot be changed now."
+    wanted = journal_mode(sqlite3.sqlite_version_info)
+    try: connection.execute(f"PRAGMA journal_mode = {wanted}")
+    except sqlite3.OperationalError as error:
+        if wanted == "WAL" or error.sqlite_errorcode != sqlite3.SQLITE_BUSY: raise
+        warnings.warn(f"the run store is open elsewhere with its write-ahead log, which SQLite {sqlite3.sqlite_version} can lose data with when several processes write. Close what else has it open (servers, notebooks), or use there and here a Python with SQLite 3.51.3 or later", UserWarning, stacklevel=2)
+
 class _Writing:
     "How the database is opened by whoever may record."
     def connect(self, workspace:Workspace) -> sqlite3.Connection:
@@ -195,7 +204,7 @@ class _Writing:
 
     def prepare(self, connection:sqlite3.Connection) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
-        if journal_mode(sqlite3.sqlite_version_info) == "WAL": connection.execute("PRAGMA journal_mode = WAL")
+        _choose_journal(connection)
         connection.execute("PRAGMA synchronous = FULL")
 
     def settle(self, connection:sqlite3.Connection, workspace:Workspace) -> None: _migrate(connection, workspace)
@@ -287,9 +296,11 @@ def register_file(
     kind:str,                      # "model", "declaration", "frame", "predictions"
     run:str|None=None,             # its id, if the file belongs to one run
     key:str|None=None,             # of what it holds, if it has one
+    still:Callable[[], bool]=lambda: True, # asked while nobody else can note anything: whether that is still so
 ) -> None:
     "Note where a file is that belongs to a run."
-    with transaction(connection): _insert(connection, "files", {"sha256": sha256, "kind": kind, "path": str(path), "run": run, "key": key, "written": now()})
+    with transaction(connection):
+        if still(): _insert(connection, "files", {"sha256": sha256, "kind": kind, "path": str(path), "run": run, "key": key, "written": now()})
 
 # %% ../nbs/api/180_store.ipynb #6b419e6b
 def annotate(

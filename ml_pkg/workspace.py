@@ -10,6 +10,7 @@ __all__ = ['PROJECT_FILES', 'project_root', 'project_package', 'Workspace', 'unu
 import configparser
 import glob
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -94,12 +95,6 @@ def temporary_workspace() -> Iterator[Workspace]:
             if before is None: del os.environ["ML_PKG_WORKSPACE"]
             else: os.environ["ML_PKG_WORKSPACE"] = before
 
-# %% ../nbs/api/060_workspace.ipynb #bf489245
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
 # %% ../nbs/api/060_workspace.ipynb #d8e5ed1b
 def _parts(path:Path, machine:str) -> Iterator[Path]: return path.parent.glob(f".{glob.escape(path.name)}.{machine}.*.part")
 
@@ -120,13 +115,14 @@ def _is_one_of_many(path:Path) -> bool:
     return Workspace(path.absolute().parent.parent).database.is_file()
 
 def begun(
-    path:Path, # where the file shall be
+    path:Path,      # where the file shall be
+    mode:int=0o600, # who may read and write it, before the process's umask takes from that
 ) -> Path:
     "An empty file beside the place, whose name tells whose it is, so that others can clear it away if this process is killed. Raises OSError."
     if not _is_one_of_many(path): _remove_leftovers(path) # in a workspace `ml_pkg gc` does
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    return Path(name)
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(8)}.part")
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)) # whoever asks for the umask changes it, for all threads
+    return part
 
 # %% ../nbs/api/060_workspace.ipynb #b514f36a
 def _unwritable(path:Path, error:OSError) -> Unwritable:
@@ -138,12 +134,11 @@ def written_whole(
     mode:int=0o666, # who may read and write it, before the process's umask takes from that
 ) -> Iterator[Path]:
     "A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not. Raises `Unwritable`."
-    try: part = begun(path)
+    try: part = begun(path, mode)
     except OSError as error: raise _unwritable(path, error) from error
     try:
         yield part
         with part.open("rb+") as file: os.fsync(file.fileno())
-        part.chmod(mode & ~_umask())
         os.replace(part, path)
     except BaseException as error:
         with suppress(OSError): part.unlink(missing_ok=True) # whatever is wrong with the disk is told by the first error
