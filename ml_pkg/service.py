@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from .addresses import Located
 from .batching import Batcher
 from .engines import Answers, DirectEngine, Engine
-from .errors import optional
+from .errors import InvalidDeclaration, listed, optional
 from .json_rows import Columns, InvalidRequest, RowReader, read_json, rows_of
 from .limits import RETRY_SOON, Limits, Refused
 from .logged import Logged
@@ -47,9 +47,19 @@ def served(
     version:str, # "7" of the registry, "run:1a2b3c4d", or "sha256:…" of a file
     engine:Callable[[Model], Engine]=DirectEngine, # what computes the answers
 ) -> Served:
-    "A model made ready to answer. Raises `EngineRefused`, if the engine does not give the model's answers."
+    "A model made ready to answer. Raises `EngineRefused`, if the engine does not give the model's answers, and `InvalidDeclaration`, if they are not one a row."
     made = engine(model)
-    return Served(name, version, model, RowReader(model.schema), made, Batcher(made), time.time())
+    ready = Served(name, version, model, RowReader(model.schema), made, Batcher(made), time.time())
+    _check_answers(ready)
+    return ready
+
+def _check_answers(ready:Served) -> None:
+    "A version that cannot answer must not take the place of one that does. Refused rows tell nothing: an example need not be a whole row."
+    example = {column.name: column.example for column in ready.model.schema.columns}
+    try: answers = ready.engine.answer(ready.reader.columns([example, example]))
+    except InvalidRequest: return
+    counts = {len(values) for values in (*answers.predictions.values(), *(answers.probabilities or {}).values())}
+    if counts != {2}: raise InvalidDeclaration(f"{ready} gives {listed(sorted(counts))} answers about 2 rows: what predict and predict_proba of {type(ready.model.estimator).__name__} give has to be one answer a row, in the order of the rows")
 
 def serve_located(
     there:Located, # as `located` gives it
