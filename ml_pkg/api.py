@@ -159,14 +159,14 @@ def _labels(body:bytes) -> list[tuple[str, Any]]:
     return [(each["id"], each["label"]) for each in found]
 
 # %% ../nbs/api/495_api.ipynb #1b634d3e
-def _check_labels(model:Model, labels:list[tuple[str, Any]]) -> None:
-    """Raise `Refused` for a label of another type than the model's: text for a number would never be right. A class that the model does not know may well be what was.
+def _check_labels(examples:list[Any], labels:list[tuple[str, Any]]) -> None:
+    """Raise `Refused` for a label of another type than those that versions say: text for a number would never be right. A class that none of them knows may well be what was.
     Of several targets nothing is checked."""
-    if len(model.card.get("target", ["prediction"])) > 1: return
-    example = next(iter(model.card.get("classes") or [1.5]))
+    if None in examples: return
+    kinds = {_kind_of(example): example for example in reversed(examples)}
     for number, (_, label) in enumerate(labels):
-        if _kind_of(label) != _kind_of(example):
-            raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {_kind_of(example)}, such as {example!r}.",
+        if _kind_of(label) not in kinds:
+            raise Refused(422, f"{label!r} is {_kind_of(label)}, and labels of this model are {' or '.join(f'{kind}, such as {example!r}' for kind, example in kinds.items())}.",
                 f"feedback[{number}].label")
 
 def _kind_of(label:Any) -> str: return "true or false" if isinstance(label, bool) else "a number" if isinstance(label, (int, float)) else "a text"
@@ -176,7 +176,7 @@ async def _feedback(service:Service, body:bytes) -> dict:
     import time
     labels, at = _labels(body) if len(body) <= AT_ONCE else await asyncio.to_thread(_labels, body), time.time()
     service.limits.check_rows(len(labels), "feedback")
-    _check_labels(service.current.model, labels)
+    _check_labels([*(each.label for each in service.beside.answering(service.current)), *service.labels.values()], labels) # also of a version before, whose labels come late
     receipts = [service.log.feedback(id, label, at) for id, label in labels]
     outcomes = await outcomes_of(receipts)
     if Outcome.DROPPED in outcomes:
@@ -223,7 +223,7 @@ async def whole_body(
 
 # %% ../nbs/api/495_api.ipynb #60047f6c
 async def _answer(service:Service, scope:dict, receive:Callable, send:Callable) -> None:
-    body = await service.predict(await whole_body(receive, service.limits.body), scope["headers"])
+    body = await service.predict(await whole_body(receive, service.limits.body), scope["headers"], scope.get("caller", ""))
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
@@ -235,9 +235,9 @@ def api(
     "A service as an application. Raises `MissingExtra`."
     fastapi = optional("fastapi", "serve")
     class Api(fastapi.FastAPI):
-        "Answers predictions before routing."
+        "Answers predictions before routing, unless somebody has added what comes before that."
         async def __call__(self, scope:dict, receive:Callable, send:Callable) -> None:
-            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == scope.get("root_path", "") + "/predict":
+            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == scope.get("root_path", "") + "/predict" and not self.user_middleware:
                 try: return await _answer(service, scope, receive, send)
                 except Refused as refused: return await answer_error(send, refused)
             await super().__call__(scope, receive, send)
@@ -266,7 +266,7 @@ def _describe(app:"FastAPI", service:Service) -> None:
 def _add_predictions(app:"FastAPI", service:Service) -> None:
     from starlette.requests import Request
     from starlette.responses import Response
-    async def predict(request:Request) -> Response: return Response(await service.predict(await whole_body(request.receive, service.limits.body), request.headers.raw), media_type="application/json")
+    async def predict(request:Request) -> Response: return Response(await service.predict(await whole_body(request.receive, service.limits.body), request.headers.raw, request.scope.get("caller", "")), media_type="application/json")
     app.add_api_route("/predict", predict, methods=["POST"], summary="Predict rows", response_model=None, **_about_predictions(service))
 
 def _about_predictions(service:Service) -> dict[str, Any]:

@@ -55,7 +55,12 @@ def filled(
     return _by_columns(rows) if len(rows) == ROWS else _by_columns(rows.iloc[_PLACES % len(rows)]).set_axis(_more_labels(rows.index))
 
 # %% ../nbs/api/215_blocks.ipynb #37198238
-def _several(found:Any) -> bool: return isinstance(found, list) and len(found) > 0 and isinstance(found[0], (np.ndarray, list))
+def _several(found:Any) -> bool: return isinstance(found, list) and len(found) > 0 and isinstance(found[0], (np.ndarray, pd.Series, pd.DataFrame, list))
+
+def _as_arrays(found:Any) -> Any:
+    "Answers that pandas holds, whose labels are those of a block, as arrays."
+    if isinstance(found, (pd.Series, pd.DataFrame)): return found.to_numpy()
+    return [_as_arrays(each) for each in found] if _several(found) else found
 
 def taken(
     found:Any,  # answers, as an estimator gives them
@@ -84,14 +89,15 @@ COMPARED = 8 # blocks of a long table that are answered by themselves, too
 def in_blocks(
     ask:Callable[[Any], Any], # what answers about rows, such as `estimator.predict`
     rows:Any,                 # a frame or an array, shape (n_rows, n_columns), with at least one row
-) -> Any:                     # its answers, in the form that it gives them
+) -> Any:                     # its answers, in the form that it gives them; those of pandas as arrays
     "Answers that a row has also by itself, and in any other table, to the bit."
-    if len(rows) <= ROWS: return taken(ask(filled(rows)), slice(len(rows)))
+    def answer(part:Any) -> Any: return _as_arrays(ask(part))
+    if len(rows) <= ROWS: return taken(answer(filled(rows)), slice(len(rows)))
     if len(rows) > COMPARED * ROWS:
         full = len(rows) // ROWS * ROWS
-        whole = ask(_part(rows, 0, full))
-        if _agrees(ask, rows, whole, full): return _joined([whole, *_answered(ask, rows, range(full, len(rows), ROWS))])
-    return _joined(list(_answered(ask, rows, range(0, len(rows), ROWS))))
+        whole = answer(_part(rows, 0, full))
+        if _agrees(answer, rows, whole, full): return _joined([whole, *_answered(answer, rows, range(full, len(rows), ROWS))])
+    return _joined(list(_answered(answer, rows, range(0, len(rows), ROWS))))
 
 def _agrees(ask:Callable, rows:Any, whole:Any, full:int) -> bool:
     "Whether some blocks are answered as they were within the whole."

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .blocks import REFUSALS, ROWS, in_blocks, refused_row, same_bits, taken
-from .errors import InvalidInput
+from .errors import InvalidDeclaration, InvalidInput, listed
 from .json_rows import Columns, InvalidRequest, as_columns, as_request, fits_an_array, plain_values
 from .model import Model, not_taken, probability_columns, refusal
 from .parity import ALIKE, disturbed
@@ -234,8 +234,14 @@ def _answered_row(model:Model, trial:Columns) -> int | None:
     if errors and not any(isinstance(error, ValueError) for error in errors): raise errors[0]
     return None
 
+_ONE_EACH = "predict gives a label a row, and predict_proba a probability for each row and class of classes_"
+
+def _class(model:Model) -> str: return type(model.estimator).__name__
+
+def _at(rows:Any, places:Sequence[int]) -> Any: return rows.iloc[places] if isinstance(rows, pd.DataFrame) else rows[places]
+
 class DirectEngine:
-    "A model as it is. Its answers have the bits of `Model.predict` and `Model.predict_proba`."
+    "A model as it is. Its answers have the bits of `Model.predict` and `Model.predict_proba`. Raises `InvalidDeclaration` if they are not one a row."
     name = "direct"
 
     def __init__(self, model:Model):
@@ -247,6 +253,7 @@ class DirectEngine:
             self.way = shortest_way(model, trials)
             self.batches_freely = bool(trials) and _batches_freely(self.way, trials[0])
             self._answered = None if answered is None else _rows(trials[0], self.way)[answered:answered + 1]
+            if answered is not None: self._check_answers()
 
     def __repr__(self) -> str: return f"DirectEngine({self.model!r}, {self.way.name}, {'arrays' if self.way.arrays else 'frames'})"
 
@@ -259,6 +266,15 @@ class DirectEngine:
             if isinstance(error, REFUSALS) or self._is_about_rows(error): raise _refused(error, columns, self.way, rows) from error
             raise
         return self.form.answers(found, columns.rows)
+
+    def _check_answers(self) -> None:
+        "Raise `InvalidDeclaration` for an estimator that does not give one answer a row: it must not take the place of one that does."
+        found = _if_taken(lambda places: in_blocks(self.way.ask, _at(self._answered, places)), [0, 0])
+        if found is None: return # only by itself it is taken
+        try: answers = self.form.answers(found, 2)
+        except Exception as error: raise InvalidDeclaration(f"what {_class(self.model)} answers about a row cannot be told ({type(error).__name__}: {error}): {_ONE_EACH}") from error
+        counts = {len(values) for values in (*answers.predictions.values(), *(answers.probabilities or {}).values())}
+        if counts != {2}: raise InvalidDeclaration(f"asked about 2 rows, {_class(self.model)} answers {listed(sorted(counts))}: {_ONE_EACH}")
 
     def _is_about_rows(self, error:Exception) -> bool:
         "Whether an error that is a library's own lies in the rows: a row that was answered at the beginning still is. What lacks memory, a file or a connection is about no rows."
@@ -300,7 +316,7 @@ def _refused(error:Exception, columns:Columns, way:Way, rows:Any) -> InvalidRequ
 def _batches_freely(way:Way, columns:Columns) -> bool:
     "Whether rows are answered alone as they are among others, in any order."
     rows = _rows(columns, way)
-    def ask(places:Sequence[int]) -> Any: return in_blocks(way.ask, rows.iloc[places] if isinstance(rows, pd.DataFrame) else rows[places])
+    def ask(places:Sequence[int]) -> Any: return in_blocks(way.ask, _at(rows, places))
     alone = {place: found for place in range(columns.rows) if (found := _if_taken(ask, [place])) is not None}
     orders = [places for places in (list(alone), list(alone)[::-1], list(alone)[3:10]) if places]
     try:

@@ -37,7 +37,7 @@ class Instruments(Unobserved):
         self._trouble = self.gauge("address_trouble",
             "1 where an address could not be asked, or led to nothing that can answer, when it was last looked at", "address")
         self._beside_trouble = made(client.Gauge, "beside_trouble", "1 while the candidate beside the service does not work",
-            **({"multiprocess_mode": "max"} if self._own is None else {}))
+            **({"multiprocess_mode": "livemax"} if self._own is None else {}))
         self._left_out = made(client.Counter, "beside_left_out_rows", "Rows that the candidate beside the service did not see")
         self._log_rows = made(client.Counter, "log_rows", "Rows of the prediction log by what became of them", "outcome")
         self._log_labels = made(client.Counter, "log_labels", "Late labels by what became of them", "outcome")

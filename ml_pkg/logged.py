@@ -162,7 +162,7 @@ RECORDED = "recorded"
 
 class Order:
     "Moments of a clock that never goes back, in microseconds since the epoch."
-    def __init__(self): self._last, self._lock = 0, threading.Lock()
+    def __init__(self, last:int=0): self._last, self._lock = last, threading.Lock() # `last` is one that it has given before
 
     def next(self) -> int:
         with self._lock:

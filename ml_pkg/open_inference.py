@@ -164,14 +164,14 @@ def _with_ids(answers:dict[str, list], ids:list[str]) -> dict[str, list]:
     "The outputs; an answer that is called as the ids are is called as in the log."
     return {**{answer_name(name) if name == "id" else name: values for name, values in answers.items()}, "id": ids}
 
-async def _infer(service:Service, name:str, version:str|None, body:bytes, headers:Any) -> tuple[bytes, dict[str, str]]:
+async def _infer(service:Service, name:str, version:str|None, body:bytes, headers:Any, caller:str) -> tuple[bytes, dict[str, str]]:
     "An answer, and its headers. Raises `Refused`."
     meant, chosen = _meant(service, name, version), service.beside.choose(service.current, headers.raw)
     ready = chosen if chosen in meant else meant[0] # who names a version has that one
     document, behind = _split(body, headers.get(_PREFIX))
     tensors = _tensors(document, behind, service.limits.check_rows)
     wanted = _wanted(document, _columns(ready)) # before it is answered, and so logged
-    answers, ids, _ = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body))
+    answers, ids, _ = await service.ask(ready, _rows(tensors), service.ids(headers.raw, body, caller))
     there = _with_ids(logged_answers(answers), ids)
     outputs, content = _outputs(wanted, there if ids else {name: [] for name, _ in wanted})
     said = {"model_name": ready.name, "model_version": ready.version,
@@ -221,7 +221,7 @@ def add_open_inference(
     async def infer(request:Request) -> Response:
         try:
             content, headers = await _infer(service, request.path_params["name"], request.path_params.get("version"),
-                await whole_body(request.receive, service.limits.body), request.headers)
+                await whole_body(request.receive, service.limits.body), request.headers, request.scope.get("caller", ""))
         except Refused as error: return said(error)
         return Response(content, headers=headers, media_type="application/octet-stream" if headers else "application/json")
     def add(path:str, answer:Any, method:str="GET") -> None: app.add_api_route(path, answer, methods=[method], include_in_schema=False, response_model=None)

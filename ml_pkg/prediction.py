@@ -58,7 +58,7 @@ def _check_columns(header:pd.DataFrame, schema:Schema, keep:list[str], path:Path
 # %% ../nbs/api/440_prediction.ipynb #cfaa416c
 @dataclass(frozen=True)
 class Written:
-    "What a column is called that has cells as they stand in a file, beside the one of the same name that the model takes."
+    "What a column is called that has cells as they stand in a file, beside the one of the same name as pandas has it."
     name: str
 
 @contextmanager
@@ -87,6 +87,14 @@ def _refuse_points(part:pd.DataFrame, schema:Schema, first_row:int) -> None:
         if odd.any():
             raise InvalidInput(f"column '{column.name}', row {first_row + int(odd.argmax())}: {part[column.name].iloc[int(odd.argmax())]!r} is no number where commas stand before decimals, as in the table that the model has learnt from. Write it without a mark between thousands")
 
+def _rounded(part:pd.DataFrame, schema:Schema) -> list[str]:
+    "Columns of whole numbers that pandas may have rounded, since some are missing beside large ones."
+    return [column.name for column in schema.columns if column.kind == "integer" and part[column.name].dtype == "float64" and part[column.name].abs().max() >= EXACT]
+
+def _exactly(path:Path, options:dict[str, Any], names:list[str], rows:int, number:int) -> pd.DataFrame:
+    "Columns of the part of that number as text, which says all. The file is read once more up to there: such a part is rare."
+    with pd.read_csv(path, **options, usecols=names, dtype="str", chunksize=rows) as parts: return next(itertools.islice(parts, number, None))[names]
+
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Dialect=USUAL) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
     options = _options_for(path, schema, dialect)
@@ -102,12 +110,27 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Diale
          pd.read_csv(file, **options, dtype={**dict.fromkeys(set(keep) - set(schema.names), "str"), **_text_columns(schema)}, chunksize=rows) as parts, \
          _as_written(path, options, [name for name in keep if name in schema.names], rows) as texts:
         done = 0
-        for part, text in zip(parts, texts, strict=False):
+        for number, (part, text) in enumerate(zip(parts, texts, strict=False)):
+            rounded = _rounded(part, schema)
+            if rounded: part[rounded] = _exactly(path, options, rounded, rows, number)
             if options["decimal"] == ",": _refuse_points(part, schema, done)
             done += len(part)
             yield pd.concat([part, text], axis=1) if len(text.columns) else part, 0.0 if isinstance(file, Path) else file.tell() / size
 
 # %% ../nbs/api/440_prediction.ipynb #660dc2fa
+def _is_settled(kind:Any) -> bool:
+    "Whether pandas has one type for it, whatever is missing in a part; of others it makes objects or doubles where there are gaps."
+    import pyarrow as pa
+    tests = (pa.types.is_floating, pa.types.is_string, pa.types.is_large_string, pa.types.is_timestamp, pa.types.is_duration, pa.types.is_dictionary)
+    return any(test(kind) for test in tests)
+
+def _frame_of(part:Any, keep:list[str]) -> pd.DataFrame:
+    "A part of a file of Arrow's, beside which stands what is kept of it, in the file's own types: each part has the same."
+    frame = frame_of_arrow(part)
+    for name in keep:
+        if not _is_settled(part.schema.field(name).type): frame[Written(name)] = pd.Series(pd.arrays.ArrowExtensionArray(part.column(name)), frame.index)
+    return frame
+
 def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow.parquet as pq
     with pq.ParquetFile(path) as file:
@@ -115,7 +138,7 @@ def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
         done, total = 0, max(1, file.metadata.num_rows)
         for part in file.iter_batches(rows, columns=list(dict.fromkeys([*schema.names, *keep]))):
             done += part.num_rows
-            yield frame_of_arrow(part), done / total
+            yield _frame_of(part, keep), done / total
 
 # %% ../nbs/api/440_prediction.ipynb #c2c3c9d8
 def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
@@ -124,7 +147,7 @@ def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
         _check_columns(file.schema.empty_table().to_pandas(), schema, keep, path)
         for number in range(file.num_record_batches):
             part = pa.Table.from_batches([file.get_batch(number)])
-            for start in range(0, part.num_rows, rows): yield frame_of_arrow(part.slice(start, rows)), (number + 1) / file.num_record_batches
+            for start in range(0, part.num_rows, rows): yield _frame_of(part.slice(start, rows), keep), (number + 1) / file.num_record_batches
 
 # %% ../nbs/api/440_prediction.ipynb #80afe967
 _READERS: dict[str, Callable] = {"parquet": _parquet_parts, "feather": _feather_parts}
@@ -181,7 +204,7 @@ def _parquet_writer(part:Path, separator:str) -> Iterator[Callable]:
     import pyarrow.parquet as pq
     writers:list[Any] = []
     def write(frame:pd.DataFrame) -> None:
-        table = pa.Table.from_pandas(frame, schema=writers[0].schema if writers else None, preserve_index=False)
+        table = pa.Table.from_pandas(frame, schema=writers[0].schema if writers else None, preserve_index=False).replace_schema_metadata() # which would name types of pandas' own
         if not writers: writers.append(pq.ParquetWriter(part, table.schema))
         writers[0].write_table(table)
     try: yield write

@@ -26,8 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .logged import Logged, Order, Private, label_of, label_tables, line_of, request_of, request_tables
-from .segments import AHEAD, Retention, left_over, seal_all, segments_in
+import pyarrow.compute as pc
+
+from .errors import DamagedFile
+from .logged import RECORDED, Logged, Order, Private, label_of, label_tables, line_of, request_of, request_tables
+from .segments import AHEAD, Retention, Span, kept_tables, left_over, seal_all, segments_in
 from .signing import secret
 from .workspace import Workspace
 from .write_ahead import WriteAhead
@@ -393,6 +396,13 @@ class _Keeper(threading.Thread):
 _TIDY = 60.0 # seconds between two looks at what others left, and what is too old
 
 # %% ../nbs/api/486_prediction_log.ipynb #665f28ec
+def _last_recorded(labels:Path) -> int:
+    "The last moment of the clock that a folder of labels has, in microseconds since the epoch, if it is yet to come: the clock was set back. A folder that cannot be read has none."
+    to_come = Span(RECORDED, datetime.now(UTC))
+    with suppress(DamagedFile, OSError, ValueError):
+        return max((moment for rows in kept_tables(labels, label_tables, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
+    return 0
+
 _RETENTION, _PRIVATE = Retention(), Private()
 _STUCK = 3 # times the bound
 PATIENCE = 10.0 # seconds that each of a log's two threads has to end
@@ -416,7 +426,7 @@ class PredictionLog:
 
     def _begin(self) -> None:
         mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._order, self._standing, hurry = Order(), _Standing(self.folder), threading.Event()
+        self._order, self._standing, hurry = Order(_last_recorded(self.folder/LABELS)), _Standing(self.folder), threading.Event()
         self._predictions = _Lane(_Ahead(self.folder, mark, self._rotation), self._bound, self._durable,
             lambda logged: request_of(logged, self._private), hurry)
         self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable,

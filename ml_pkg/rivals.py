@@ -28,7 +28,7 @@ from .errors import InvalidDeclaration
 from .json_rows import Columns
 from .logged import Logged, Private
 from .prediction_log import PredictionLog
-from .service import Alone, Served, Standing, Unobserved, logged_answers
+from .service import REPEATED, Alone, Served, Standing, Unobserved, logged_answers
 from .workspace import Workspace
 
 log = logging.getLogger("ml_pkg.server")
@@ -66,7 +66,7 @@ class Split(Alone):
         ready:Served,                          # the version in production
         headers:Iterable[tuple[bytes, bytes]], # of the request, with names in lower case
     ) -> Served:
-        key = next((value for name, value in headers if name == KEY), None)
+        key = next((value for wanted in (KEY, REPEATED) for name, value in headers if name == wanted), None)
         place = random.random() if key is None else xxhash.xxh3_64_intdigest(key) / 2**64
         return self.current if place < self.share else ready
 
@@ -88,7 +88,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM) # of a server
 class _Seen(NamedTuple):
     "Rows that were answered."
     ids: list[str]
-    values: dict[str, list] # as they were sent
+    rows: list[dict]        # as they were sent: the candidate may take columns that production does not
     taken: dict[str, list]  # as they are logged
     received: float
 
@@ -97,20 +97,28 @@ class _Other:
     "The other process, and the way to it."
     def __init__(self, address:str, ready:Callable[[Located], Served], folder:Path, private:Private, workspace:Path):
         spawned = multiprocessing.get_context("spawn")
-        self.begun, (self._ours, theirs) = time.monotonic(), spawned.Pipe()
-        self._process = spawned.Process(target=_shadow, args=(theirs, address, ready, folder, private, workspace), daemon=True, name="ml_pkg shadow")
+        self.begun, self.trouble = time.monotonic(), "" # which it tells of itself
+        (self._ours, theirs), (self._told, telling) = spawned.Pipe(), spawned.Pipe(duplex=False)
+        self._process = spawned.Process(target=_shadow, args=(theirs, telling, address, ready, folder, private, workspace), daemon=True, name="ml_pkg shadow")
         resource_tracker.ensure_running() # which would let signals in, were it begun in the block
         with held(*ENDS): self._process.start() # Ctrl-C is told to all processes of a terminal, also to one that has hardly begun
         theirs.close()
+        telling.close()
 
     @property
     def is_alive(self) -> bool: return self._process.is_alive()
     def send(self, queue:list[_Seen]) -> None: self._ours.send(queue)
 
+    def listen(self) -> None:
+        "Hear what it tells of itself."
+        with suppress(EOFError, OSError): # it has ended
+            while self._told.poll(): self.trouble = self._told.recv()
+
     def end(self, patience:float) -> None:
         with suppress(OSError): self._ours.close()
         self._process.join(patience)
         if self._process.is_alive(): self._process.kill() # it does not listen to anything else
+        self._told.close() # at last: one that cannot tell would end before it has answered all
 
 # %% ../nbs/api/494_rivals.ipynb #fc26d0a4
 _FIRST, _LONGEST = 1.0, 60.0 # seconds from the end of the other process to the next; they double as long as it keeps ending
@@ -136,11 +144,14 @@ class Shadow(Alone):
         self._thread.start()
 
     @property
-    def standing(self) -> Standing: return Standing(self.left_out, "" if self._again is None else f"the shadow {self.address} has ended, and another one is begun")
+    def standing(self) -> Standing:
+        trouble = self._other.trouble if self._again is None else "has ended, and another one is begun"
+        return Standing(self.left_out, trouble and f"the shadow {self.address} {trouble}")
 
     def saw(
         self,
-        columns:Columns, # rows of a request, as the model in production was given them
+        rows:list[dict], # of a request, as they were sent
+        columns:Columns, # the same, as the model in production was given them
         ids:list[str],   # one for each row, by which production logs it
         received:float,  # seconds since the epoch
     ) -> None:
@@ -148,12 +159,13 @@ class Shadow(Alone):
         with self._lock:
             if self._rows + columns.rows > self._waiting: self.left_out += columns.rows
             else:
-                self._queue.append(_Seen(ids, columns.values, columns.taken, received))
+                self._queue.append(_Seen(ids, rows, columns.taken, received))
                 self._rows += columns.rows
 
     def _hand_over(self) -> None:
         while not self._ending.wait(self._pause):
             if self._is_there(): self._send()
+            self._other.listen()
         self._send()
 
     def _is_there(self) -> bool:
@@ -187,15 +199,19 @@ class Shadow(Alone):
 _LAST = 20.0 # seconds that it has to log what it was handed
 
 # %% ../nbs/api/494_rivals.ipynb #de0b2429
-def _shadow(connection:Connection, address:str, ready:Callable[[Located], Served], folder:Path, private:Private, workspace:Path) -> None:
+_TELLING = 1.0 # seconds after which it is looked whether there is something to tell
+
+def _shadow(connection:Connection, telling:Connection, address:str, ready:Callable[[Located], Served], folder:Path, private:Private, workspace:Path) -> None:
     "In the other process: answer bundles until there are no more."
     for each in ENDS: signal.signal(each, signal.SIG_IGN) # the server says when
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
     os.environ["ML_PKG_WORKSPACE"] = str(workspace)
-    kept, follower = PredictionLog(folder, private=private), _Candidate(address, ready, private)
+    kept, follower, told = PredictionLog(folder, private=private), _Candidate(address, ready, private), ""
     with suppress(EOFError, OSError): # the server has ended
         while True:
-            for logged in follower.answered(connection.recv()): kept.add(logged)
+            if connection.poll(_TELLING):
+                for logged in follower.answered(connection.recv()): kept.add(logged)
+            if follower.trouble != told: telling.send(told := follower.trouble)
     follower.close()
     kept.close()
 
@@ -205,31 +221,43 @@ class _Trouble:
     def __init__(self): self.known = ""
 
     def tell(self, what:str, error:Exception) -> None:
-        if str(error) != self.known: log.warning("%s (%s: %s)", what, type(error).__name__, error)
-        self.known = str(error)
+        if repr(error) != self.known: log.warning("%s (%s: %s)", what, type(error).__name__, error)
+        self.known = repr(error)
 
     def over(self) -> None: self.known = ""
 
 _LATER = 5.0 # seconds after which it is looked again, once something went wrong
+_MANY = 10 # requests that are refused one after another: some are wrong, and all of them are not
 
 class _Candidate:
     "The version that an address leads to. Nothing answers before the first is there; from then on another thread looks, so that answers do not wait for a registry."
     def __init__(self, address:str, ready:Callable[[Located], Served], private:Private):
         self.address, self.ready, self.private, self.current, self.pause = address, ready, private, None, pause_between_looks(address)
         self._looking, self._answering, self._looked, self._why, self._ending = _Trouble(), _Trouble(), -self.pause, None, threading.Event()
+        self._refused = 0 # requests since it answered one
 
     def answered(self, bundle:list[_Seen]) -> Iterable[Logged]:
         "What it would have said. Rows that it cannot take are not logged, nor are those of which something private has another name."
         try: current = self.current or self._first()
         except Exception as error: return self._looking.tell(f"{self.address} cannot answer", error)
         for seen in bundle:
-            try: yield self._said(current, seen)
-            except Exception as error: self._answering.tell(f"{current} cannot answer {seen.ids[0]}", error)
+            try: said = self._said(current, seen)
+            except Exception as error:
+                self._refused += 1
+                self._answering.tell(f"{current} cannot answer {seen.ids[0]}", error)
+            else:
+                self._refused = 0
+                yield said
+
+    @property
+    def trouble(self) -> str:
+        "What is wrong with it just now. What its errors say may name files, and this is shown to whoever asks."
+        if self._looking.known: return "cannot answer by what its address leads to: the server's log says why"
+        return f"refuses whatever it is asked about, the last {self._refused:,} requests: the server's log says why" if self._refused >= _MANY else ""
 
     def _said(self, current:Served, seen:_Seen) -> Logged:
         began = time.perf_counter()
-        answers = logged_answers(current.engine.answer(current.reader.columns([dict(zip(seen.values, row, strict=True))
-            for row in zip(*seen.values.values(), strict=True)])))
+        answers = logged_answers(current.engine.answer(current.reader.columns(seen.rows)))
         self.private.check([*seen.taken, *answers])
         return Logged(seen.ids, seen.taken, answers, current.name, current.version, seen.received, time.perf_counter() - began)
 
@@ -239,6 +267,7 @@ class _Candidate:
         except Exception as error:
             self._looked, self._why = time.monotonic(), error
             raise
+        self._looking.over()
         threading.Thread(target=self._follow, daemon=True, name=f"ml_pkg {self.address}").start()
         return cast(Served, self.current)
 

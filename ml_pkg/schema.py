@@ -101,6 +101,7 @@ class Column:
     high: float | str | None = None
     example: Any = None                    # the first value that is not missing
     times: bool = False                    # of text, whether every value was a time in ISO 8601
+    none: bool = False                     # of text in objects, whether one that was missing was None, and not NaN
 
     @functools.cached_property
     def far(self) -> tuple[float, float] | None:
@@ -151,7 +152,7 @@ def _learn_column(series:pd.Series) -> Column:
     values = tuple(_plain(value) for value in series.cat.categories) if kind == "category" else _few_values(series) if kind == "text" else None
     spans = kind in ("integer", "float", "datetime") and first is not None
     times = kind == "text" and first is not None and is_time(first) and bool(_are_times(series[~missing]).all())
-    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=values, times=times,
+    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=values, times=times, none=kind == "text" and _marks_none(series),
         of=str(series.cat.categories.dtype) if kind == "category" else None,
         ordered=bool(kind == "category" and series.cat.ordered), low=_plain(series.min()) if spans else None,
         high=_plain(series.max()) if spans else None, example=None if first is None else _plain(first))
@@ -166,6 +167,8 @@ def is_time(
 ) -> bool:
     "Whether it is written as ISO 8601 writes a time, with dashes between year, month and day."
     return bool(_TIMES.fullmatch(text))
+
+def _marks_none(texts:pd.Series) -> bool: return bool(texts.dtype == object and next((value is None for value in texts[texts.isna()]), False))
 
 def _are_times(texts:pd.Series) -> np.ndarray:
     "Which texts are; what is no text is not."
@@ -303,12 +306,19 @@ def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     return converted
 
 # %% ../nbs/api/080_schema.ipynb #135ac196
+_TRUTHS = {spelling: truth for truth in (True, False) for spelling in (str(truth), str(truth).lower(), str(truth).upper())} # that pandas reads from a CSV
+
+def _truth(value:Any) -> bool | None:
+    "A value as true or false; None if it is neither of them nor 1 or 0, also as text."
+    number = _number(_TRUTHS.get(value.strip(), value) if isinstance(value, str) else value)
+    return bool(number) if number in (0, 1) else None
+
 def _booleans(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "True and false, also as 1 and 0. With something missing they become floats with NaN."
     missing = series.isna()
-    good = series.map(lambda value: isinstance(value, (bool, np.bool_, int, float, np.number)) and value in (0, 1))
-    _refuse(series, ~good.astype(bool) & ~missing, column, first_row)
-    truths = pd.Series(pd.array([None if absent else bool(value) for value, absent in zip(series, missing, strict=True)], dtype="boolean"), index=series.index)
+    found = [None if absent else _truth(value) for value, absent in zip(series, missing, strict=True)]
+    _refuse(series, [truth is None and not absent for truth, absent in zip(found, missing, strict=True)], column, first_row)
+    truths = pd.Series(pd.array(found, dtype="boolean"), index=series.index)
     return truths.astype("float64" if missing.any() and column.dtype == "bool" else column.dtype)
 
 # %% ../nbs/api/080_schema.ipynb #3c637523
@@ -324,8 +334,8 @@ def _texts(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "Text. A number is not turned into text: '02139' and 2139 would no longer be told apart."
     hint = f"text (a number may have been written in several ways: pd.read_csv(…, dtype={{'{column.name}': str}}) leaves it as it was)" if pd.api.types.is_numeric_dtype(series.dtype) else ""
     if not isinstance(series.dtype, pd.StringDtype): _refuse(series, ~series.map(is_text).astype(bool) & ~series.isna(), column, first_row, expected=hint)
-    if column.dtype != "object" or not isinstance(series.dtype, pd.StringDtype): return series.astype(column.dtype)
-    return series.astype(object).where(series.notna(), np.nan)
+    if column.dtype != "object": return series.astype(column.dtype)
+    return series.astype(object).where(series.notna(), None if column.none else np.nan) # an encoder tells None from NaN
 
 # %% ../nbs/api/080_schema.ipynb #e9e439b7
 _ZONE = re.compile(r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$", re.IGNORECASE) # the end of '2026-01-02T00:00+01:00'

@@ -77,7 +77,8 @@ class Serving:
         if self.private.names: self.private.check(_logged_names(ready))
         return ready
 
-    def following(self, of:Answering, address:str, instruments:Instruments) -> Following: return Following(of, address, self.ready, instruments.swap_failed, instruments.looked_at, _say_swapped) # `of` is what is swapped when `address` leads to another version
+    def following(self, of:Answering, address:str, instruments:Instruments, fits:Callable[[Served], Served]=lambda ready: ready) -> Following: # `of` is what is swapped when `address` leads to another version; `fits` may refuse that
+        return Following(of, address, lambda there: fits(self.ready(there)), instruments.swap_failed, instruments.looked_at, _say_swapped)
 
 def _logged_names(ready:Served) -> list[str]:
     "What the log of a version has columns for."
@@ -136,16 +137,22 @@ class NoRival:
         return ""
     def check(self, serving:Serving) -> None: "Raises what is wrong with a candidate, before anything is served." # as above
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone() # `name` is that of the served model, whose workspace has the logs
-    def followed(self, serving:Serving, beside:Any, instruments:Instruments) -> list[Following]: return [] # `beside` is what the method of that name gave
+    def followed(self, serving:Serving, name:str, beside:Any, instruments:Instruments) -> list[Following]: return [] # `beside` is what the method of that name gave
 
-def _of_now(serving:Serving, address:str, ready:Served|None) -> Served:
+def _of_now(serving:Serving, address:str, ready:Served|None, fits:Callable[[Served], Served]=lambda ready: ready) -> Served:
     "What an address leads to by now, for a worker that takes the place of another one; what was ready when the server began, if that cannot be had."
     try:
         there = located(address)
-        return ready if ready and (there.name, there.version) == (ready.name, ready.version) else serving.ready(there)
+        return ready if ready and (there.name, there.version) == (ready.name, ready.version) else fits(serving.ready(there))
     except Exception: # whoever follows the address says what is wrong
         if ready is None: raise
         return ready
+
+def _of_the_same(name:str, candidate:Served) -> Served:
+    "A candidate whose rows can be told from those of the model of that name, in whose log they are. Raises `InvalidDeclaration`."
+    if candidate.name == name or not candidate.version.isdecimal(): return candidate
+    raise InvalidDeclaration(f"{candidate} cannot answer a share of the requests to '{name}': both would be in one log, where versions are told by their numbers, and '{name}' may have a version {candidate.version} of its own. "
+        f"Give it by its run instead (run:{candidate.model.card.get('run') or 'ID'}), or let it see the requests: --shadow {candidate}")
 
 @dataclass
 class SplitWith(NoRival):
@@ -158,11 +165,12 @@ class SplitWith(NoRival):
 
     def check(self, serving:Serving) -> None:
         check_share(self.share)
-        self.at_first = serving.ready(located(self.address))
+        self.at_first = _of_the_same(located(serving.address).name, serving.ready(located(self.address)))
 
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Split:
-        return Split(_of_now(serving, self.address, self.at_first), self.share, instruments)
-    def followed(self, serving:Serving, beside:Split, instruments:Instruments) -> list[Following]: return [serving.following(beside, self.address, instruments)]
+        return Split(_of_now(serving, self.address, self.at_first, partial(_of_the_same, name)), self.share, instruments)
+    def followed(self, serving:Serving, name:str, beside:Split, instruments:Instruments) -> list[Following]:
+        return [serving.following(beside, self.address, instruments, partial(_of_the_same, name))]
 
 @dataclass(frozen=True)
 class ShadowedBy(NoRival):
@@ -174,10 +182,12 @@ class ShadowedBy(NoRival):
     def check(self, serving:Serving) -> None:
         if serving.log is no_log:
             raise InvalidDeclaration(f"{self.address} would answer for nothing: the answers of a shadow are only logged, and nothing is to be logged. Leave out --shadow, or --no-log")
-        located(self.address)
+        self._ready(serving)(located(self.address)) # the other process would only tell the log that it cannot
+
+    def _ready(self, serving:Serving) -> Callable[[Located], Served]: return partial(serve_located, engine=serving.engine, trusted=serving.trusted, edited=serving.edited)
 
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Shadow:
-        return Shadow(self.address, partial(serve_located, engine=serving.engine, trusted=serving.trusted, edited=serving.edited), shadow_folder(workspace, name), serving.private)
+        return Shadow(self.address, self._ready(serving), shadow_folder(workspace, name), serving.private)
 
 # %% ../nbs/api/780_server.ipynb #4829c9ab
 def _layered(app:"FastAPI", serving:Serving, port:int, tokens:TokenSource, instruments:Instruments) -> Callable:
@@ -273,7 +283,7 @@ def _background(serving:Serving, accounts:_Accounts, end:Callable[[], None], is_
         if not is_wanted(): end() # whoever watched over this process is gone
         accounts.look()
     service, instruments = accounts.service, accounts.instruments
-    following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.beside, instruments)]
+    following = [serving.following(service, serving.address, instruments), *serving.rival.followed(serving, service.current.name, service.beside, instruments)]
     return [partial(_on_and_on, look, 1.0), *(partial(_on_and_on, each.look, each.every) for each in following)]
 
 def _application(serving:Serving, service:Service, instruments:Instruments, workspace:Workspace, end:Callable[[], None], is_wanted:Callable[[], bool]) -> "FastAPI":
@@ -331,6 +341,7 @@ class _Workers:
     def _wait(self) -> None:
         child, status = os.wait()
         since, work = self.alive.pop(child, (None, None))
+        _forget_counts(child)
         if since is None or self.ending: return
         log.warning("worker %d ended (%s), and another takes its place", child, _ended(status))
         if time.monotonic() - since < 1.0: time.sleep(1.0) # one that cannot even begin is not tried thousands of times
@@ -341,6 +352,12 @@ class _Workers:
         self.ending = True
         for child in self.alive:
             with suppress(ProcessLookupError): os.kill(child, signal.SIGTERM)
+
+def _forget_counts(process:int) -> None:
+    "What a process that has ended said of its state is not so any more; what it counted stays."
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ: return
+    from prometheus_client.multiprocess import mark_process_dead
+    mark_process_dead(process)
 
 def _ended(status:int) -> str: return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
 

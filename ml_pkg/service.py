@@ -8,6 +8,7 @@ __all__ = ['REPEATED', 'AT_ONCE', 'Served', 'served', 'serve_located', 'answer_d
 
 # %% ../nbs/api/493_service.ipynb #cc81bd7b
 import asyncio
+import functools
 import hashlib
 import itertools
 import os
@@ -41,13 +42,18 @@ class Served:
 
     def __str__(self) -> str: return f"{self.name}@{self.version}" if self.version.isdecimal() else f"{self.name} ({self.version})"
 
+    @functools.cached_property
+    def label(self) -> Any:
+        "One such as it says; None for several targets, of which each has its own."
+        return next(iter(self.model.card.get("classes") or [1.5])) if len(self.model.card.get("target", ["prediction"])) == 1 else None
+
 def served(
     model:Model, # that is to answer
     name:str,    # it is served under
     version:str, # "7" of the registry, "run:1a2b3c4d", or "sha256:…" of a file
     engine:Callable[[Model], Engine]=DirectEngine, # what computes the answers
 ) -> Served:
-    "A model made ready to answer. Raises `EngineRefused`, if the engine does not give the model's answers."
+    "A model made ready to answer. Raises `EngineRefused`, if the engine does not give the model's answers, and `InvalidDeclaration`, if the model does not give one a row."
     made = engine(model)
     return Served(name, version, model, RowReader(model.schema), made, Batcher(made), time.time())
 
@@ -72,9 +78,9 @@ def _ids() -> Callable[[int], list[str]]:
 
 REPEATED = b"idempotency-key" # the header by which a client says that it may send a request again: IETF draft-ietf-httpapi-idempotency-key-header
 
-def _ids_of(key:bytes, body:bytes) -> Callable[[int], list[str]]:
-    "Gives the ids of one request, the same each time that it is sent with its key. Another request has others, by whatever key."
-    mark = hashlib.blake2b(b"%d %b%b" % (len(key), key, body), digest_size=12).hexdigest()
+def _ids_of(caller:bytes, key:bytes, body:bytes) -> Callable[[int], list[str]]:
+    "Gives the ids of one request, the same each time that it is sent by its caller with its key. Another request has others, by whatever key."
+    mark = hashlib.blake2b(b"%d %d %b%b%b" % (len(caller), len(key), caller, key, body), digest_size=12).hexdigest()
     return lambda count: [f"{mark}-{number:x}" for number in range(count)]
 
 # %% ../nbs/api/493_service.ipynb #a4aeb8cb
@@ -141,7 +147,7 @@ class Alone:
     def answering(self, ready:Served) -> list[Served]:
         "All versions that answer some requests."
         return [ready]
-    def saw(self, columns:Columns, ids:list[str], received:float) -> None: "Rows were answered, under these ids."
+    def saw(self, rows:list[dict], columns:Columns, ids:list[str], received:float) -> None: "Rows were answered, under these ids: as they were sent, and as the model was given them."
     def close(self) -> None: "There is nothing to close."
 
 # %% ../nbs/api/493_service.ipynb #a3bef01a
@@ -160,6 +166,7 @@ class Service:
     ):
         self.current, self.log, self.limits, self.observer, self.beside, self.is_alone = ready, log, limits, observer, beside, is_alone
         self.trouble = "" # why it does not answer by what its address leads to, as whoever follows that finds out
+        self.labels:dict[type, Any] = {} # of each type that was answered, one such as a version says
         self._next_ids, self._dumps = _ids(), optional("orjson", "serve").dumps
         observer.swapped(ready)
 
@@ -172,11 +179,12 @@ class Service:
         self,
         body:bytes,  # {"rows": [{column: value, …}, …]}
         headers:Iterable[tuple[bytes, bytes]]=(), # of the request
+        caller:str="", # whose token it has, where tokens are asked for
     ) -> bytes:      # {"model": …, "version": …, "predictions": [{"id": …, "prediction": …, "probabilities": {…}}, …]}
         "Raises what `ask` raises."
         ready = self.beside.choose(self.current, headers)
         rows = self._rows(body) if len(body) <= AT_ONCE else await asyncio.to_thread(self._rows, body)
-        answers, ids, columns = await self.ask(ready, rows, self.ids(headers, body))
+        answers, ids, columns = await self.ask(ready, rows, self.ids(headers, body, caller))
         return self._dumps(answer_document(ready, answers, ids, _unusual(columns)))
 
     def _rows(self, body:bytes) -> list[dict]:
@@ -198,17 +206,19 @@ class Service:
         given, seconds = ids(columns.rows), time.perf_counter() - began
         receipt = self.log.add(Logged(given, columns.taken, logged_answers(answers), ready.name, ready.version, received, seconds))
         if self.log.is_durable: await self._is_on_the_disk(receipt)
+        self.labels[type(ready.label)] = ready.label
         self.observer.answered(ready, columns, seconds)
-        self.beside.saw(columns, given, received)
+        self.beside.saw(rows, columns, given, received)
         return answers, given, columns
 
     def ids(self,
         headers:Iterable[tuple[bytes, bytes]], # of a request
         body:bytes,                            # all of it
+        caller:str="",                         # likewise
     ) -> Callable[[int], list[str]]:
         "Gives its rows their ids: new ones, unless its client may send it again and says so by an Idempotency-Key."
         key = next((value for name, value in headers if name == REPEATED), None)
-        return self._next_ids if key is None else _ids_of(key, body)
+        return self._next_ids if key is None else _ids_of(caller.encode(), key, body)
 
     async def _is_on_the_disk(self, receipt:Receipt) -> None:
         "A log that promises that what is answered is on the disk is waited for, as long as a disk may take."
