@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .bins import drawn_places
 from .calibration import Calibration
-from .coordinates import evenly
 from .errors import InvalidData, UnknownName, did_you_mean
 from .intervals import LEVEL, Interval, drawn_ends
 from .model import probability_name
@@ -136,7 +136,7 @@ class ClassificationEstimator:
         _check_lengths(X, prediction, probabilities, self.classes)
         rows, outside = len(X), self.support.share_outside(X)
         if reason := abstains(rows, outside, self.most_outside): return Abstained(reason, rows, outside)
-        some = evenly(rows, _MOST_ROWS)
+        some = drawn_places(rows, _MOST_ROWS)
         X, prediction, probabilities = X.iloc[some], np.asarray(prediction)[some], np.asarray(probabilities, dtype=float)[some]
         best, frame, classes = self.calibration(X, probabilities), _answers_frame(prediction, probabilities, self.classes), pd.Index(self.classes)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)
@@ -157,7 +157,7 @@ class ClassificationEstimator:
         seed:int=0,               # of the draws
     ) -> list[Estimate]:          # one a class, in their order
         "How many of the rows are of each class, if what features mean has not changed. Raises `InvalidInput` for a column that is missing."
-        some = evenly(len(X), _MOST_ROWS)
+        some = drawn_places(len(X), _MOST_ROWS)
         X, probabilities = X.iloc[some], np.asarray(probabilities, dtype=float)[some]
         best = self.calibration(X, probabilities)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)
