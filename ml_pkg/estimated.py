@@ -16,6 +16,7 @@ import pandas as pd
 
 from .bins import drawn_places
 from .calibration import Calibration
+from .display import metric_value
 from .errors import InvalidData, UnknownName, did_you_mean
 from .intervals import LEVEL, Interval, drawn_ends
 from .model import probability_name
@@ -68,7 +69,7 @@ class Estimated:
     assumptions: tuple[str, ...] = ASSUMPTIONS
 
     def __str__(self) -> str:
-        lines = [f"{name} {found.interval.mean:.3f}, between {found.interval.low:.3f} and {found.interval.high:.3f}" for name, found in self.metrics.items()]
+        lines = ["{} {}, between {} and {}".format(name, *(metric_value(value, name) for value in found.interval)) for name, found in self.metrics.items()]
         return "\n".join([f"estimated for {self.rows} rows without labels ({self.level:.0%} intervals):", *lines, "if " + "; ".join(self.assumptions)])
 
 @dataclass(frozen=True)
