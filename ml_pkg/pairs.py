@@ -183,5 +183,6 @@ def pairs_merged(
     whole = np.array([0, *counted]) * (drawn > 0)
     each = whole / np.maximum(drawn, 1) # rows that one stands for
     rows = round(whole.sum()**2 / max(1, each @ whole))
-    def summed(name:str) -> np.ndarray: return sum((share * getattr(part, name) for share, part in zip(each * rows / max(1, whole.sum()), parts, strict=True)), getattr(parts[0], name))
+    shares = each * rows / max(1, whole.sum())
+    def summed(name:str) -> np.ndarray: return np.sum([share * getattr(part, name) for share, part in zip(shares, parts, strict=True)], axis=0)
     return PairSums(rows, summed("products"), summed("squares"))
