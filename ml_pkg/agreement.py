@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .display import metric_value
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
@@ -43,7 +44,10 @@ class _Compared:
     @property
     def is_over(self) -> bool: return self.rows >= FIRST and self.difference.low <= 0 <= self.difference.high
 
-    def _numbers(self) -> str: return f"{self.metric}: estimated {self.estimated:.3f}, measured {self.measured:.3f} on the same {self.rows} rows (a difference between {self.difference.low:+.3f} and {self.difference.high:+.3f})"
+    def _numbers(self) -> str:
+        estimated, measured = (metric_value(value, self.metric) for value in (self.estimated, self.measured))
+        low, high = (metric_value(value, self.metric, "+") for value in self.difference[1:])
+        return f"{self.metric}: estimated {estimated}, measured {measured} on the same {self.rows} rows (a difference between {low} and {high})"
 
 @dataclass(frozen=True)
 class Agree(_Compared):

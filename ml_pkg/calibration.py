@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
+from .bins import drawn_places
+from .coordinates import Coordinates, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData
 
 # %% ../nbs/api/346_calibration.ipynb #cb9516c6
@@ -248,7 +249,7 @@ def learn_calibration(
     "How far a model's probabilities are to be believed. Raises `InvalidData` for rows that do not belong together."
     y, fold, found = np.asarray(y), np.asarray(fold), np.asarray(probabilities, dtype=float)
     _check_rows(len(X), y, found, fold)
-    some = evenly(len(y), _MOST_ROWS)
+    some = drawn_places(len(y), _MOST_ROWS)
     view = _learnt_view(X.iloc[some], found[some])
     inputs = view(X.iloc[some], found[some])
     posterior = _fitted(inputs, y[some])

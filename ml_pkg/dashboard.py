@@ -15,7 +15,7 @@ import pandas as pd
 
 from .alarms import Persistence
 from .charts import Curve, Level, Point, share_chart, time_chart
-from .display import counted
+from .display import counted, metric_value
 from .errors import NotFound, UnknownName, did_you_mean
 from .intervals import Interval
 from .looks import Look, Looks, opened_alarms
@@ -60,7 +60,7 @@ def _score(look:Look, kind:str, metric:str) -> Interval:
     return Interval(*(math.nan if value is None else value for value in found.values())) if found else Interval(math.nan, math.nan, math.nan)
 
 # %% ../nbs/api/700_dashboard.ipynb #1cadb95b
-def _said(metric:str, score:Interval, how:str, time:pd.Timestamp) -> str: return f"{metric} {score.mean:.3f}, {score.low:.3f} to {score.high:.3f}, {how}, {time:%Y-%m-%d %H:%M}"
+def _said(metric:str, score:Interval, how:str, time:pd.Timestamp) -> str: return "{} {}, {} to {}, {}, {:%Y-%m-%d %H:%M}".format(metric, *(metric_value(value, metric) for value in score), how, time)
 
 def _estimated(looks:Sequence[Look], metric:str) -> Curve:
     return Curve("estimated",
@@ -78,7 +78,7 @@ def _levels(looks:Sequence[Look], metric:str) -> list[Level]:
     known = [(look, each["training"]["score"]) for look in looks for kind in ("estimated", "measured") for each in look.document[kind] if each["metric"] == metric]
     spans = [(score, [look for look, _ in some]) for score, some in itertools.groupby(known, key=lambda pair: pair[1])]
     starts = [None, *(some[0].end for _, some in spans[1:])]
-    return [Level(score, f"at training {score:.3f}", since, until) for (score, _), since, until in zip(spans, starts, [*starts[1:], None], strict=True)]
+    return [Level(score, f"at training {metric_value(score, metric)}", since, until) for (score, _), since, until in zip(spans, starts, [*starts[1:], None], strict=True)]
 
 def _scores(looks:Sequence[Look]) -> list[dict]:
     "For each metric its picture, and what there is to say."
@@ -142,14 +142,14 @@ def _traffic(workspace:Workspace, name:str, looks:Sequence[Look]) -> dict[str, A
 
 # %% ../nbs/api/700_dashboard.ipynb #e2ca8f43
 def _versions(looks:Sequence[Look]) -> list[dict]:
-    "Each version that was looked at: since when, how many rows, and what was measured last."
+    "Each version that was looked at: since when, how many rows were answered between looks, and what was measured last."
     found:dict[str, dict] = {}
     for look in looks:
         each = found.setdefault(look.document["version"], {"version": look.document["version"], "since": look.document["end"], "rows": 0, "measured": ""})
-        each["rows"] += look.document["asked"]
+        each["rows"] += look.document.get("answered", look.document["asked"]) # an earlier release wrote down the last period alone
         each["until"] = look.document["end"]
         if look.document["measured"]:
-            each["measured"] = "; ".join(f"{score['metric']} {score['score']['mean']:.3f} ({score['score']['low']:.3f} to {score['score']['high']:.3f})"
+            each["measured"] = "; ".join("{} {} ({} to {})".format(score["metric"], *(metric_value(score["score"][of], score["metric"]) for of in ("mean", "low", "high")))
                 for score in look.document["measured"])
     return list(found.values())[::-1]
 

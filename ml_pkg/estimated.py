@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .bins import drawn_places
 from .calibration import Calibration
-from .coordinates import evenly
+from .display import metric_value
 from .errors import InvalidData, UnknownName, did_you_mean
 from .intervals import LEVEL, Interval, drawn_ends
 from .model import probability_name
@@ -68,7 +69,7 @@ class Estimated:
     assumptions: tuple[str, ...] = ASSUMPTIONS
 
     def __str__(self) -> str:
-        lines = [f"{name} {found.interval.mean:.3f}, between {found.interval.low:.3f} and {found.interval.high:.3f}" for name, found in self.metrics.items()]
+        lines = ["{} {}, between {} and {}".format(name, *(metric_value(value, name) for value in found.interval)) for name, found in self.metrics.items()]
         return "\n".join([f"estimated for {self.rows} rows without labels ({self.level:.0%} intervals):", *lines, "if " + "; ".join(self.assumptions)])
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class ClassificationEstimator:
         _check_lengths(X, prediction, probabilities, self.classes)
         rows, outside = len(X), self.support.share_outside(X)
         if reason := abstains(rows, outside, self.most_outside): return Abstained(reason, rows, outside)
-        some = evenly(rows, _MOST_ROWS)
+        some = drawn_places(rows, _MOST_ROWS)
         X, prediction, probabilities = X.iloc[some], np.asarray(prediction)[some], np.asarray(probabilities, dtype=float)[some]
         best, frame, classes = self.calibration(X, probabilities), _answers_frame(prediction, probabilities, self.classes), pd.Index(self.classes)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)
@@ -157,7 +158,7 @@ class ClassificationEstimator:
         seed:int=0,               # of the draws
     ) -> list[Estimate]:          # one a class, in their order
         "How many of the rows are of each class, if what features mean has not changed. Raises `InvalidInput` for a column that is missing."
-        some = evenly(len(X), _MOST_ROWS)
+        some = drawn_places(len(X), _MOST_ROWS)
         X, probabilities = X.iloc[some], np.asarray(probabilities, dtype=float)[some]
         best = self.calibration(X, probabilities)
         labels = _label_draws(self.calibration, X, probabilities, best, seed)

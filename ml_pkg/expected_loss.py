@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
+from .bins import drawn_places
+from .coordinates import Coordinates, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData, UnknownName, did_you_mean
 from .estimated import Abstained, Estimate, Estimated, abstains
 from .intervals import LEVEL, Interval, drawn_ends
@@ -144,7 +145,7 @@ def learn_loss(
     "What loss is to be expected of rows like these. Raises `InvalidData` for rows that do not belong together, and for losses that are none."
     found, said = np.asarray(loss, dtype=float), np.asarray(prediction, dtype=float)
     _check_losses(len(X), said, found)
-    some = evenly(len(found), _MOST_ROWS)
+    some = drawn_places(len(found), _MOST_ROWS)
     X, said, found = X.iloc[some], said[some], found[some]
     view, unit = _learnt_view(X, said), float(found.mean()) or 1.0
     inputs, relative = view(X, said), found / unit
@@ -190,7 +191,7 @@ class RegressionEstimator:
         if len(X) != len(prediction): raise InvalidData(f"{len(X)} rows and {len(prediction)} predictions do not belong together")
         rows, outside = len(X), self.support.share_outside(X)
         if reason := abstains(rows, outside, self.most_outside): return Abstained(reason, rows, outside)
-        some = evenly(rows, _ROWS_AT_ONCE)
+        some = drawn_places(rows, _ROWS_AT_ONCE)
         return Estimated({name: self._estimate(name, X.iloc[some], np.asarray(prediction)[some], np.random.default_rng(seed)) for name in metrics},
             rows, outside, self.level, ASSUMPTIONS)
 

@@ -59,7 +59,7 @@ def pair_effects(
     value = np.abs(current.correlations - reference.correlations)[one, other]
     reach = 2 * scores.farthest[one] * scores.farthest[other] / np.minimum(1.0, current.scale[one, other])
     count = np.full(len(one), known)
-    return Effects(value, value, 0 * count, variance, reach, current.sums.rows * count,
+    return Effects(value, value, 0 * count, variance, reach, np.full(len(one), float(current.sums.rows)),
         reference.sums.rows * count), list(zip(columns[one], columns[other], strict=True))
 
 class Joint(NamedTuple):
@@ -76,6 +76,8 @@ class Joint(NamedTuple):
     def high(self) -> float: return float(upper(self.bets.effects).max()) # no two columns have moved by more
     @property
     def shared(self) -> float: return float(np.log(len(self.names))) # by so much dearer
+    @property
+    def is_told(self) -> bool: return bool(self.bets.effects.reference.any()) # not where every column has moved by itself
     @property
     def log_gain(self) -> float: return float(self.bets.log_gain[self.best]) - self.shared
     def lower(self, asked:float) -> float: return float(self.bets.lower(asked + self.shared)[self.best])

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from .channels import Message, message_id
-from .display import minute
+from .display import metric_value, minute
 from .errors import InvalidDeclaration, NotFound, did_you_mean
 from .looks import Look, opened_alarms
 from .silence import SILENT
@@ -85,7 +85,7 @@ def _where(found:Mapping[str, Any]) -> str:
 # %% ../nbs/api/701_messages.ipynb #427d6bd6
 def _performance(found:Mapping[str, Any]) -> str:
     scores = [(how, each) for how in ("measured", "estimated") for each in found[how]]
-    return "\n".join(f"{each['metric']} {each['score']['mean']:.3f} {how}, {each['training']['score']:.3f} at training" for how, each in scores) or "not known"
+    return "\n".join(f"{each['metric']} {metric_value(each['score']['mean'], each['metric'])} {how}, {metric_value(each['training']['score'], each['metric'])} at training" for how, each in scores) or "not known"
 
 # %% ../nbs/api/701_messages.ipynb #ad44e756
 def _listed(names:Sequence[str]) -> str: return "; ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -104,6 +104,6 @@ def message_of(
         else f" (cleared: {_listed([each['name'] for each in found['events']])})")
     text = template.substitute(model=found["model"], version=found["version"], verdict=found["verdict"], rows=f"{found['rows']:,}",
         since=minute(found["start"]), until=minute(found["end"]), against=found["against"],
-        changes=_changes(found), open=_open(found), level=f"{level:.0%}", where=_where(found), performance=_performance(found))
+        changes=_changes(found), open=_open(found), level=f"{100 * level:.3g}%", where=_where(found), performance=_performance(found))
     document = {name: found[name] for name in ("model", "version", "verdict", "start", "end", "rows", "against", "alarms", "events", "open", "of_version") if name in found}
     return Message(message_id(found["model"], found["version"], found["time"]), subject, text, document)

@@ -103,8 +103,7 @@ def watch_without(
 
 def _measure(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Mapping[str, Interval]:
     "Metrics of rows that have a label and an answer; none without such rows."
-    frame = seen.answers.assign(**{LABEL: seen.labels})
-    frame = frame[seen.answered & seen.labels.notna().to_numpy()]
+    frame = seen.answers.assign(**{LABEL: seen.labels})[seen.scored]
     classes = model.card["classes"] if model.card["task"] == "classification" else []
     possible = [name for name in metrics if name in MEASURABLE and set(MEASURABLE[name].needs(pd.Index(classes)) or ["?"]) <= set(frame)] # of a log without probabilities, what needs none
     return measured(frame, classes, possible, level) if len(frame) else {}
@@ -230,7 +229,7 @@ class Monitor(_Scores):
         profile = profile_without(self.profile, seen.unread)
         window, estimated, found = profile.count(self._numbered(seen), seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
-        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, len(labelled.X)),
+        self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, int(labelled.scored.sum())),
             self.judged(scores, int(seen.answered.sum())), estimated, self.compared(self.estimate(labelled), found), silence, self.name, labels, profile,
             window, seen, labelled, known, coverage, self.unwatched, self.class_shares(labelled))
         return self._last

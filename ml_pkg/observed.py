@@ -109,13 +109,16 @@ class Observed:
     @property
     def answered(self) -> np.ndarray: return self.answers.notna().all(axis=1).to_numpy() & bool(self.answers.shape[1]) # which rows
 
+    @property
+    def scored(self) -> np.ndarray: return self.answered & self.labels.notna().to_numpy() # which rows have an answer and a label
+
     def some(self, rows:np.ndarray) -> "Observed": # which ones: bool, shape (n_rows,)
         return replace(self, **{name: getattr(self, name)[rows] for name in ("frame", "X", "answers", "labels")})
 
     @property
     def furthest_off(self) -> pd.DataFrame:
         "Rows with an answer and a label, as they came, those first that the model was furthest off on: by the error of a number, by the probability that was given to the class that it was."
-        known = self.some(self.answered & self.labels.notna().to_numpy())
+        known = self.some(self.scored)
         return known.frame.iloc[np.argsort(-_off(known.answers, known.labels), kind="stable")]
 
 def _off(answers:pd.DataFrame, labels:pd.Series) -> np.ndarray:
@@ -135,6 +138,10 @@ def _like_classes(values:pd.Series, classes:Sequence) -> pd.Series:
 # %% ../nbs/api/681_observed.ipynb #4e2b0f63
 def _labels(model:Model, values:pd.Series) -> pd.Series:
     return _like_classes(values, model.card["classes"]) if model.card.get("task") == "classification" else pd.to_numeric(values, errors="coerce")
+
+def _like_training(model:Model, answers:pd.DataFrame) -> pd.DataFrame:
+    if "prediction" not in answers or model.card.get("task") != "classification": return answers
+    return answers.assign(prediction=_like_classes(answers["prediction"], model.card["classes"]))
 
 def _none(frame:pd.DataFrame) -> pd.Series: return pd.Series(np.nan, frame.index, dtype=object)
 
@@ -173,7 +180,7 @@ def observed(
         except InvalidInput as error: said, unread["prediction"] = frame[[]], f"{REFUSED}: {error}"
     answers = _answers([name for name in names if name not in unread], said, str, unread)
     labels = _labels(model, frame[targets[0]]) if len(targets) == 1 and targets[0] in frame else _none(frame)
-    return Observed(frame, X, answers, labels, unread)
+    return Observed(frame, X, _like_training(model, answers) if said is frame else answers, labels, unread)
 
 # %% ../nbs/api/681_observed.ipynb #4e78ec3e
 def _example_of(model:Model) -> Any: return next(iter(model.card.get("classes") or ()), None)
@@ -197,8 +204,6 @@ def observed_log(
     answers = _answers(names, log if len(log) else log.reindex(columns=[*dict.fromkeys([*log, *map(answer_name, names)])]), answer_name, unread)
     hidden = [name for name in answers if _are_digests(answers[name], _example_of(model))]
     unread |= {name: f"answer '{name}' holds digests in place of values" for name in hidden}
-    answers = answers.drop(columns=hidden)
-    if "prediction" in answers and model.card.get("task") == "classification":
-        answers = answers.assign(prediction=_like_classes(answers["prediction"], model.card["classes"]))
+    answers = _like_training(model, answers.drop(columns=hidden))
     are_told = len(model.card.get("target", [])) == 1 and not hides_labels(model, log)
     return Observed(log, X, answers, _labels(model, log[LABEL] if are_told else _none(log)), unread)

@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from .display import duration, moment, size
+from .display import duration, metric_value, moment, size
 from .errors import optional
 from .intervals import Interval
 
@@ -188,7 +188,7 @@ def _environment() -> "Environment":
     made = jinja2.Environment(loader=jinja2.PackageLoader("ml_pkg", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
     made.globals["address"] = address
-    made.filters |= {"shortened": shortened, "number": number, "seconds": duration, "size": size, "state": state, "time_of_day": moment,
+    made.filters |= {"shortened": shortened, "number": number, "seconds": duration, "size": size, "metric_value": metric_value, "state": state, "time_of_day": moment,
         "repr": repr, "ends": ends, "interval_bar": interval_bar}
     return made
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .bins import CELLS, Bins, Columns, columns_of, packed, unpacked
+from .bins import CELLS, Bins, Columns, columns_of, drawn_places, packed, unpacked
 from .errors import DamagedFile, InvalidData
 from .sketches import Sketch
 
@@ -63,22 +63,22 @@ class Scores:
     def of(
         self,
         columns:Columns, # as they were read, for the same bins
-        step:int=1,      # rows from one that is taken to the next; the first one is
+        rows:np.ndarray|slice=slice(None), # places of those that are taken
     ) -> np.ndarray:
-        "Scores of every row, or every second, third, …: shape (n_rows, n_scores). What is missing has 0."
-        places = {name: self._places(name, columns, step) for name in dict.fromkeys(self.columns)}
-        found = np.empty((len(self.columns), len(columns.index[::step])), np.float32)
+        "Scores of rows, shape (n_rows, n_scores). What is missing has 0."
+        places = {name: self._places(name, columns, rows) for name in dict.fromkeys(self.columns)}
+        found = np.empty((len(self.columns), len(columns.index[rows])), np.float32)
         for row, name, table in zip(found, self.columns, self.tables, strict=True): np.take(table, places[name], out=row, mode="clip")
         return found.T
 
-    def _places(self, name:str, columns:Columns, step:int) -> np.ndarray:
+    def _places(self, name:str, columns:Columns, rows:np.ndarray|slice) -> np.ndarray:
         numbers, categories = self.bins.numbers, self.bins.categories
         if name in categories.names:
             place = categories.names.index(name)
             codes, texts = columns.categories[place]
-            return np.append(categories.places(place, texts), len(categories.tables[place]) + 1)[codes[::step]]
+            return np.append(categories.places(place, texts), len(categories.tables[place]) + 1)[codes[rows]]
         place = numbers.names.index(name)
-        with np.errstate(over="ignore", invalid="ignore"): cells = (columns.numbers[place][::step] - numbers.low[place]) / numbers.width[place] + 1
+        with np.errstate(over="ignore", invalid="ignore"): cells = (columns.numbers[place][rows] - numbers.low[place]) / numbers.width[place] + 1
         cells = np.maximum(np.minimum(cells, CELLS + 1), 0)
         cells[np.isnan(cells)] = CELLS + 2
         return cells.astype(np.intp)
@@ -104,7 +104,7 @@ def _tables(bins:Bins, reference:Sketch, name:str) -> list[np.ndarray]:
     return [np.append(score[at], 0).astype(np.float32) for score in _two_scores(counts)]
 
 # %% ../nbs/api/334_pairs.ipynb #c1340fab
-SAMPLED = 10_000 # rows of one table whose scores are multiplied: every second, third, … if there are more
+SAMPLED = 10_000 # rows of one table whose scores are multiplied, drawn from all if there are more
 
 @dataclass(frozen=True, eq=False)
 class PairSums:
@@ -157,7 +157,7 @@ def multiplied(
 ) -> PairSums:           # in single precision, as it is written
     "Products of the scores of a sample of rows whose columns were read."
     if not len(columns.index) or not scores.columns: return no_pairs(scores)
-    found = scores.of(columns, -(-len(columns.index) // sampled))
+    found = scores.of(columns, drawn_places(len(columns.index), sampled))
     def summed(values:np.ndarray) -> np.ndarray: return (values.T @ values).astype(np.float64)
     return PairSums(len(found), summed(found), summed(found**2))
 
@@ -172,12 +172,17 @@ def pairs_of(
 # %% ../nbs/api/334_pairs.ipynb #e8f2eadf
 def pairs_merged(
     sums:Iterable[PairSums], # of the same scores
+    counted:Iterable[int],   # rows of the table that each of them is of: if some were drawn, they stand for all
     scores:Scores,           # of the columns
-) -> PairSums:
-    "Sums of all their rows. Raises `InvalidData` for sums of other scores."
+) -> PairSums:               # of as many rows as would tell as much, if each stood for as many (Kish 1965)
+    "Sums for all their rows. Raises `InvalidData` for sums of other scores."
     parts = [no_pairs(scores), *sums]
     if len(sizes := {len(part.products) for part in parts}) > 1:
         raise InvalidData(f"pairs of {min(sizes)} and of {max(sizes)} scores cannot be added: count all rows with one profile")
-    first, *rest = parts
-    return PairSums(sum(part.rows for part in parts), sum((part.products for part in rest), first.products),
-        sum((part.squares for part in rest), first.squares))
+    drawn = np.array([part.rows for part in parts])
+    whole = np.array([0, *counted]) * (drawn > 0)
+    each = whole / np.maximum(drawn, 1) # rows that one stands for
+    rows = round(whole.sum()**2 / max(1, each @ whole))
+    shares = each * rows / max(1, whole.sum())
+    def summed(name:str) -> np.ndarray: return np.sum([share * getattr(part, name) for share, part in zip(shares, parts, strict=True)], axis=0)
+    return PairSums(rows, summed("products"), summed("squares"))

@@ -71,6 +71,7 @@ def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         for side, (kind, bound) in enumerate((("below", bins.least[place]), ("above", bins.most[place]))):
             count, reached = current.outside[place, side], current.span[place, side]
             if baseline.sketch.outside[place, side]: continue # some were infinite at training, so there is no largest
+            if not (reached < bound, reached > bound)[side]: reached = (-math.inf, math.inf)[side] # no finite value lies there
             yield from _fault(baseline.sketch, current, name, kind, count,
                 f"{_of(count, current.rows)} {kind} {bound:.6g}, {'the smallest' if side == 0 else 'the largest'} at training, as far as {reached:.6g}")
 
@@ -82,11 +83,15 @@ def _most_frequent(sketch:Sketch, baseline:Baseline) -> np.ndarray:
     categories = [sketch.slots[start:end].max(initial=0) for start, end in zip(starts[:-1], starts[1:], strict=True)]
     return np.maximum(np.concatenate([numbers, categories]), sketch.missing) / max(1, sketch.rows)
 
+def _is_rare(run:int, rows:int, share:float) -> bool:
+    "Whether chance is no explanation for so many rows in a row with a value of this share, among independent rows."
+    return math.log(max(1, rows)) + (run - 1) * math.log(share) < math.log(RARE)
+
 def _stuck(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     reference = baseline.sketch
     for name, share, usual, run in zip(baseline.bins.names, _most_frequent(reference, baseline), reference.longest, current.longest, strict=True):
-        if share and run > max(2 * usual, 9) and math.log(current.rows) + (run - 1) * math.log(share) < math.log(RARE):
-            yield Fault(name, "stuck", int(run), True, f"{run} rows in a row, or more, have the same value; at training no more than {usual} had")
+        if share and run > max(2 * usual, 9) and _is_rare(run, current.rows, share):
+            yield Fault(name, "stuck", int(run), bool(usual <= 1 or _is_rare(usual, reference.rows, share)), f"{run} rows in a row, or more, have the same value; at training no more than {usual} had")
 
 # %% ../nbs/api/640_quality.ipynb #041cc3bc
 _FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60,

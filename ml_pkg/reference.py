@@ -106,7 +106,7 @@ class ReferenceProfile:
         "All rows of windows, in the order of time. Raises `InvalidData` for windows of another profile."
         windows = list(windows)
         return Window(merged([each.inputs for each in windows], self.inputs.bins), merged([each.answers for each in windows], self.answers.bins),
-            pairs_merged([each.pairs for each in windows], self.scores))
+            pairs_merged([each.pairs for each in windows], [each.rows for each in windows], self.scores))
 
     def window(self, written:dict[str, Any]) -> Window: # by `Window.to_dict`, of one that this profile counted
         "A window that was written. Raises `DamagedFile`."

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .bins import drawn_places
 from .calibration import learn_calibration
-from .coordinates import evenly
 from .errors import DamagedFile, InvalidData, NotFound
 from .estimated import ESTIMABLE, ClassificationEstimator
 from .expected_loss import LOSS_OF, RegressionEstimator, learn_regression_estimator
@@ -45,8 +45,8 @@ class Training:
         return replace(self, X=self.X.iloc[first["row"]], y=self.y.iloc[first["row"]], predictions=first)
 
     def some(self, most:int) -> "Training": # how many are taken at most
-        "At most so many of the answers, spread over all, with their rows; of what has one answer a row."
-        places = evenly(len(self.X), most)
+        "At most so many of the answers, drawn from all, with their rows; of what has one answer a row."
+        places = drawn_places(len(self.X), most)
         return replace(self, X=self.X.iloc[places], y=self.y.iloc[places], predictions=self.predictions.iloc[places])
 
     @property
@@ -64,7 +64,8 @@ class TrainingScore(NamedTuple):
 _GROUPS = 20
 
 def _training_score(metric:Metric, terms:np.ndarray) -> TrainingScore:
-    groups = np.stack([terms[start::_GROUPS].sum(axis=0) for start in range(_GROUPS)])
+    shuffled = np.random.default_rng(0).permutation(terms) # rows that take turns would come into groups of their own
+    groups = np.stack([shuffled[start::_GROUPS].sum(axis=0) for start in range(_GROUPS)])
     whole = groups.sum(axis=0)
     without = metric.score(whole - groups)
     return TrainingScore(float(metric.score(whole)), float(np.sqrt((_GROUPS - 1) / _GROUPS * ((without - without.mean()) ** 2).sum())))

@@ -105,7 +105,7 @@ class _Counting:
         rows, places, other = np.bincount(codes + 1, minlength=len(texts) + 1), bins.places(place, texts), len(bins.tables[place])
         sketch.slots[bins.starts[place]:bins.starts[place + 1]] = found = np.bincount(places, rows[1:], minlength=other + 1).astype(np.int64)
         sketch.missing[column] = rows[0]
-        sketch.longest[column] = _longest_run(codes)
+        sketch.longest[column] = _longest_run(np.where(codes < 0, -1 - np.arange(len(codes)), codes)) # what is missing is like nothing else, as among numbers
         if rows[0]: self.note(name, "missing", codes < 0)
         if bins.lumped[place] or not found[other]: return
         self.note(name, "unseen", np.isin(codes, np.flatnonzero(places == other)))

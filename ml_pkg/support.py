@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .coordinates import Coordinates, evenly, learn_coordinates, packed_single, unpacked_single
+from .bins import drawn_places
+from .coordinates import Coordinates, learn_coordinates, packed_single, unpacked_single
 from .errors import InvalidData
 from .intervals import Interval
 
@@ -71,11 +72,13 @@ class Neighbourhood:
         return np.sqrt(np.maximum(squares.min(axis=1), 0))
 
 # %% ../nbs/api/344_support.ipynb #0698af9c
-def _whitening(points:np.ndarray) -> np.ndarray:
+_LEAST = 1e-6 # variance, as small as which a direction is not scaled up any more
+
+def _whitening(points:np.ndarray, least:float = _LEAST) -> np.ndarray:
     "What makes of points some that vary alike in all directions, shape (n_coordinates, n_coordinates)."
     from sklearn.covariance import LedoitWolf
     variances, directions = np.linalg.eigh(LedoitWolf().fit(points).covariance_)
-    return directions / np.sqrt(np.maximum(variances, 1e-6))
+    return directions / np.sqrt(np.maximum(variances, least))
 
 # %% ../nbs/api/344_support.ipynb #bba147d6
 def _clusters(points:np.ndarray, seed:int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,20 +90,26 @@ def _clusters(points:np.ndarray, seed:int) -> tuple[np.ndarray, np.ndarray]:
     return fitted.cluster_centers_[large] if large.any() else points.mean(axis=0)[None], fitted.cluster_centers_[fitted.labels_]
 
 # %% ../nbs/api/344_support.ipynb #96d9533e
+_LEAST_WITHIN = 1e-4 # variance within clusters, as a share of that of all: in rows of a few kinds nothing varies within one
+
+def _single(array:np.ndarray) -> np.ndarray: return unpacked_single(packed_single(array)) # as it will travel
+
 def _neighbourhood(coordinates:Coordinates, X:pd.DataFrame, seed:int) -> Neighbourhood:
     "Prototypes of rows, as yet without a limit. Directions are scaled by how rows vary within clusters, so that a gap between two of them is wide."
     points = coordinates(X)
     if not points.shape[1]: return Neighbourhood(coordinates, np.zeros((0, 0)), np.zeros((1, 0)))
     overall = _whitening(points)
-    scaling = overall @ _whitening(points @ overall - _clusters(points @ overall, seed)[1])
-    return Neighbourhood(coordinates, scaling, _clusters(points @ scaling, seed)[0])
+    scaling = _single(overall @ _whitening(points @ overall - _clusters(points @ overall, seed)[1], _LEAST_WITHIN))
+    return Neighbourhood(coordinates, scaling, _single(_clusters(points @ scaling, seed)[0]))
 
 # %% ../nbs/api/344_support.ipynb #f6ba1902
+_NEAREST = 1e-3 # distance, below which rows are the same but for rounding
+
 def _limited(coordinates:Coordinates, X:pd.DataFrame, seed:int) -> Neighbourhood:
     "A neighbourhood with a limit that 1% of fresh rows pass: each half is judged by the prototypes of the other."
     half = np.random.default_rng(seed).permutation(len(X)) % 2 == 0
     apart = np.concatenate([_neighbourhood(coordinates, X[one], seed).distances(X[~one]) for one in (half, ~half)])
-    return replace(_neighbourhood(coordinates, X, seed), limit=float(np.quantile(apart, 1 - _SHARE_OUTSIDE, method="higher")))
+    return replace(_neighbourhood(coordinates, X, seed), limit=max(_NEAREST, float(np.quantile(apart, 1 - _SHARE_OUTSIDE, method="higher"))))
 
 # %% ../nbs/api/344_support.ipynb #50a63bdc
 @dataclass(frozen=True, eq=False)
@@ -146,6 +155,5 @@ def learn_support(
 ) -> Support:
     "Where rows like these lie. Raises `InvalidData` for fewer than 20 rows."
     if len(X) < _ROWS_OF_PROTOTYPE: raise InvalidData(f"{len(X)} rows do not tell what rows are like: give {_ROWS_OF_PROTOTYPE} or more")
-    near = _limited(learn_coordinates(X, _MOST_COORDINATES), X.iloc[evenly(len(X), _MOST_ROWS)], seed)
-    rounded = replace(near, scaling=unpacked_single(packed_single(near.scaling)), prototypes=unpacked_single(packed_single(near.prototypes)))
-    return Support({str(name): _known_values(X[name]) for name in X.columns}, rounded)
+    near = _limited(learn_coordinates(X, _MOST_COORDINATES), X.iloc[drawn_places(len(X), _MOST_ROWS)], seed)
+    return Support({str(name): _known_values(X[name]) for name in X.columns}, near)

@@ -32,13 +32,13 @@ from .monitor import LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
-from .quality import faults_of
+from .quality import Fault, faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .responses import responses
 from .shares import shares_of
 from .silence import HEARD, Pauses, Silence
 from .traffic import paired_answers, shadow_facts, shadow_told
-from .verdicts import ANSWER, MOVED, OK, SHIFT, Check, Verdict, Watch, check
+from .verdicts import ANSWER, DEPENDENCE, MOVED, NOT_ENOUGH, OK, SHIFT, Check, Verdict, Watch, check
 from .window_report import THE_ESTIMATE, TRAFFIC, Findings, Judged, other_shares
 from .windows import Recent, WindowPolicy
 from .workspace import Workspace
@@ -72,6 +72,7 @@ class _Looked(NamedTuple):
     periods: Sequence[Period]           # of the window
     reference: Sequence[Period]|None    # None: training
     labels: Mature                      # rows of an earlier window
+    fresh: Sequence[Period]             # since the look before
 
 class _Counted(NamedTuple):
     "A window, and what it is held against."
@@ -93,7 +94,7 @@ def _checked(counted:_Counted, watch:Watch) -> Check:
     "A window held against training, or against other rows. Values are faulty that are unlike training, in any case."
     if counted.reference is None: return check(counted.trained, counted.window, watch)
     found = check(counted.profile, counted.window, watch) if counted.reference.rows else check(counted.trained, counted.trained.merged([]), watch) # nothing can be said yet
-    return replace(found, faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
+    return replace(found, rows=counted.window.rows, faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
 
 def _finite_scores(scores:Mapping[str, Interval]) -> dict[str, Interval]:
     "Without those that are no number: a single label of 1e200 is enough for that."
@@ -106,7 +107,7 @@ def _findings(monitor:LogMonitor, looked:_Looked, counted:_Counted, look:int, si
     compared = monitor.compared(monitor.estimate(looked.labels.seen), measured, look) if measured else NotComparable("there are no labels")
     names = (*counted.trained.inputs.bins.names, *counted.trained.answers.bins.names)
     return Findings(_checked(counted, watch_without(monitor.watch, [name for name in monitor.watch.columns if name not in names])),
-        monitor.judged(measured, len(looked.labels.seen.X)), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared, silence)
+        monitor.judged(measured, int(looked.labels.seen.scored.sum())), monitor.judged(scores, int(looked.seen.answered.sum())), estimate, compared, silence)
 
 # %% ../nbs/api/698_watching.ipynb #9b1b35a4
 _TAKEN = re.compile(r".* \((missing|answer|dependence|values)\)|.*, (measured|estimated)|.*: \w+|" + f"{THE_ESTIMATE}|{TRAFFIC}", re.DOTALL) # what other things are called
@@ -126,6 +127,13 @@ _SILENCE_FOUND = {True: Found.WRONG, False: Found.FINE, None: Found.UNKNOWN}
 def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
     return Found.FINE if known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.is_over else known
+
+def _fault_found(fault:Fault, opened:Collection[str]) -> Found:
+    "What may be chance is fine, and does not tell that an alarm of the same is over."
+    if fault.certain: return Found.WRONG
+    return Found.UNKNOWN if _fault_name(fault) in opened else Found.FINE
+
+def _fault_name(fault:Fault) -> str: return f"{fault.column}: {fault.kind}"
 
 def _estimate_found(compared:Agreement, opened:Collection[str]) -> Found:
     if compared.trusted is None: return Found.FINE if THE_ESTIMATE in opened and compared.is_over else Found.UNKNOWN
@@ -151,13 +159,21 @@ def _things(findings:Findings, opened:Collection[str]) -> Iterator[_Thing]:
         is_refuted = findings.compared.trusted is False
         yield _Thing(f"{each.metric}, estimated", Found.UNKNOWN if is_refuted else _score_found(each, "estimated", opened), str(each))
     for verdict in findings.check.verdicts: yield _Thing(thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict))
-    for fault in findings.check.faults: yield _Thing(f"{fault.column}: {fault.kind}", Found.WRONG if fault.certain else Found.FINE, str(fault))
+    for fault in findings.check.faults: yield _Thing(_fault_name(fault), _fault_found(fault, opened), str(fault))
+
+_PAIR = f" ({DEPENDENCE})" # as the names of two columns end
+
+def _pairs_found(check:Check) -> Found:
+    "What is known of any two columns, of which only the surest are told: while others hang together in another way, it cannot be told of them."
+    told = next((each for each in check.verdicts if each.kind == DEPENDENCE), None)
+    return Found.FINE if told is not None and (told.verdict == OK or told.verdict == NOT_ENOUGH and told.is_over) else Found.UNKNOWN
 
 def _absent(findings:Findings, remembered:Collection[str], unread:Collection[str]) -> dict[str, Found]:
-    "What an earlier look had found, as if it were not found this time: fine, since looks count in a row, if rows were looked at, and the column could be read."
-    of_unread = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": "))
-    def is_judged(name:str) -> bool: return bool(findings.check.rows) and name not in unread and not name.startswith(of_unread)
-    return {name: Found.FINE if is_judged(name) else Found.UNKNOWN for name in remembered}
+    "What an earlier look had found, as if it were not found this time: fine, since looks count in a row, if enough rows were looked at, and the column could be read."
+    of_unread, other = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": ", " and ")), tuple(f" and {name}{_PAIR}" for name in unread)
+    def is_judged(name:str) -> bool: return findings.check.rows >= FIRST and name not in unread and not name.startswith(of_unread) and not name.endswith(other)
+    def found(name:str) -> Found: return _pairs_found(findings.check) if name.endswith(_PAIR) else Found.FINE
+    return {name: found(name) if is_judged(name) else Found.UNKNOWN for name in remembered}
 
 def _found(findings:Findings, metrics:Sequence[str], opened:Collection[str], remembered:Collection[str], unread:Collection[str]) -> tuple[dict[str, Found], dict[str, str]]:
     "By name: what was found, and what there is to say."
@@ -181,7 +197,7 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
     "All of it, as JSON can hold it."
     labels, newest = looked.labels, next((period for period in reversed(looked.periods) if period.end.isoformat() == told["end"]), None)
     return finite({**told, "model": monitor.name, "version": monitor.version, "verdict": findings.verdict, "alarms": findings.alarms,
-        "rows": findings.check.rows, "latency": newest.latency if newest else (None, None), "asked": newest.window.rows if newest else 0,
+        "rows": findings.check.rows, "latency": newest.latency if newest else (None, None), "asked": newest.window.rows if newest else 0, "answered": sum(period.window.rows for period in looked.fresh),
         "verdicts": [asdict(each) for each in findings.check.verdicts], "faults": [asdict(each) for each in findings.check.faults],
         "estimated": [each.to_dict() for each in findings.estimated], "abstained": findings.estimate.reason if isinstance(findings.estimate, Abstained) else "",
         "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(),
@@ -241,7 +257,7 @@ class Watching:
         most = math.ceil(self.policy.reach / self.every.length) + _SPARE
         periods, before = Periods(monitor, self.every, self.workspace, most), looks.alarms(self.persistence)
         periods.update(now)
-        looked = self._chosen(periods, end, now)
+        looked = self._chosen(periods, end, now, looks.last())
         counted = _counted(monitor, looked)
         pauses = self._pauses(monitor, looks.pauses(), end, now)
         findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
@@ -264,11 +280,12 @@ class Watching:
         turned_away = responses(watched, pd.DatetimeIndex([end]), window)[0].unanswered
         return Silence(True, f"{turned_away:,} requests were refused or failed within {whole_units(self.policy.window)}, and none was answered; {silence.text}") if turned_away >= FIRST else silence
 
-    def _chosen(self, periods:Periods, end:pd.Timestamp, now:pd.Timestamp) -> _Looked:
+    def _chosen(self, periods:Periods, end:pd.Timestamp, now:pd.Timestamp, last:Look|None) -> _Looked:
         starts = [start for start in periods.starts if start < end]
+        fresh = [start for start in starts if last is None or start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
         chosen = self.policy.choose(pd.Series(pd.DatetimeIndex(starts, tz="UTC") + self.every.length / 2), end)
         def of(marks:Any) -> list[pd.Timestamp]: return [start for start, marked in zip(starts, marks, strict=True) if marked]
         window = of(chosen.window)
         seen = periods.rows(window) # before the counts are read: those to which rows have come are counted again
         return _Looked(seen, periods.read(window), None if chosen.reference is None else periods.read(of(chosen.reference)),
-            mature_window(periods, self.policy.window, now))
+            mature_window(periods, self.policy.window, now), periods.read(fresh))

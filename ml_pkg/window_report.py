@@ -17,7 +17,7 @@ import pandas as pd
 
 from . import agreement
 from .bins import coded, columns_of
-from .display import definition, finite
+from .display import definition, finite, metric_value
 from .errors import InvalidData, InvalidDeclaration, UnknownName, did_you_mean, listed
 from .estimated import Abstained, Estimated
 from .evidence import FIRST
@@ -29,7 +29,7 @@ from .quality import Fault
 from .reference import ReferenceProfile, Window
 from .remembered import TrainingScore
 from .silence import SILENT, Silence
-from .verdicts import ANSWER, DEPENDENCE, MISSING, MOVED, NOT_ENOUGH, OK, Check, Verdict
+from .verdicts import ANSWER, DEPENDENCE, MISSING, MOVED, NOT_ENOUGH, NOT_JUDGED, OK, Check, Verdict
 
 # %% ../nbs/api/691_window_report.ipynb #a9eb7c73
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Judged:
     def __str__(self) -> str:
         said = {MOVED: f"worse by more than {self.tolerance:.3g}", OK: f"ok, not worse by more than {self.tolerance:.3g}",
             NOT_ENOUGH: f"{NOT_ENOUGH} to tell whether it is worse by more than {self.tolerance:.3g}"}[self.verdict]
-        return f"{self.metric} {self.score.mean:.3f} [{self.score.low:.3f}, {self.score.high:.3f}] on {self.rows:,} rows, {self.training.score:.3f} at training: {said}"
+        mean, low, high, before = (metric_value(value, self.metric) for value in (*self.score, self.training.score))
+        return f"{self.metric} {mean} [{low}, {high}] on {self.rows:,} rows, {before} at training: {said}"
 
     def to_dict(self) -> dict[str, Any]: return {"metric": self.metric, "score": self.score._asdict(), "training": self.training._asdict(), "tolerance": self.tolerance, "rows": self.rows, "verdict": self.verdict}
 
@@ -296,13 +297,13 @@ def other_shares(
 
 def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."
-    moved = [each for each in report.check.verdicts if each.verdict != OK]
+    moved, skipped = ([each for each in report.check.verdicts if (each.verdict == NOT_JUDGED) == is_skipped and each.verdict != OK] for is_skipped in (False, True))
     answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
         *([str(report.compared)] if report.measured and (report.estimated or report.compared.trusted is False) else [])]
     return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *map(str, other_shares(report.shares)), report.labels, *_coverage(report)],
             "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
-            "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values()]))}
+            "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values(), *(f"{each.name}: {each.why}" for each in skipped)]))}
 
 def _text(report:Report) -> str:
     lines = [f"{what}: {said[0]}" if len(said) == 1 else "\n  ".join([f"{what}:", *said]) for what, said in _parts(report).items() if said]
