@@ -19,6 +19,7 @@ from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment
 from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
+from .judging import pruned_beside
 from .pages import number, shortened
 from .report import ceiling
 from .run import Run, load_run, median_fit, runs_on
@@ -72,6 +73,10 @@ class _Contest:
     scores: "FoldScores|Sample"
     baseline: int         # that the others are held against
     by_rows: bool = False # whether luck was measured by drawing rows, or told from the folds
+    pruned: int = 0       # declarations beside them that searches ended before they had a score
+
+    @property
+    def tried(self) -> int: return len(self.runs) + self.pruned
 
     @functools.cached_property
     def order(self) -> list[int]:
@@ -136,22 +141,22 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
     sample = luck(reference, runs, metric)
     baseline = _baseline(connection, name, reference, runs)
     scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0, ceiling(reference, metric))
-    return _Contest(runs, scores, baseline, sample is not None)
+    return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:
     "The best, and what is to be said of it."
     from ml_pkg.leaderboard import Verdict
-    best, count, scores = contest.order[0], len(contest.runs), contest.scores.scores
+    best, count, scores = contest.order[0], contest.tried, contest.scores.scores
     name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", float(scores[best])
-    higher = max(range(count), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
+    higher = max(range(len(scores)), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
     if math.isnan(score): return f"no declaration has a score, of {count} tried"
     if not math.isfinite(score) or scores[higher] == math.inf:
         return f"{name}: {number(score)}, best of {count} tried; how sure that is cannot be told from its folds"
     before = contest.runs[higher].id if scores[higher] > score + 1e-12 else ""
     baseline = "" if best == contest.baseline or not math.isfinite(scores[contest.baseline]) else f"run {contest.runs[contest.baseline].id}"
     return str(Verdict(name, score, contest.scores.corrected_at(best), count, sum(contest.among_the_best) - contest.among_the_best[best],
-        contest.by_rows, before, baseline, bool(contest.among_the_best[contest.baseline])))
+        contest.by_rows, before, baseline, bool(contest.among_the_best[contest.baseline]), contest.pruned))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
 def _line(contest:_Contest, place:int) -> dict[str, Any]:
@@ -194,7 +199,7 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:in
     places, count, baseline = contest.order[:limit], len(contest.runs), contest.runs[contest.baseline]
     varied, beside = _varied(connection, contest, max(limit, LINES)), _stars_and_fits(connection, [contest.runs[place].id for place in places])
     lines = [{**_line(contest, place), "parameters": varied[place], **beside[contest.runs[place].id]} for place in places]
-    caption = f"{counted(count, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
+    caption = f"{counted(contest.tried, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
     return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines,
         "view": _view([line["score"] for line in lines]), "how": _HOW[contest.by_rows]}
 

@@ -132,12 +132,7 @@ def _not_told_from_best(
     leads = ((scores - scores[:, None]) * precisions).max(axis=1)
     return np.array([_is_kept(luck, place, precisions[place], leads[place], level) for place in range(len(scores))])
 
-# %% ../nbs/api/283_resampling.ipynb #77bf582f
-def _smallest(draws:np.ndarray) -> np.ndarray:
-    "Of each two variants, the standard error of their difference that is above the rounding of their scores; that of others does not count."
-    sizes = np.nan_to_num(np.abs(draws)).max(axis=0)
-    return (1e-6 * np.maximum(sizes[:, None], sizes) + 1e-30).astype(np.float32)
-
+# %% ../nbs/api/283_resampling.ipynb #c382f1fe
 class _Tables(NamedTuple):
     "What variants have of each class, for a metric that is told from that."
     metric: str             # of `TABLES`
@@ -146,6 +141,12 @@ class _Tables(NamedTuple):
 
     def only(self, places:Sequence[int]) -> "_Tables": return self._replace(sums=[self.sums[place] for place in places])
     def lowest(self, place:int, level:float) -> float: return unseen_ends(TABLES[self.metric], self.sums[place], self.labels, level)[0]
+
+# %% ../nbs/api/283_resampling.ipynb #77bf582f
+def _smallest(draws:np.ndarray) -> np.ndarray:
+    "Of each two variants, the standard error of their difference that is above the rounding of their scores; that of others does not count."
+    sizes = np.nan_to_num(np.abs(draws)).max(axis=0)
+    return (1e-6 * np.maximum(sizes[:, None], sizes) + 1e-30).astype(np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Sample:
