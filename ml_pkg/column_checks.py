@@ -10,6 +10,7 @@ __all__ = ['ALL_BUT_PERFECT', 'suspects', 'errors_avoided', 'leaking_columns', '
 import ast
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -188,7 +189,8 @@ def _was_fitted(part:Any) -> bool:
 def _handed_along(value:Any) -> list[Any]:
     "What a function brings along that is not fitted again, as what stands in lists and dicts is: the object of a method, the arguments of a partial function."
     if isinstance(value, functools.partial): return [*_handed_along(value.func), *value.args, *value.keywords.values()]
-    return [value.__self__] if getattr(value, "__self__", None) is not None else []
+    owner = getattr(value, "__self__", None)
+    return [] if owner is None or isinstance(owner, ModuleType) else [owner] # a function that is built in belongs to its module
 
 def fitted_parts(
     estimator:Any, # as it was declared, at any depth

@@ -44,6 +44,8 @@ def _check_scorer(name:str, metric:Any) -> None:
 def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
     "Metrics as (name, scorer's name or callable) pairs, whatever form they came in."
     if isinstance(metrics, (str, Callable)): metrics = [metrics]
+    if isinstance(metrics, (set, frozenset)):
+        raise InvalidDeclaration(f"metrics are a list, since the first one decides, and a set has them in another order each time: metrics={sorted(map(_metric_name, metrics))}")
     if not isinstance(metrics, Iterable):
         raise InvalidDeclaration(f"metrics are names or scorers: one of them, a list, or a dict of them by name, and not {metrics!r}")
     pairs = list(metrics.items()) if isinstance(metrics, Mapping) else [metric if isinstance(metric, tuple)

@@ -35,16 +35,18 @@ class Verdict(NamedTuple):
     best: str            # its name
     score: float         # as it came out: too good by what luck adds to the best of many
     corrected: Interval  # what it can be expected to score on new rows: picked on rows drawn at random, scored on those left out, again and again (Tsamardinos et al. 2018)
-    tried: int           # declarations that ever ran on the same rows in this workspace, those of the board among them
+    tried: int           # declarations that ever ran on the same rows in this workspace, those of the board and those that a search ended among them
     equals: int          # variants that cannot be told from it, itself not counted
     by_rows: bool        # whether luck was measured by drawing rows, or told from the folds
     better_before: str   # a run of earlier that scored higher; empty if there is none
     baseline: str = ""   # what the others are held against; empty if that is the best, or has no score
     is_equal: bool = False # whether the baseline cannot be told from the best
+    unjudged: int = 0    # of the tried, those that the correction leaves out: a search ended them, or they have no probabilities, or no predictions any more
 
     def __str__(self) -> str:
         if not self.best: return "no variant has a score"
         corrected = f"; corrected for that {self.corrected.mean:.4f}{_ends(self.corrected)}" if self.tried > 1 else f"{_ends(self.corrected)}"
+        if self.unjudged: corrected += f", which leaves out {self.unjudged} of the tried: a search ended {'it' if self.unjudged == 1 else 'them'}, or predictions are lacking"
         equals = f"; {self.equals} other{'s' * (self.equals > 1)} cannot be told from it" if self.equals else ""
         if self.baseline: equals += f", of which one is {self.baseline}" if self.is_equal else f"; {self.baseline} can be told from it"
         place = f"best here, of {self.tried} tried, of which run {self.better_before} scored higher" if self.better_before else f"best of {self.tried} tried"
@@ -239,15 +241,14 @@ def _among_best(board:Leaderboard) -> list[bool]:
 def _verdict(board:Leaderboard) -> Verdict:
     frame = board.frame[board.frame["comparable"]]
     if not len(frame) or frame["score"].isna().all(): return Verdict("", math.nan, Interval(math.nan, math.nan, math.nan), 0, 0, False, "")
-    runs, sample, by_rows, _ = cast(Judged, board.judged)
-    best, score, luck = frame.index[0], float(frame["score"].iloc[0]), sample.corrected()
-    top = int(np.nanargmax(sample.scores))
-    won = float(sample.scores[top]) # among all that was tried
-    lower = won - score if won != score else 0.0 # even if both are infinite
-    before = runs[top].id if lower > 1e-12 else ""
-    corrected = Interval(*(end - lower for end in luck)) if len(runs) > 1 else Interval(*frame[["score", "low", "high"]].iloc[0])
+    runs, sample, by_rows, _, pruned = board_judged = cast(Judged, board.judged)
+    best, score, scores = frame.index[0], float(frame["score"].iloc[0]), [each.summary[board.metric][0] for each in runs]
+    top = int(np.nanargmax(scores)) # among all that was tried
+    before = runs[top].id if scores[top] > score + 1e-12 else ""
+    tried, unjudged = len(runs) + pruned, pruned + int((np.isfinite(scores) & np.isnan(sample.scores)).sum())
+    corrected = sample.corrected_at(board_judged.place(board[best].run)) if tried > 1 else Interval(*frame[["score", "low", "high"]].iloc[0])
     baseline = board.held_against if board.held_against != best and math.isfinite(frame["score"][board.held_against]) else ""
-    return Verdict(best, score, corrected, len(runs), max(0, int(frame["among_best"].sum()) - 1), by_rows, before, baseline, bool(frame["among_best"].get(baseline, False)))
+    return Verdict(best, score, corrected, tried, max(0, int(frame["among_best"].sum()) - 1), by_rows, before, baseline, bool(frame["among_best"].get(baseline, False)), unjudged)
 
 # %% ../nbs/api/380_leaderboard.ipynb #16aade99
 SHOWN = 50 # variants of a board in a notebook

@@ -19,6 +19,7 @@ from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment
 from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
+from .judging import pruned_beside
 from .pages import number, shortened
 from .report import ceiling
 from .run import Run, load_run, median_fit, runs_on
@@ -71,30 +72,31 @@ class _Contest:
     runs: list[Run]
     scores: "FoldScores|Sample"
     baseline: int         # that the others are held against
-    top: float            # no score can be above
     by_rows: bool = False # whether luck was measured by drawing rows, or told from the folds
+    pruned: int = 0       # declarations beside them that searches ended before they had a score
+
+    @property
+    def tried(self) -> int: return len(self.runs) + self.pruned
 
     @functools.cached_property
     def order(self) -> list[int]:
         "The best first; what was fitted on a smaller share of the rows than the baseline, such as the rungs of a halving, comes after all others, and what has no score last."
         import numpy as np
         return sorted(np.argsort(-self.scores.scores, kind="stable").tolist(),
-            key=lambda place: (bool(np.isnan(self.scores.scores[place])), self._share(place) < self._share(self.baseline)))
+            key=lambda place: (bool(np.isnan(self.scores.scores[place])), self._has_fewer(place)))
+
+    def _has_fewer(self, place:int) -> bool: return self._share(place) < self._share(self.baseline)
 
     def _share(self, place:int) -> float: return self.runs[place].row.get("train_size") or 1.0 # of the rows to fit on
 
     @functools.cached_property
-    def among_the_best(self) -> list[bool]: return self.scores.among_the_best().tolist()
-
-    def interval(self, place:int) -> Interval: return self._capped(self.scores.interval(place))
-
-    def corrected(self) -> Interval:
-        "The score of the best, less what being the best of several adds to it; for a score with bounds."
-        return self._capped(self.scores.corrected())
+    def among_the_best(self) -> list[bool]:
+        "Which cannot be told from the best of those that are no rungs."
+        candidates = [place for place in range(len(self.runs)) if not self._has_fewer(place)]
+        found = dict(zip(candidates, self.scores.only(candidates).among_the_best().tolist(), strict=True))
+        return [found.get(place, False) for place in range(len(self.runs))]
 
     def difference(self, place:int) -> Interval: return self.scores.difference(place, self.baseline)
-
-    def _capped(self, interval:Interval) -> Interval: return interval._replace(high=min(interval.high, self.top)) if math.isfinite(interval.high) else interval
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #ba98bcbc
 def told_from_folds(
@@ -138,28 +140,30 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
         values = _fold_scores(connection, reference, metric, runs)
     sample = luck(reference, runs, metric)
     baseline = _baseline(connection, name, reference, runs)
-    scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0)
-    return _Contest(runs, scores, baseline, ceiling(reference, metric), sample is not None)
+    scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0, ceiling(reference, metric))
+    return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:
     "The best, and what is to be said of it."
     from ml_pkg.leaderboard import Verdict
-    best, count, scores = contest.order[0], len(contest.runs), contest.scores.scores
+    best, count, scores = contest.order[0], contest.tried, contest.scores.scores
     name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", float(scores[best])
-    higher = max(range(count), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
+    higher = max(range(len(scores)), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
+    if math.isnan(score): return f"no declaration has a score, of {count} tried"
     if not math.isfinite(score) or scores[higher] == math.inf:
-        return f"{name}: {number(score) or 'no score'}, best of {count} tried; how sure that is cannot be told from its folds"
-    lower, corrected = float(scores[higher]) - score, contest.corrected()
+        return f"{name}: {number(score)}, best of {count} tried; how sure that is cannot be told from its folds"
+    before = contest.runs[higher].id if scores[higher] > score + 1e-12 else ""
     baseline = "" if best == contest.baseline or not math.isfinite(scores[contest.baseline]) else f"run {contest.runs[contest.baseline].id}"
-    return str(Verdict(name, score, Interval(*(end - lower for end in corrected)), count, sum(contest.among_the_best) - contest.among_the_best[best],
-        contest.by_rows, contest.runs[higher].id if lower > 1e-12 else "", baseline, bool(contest.among_the_best[contest.baseline])))
+    return str(Verdict(name, score, contest.scores.corrected_at(best), count, sum(contest.among_the_best) - contest.among_the_best[best],
+        contest.by_rows, before, baseline, bool(contest.among_the_best[contest.baseline]), contest.pruned))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
 def _line(contest:_Contest, place:int) -> dict[str, Any]:
     "What the scores of one say; the baseline has no difference to itself."
-    run, mark = contest.runs[place], "best" if place == contest.order[0] else "cannot be told from the best" if contest.among_the_best[place] else ""
-    return {"id": run.id, "experiment": run.name, "score": contest.interval(place),
+    run, is_best = contest.runs[place], place == contest.order[0] and not math.isnan(contest.scores.scores[place])
+    mark = "best" if is_best else "cannot be told from the best" if contest.among_the_best[place] else ""
+    return {"id": run.id, "experiment": run.name, "score": contest.scores.interval(place),
         "difference": None if place == contest.baseline else contest.difference(place), "mark": mark}
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #07caecb2
@@ -195,7 +199,7 @@ def _board(connection:sqlite3.Connection, contest:_Contest, metric:str, limit:in
     places, count, baseline = contest.order[:limit], len(contest.runs), contest.runs[contest.baseline]
     varied, beside = _varied(connection, contest, max(limit, LINES)), _stars_and_fits(connection, [contest.runs[place].id for place in places])
     lines = [{**_line(contest, place), "parameters": varied[place], **beside[contest.runs[place].id]} for place in places]
-    caption = f"{counted(count, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
+    caption = f"{counted(contest.tried, 'declaration')} tried on {(baseline.row['dataset_rows'] or 0) - (baseline.row['holdout_rows'] or 0):,} rows" + (f"; the best {limit} are shown" if count > limit else "")
     return {"metric": metric, "headline": _headline(contest), "caption": caption, "baseline": baseline.id, "lines": lines,
         "view": _view([line["score"] for line in lines]), "how": _HOW[contest.by_rows]}
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
+from .identity import key_or_none
 from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
 from .sweeping import Result
 
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ml_pkg.leaderboard import Leaderboard
+
+# %% ../nbs/api/378_pictures.ipynb #bea650b9
+def _has_shape(value:Any) -> bool: return bool(getattr(value, "shape", ())) and not isinstance(value, type)
+
+def _plain(value:Any) -> Any:
+    "A value as an axis shows it: an estimator by its class, an array by its shape and the beginning of its key, what is no number and no text as it is written."
+    if isinstance(value, np.generic): value = value.item()
+    if _has_shape(value): return f"{type(value).__name__} of shape {value.shape}, {(key_or_none(value) or 'without a key')[:6]}"
+    if isinstance(value, (bool, int, float, str)) or value is None: return value
+    if isinstance(value, (list, tuple, dict)): return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) # where an object is in memory is no difference
+    return getattr(value, "__name__", type(value).__name__)
 
 # %% ../nbs/api/378_pictures.ipynb #f432368d
 def curve_of(
@@ -34,26 +46,21 @@ def curve_of(
     if not having:
         raise UnknownName(f"'{axis}' is not a parameter of {finished[0].name if len(finished) == 1 else 'any variant'}.{did_you_mean(axis, [*dict.fromkeys(name for each in finished for name in each.experiment.estimator.get_params()), 'train_size'], 'parameters')}")
     values = [_value(each, axis) for each in having]
-    twice = next((value for value in values if values.count(value) > 1), None)
+    keys = [key_or_none(value) or id(value) for value in values] # what is equal may be two parameters, such as 1 and 1.0
+    twice = next((place for place, key in enumerate(keys) if keys.count(key) > 1), None)
     if twice is not None:
-        raise InvalidDeclaration(f"{values.count(twice)} variants have {axis}={twice}, so they differ in something else too: vary {axis} alone for a curve")
+        raise InvalidDeclaration(f"{keys.count(keys[twice])} variants have {axis}={_plain(values[twice])}, so they differ in something else too: vary {axis} alone for a curve")
     are_numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in values)
-    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index(values, dtype=None if are_numbers else object, tupleize_cols=False))[["score", "low", "high"]]
+    return board.frame.loc[[each.name for each in having]].set_axis(pd.Index([_plain(value) if _has_shape(value) else value for value in values], dtype=None if are_numbers else object, tupleize_cols=False))[["score", "low", "high"]]
 
 def _value(result:Result, axis:str) -> Any:
     "The value of a parameter; of `train_size`, how many rows were fitted on."
     if axis == "train_size": return round(len(result.run.predictions) / result.run.row["held_out"] / len(next(iter(result.run.fold_scores.values()))))
-    return result.experiment.estimator.get_params()[axis]
+    value = result.experiment.estimator.get_params()[axis]
+    return value.item() if isinstance(value, np.generic) else value
 
 # %% ../nbs/api/378_pictures.ipynb #6d42554a
 def _are_steps(value:Any) -> bool: return isinstance(value, (list, tuple)) and any(isinstance(part, tuple) and any(hasattr(each, "fit") for each in part) for part in value)
-
-def _plain(value:Any) -> Any:
-    "A value as an axis shows it: an estimator by its class, what is no number and no text as it is written."
-    if isinstance(value, np.generic): value = value.item()
-    if isinstance(value, (bool, int, float, str)) or value is None: return value
-    if isinstance(value, (list, tuple, dict)): return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) # where an object is in memory is no difference
-    return getattr(value, "__name__", type(value).__name__)
 
 def varied_parameters(
     results:Iterable[Result], # the variants

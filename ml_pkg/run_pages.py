@@ -117,13 +117,16 @@ def _way(order:str) -> str:
     if order == "number": return "the oldest first"
     return f"by {shortened(order.removeprefix('-'), 40)}, {'the largest first' if order.startswith('-') else 'from the smallest'}"
 
-def _is_metric(order:str) -> bool: return bool(order) and order.removeprefix("-") not in COLUMNS
+def _is_metric(connection:sqlite3.Connection, order:str) -> bool:
+    "Whether an order is that of a metric, and of no column or parameter."
+    name = order.removeprefix("-")
+    return name not in COLUMNS and connection.execute("SELECT 1 FROM metrics WHERE metric IN (?, ?) LIMIT 1", [name, name.removeprefix("metrics.")]).fetchone() is not None
 
 # %% ../nbs/api/462_run_pages.ipynb #1c123b83
-def _caption(runs:Sequence[dict], where:str, order:str, total:int|None) -> str:
+def _caption(runs:Sequence[dict], where:str, order:str, total:int|None, by_metric:bool) -> str:
     if not runs: return f"No runs for which {shortened(where)}." if where else "No more runs."
     how_many = counted(total, "run") if total is not None else "Runs"
-    only = "; only those that computed it" if _is_metric(order) else ""
+    only = "; only those that computed it" if by_metric else ""
     return f"{how_many}{f' for which {shortened(where)}' if where else ''}, {_way(order)}{only}"
 
 # %% ../nbs/api/462_run_pages.ipynb #351327e9
@@ -140,11 +143,12 @@ def listing(
     with connected(workspace) as connection:
         word = newest(connection) # before the list, so that what is recorded meanwhile is looked for again
         found = run_list("", where, "" if order == "-number" else order, RUNS_ON_PAGE + 1, before)
+        by_metric = _is_metric(connection, order)
         runs, has_more, metrics = with_errors(connection, found[:RUNS_ON_PAGE]), len(found) > RUNS_ON_PAGE, metrics_among(found)[:METRICS_SHOWN]
     last = before + len(runs)
-    total = run_count() if not where and not _is_metric(order) else last if not has_more and runs else None
+    total = run_count() if not where and not by_metric else last if not has_more and runs else None
     place = f"{before + 1:,} to {last:,}" + (f" of {total:,}" if total is not None else "")
-    return {"runs": runs, "newest": word, "caption": _caption(runs, where, order, total), "metrics": metrics,
+    return {"runs": runs, "newest": word, "caption": _caption(runs, where, order, total, by_metric), "metrics": metrics,
         "columns": columns(metrics, order), "place": place, "has_more": has_more}
 
 # %% ../nbs/api/462_run_pages.ipynb #06a72761

@@ -16,7 +16,7 @@ import numpy as np
 from .errors import InvalidDeclaration, optional
 from .run import Run
 from .sweep import Space, Sweep, Variant
-from .sweeping import PRUNED, All, Asking, Named
+from .sweeping import All, Asking, Named
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -196,7 +196,7 @@ class _Study:
         for trial, run in zip(self.trials, runs, strict=True):
             score = score_of(run)
             if math.isfinite(score): self.study.tell(trial, score)
-            else: self.study.tell(trial, state=states.PRUNED if (run.row["error"] or "").startswith(PRUNED) else states.FAIL)
+            else: self.study.tell(trial, state=states.PRUNED if run.was_pruned else states.FAIL)
 
     def goes_on(self, place:int, scores:list[float]) -> bool:
         trial = self.trials[place]

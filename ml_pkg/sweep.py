@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, overload
 
 import numpy as np
@@ -45,7 +46,10 @@ def _cut(text:str) -> str: return text if len(text) <= 40 else text[:39] + "…"
 
 _NOTHING_SAID = re.compile(r"\b\w+=None, |, \w+=None(?=\))") # of arguments that are left open
 
+def _short_name(function:FunctionType) -> str: return function.__qualname__.rpartition("<locals>.")[2] # where it is in memory differs from process to process
+
 def _in_short(value:Any, digits:int=4) -> str:
+    if isinstance(value, FunctionType): return _cut(_short_name(value))
     text = _NOTHING_SAID.sub("", " ".join(repr(value).split()))
     return _cut(f"{value:.{digits}g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
 
@@ -55,10 +59,17 @@ def _is_left_out(name:str, value:str) -> bool: return value in ("passthrough", "
 def _label(name:str, value:Any, among:Sequence) -> str:
     "What to call a value of an axis, told from the others."
     if isinstance(value, str) and _is_left_out(name, value): return f"no {name}"
+    if isinstance(value, FunctionType): return f"{name}={_in_short(value)}{_number_among(value, among)}"
     if not hasattr(value, "get_params"): return f"{name}={value if isinstance(value, str) else _in_short(value)}"
     short, alike = type(value).__name__.lower(), [other for other in among if type(other) is type(value)]
     if len(alike) == 1: return short
     return f"{short}({', '.join(f'{each}={_in_short(held)}' for each, held in _apart(value, alike).items())})"
+
+def _number_among(function:FunctionType, among:Sequence) -> str:
+    "Which of several functions of one name it is, such as of lambdas; empty if it is the only one."
+    alike = [other for other in among if isinstance(other, FunctionType) and _short_name(other) == _short_name(function)]
+    others = [other for place, other in enumerate(alike) if not any(_is(other, earlier) for earlier in alike[:place])]
+    return f" ({1 + next(place for place, other in enumerate(others) if _is(other, function))})" if len(others) > 1 else ""
 
 def _apart(value:Any, alike:Sequence) -> dict[str, Any]:
     "The parameters that tell an estimator from others of its class."
@@ -189,9 +200,9 @@ class Sweep(Sequence["Experiment"]):
         self,
         **axes:Any, # name of a parameter, a step or a field -> values to try
     ) -> "Sweep":
-        "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`."
+        "Every variant with every value: the product. Raises `UnknownName`, `InvalidDeclaration`, the latter for a distribution, too."
         return _distinct([Variant(_name_of(other.experiment, _joined(variant.name, other.name), variant.experiment), other.experiment)
-            for variant in self.variants for other in cast(Sweep, vary(variant.experiment, axes)).variants])
+            for variant in self.variants for other in _every(variant.experiment, axes).variants])
 
     def replace(
         self,
@@ -309,7 +320,7 @@ def _count(count:Any) -> int:
 def _among(variants:Sequence[Variant], other:Variant) -> Variant:
     "A variant under a name that says which declaration it goes back to, if that is another one than that of the variants."
     own = other.experiment.name
-    return other if not variants or variants[0].experiment.name == own or other.name.startswith(own) else Variant(_joined(own, other.name), other.experiment)
+    return other if not variants or variants[0].experiment.name == own or other.name == own or other.name.startswith(f"{own}, ") else Variant(_joined(own, other.name), other.experiment)
 
 def _name_alone(experiment:"Experiment") -> str:
     "What to call the first of several: a variation by what it varies, and not by the name of what it varied."
@@ -414,6 +425,12 @@ def _variant(experiment:"Experiment", changes:Mapping[str, Any], axes:Mapping[st
     return Variant(_joined(*labels) if experiment.varied_from is None else _name_of(changed, _joined(*labels), experiment), changed) # what a variation has is not what was declared
 
 # %% ../nbs/api/382_sweep.ipynb #4fafbf4c
+def _every(experiment:"Experiment", axes:Mapping[str, Any]) -> Sweep:
+    "All combinations of values. Raises `InvalidDeclaration` if there is no end to them."
+    found = vary(experiment, axes)
+    if isinstance(found, Space): raise found._to_be_drawn(".vary(…) by what was varied before; or vary by both at once and draw from that")
+    return found
+
 @dataclass(frozen=True)
 class Space:
     "Variants without end, to be drawn from."
