@@ -246,7 +246,7 @@ def _verdict(board:Leaderboard) -> Verdict:
     top = int(np.nanargmax(scores)) # among all that was tried
     before = runs[top].id if scores[top] > score + 1e-12 else ""
     tried, unjudged = len(runs) + pruned, pruned + int((np.isfinite(scores) & np.isnan(sample.scores)).sum())
-    corrected = sample.corrected_at(board_judged.place(board[best].run)) if tried > 1 else Interval(*frame[["score", "low", "high"]].iloc[0])
+    corrected = sample.corrected_at(board_judged.place(board[best].run))
     baseline = board.held_against if board.held_against != best and math.isfinite(frame["score"][board.held_against]) else ""
     return Verdict(best, score, corrected, tried, max(0, int(frame["among_best"].sum()) - 1), by_rows, before, baseline, bool(frame["among_best"].get(baseline, False)), unjudged)
 

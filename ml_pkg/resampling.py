@@ -197,6 +197,7 @@ class Sample:
         level:float=LEVEL, # of confidence
     ) -> Interval:
         "Of a variant, without what the best won by being chosen. Another than the best has an interval of its own: how the winners vary says nothing of it."
+        if len(self.scores) == 1: return self.interval(place, level) # nothing was chosen
         return self.corrected(level) if self.scores[place] == _best(self.scores) else _below(_moved(self._uncapped(place, level), -self._bias), self.highest)
 
     @property
