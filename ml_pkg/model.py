@@ -29,7 +29,7 @@ from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, first_line, listed
 from .estimators import has_given_rows
 from .parts import changed_code, own_code
-from .persistence import Joblib, Persister, Pickle, Skops, attached_of, read_archive, with_attached, write_archive
+from .persistence import Joblib, Persister, Pickle, Skops, attached_of, check_persister, read_archive, with_attached, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
 from .workspace import Workspace
@@ -262,7 +262,8 @@ def save_model(
     workspace:Workspace, # notes where the file is
     run:str|None=None,   # a run of that workspace that the model belongs to
 ) -> Path:
-    "Write one file, as a whole or not at all."
+    "Write one file, as a whole or not at all. Raises `NotFound` if there is no folder for it, and what `write_model` raises."
+    check_persister(persister)
     if not path.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
     digest = write_model(model, path, persister)
