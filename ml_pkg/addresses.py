@@ -6,6 +6,7 @@
 __all__ = ['model_file', 'Located', 'located', 'find_model', 'traces', 'pause_between_looks']
 
 # %% ../nbs/api/438_addresses.ipynb #2dd7217e
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,12 @@ def model_file(
 ) -> Path:
     "The file of a model. Raises what `kept_file` and `fetch_model` raise."
     if is_registry_uri(address): return fetch_model(address)
+    if _is_file(address): return Path(address)
     return Path(address)/FILE if _is_mlflow_folder(address) else kept_file(address)
 
-def _is_file(address:str) -> bool: return address.endswith(".mlpkg") or Path(address).is_file()
+_ENDING = re.compile(r"[^@:]*\.\w+") # which no name of a model has
+
+def _is_file(address:str) -> bool: return address.endswith(".mlpkg") or Path(address).is_file() or bool(_ENDING.fullmatch(address)) and not Path(address).is_dir()
 def _is_mlflow_folder(address:str) -> bool: return (Path(address)/"MLmodel").is_file() and (Path(address)/FILE).is_file()
 
 # %% ../nbs/api/438_addresses.ipynb #8d65588a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier', 'warn_once', 'Checkpoints', 'NoCheckpoints',
-           'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'Made', 'made', 'is_reproducible']
+           'check_checkpoints', 'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'Made', 'made', 'is_reproducible']
 
 # %% ../nbs/api/190_checkpoints.ipynb #b3919fe1
 import logging
@@ -22,7 +22,7 @@ import numpy as np
 
 from .draws import Draws
 from .entries import DefinedElsewhere, Entry, NotForUs, Packed, packed, read_about, read_entry, write_entry
-from .errors import DamagedFile, MlPkgError
+from .errors import DamagedFile, InvalidDeclaration, MlPkgError
 from .leases import Lease
 from .workspace import Workspace
 
@@ -211,6 +211,14 @@ class NoCheckpoints:
         return function
 
 IN_WORKSPACE, NONE = Checkpoints(), NoCheckpoints() # what is used where nobody says otherwise
+
+# %% ../nbs/api/190_checkpoints.ipynb #237b8afe
+def check_checkpoints(
+    checkpoints:Any, # what a user gave
+) -> None:
+    "Raise `InvalidDeclaration` for what is no place of results."
+    if isinstance(checkpoints, type) or not hasattr(checkpoints, "settled"):
+        raise InvalidDeclaration(f"checkpoints= takes Checkpoints('a/folder') or NoCheckpoints(), and not {checkpoints!r}")
 
 # %% ../nbs/api/190_checkpoints.ipynb #c5fa9d9c
 def _note_used(path:Path) -> None:

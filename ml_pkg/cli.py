@@ -300,11 +300,13 @@ def tag(
     tags:Annotated[list[str]|None, typer.Argument(help="Tags to give it.")] = None,
     remove:Annotated[list[str]|None, typer.Option("--remove", help="A tag to take away; may be given several times.")] = None,
     star:Annotated[bool|None, typer.Option("--star/--unstar", help="Star it, or take its star away.")] = None,
+    as_json:AsJson = False,
 ) -> None:
     "Tag or star a run, and list its tags."
     from ml_pkg.registry import run_of
     found = run_of(run).tag(*(tags or ())).untag(*(remove or ()))
     if star is not None: found = found.star() if star else found.unstar()
+    if as_json: return print_json({"run": found.id, "tags": list(found.tags), "starred": found.starred})
     print(f"{_which(found)}: {', '.join(found.tags) or 'no tags'}{', starred' if found.starred else ''}")
 
 def _which(run:Any) -> str:

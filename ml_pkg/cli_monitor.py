@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli import AsJson, also_unread, app, print_json, reported
+from .errors import InvalidDeclaration
 
 if TYPE_CHECKING:
     from ml_pkg.looks import Look
 
 # %% ../nbs/api/809_cli_monitor.ipynb #525d1923
 Every = Annotated[str, typer.Option("--every", metavar="LENGTH", help="How long a period is; one look at the end of each: 15m, 1h, 1d.")]
-Over = Annotated[str, typer.Option("--over", metavar="LENGTH", help="How much time a window has that is judged: 1d, 2w.")]
+Over = Annotated[str, typer.Option("--over", metavar="LENGTH", help="How much time a window has that is judged: 1d, 2w. By default 1d; against a weekday it is a day, and against an hour an hour.")]
 Against = Annotated[str, typer.Option("--against", help="What a window is held against: training; before (as much time before it); weekday (the same one of the weeks before); hour (the same one of the days before).")]
 
 LabelsAfter = Annotated[str, typer.Option("--labels-after", metavar="LENGTH",
@@ -36,7 +37,7 @@ def _maturity(labels_after:str) -> dict[str, Any]:
 def watching_of(
     address:str,      # of the model
     every:str,        # how far looks are apart, such as 1h
-    over:str,         # how long a window is, such as 1d
+    over:str,         # how long a window is, such as 1d, which is also meant by an empty text; against a weekday or an hour nothing else can be said
     against:str,      # training, before, weekday or hour
     labels_after:str, # how old a row is when its label is expected, such as 7d; empty if labels are not waited for
     trusted:bool,     # whether code that the model's file holds may run
@@ -45,7 +46,8 @@ def watching_of(
     from ml_pkg.attending import length_of, policy_of
     from ml_pkg.periods import Every
     from ml_pkg.watching import Watching
-    return Watching(address, Every(length_of(every)), policy_of(against, length_of(over)), trusted=trusted, **_maturity(labels_after))
+    if over and against in ("weekday", "hour"): raise InvalidDeclaration(f"against {against} a window is {'a day' if against == 'weekday' else 'an hour'}, and --over says {over}: leave out --over")
+    return Watching(address, Every(length_of(every)), policy_of(against, length_of(over or "1d")), trusted=trusted, **_maturity(labels_after))
 
 # %% ../nbs/api/809_cli_monitor.ipynb #79bb757e
 @app.command()
@@ -118,7 +120,7 @@ def _print_rows(rows:Any, as_json:bool) -> None:
 def watch(
     name:Annotated[str, typer.Argument(help="The address of a model that is served: NAME, NAME@ALIAS. An alias is followed.")],
     every:Every = "1h",
-    over:Over = "1d",
+    over:Over = "",
     against:Against = "training",
     labels_after:LabelsAfter = "",
     once:Annotated[bool, typer.Option("--once", help="Look once, and exit with 1 while an alarm is open.")] = False,

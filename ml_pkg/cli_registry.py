@@ -14,7 +14,7 @@ import typer
 
 from .cli import AsJson, app, print_columns, print_json, reported, waiting
 from .display import minute
-from .errors import MlPkgError
+from .errors import InvalidDeclaration, MlPkgError
 
 if TYPE_CHECKING:
     from ml_pkg.registry import Version
@@ -92,6 +92,7 @@ def alias(
     from ml_pkg.registry import addressed_version
     from ml_pkg.registry import alias as move
     name, _, which = model.partition("@")
+    if not (which or remove): raise InvalidDeclaration(f"'' is no version or alias of {name}: say behind the name which one is meant, such as {name}@1 or {name}@production. What there is: ml_pkg models")
     version = None if remove else addressed_version(name, which).version
     move(name, alias, version, why)
     if as_json: print_json({"model": name, "alias": alias, "version": version})

@@ -7,15 +7,19 @@ __all__ = ['serve', 'traffic']
 
 # %% ../nbs/api/812_cli_serving.ipynb #9fdc107b
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cli import AsJson, Edited, app, print_columns, print_json, reported
 from .cli_monitor import Against, LabelsAfter, Over, watching_of
 from .errors import InvalidDeclaration, did_you_mean
+
+if TYPE_CHECKING:
+    from ml_pkg.server import Serving
 
 # %% ../nbs/api/812_cli_serving.ipynb #a07aba1f
 def _engine(name:str) -> Any:
@@ -38,15 +42,21 @@ def _given(context:typer.Context, *but:str) -> list[str]:
             for each in value if isinstance(value, (list, tuple)) else [value]: found += [flags[name][0], str(each)]
     return found
 
-def _write_container(context:typer.Context, model:str, folder:Path, port:int, engine:str, trusted:bool, edited:bool) -> None:
-    "The files of an image, and what to type now."
+def _refuse_idle(context:typer.Context, words:Iterable[str], why:str) -> None:
+    "Raise for an option that says something of what there is not to be."
+    if idle := next((word for word in _given(context) if word in words), ""): raise InvalidDeclaration(f"{idle} {why}")
+
+def _write_container(context:typer.Context, serving:"Serving", folder:Path, port:int, engine:str) -> None:
+    "The files of an image that can start as it is asked to, and what to type now."
     from ml_pkg.addresses import located
     from ml_pkg.container import container_files, write_files
     if any(context.params[name] for name in ("shadow", "split")):
         raise InvalidDeclaration("an image holds one version of a model, so it has no candidate beside it: leave out --shadow and --split")
-    there = located(model)
+    there = located(serving.address)
+    serving.ready(there)
+    serving.watch.check(serving)
     options = _given(context, "model", "port", "host", "dockerfile", "trusted", "edited")
-    for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), trusted, edited), folder): print(path)
+    for path in write_files(container_files(there, options, port, ("serve", "onnx") if engine == "onnx" else ("serve",), serving.trusted, serving.edited), folder): print(path)
     print(f"\nThey serve {there}. Now:\n  ml_pkg token add NAME  (prints who may ask: ML_PKG_TOKENS=…)\n  cd {folder} && ML_PKG_TOKENS=… docker compose up --build")
 
 # %% ../nbs/api/812_cli_serving.ipynb #34cb7889
@@ -72,14 +82,13 @@ def serve(
     edited:Edited = False,
     watch:Annotated[str, typer.Option("--watch", metavar="LENGTH",
         help="Look at the end of each period of that length, such as 1h, whether it is still the same world: for /dashboard, /metrics and the setting `alarms`.")] = "",
-    over:Over = "1d",
+    over:Over = "",
     against:Against = "training",
     labels_after:LabelsAfter = "",
     dockerfile:Annotated[Path | None, typer.Option("--dockerfile", metavar="FOLDER",
         help="Write what an image is built from that serves this version with these options, and serve nothing.")] = None,
 ) -> None:
     "Answer predictions over HTTP, from JSON rows with named columns, until it is told to end."
-    if dockerfile is not None: return _write_container(context, model, dockerfile, port, engine, trusted, edited)
     from ml_pkg.limits import Limits
     from ml_pkg.logged import Private
     from ml_pkg.prediction_log import PredictionLog, no_log
@@ -88,11 +97,12 @@ def serve(
     if shadow and split: raise InvalidDeclaration("a candidate either sees all requests (--shadow) or answers some (--split)")
     rival = ShadowedBy(shadow) if shadow else SplitWith(*split) if split else NoRival()
     kept = partial(PredictionLog, durable=durable) if log else no_log
-    if not watch and (idle := next((word for word in _given(context) if word in ("--over", "--against", "--labels-after")), "")):
-        raise InvalidDeclaration(f"{idle} says how a watch looks, and there is none: add --watch 1h")
+    if not watch: _refuse_idle(context, ("--over", "--against", "--labels-after"), "says how a watch looks, and there is none: add --watch 1h")
+    if not log: _refuse_idle(context, ("--durable", "--hashed", "--left-out"), "says how a log is kept, and nothing is to be logged: leave it out, or --no-log")
     watched = WatchedBy(partial(watching_of, every=watch, over=over, against=against, labels_after=labels_after, trusted=trusted)) if watch else Unwatched()
-    run(Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted, edited),
-        port, host, workers)
+    serving = Serving(model, _engine(engine), kept, Private(hashed or (), left_out or ()), Limits(rows=rows, body=body), rival, watched, trusted, edited)
+    if dockerfile is not None: return _write_container(context, serving, dockerfile, port, engine)
+    run(serving, port, host, workers)
 
 # %% ../nbs/api/812_cli_serving.ipynb #a2874706
 @app.command()

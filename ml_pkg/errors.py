@@ -94,7 +94,8 @@ def listed(
 
 # %% ../nbs/api/000_errors.ipynb #d445fa4b
 def _near(name:str, names:Iterable[str]) -> str | None:
-    "The one of some names that a name may stand for: it is spelled much alike, or made of its words' last initials, as rmse of neg_root_mean_squared_error."
+    "The one of some names that a name may stand for: it is the beginning of it, as acc of accuracy, spelled much alike, or made of its words' last initials, as rmse of neg_root_mean_squared_error."
+    if len(name) > 2 and (begun := [other for other in names if other.startswith(name)]): return min(begun, key=len)
     if alike := difflib.get_close_matches(name, names, n=1): return alike[0]
     written_out = [other for other in names if len(name) > 2 and "".join(word[:1] for word in other.split("_")).endswith(name)]
     return min(written_out, key=len, default=None)

@@ -105,7 +105,7 @@ def drop(
     estimator:Any, # stays as it is
     step:str,      # name of the step; inside another one as "outer__inner"
 ) -> Any:          # a new, unfitted estimator
-    "The estimator without a step. Raises `UnknownName` if it has none of that name."
+    "The estimator without a step. Raises `UnknownName` if it has none of that name, `InvalidDeclaration` for the step that predicts, and for the only one."
     from sklearn.base import clone
     _check_name(step)
     changed, path = clone(estimator), step.split("__")
@@ -114,6 +114,7 @@ def drop(
     parts, place = list(getattr(holder, held, ())), _place(holder, path[-1])
     if len(parts) == 1: raise InvalidDeclaration(f"'{step}' is the only step: without it nothing is left")
     holder.set_params(**{held: parts[:place] + parts[place + 1:]})
+    if _predicts(estimator) and not _predicts(changed): raise InvalidDeclaration(f"'{step}' is the step that predicts: without it there is nothing to score. For another one in its place there is replace({step}=…)")
     return changed
 
 # %% ../nbs/api/160_estimators.ipynb #3373106b

@@ -25,7 +25,7 @@ from .gates import Gates
 from .history import History, history, run_list
 from .hooks import rows_after, rows_before, with_rows
 from .identity import Identity, components, differences, identify
-from .persistence import Persister, Skops
+from .persistence import Persister, Skops, check_persister
 from .preflight import Preflight, checked_accepts, preflight
 from .provenance import declared_source, declaring_module
 from .run import Run
@@ -98,7 +98,7 @@ class _Variations(_Declaration):
         self,
         step:str, # its name; inside another one as "outer__inner"
     ) -> "Experiment":
-        "Without a step. Raises `UnknownName`."
+        "Without a step. Raises `UnknownName`, `InvalidDeclaration` for the step that predicts, and for the only one."
         return _varied(self, estimator=estimators.drop(self.estimator, step))
 
     def insert(
@@ -124,7 +124,7 @@ class _Variations(_Declaration):
         "With another seed, a whole number from 0 to 2**32 - 1. Raises `InvalidDeclaration`."
         return _varied(self, seed=seed)
     def with_persister(self, persister:Persister) -> "Experiment": # how its model becomes a file
-        "With another format for its model's file; the key stays the same."
+        "With another format for its model's file; the key stays the same. Raises `InvalidDeclaration`."
         return _varied(self, persister=persister)
     def with_promotion(self, promotion:Gates) -> "Experiment": # what it has to pass to go into production
         "With other gates to pass; the key stays the same. Raises `InvalidDeclaration`."
@@ -244,6 +244,7 @@ def _check_declaration(experiment:_Declaration) -> None:
         raise InvalidDeclaration(f"seed is a whole number from 0 to 2**32 - 1, and not {experiment.seed!r}")
     if not isinstance(experiment.promotion, Gates):
         raise InvalidDeclaration(f"promotion= takes Gates, such as Gates(NotWorse(), EnoughRows(1000)), and not a {type(experiment.promotion).__name__}")
+    check_persister(experiment.persister)
     estimators.check_estimator(experiment.estimator)
 
 def _check_replaceable(experiment:_Declaration, changes:dict) -> None:

@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .declared_changes import declared_changes, in_a_line
 from .deliveries import chosen_sinks, tell_more
 from .display import finite
 from .errors import DamagedFile, InvalidData, InvalidDeclaration, MlPkgError, Unidentifiable, Unwritable
 from .estimators import has_given_rows, seeded
+from .identity import components, differences
 from .persistence import Archive, Joblib, Pickle, Skops, attached_of, persister_of, read_archive
 from .provenance import packages
 from .recording import otherwise
@@ -66,6 +68,8 @@ def _refitted(work:Any) -> Any:
 def _check_meaning(experiment:"Experiment", run:Run) -> None:
     "Raises `InvalidDeclaration` if a declaration is not what ran."
     found = _or_none(lambda: experiment.key)
+    if found and found != run.key and declared_changes(differ := differences(run.components, components(experiment.identity))):
+        raise InvalidDeclaration(f"what is declared is not what run {run.id} ran: {in_a_line(differ)}. Run it, and give that run: experiment.fitted(experiment.run())")
     if found != run.key:
         raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
     if found is None and (other := otherwise(experiment, run)):

@@ -302,9 +302,9 @@ def changes(
     return told_apart(texts, [held[run] for run in ids])
 
 _VARIED = """
-    WITH chosen AS MATERIALIZED (SELECT runs.id, runs.experiment, runs.varied, coalesce(runs.variation_of, first.variation_of) AS known FROM runs LEFT JOIN runs AS first ON first.id = runs.reuses WHERE runs.id IN (SELECT value FROM json_each(?))),
+    WITH chosen AS MATERIALIZED (SELECT runs.id, runs.experiment, runs.varied, coalesce(runs.variation_of, CASE WHEN runs.varied OR NOT first.varied THEN first.variation_of END) AS known FROM runs LEFT JOIN runs AS first ON first.id = runs.reuses WHERE runs.id IN (SELECT value FROM json_each(?))),
          declared AS MATERIALIZED (SELECT experiment, (SELECT id FROM runs WHERE runs.experiment = unknown.experiment AND status = 'finished' AND NOT varied ORDER BY number DESC LIMIT 1) AS id FROM (SELECT DISTINCT experiment FROM chosen WHERE varied AND known IS NULL) AS unknown)
-    SELECT chosen.id, coalesce(known, CASE WHEN varied THEN declared.id END) FROM chosen LEFT JOIN declared USING (experiment)""" # a variation that ran before what it varies is held against that as it ran later; that is looked for once for each experiment
+    SELECT chosen.id, coalesce(known, CASE WHEN varied THEN declared.id END) FROM chosen LEFT JOIN declared USING (experiment)""" # what is declared now varies nothing, also if its results are those of a variation that it was; a variation that ran before what it varies is held against that as it ran later; that is looked for once for each experiment
 
 # %% ../nbs/api/292_history.ipynb #be439463
 def history(

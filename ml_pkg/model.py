@@ -29,7 +29,7 @@ from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, first_line, listed
 from .estimators import has_given_rows
 from .parts import changed_code, own_code
-from .persistence import Joblib, Persister, Pickle, Skops, attached_of, digest_of, read_archive, with_attached, write_archive
+from .persistence import Joblib, Persister, Pickle, Skops, attached_of, check_persister, digest_of, read_archive, with_attached, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
 from .workspace import Workspace
@@ -154,7 +154,7 @@ class Model:
         self,
         rows:Any, # as for `predict`, with the target
     ) -> dict[str, float]:
-        "The declared metrics on rows that have the target. Raises `InvalidInput` if they do not."
+        "The declared metrics on rows that have the target. Raises `InvalidInput` if they do not, or if there are none."
         from sklearn.metrics import get_scorer
 
         from ml_pkg.schema import as_frame
@@ -162,6 +162,7 @@ class Model:
         for name in targets:
             if name not in frame.columns:
                 raise InvalidInput(f"the target '{name}' is missing, so nothing can be scored.{did_you_mean(name, frame.columns, 'columns given')}")
+        if not len(frame): raise InvalidInput("there are no rows, so nothing can be scored. Give those whose target is known")
         X, y = conform(frame, self.schema).frame, frame[targets[0]] if len(targets) == 1 else frame[targets]
         names = self.card.get("scorers") or ["accuracy" if self.card.get("classes") else "r2"]
         return {name: float(get_scorer(name)(self.estimator, X, y)) for name in names}
@@ -231,11 +232,12 @@ def probability_name(
 
 def _no_answers(model:Model, method:str) -> Any:
     "Answers about no rows, in the form of answers about some: scikit-learn refuses tables without rows."
-    targets = model.card.get("target", ["prediction"])
-    if method == "predict": return np.empty(0 if len(targets) == 1 else (0, len(targets)))
-    if len(targets) == 1: return np.empty((0, len(model.estimator.classes_)))
+    targets, classes = model.card.get("target", ["prediction"]), getattr(model.estimator, "classes_", None)
+    if classes is None: return np.empty(0 if len(targets) == 1 else (0, len(targets)))
+    if len(targets) == 1: return pd.Series(classes[:1]).array[:0] if method == "predict" else np.empty((0, len(classes))) # pandas tells text by a value only
     example = conform([{column.name: column.example for column in model.schema.columns}], model.schema).frame # only an answer tells its form
-    found = model.estimator.predict_proba(example)
+    found = getattr(model.estimator, method)(example)
+    if method == "predict": return pd.DataFrame(np.asarray(found), columns=targets)[:0]
     return [table[:0] for table in found] if isinstance(found, list) else found[:0]
 
 # %% ../nbs/api/220_model.ipynb #4dca970e
@@ -265,7 +267,8 @@ def save_model(
     workspace:Workspace, # notes where the file is
     run:str|None=None,   # a run of that workspace that the model belongs to
 ) -> Path:
-    "Write one file, as a whole or not at all."
+    "Write one file, as a whole or not at all. Raises `NotFound` if there is no folder for it, and what `write_model` raises."
+    check_persister(persister)
     if not path.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {path.absolute().parent} to write {path.name} to: make it first, or choose another")
     digest = write_model(model, path, persister)

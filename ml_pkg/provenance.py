@@ -96,12 +96,12 @@ def _kernel() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
-entrance: ContextVar[str] = ContextVar("entrance", default="script") # the command line says here that it is one
+entrance: ContextVar[str] = ContextVar("entrance", default="script") # the command line says here that it is one, and whoever runs something only to test it, too
 
 def origin() -> str:
-    "How the code was started: 'CI', 'test' (by nbdev_test), 'notebook', 'command line' or 'script'."
+    "How the code was started: 'CI', 'test' (by nbdev_test, or to verify a declaration), 'notebook', 'command line' or 'script'."
     if os.environ.get("CI"): return "CI"
-    if os.environ.get("IN_TEST"): return "test"
+    if os.environ.get("IN_TEST") or entrance.get() == "test": return "test"
     return "notebook" if _kernel() else entrance.get()
 
 # %% ../nbs/api/210_provenance.ipynb #541cd69a

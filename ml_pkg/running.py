@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifacts import keep_declaration
-from .checkpoints import Checkpoints, NoCheckpoints, warn_once
+from .checkpoints import Checkpoints, NoCheckpoints, check_checkpoints, warn_once
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .errors import PreflightWarning, WorkspaceUnusable
 from .recording import Attempt, Surroundings, attempt, fail, finish, prepare, remarks
@@ -107,6 +107,7 @@ def run_experiment(
 ) -> Run:
     "Look the key up; run and record what is not there. Raises what fitting raises, after recording the failure."
     check_jobs(n_jobs)
+    check_checkpoints(checkpoints)
     begun = attempt(experiment, threads, Surroundings())
     if isinstance(checkpoints, Checkpoints) and (found := reused(begun)):
         for finding in found.findings:

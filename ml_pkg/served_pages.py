@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dashboard import dashboard, thing_page
-from .errors import MlPkgError
+from .errors import MlPkgError, NotFound
 from .pages import FILES, rendered
 from .periods import watch_folder
 from .workspace import Workspace
@@ -32,9 +32,12 @@ def _shown(template:str, title:str, whose:str, /, status:int=200, **values) -> A
     content = rendered(template, title=title, here="", root=ROOT, pages=(), whose=f"{whose}, as it is served", **values)
     return HTMLResponse(content.encode("utf-8", "backslashreplace"), status, _NO_SCRIPTS)
 
-def _page(template:str, title:str, name:str, found:Callable[[], dict]) -> Any:
-    "A page, or why there is none."
+_SOON = "nobody has asked the model yet, so there is nothing to look at: the page comes a moment after the first answer"
+
+def _page(template:str, title:str, name:str, found:Callable[[], dict], otherwise:str="") -> Any:
+    "A page, or why there is none; otherwise what is said as long as nobody has looked."
     try: return _shown(template, title, name, **_LINKS, **found())
+    except NotFound as error: return _shown("problem", "Nothing to show", name, 404, message=otherwise or str(error))
     except MlPkgError as error: return _shown("problem", "Nothing to show", name, 404, message=str(error))
 
 class _Kept:
@@ -51,12 +54,14 @@ def add_dashboard(
     app:"FastAPI",       # to be given it
     workspace:Workspace, # that looks are kept in
     name:str,            # of the model that answers
+    is_watched:bool=False, # whether this server looks, so that there is a page as soon as there is something to look at
 ) -> None:
     "Give an application the address `/dashboard`."
     from starlette.responses import Response
-    made = _Kept(lambda: _page("dashboard", f"{name}, watched", name, lambda: dashboard(workspace, name)), watch_folder(workspace, name)/"alarms.json")
+    otherwise = _SOON if is_watched else ""
+    made = _Kept(lambda: _page("dashboard", f"{name}, watched", name, lambda: dashboard(workspace, name), otherwise), watch_folder(workspace, name)/"alarms.json")
     def whole() -> Any: return made.page()
-    def one(thing:str="", at:str="") -> Any: return _page("thing", f"{thing} of {name}", name, lambda: thing_page(workspace, name, thing, at))
+    def one(thing:str="", at:str="") -> Any: return _page("thing", f"{thing} of {name}", name, lambda: thing_page(workspace, name, thing, at), otherwise)
     def file(kind:str, content:str) -> Callable[[], Any]: return lambda: Response(content, media_type=kind, headers={"x-content-type-options": "nosniff"})
     for path, answer in {ROOT: whole, f"{ROOT}/thing": one, **{ROOT + path: file(*found) for path, found in FILES.items()}}.items():
         app.add_api_route(path, answer, methods=["GET"], include_in_schema=False, response_model=None)

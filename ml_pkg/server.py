@@ -91,6 +91,8 @@ def _say_swapped(ready:Served, before:Served) -> None:
 # %% ../nbs/api/780_server.ipynb #67340038
 class Unwatched:
     "Nobody looks."
+    is_there = False
+
     def says(self, serving:Serving) -> str: # what is being started
         "What there is to say of it when a server begins."
         return ""
@@ -103,6 +105,7 @@ class Unwatched:
 class WatchedBy(Unwatched):
     "A process beside the server looks again and again."
     made: Callable[[str], Watching] # for an address
+    is_there = True
 
     def says(self, serving:Serving) -> str:
         watching = self.made(serving.address)
@@ -292,7 +295,7 @@ def _application(serving:Serving, service:Service, instruments:Instruments, work
     app = api(service, _lifespan(_background(serving, accounts, end, is_wanted), accounts.close))
     add_open_inference(app, service)
     add_metrics(app, instruments)
-    add_dashboard(app, workspace, service.current.name)
+    add_dashboard(app, workspace, service.current.name, serving.watch.is_there)
     return app
 
 def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace, is_wanted:Callable[[], bool]) -> None:

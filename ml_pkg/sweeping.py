@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from .checkpoints import Checkpoints, NoCheckpoints
+from .checkpoints import Checkpoints, NoCheckpoints, check_checkpoints
 from .code import texts_within
 from .errors import InvalidDeclaration, PreflightWarning
 from .explanation import failing_step
@@ -366,6 +366,7 @@ def run_variants(
     threads:int,     # of linear algebra, in each fit
 ) -> list[Result]:   # in the order in which they were asked for
     "Run what has not run yet. A variant that fails is a run that failed. Raises `KeyboardInterrupt` after recording what was under way; what was done is kept."
+    check_checkpoints(checkpoints)
     count, results = workers(n_jobs), []
     with ThreadPoolExecutor(1) as thread, passing_on(checkpoints) if count == 1 else nullcontext(checkpoints) as store:
         tally = _Tally(Recording(thread if count > 1 else Here()))

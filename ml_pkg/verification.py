@@ -20,6 +20,7 @@ from .model import EditedCode, to_answer
 from .parity import Testimony, all_answers, answers_digest, fitted_rows, testimony
 from .placement import Place, place_at
 from .promotion import Refusal, current_version, only_one, project_of, settle_and_tell, was_promoted
+from .provenance import entrance
 from .registry import Version
 from .run import load_run
 from .store import connected
@@ -72,8 +73,10 @@ def _of_version(workspace:Workspace, version:Version) -> _Expected:
     return _Expected(version.path, given, f"that were promoted ({given or 'nobody asked for any then'})")
 
 def _of_declaration(declared:"Experiment") -> _Expected:
-    "Raises what running it raises."
-    run = declared.run()
+    "Raises what running it raises. It runs as a test does, so that `latest` stays what somebody ran last."
+    before = entrance.set("test")
+    try: run = declared.run()
+    finally: entrance.reset(before)
     given = answers_digest(all_answers(declared.fitted(run), fitted_rows(declared)))
     return _Expected(run.model_path, given, f"of the model in memory ({given})")
 

@@ -225,7 +225,7 @@ def commands_page() -> Iterator[str]:
     "All commands."
     found = all_commands()
     yield ("# Commands\n\nEvery command has `--help`. Options of `ml_pkg` itself stand before the command: `ml_pkg --debug train …`.\n\n"
-           "The exit code is 0 if all went well, 2 for an error that you can mend or a word that is not understood, 130 if it was interrupted, and 1 for anything else, and where the text of a command says so.")
+           "The exit code is 0 if all went well, 2 for an error that you can mend or a word that is not understood, 130 if it was interrupted, and 1 for anything else, and where the text of a command says so. With `--debug` an error ends in its traceback, and the code is 1.")
     yield "\n".join(f"- [`{name}`](#{anchor(name)}): {command.help.partition('. ')[0].rstrip('.')}" for name, command in found.items())
     for name, command in found.items(): yield f"## `{name}`\n\n{command.help}\n\n```console\n$ {usage(name, command)}\n```" + "".join(parameters_of(command))
 
