@@ -46,21 +46,22 @@ class Place(NamedTuple):
     def address(self) -> str: return f"{self.module.__name__}:{self.variable}"
 
 def declared_place(
-    experiment:"Experiment", # with the name that is looked for
+    experiment:"Experiment", # a declaration or a variant, also one of another name
     workspace:Workspace,     # whose runs tell the module, if the experiment does not
 ) -> Place:
-    "Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
+    "Where what it varies is declared. Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
     root = experiment.declared
-    name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, root.name)
+    called = root.varies[-1] if root.varies else root.name
+    name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, called)
     if name is None:
-        raise NotRewritable(f"{root.name} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {root.name})")
+        raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
     try: module = importlib.import_module(name)
-    except Exception as error:
-        raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({type(error).__name__}: {error})") from error
-    found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == root.name]
+    except (Exception, SystemExit) as error:
+        raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
+    found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == called]
     if len(found) != 1:
-        raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{root.name}'{': ' + ', '.join(found) if found else ''}; one is needed")
-    return Place(module, found[0], root.name, _written(module))
+        raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{called}'{': ' + ', '.join(found) if found else ''}; one is needed")
+    return Place(module, found[0], called, _written(module))
 
 def _written(module:ModuleType) -> Path | None:
     "The file in which a module's declarations are written; none for one that was installed without its notebooks."
@@ -89,7 +90,7 @@ def place_at(
     module = module or _recorded_module(workspace, address)
     if module is None: raise UnknownName(f"no module is known that declares '{address}'. Give its address: ml_pkg verify package.module:{address}")
     try: found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownName(f"the module {module} cannot be imported here ({type(error).__name__}: {error}). If it is not what its notebook exports: nbdev_export") from error
     declared = {name: value.name for name, value in vars(found).items() if type(value).__name__ == "Experiment"}
     chosen = variable if variable in declared else next((name for name, called in declared.items() if variable == called), None)

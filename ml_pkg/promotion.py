@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -258,7 +258,7 @@ def promote(
     workspace = Workspace.current()
     settle_and_tell(workspace)
     place = declared_place(experiment, workspace)
-    chosen = experiment.named(place.name)
+    chosen = _as_candidate(experiment, place)
     with only_one(place.file, place.name):
         change = _planned_with_remarks(experiment, place, workspace)
         run = chosen.run()
@@ -275,6 +275,10 @@ def promote(
                 for each in ([outset.run] if outset else []) + [run]]
             move = Move("promote", workspace, place, chosen, change, model, copies[-1].part, version, why, forced, tuple(verdicts))
             return write_and_enter(move, lambda connection: _entered(connection, copies))
+
+def _as_candidate(experiment:"Experiment", place:Place) -> "Experiment":
+    "Under the name of the place, as a variation of what is declared there. The gates may refuse it, and then it is nothing else."
+    return replace(experiment.named(place.name), varied_from=vars(place.module)[place.variable])
 
 def _entered(connection:sqlite3.Connection, copies:Sequence["Copy"]) -> Version:
     "The last copy as a version. One before it is what was declared at the outset, and was in production until now."
