@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .code import is_library_file
 from .errors import NotRewritable, UnknownName, did_you_mean, listed
-from .exported import exported_again
+from .exported import cells_apart, exported_again
 from .expressions import Expression, experiment_expression
 from .identity import identify
 from .journal import Change
@@ -137,6 +137,13 @@ def _refuse_strays(imports:Sequence[str], place:Place) -> None:
         if "." in place.module.__name__ and file and Path(file).resolve().parent == root:
             raise NotRewritable(f"what it needs comes from {file}, which is no part of the package {place.module.__name__.partition('.')[0]}: whoever installs that would not have it. Put it into an exported cell, and import it from there")
 
+def _refuse_apart(place:Place) -> None:
+    "Raise `NotRewritable` if the next export would make something else of the module, also in cells that stay as they are."
+    file, notebook = place.module_file.resolve(), place.file
+    apart = cells_apart(file, place.module.__name__, notebook) if notebook != file else []
+    if apart:
+        raise NotRewritable(f"{place.module.__name__} does not hold what {notebook} exports: it differs in the cell{'s' * (len(apart) > 1)} {listed(apart, 3)}, so what is promoted now would be something else after the next export. Export the notebook (nbdev_export), and try again")
+
 def _registry_only(expression:Expression, place:Place) -> str:
     "What to paste where the notebook is, since it is not here."
     return "\n".join([f"# {place.address} is installed without its notebook. Where that is, the declaration becomes:", *expression.imports,
@@ -156,10 +163,13 @@ def rewritten(
     imports = [each for each in expression.imports if not each.startswith(f"from {place.module.__name__} import ")] # it is that module
     same, same_import = _means_the_same(place.module, expression.imports), _imports_the_same(place.module)
     declared = find_declared(place.written, place.variable)
-    if not rewrite(declared, expression.text, imports, same=same, same_import=same_import).diff: return Rewritten([], "") # whatever was imported: it declares that by now
+    if not rewrite(declared, expression.text, imports, same=same, same_import=same_import).diff:
+        _refuse_apart(place)
+        return Rewritten([], "") # whatever was imported: it declares that by now
     found = rewrite(declared, expression.text, imports, unused, expected, same, same_import)
     changes, file = [Change(found.path, found.old, found.new)], place.module_file.resolve()
     if place.written != file: changes.append(Change(file, *exported_again(file, place.module.__name__, found.old, found.new)))
+    _refuse_apart(place)
     return Rewritten(changes, found.diff, tuple(_remarks(vars(place.module)[place.variable], experiment, found)))
 
 def _remarks(old:"Experiment", new:"Experiment", found:Rewriting) -> Iterator[str]:
