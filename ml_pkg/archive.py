@@ -229,7 +229,7 @@ def _columns(connection:sqlite3.Connection, table:str, database:str="main") -> d
     return {name: kind for name, kind in connection.execute("SELECT name, type FROM pragma_table_xinfo(?, ?) WHERE hidden = 0", [table, database])}
 
 def _tables(connection:sqlite3.Connection, database:str="main") -> list[str]:
-    return [name for name, in connection.execute(f"SELECT name FROM {database}.sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'lookup_%' AND name NOT IN ('versions', 'promotions', 'looks') ORDER BY rowid")]
+    return [name for name, in connection.execute(f"SELECT name FROM {database}.sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'lookup_%' AND name NOT IN ('versions', 'promotions') ORDER BY rowid")]
 
 def _copy(source:Path, target:Path, path:Path) -> None:
     "A new database with the rows of the archive's, brought forward. Raises `DamagedFile`, `WorkspaceUnusable`."
@@ -285,7 +285,7 @@ def _refuse_collisions(connection:sqlite3.Connection, path:Path) -> None:
     "Raise `DamagedFile` if a run that is there has the id of a different one."
     both = "SELECT id FROM main.runs INTERSECT SELECT id FROM incoming.runs"
     for table in _tables(connection):
-        if table in ("files", "annotations", "deliveries"): continue # what is beside a record may differ
+        if table in ("files", "annotations", "deliveries", "looks"): continue # what is beside a record may differ
         names, key = _shared(connection, table), "id" if table == "runs" else "run"
         for one, other in (("main", "incoming"), ("incoming", "main")):
             found = connection.execute(f"SELECT {key} FROM (SELECT {names} FROM {one}.{table} WHERE {key} IN ({both}) EXCEPT SELECT {names} FROM {other}.{table} WHERE {key} IN ({both}))").fetchone()
@@ -300,12 +300,15 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
     number = f"""CASE WHEN {is_vouched} THEN {max(last or 0, 0)} + row_number() OVER (PARTITION BY {is_vouched} ORDER BY number)
         ELSE {1 if first is None else min(first, 1)} - row_number() OVER (PARTITION BY {is_vouched} ORDER BY number DESC) END""" # without gaps
     for table in _tables(connection):
+        if table == "looks": continue
         names = ", ".join(name for name in _columns(connection, table) if name != "number")
         order = "" if table in _without_rowid(connection) else "ORDER BY rowid"
         if table == "runs":
             connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT {number}, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number")
         else: connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM fresh) {order}")
     connection.execute("DROP TABLE temp.fresh")
+    if vouched: # gates take the score of an earlier look for their own
+        connection.execute("INSERT INTO main.looks (holdout, run, key, scores, made, who) SELECT holdout, run, key, scores, made, who FROM incoming.looks AS theirs WHERE NOT EXISTS (SELECT 1 FROM main.looks AS ours WHERE ours.holdout = theirs.holdout AND ours.run = theirs.run) ORDER BY number")
     names = ", ".join(_columns(connection, "files"))
     connection.execute(f"INSERT INTO main.files ({names}) SELECT {names} FROM incoming.files WHERE run IS NULL AND path NOT IN (SELECT path FROM main.files)")
 

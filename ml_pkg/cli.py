@@ -149,7 +149,8 @@ def train(
 ) -> None:
     "Cross-validate an experiment, record the run and save the model. What has run already is not computed again."
     with _start():
-        from ml_pkg.declarations import load_declaration
+        from ml_pkg.declarations import load_declaration, settle_first
+        settle_first()
         experiment = load_declaration(declaration)
     with _progress(experiment.name) as show: run = experiment.run(n_jobs=jobs, progress=lambda folds, total: _shown(folds, total, show))
     if not run.is_recorded:

@@ -233,6 +233,19 @@ def _declarations(workspace:Workspace) -> Iterator[Symptom]:
     damaged = [path.name for path in workspace.folder.glob("frames/*.entry") if not _is_sound(path)]
     if damaged: yield Symptom(f"damaged: {counted(len(damaged), 'frame')} of declarations", listed(damaged, 5), Severity.WRONG, "Put them back from a copy")
 
+# %% ../nbs/api/450_doctor.ipynb #b96ae75a
+def _promotions(workspace:Workspace) -> Iterator[Symptom]:
+    "Promotions that were killed in the middle, and files that one could not put back."
+    folder = workspace.folder/"promotions"
+    if not folder.is_dir(): return
+    from ml_pkg.promotion import unsettled
+    for name in unsettled(workspace):
+        yield Symptom(f"a promotion of {name} was killed before it was done: what is declared may never have been in production", str(folder/f"{name}.json"),
+            Severity.WRONG, f"ml_pkg verify {name} makes an end of it: all old or all new")
+    if left := sorted(folder.glob("*.left")):
+        yield Symptom(f"not put back, since somebody had edited it: what {counted(len(left), 'promotion')} had begun to write", listed(map(str, left), 5), Severity.WRONG,
+            "Compare the notebook and its module with git, then delete the file that is kept; ml_pkg verify NAME tells whether they are one thing with what is in production")
+
 # %% ../nbs/api/450_doctor.ipynb #85180396
 def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
     store = Checkpoints(workspace.folder/"checkpoints")
@@ -384,7 +397,7 @@ class Diagnosis:
         return definition(f"Workspace: {self.verdict}", self.overview) + (html_table(["how bad", "what", "where", "what to do"], rows) if rows else "")
 
 # %% ../nbs/api/450_doctor.ipynb #9f2c24ab
-_EXAMINATIONS:tuple[Callable[[Workspace], Iterator[Symptom]], ...] = (_folder, _database, _files, _versions, _declarations, _checkpoints, _left, _waiting)
+_EXAMINATIONS:tuple[Callable[[Workspace], Iterator[Symptom]], ...] = (_folder, _database, _files, _versions, _declarations, _promotions, _checkpoints, _left, _waiting)
 
 def doctor(
     workspace:Workspace, # to be looked at

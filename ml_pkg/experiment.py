@@ -53,6 +53,7 @@ class _Declaration:
     source: str|None = field(default=None, kw_only=True)              # the statement that declares it, found out by itself
     module: str|None = field(default=None, kw_only=True)              # the module of that statement; '__main__' is a notebook or a script
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
+    varies: tuple[str, ...] = field(default=(), kw_only=True)         # names of what one varies that was read from its record; the last is declared in the module
 
     def __post_init__(self) -> None:
         from sklearn.base import clone
@@ -143,7 +144,7 @@ class _Variations(_Declaration):
 @dataclass(frozen=True, eq=False, repr=False)
 class Experiment(_Variations):
     "A frozen declaration of what is learnt from which rows, and how that is judged."
-    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module} # where what it varies is declared
+    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module, "varies": _varies(self)} # where what it varies is declared, and under which name
     def _repr_html_(self) -> str: return _page(self)
 
     @property
@@ -255,7 +256,12 @@ def _check_replaceable(experiment:_Declaration, changes:dict) -> None:
         if name in fields and name not in experiment.estimator.get_params(deep=False):
             raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
-def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varied_from=cast("Experiment", experiment), **changes))
+def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varies=(), varied_from=cast("Experiment", experiment), **changes))
+
+def _varies(experiment:Experiment) -> tuple[str, ...]:
+    "Names of what an experiment varies, for when that is not at hand any more."
+    root = experiment.declared
+    return experiment.varies if root is experiment else root.varies or (root.name,)
 
 def _in_a_line(estimator:Any) -> str: return " ".join(repr(estimator).split())
 

@@ -106,13 +106,20 @@ def refuse_out_of_step(
 
 # %% ../nbs/api/397_exported.ipynb #e76c060c
 _MARK = re.compile(r"^# %% (.*) #([\w-]+)[ \t]*$", re.MULTILINE)
-_HERE = re.compile(r"#\s*\|\s*export[si]?\s*$", re.MULTILINE)
+_TARGET = re.compile(r"#\s*\|\s*export[si]?\b[ \t]*([\w.]*)[ \t]*\r?$", re.MULTILINE)
+_DEFAULT = re.compile(r"#\s*\|\s*default_exp[ \t]+([\w.]+)")
 
 def _bodies(text:str, notebook:str) -> dict[str, str]:
     "What a module holds of the cells of a notebook, by their ids."
     marks = list(_MARK.finditer(text))
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     return {mark[2]: text[mark.end():end] for mark, end in zip(marks, ends, strict=True) if mark[1].rpartition("/")[2] == notebook}
+
+def _exported_to(cells:Mapping[str, str], module:str) -> dict[str, str]:
+    "Those of the cells of a notebook that go into a module, by their ids. A directive leaves its package out."
+    names, targets = ("", module, module.partition(".")[2]), {name: found[1] for name, source in cells.items() if is_exported(source) and (found := _TARGET.search(source))}
+    default = next((found[1] for source in cells.values() if (found := _DEFAULT.search(source))), "")
+    return {name: cells[name] for name, target in targets.items() if (target or default) in names}
 
 def _does(source:str) -> str:
     try: return ast.dump(ast.parse(source))
@@ -130,7 +137,7 @@ def cells_apart(
     "In which cells a module and its notebook differ."
     held = _bodies(path.read_text(encoding="utf-8"), notebook.name)
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"}
-    exported = {name: source for name, source in cells.items() if is_exported(source) and _HERE.search(source)}
+    exported = _exported_to(cells, module)
     if not held.keys() & cells.keys(): return []
     same = [name for name in held.keys() & exported.keys() if _is_held(held[name], exported[name], module)]
     return [name for name in {**held, **exported} if name not in same and name != "0"]

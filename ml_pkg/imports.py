@@ -11,7 +11,7 @@ import re
 import sys
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .cells import NEWLINE, bindings, first_line, newline_of, span_of, syntax_tree
 from .errors import NotRewritable
@@ -178,12 +178,18 @@ def _on_a_line(source:str, tree:ast.Module, wanted:Import) -> str:
     return source[:end] + newline + gap + str(wanted) + source[end:]
 
 # %% ../nbs/api/391_imports.ipynb #eccb196c
+def _is_spoken_of(text:Any, name:str) -> bool:
+    "Whether a text is an expression with a name in it, as an annotation can be, or what `__all__` lists."
+    if not isinstance(text, str) or name not in text: return False
+    try: return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError): return False # prose
+
 def is_used(
     tree:ast.Module, # of a cell
     name:str,        # that may be imported there
 ) -> bool:
-    "Whether anything in a cell reads or assigns a name."
-    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
+    "Whether anything in a cell reads or assigns a name, also in an annotation that is a text, or in `__all__`."
+    return any(node.id == name if isinstance(node, ast.Name) else isinstance(node, ast.Constant) and _is_spoken_of(node.value, name) for node in ast.walk(tree))
 
 # %% ../nbs/api/391_imports.ipynb #397ae8b8
 def _without_statement(source:str, tree:ast.Module, node:ast.stmt) -> str:

@@ -133,6 +133,12 @@ class Lease:
         if ours: _heart.add(holder, self.path)
         return ours
 
+    @property
+    def is_held(self) -> bool:
+        "Whether somebody has it who is alive, as far as can be told without waiting."
+        touched = _touched(self.path)
+        return touched is not None and not _is_gone(self.path) and time.time() - touched / 1e9 < PATIENCE
+
     def wait(
         self,
         done:Callable[[], bool], # whether what is waited for is there

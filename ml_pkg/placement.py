@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .code import is_library_file
 from .errors import NotRewritable, UnknownName, did_you_mean, listed
-from .exported import exported_again
+from .exported import cells_apart, exported_again
 from .expressions import Expression, experiment_expression
 from .identity import identify
 from .journal import Change
@@ -46,21 +46,22 @@ class Place(NamedTuple):
     def address(self) -> str: return f"{self.module.__name__}:{self.variable}"
 
 def declared_place(
-    experiment:"Experiment", # with the name that is looked for
+    experiment:"Experiment", # a declaration or a variant, also one of another name
     workspace:Workspace,     # whose runs tell the module, if the experiment does not
 ) -> Place:
-    "Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
+    "Where what it varies is declared. Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
     root = experiment.declared
-    name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, root.name)
+    called = root.varies[-1] if root.varies else root.name
+    name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, called)
     if name is None:
-        raise NotRewritable(f"{root.name} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {root.name})")
+        raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
     try: module = importlib.import_module(name)
-    except Exception as error:
-        raise NotRewritable(f"the module {name}, which declares {root.name}, cannot be imported here ({type(error).__name__}: {error})") from error
-    found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == root.name]
+    except (Exception, SystemExit) as error:
+        raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
+    found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == called]
     if len(found) != 1:
-        raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{root.name}'{': ' + ', '.join(found) if found else ''}; one is needed")
-    return Place(module, found[0], root.name, _written(module))
+        raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{called}'{': ' + ', '.join(found) if found else ''}; one is needed")
+    return Place(module, found[0], called, _written(module))
 
 def _written(module:ModuleType) -> Path | None:
     "The file in which a module's declarations are written; none for one that was installed without its notebooks."
@@ -89,7 +90,7 @@ def place_at(
     module = module or _recorded_module(workspace, address)
     if module is None: raise UnknownName(f"no module is known that declares '{address}'. Give its address: ml_pkg verify package.module:{address}")
     try: found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UnknownName(f"the module {module} cannot be imported here ({type(error).__name__}: {error}). If it is not what its notebook exports: nbdev_export") from error
     declared = {name: value.name for name, value in vars(found).items() if type(value).__name__ == "Experiment"}
     chosen = variable if variable in declared else next((name for name, called in declared.items() if variable == called), None)
@@ -136,6 +137,13 @@ def _refuse_strays(imports:Sequence[str], place:Place) -> None:
         if "." in place.module.__name__ and file and Path(file).resolve().parent == root:
             raise NotRewritable(f"what it needs comes from {file}, which is no part of the package {place.module.__name__.partition('.')[0]}: whoever installs that would not have it. Put it into an exported cell, and import it from there")
 
+def _refuse_apart(place:Place) -> None:
+    "Raise `NotRewritable` if the next export would make something else of the module, also in cells that stay as they are."
+    file, notebook = place.module_file.resolve(), place.file
+    apart = cells_apart(file, place.module.__name__, notebook) if notebook != file else []
+    if apart:
+        raise NotRewritable(f"{place.module.__name__} does not hold what {notebook} exports: it differs in the cell{'s' * (len(apart) > 1)} {listed(apart, 3)}, so what is promoted now would be something else after the next export. Export the notebook (nbdev_export), and try again")
+
 def _registry_only(expression:Expression, place:Place) -> str:
     "What to paste where the notebook is, since it is not here."
     return "\n".join([f"# {place.address} is installed without its notebook. Where that is, the declaration becomes:", *expression.imports,
@@ -155,10 +163,13 @@ def rewritten(
     imports = [each for each in expression.imports if not each.startswith(f"from {place.module.__name__} import ")] # it is that module
     same, same_import = _means_the_same(place.module, expression.imports), _imports_the_same(place.module)
     declared = find_declared(place.written, place.variable)
-    if not rewrite(declared, expression.text, imports, same=same, same_import=same_import).diff: return Rewritten([], "") # whatever was imported: it declares that by now
+    if not rewrite(declared, expression.text, imports, same=same, same_import=same_import).diff:
+        _refuse_apart(place)
+        return Rewritten([], "") # whatever was imported: it declares that by now
     found = rewrite(declared, expression.text, imports, unused, expected, same, same_import)
     changes, file = [Change(found.path, found.old, found.new)], place.module_file.resolve()
     if place.written != file: changes.append(Change(file, *exported_again(file, place.module.__name__, found.old, found.new)))
+    _refuse_apart(place)
     return Rewritten(changes, found.diff, tuple(_remarks(vars(place.module)[place.variable], experiment, found)))
 
 def _remarks(old:"Experiment", new:"Experiment", found:Rewriting) -> Iterator[str]:

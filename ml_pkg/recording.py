@@ -87,7 +87,7 @@ class Attempt:
     def row(self) -> dict[str, Any]:
         "Columns of the run that are known from the beginning."
         declared, namesake = self.experiment, self.experiment.namesake
-        is_another = namesake is not declared and not (self.identity and self.identity.key == self.surroundings.key(namesake)) # what is as declared varies nothing
+        is_another = namesake.name in namesake.varies or namesake is not declared and not (self.identity and self.identity.key == self.surroundings.key(namesake)) # what is as declared varies nothing
         return {"experiment": declared.name, "key": self.identity and self.identity.key, "started": self.started, "origin": self.origin,
                 "place": self.place, "source": declared.source,
                 "module": declared.module, "varied": is_another, "threads": self.threads}

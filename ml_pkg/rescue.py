@@ -129,8 +129,8 @@ def _inserted(connection:sqlite3.Connection, table:_Table, row:Row) -> bool:
     try: return bool(connection.execute(_into(table, len(row.values)), [row.number, *values] if table.is_numbered else values).rowcount)
     except (sqlite3.Error, OverflowError): return False
 
-def _by_page(connection:sqlite3.Connection, database:DatabaseFile, tables:list[_Table]) -> dict[str, int]:
-    "Read tables page by page; how many rows of each were lost, as far as can be told."
+def _by_page(connection:sqlite3.Connection, database:DatabaseFile, tables:list[_Table]) -> tuple[dict[str, int], set[str]]:
+    "Read tables page by page; how many rows of each were lost, and of which tables that is a guess."
     losses, refused = {table.name: Loss() for table in tables}, dict.fromkeys((table.name for table in tables), 0)
     for table in tables:
         for page in tree(database, table.root, table.is_numbered, losses[table.name]):
@@ -139,7 +139,7 @@ def _by_page(connection:sqlite3.Connection, database:DatabaseFile, tables:list[_
     for page in strays(database) if damaged else ():
         owners = [table for table in damaged if all(_fits(table, row) for row in page.rows)]
         if len(owners) == 1: refused[owners[0].name] += sum(not _inserted(connection, owners[0], row) for row in page.rows)
-    return {name: loss.estimate + refused[name] for name, loss in losses.items()}
+    return {name: loss.estimate + refused[name] for name, loss in losses.items()}, {name for name, loss in losses.items() if loss.unreadable}
 
 # %% ../nbs/api/448_rescue.ipynb #f02a426d
 def migrate(
@@ -151,8 +151,14 @@ def migrate(
     for statement in (statement for migration in MIGRATIONS[before:after] for statement in migration): connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {after}")
 
-def _write(connection:sqlite3.Connection, path:Path) -> dict[str, int]:
-    "Fill a new database with what can be read of a damaged one that nobody else uses; rows that were lost, by table."
+def _remember(connection:sqlite3.Connection, table:str, name:str) -> None:
+    "Put a run in the place of each that is lost, and that a registered model or a look at locked rows came from: these go on without it."
+    connection.execute(f"""INSERT INTO runs (number, id, experiment, key, status, varied, reproducible, started, seconds, origin, error)
+        SELECT (SELECT min(coalesce(min(number), 1), 1) FROM runs) - row_number() OVER (ORDER BY run DESC), run, {name}, max(key), 'failed', 1, 0, min(made), 0, 'rescue', 'its record was lost when the database was rescued'
+        FROM {table} WHERE run NOT IN (SELECT id FROM runs) GROUP BY run""")
+
+def _write(connection:sqlite3.Connection, path:Path) -> tuple[dict[str, int], set[str]]:
+    "Fill a new database with what can be read of a damaged one that nobody else uses; rows that were lost, by table, and of which tables that is a guess."
     with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as damaged: damaged.execute("SELECT count(*) FROM sqlite_master").fetchone() # takes back what was half done
     with _mapped(path) as content, transaction(connection):
         version, tables = _layout(database := DatabaseFile(content))
@@ -160,7 +166,10 @@ def _write(connection:sqlite3.Connection, path:Path) -> dict[str, int]:
         copied = {name: _copied(connection, path, table) for name, table in tables.items()}
         lost = {name: refused for name, refused in copied.items() if refused is not None}
         for name in lost if len(lost) < len(tables) else (): pass_over(database, tables[name].root, tables[name].is_numbered)
-        lost |= _by_page(connection, database, [table for name, table in tables.items() if name not in lost])
+        read, guessed = _by_page(connection, database, [table for name, table in tables.items() if name not in lost])
+        lost |= read
+        for name, called in (("versions", "name"), ("looks", "'lost'")):
+            if name in tables: _remember(connection, name, called)
         for name, table in tables.items():
             if "run" not in table.columns: continue
             if table.required[table.columns.index("run")]:
@@ -170,7 +179,7 @@ def _write(connection:sqlite3.Connection, path:Path) -> dict[str, int]:
         connection.execute("UPDATE runs SET status = 'failed', error = 'the run ' || reuses || ', whose results it reused, was lost when the database was rescued', reuses = NULL WHERE reuses NOT IN (SELECT id FROM runs)")
         migrate(connection, version, len(MIGRATIONS))
         connection.execute(LOOK_UP) # of parameters that were read before their runs
-    return lost
+    return lost, guessed
 
 @contextmanager
 def _mapped(path:Path) -> Iterator[Any]:
@@ -254,19 +263,19 @@ def rescue(
                 if (source := _named(workspace.database, suffix)).is_file(): shutil.copyfile(source, _named(copy, suffix))
             _refuse_newer(copy, workspace)
             with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-                lost = _write(connection, copy)
+                lost, guessed = _write(connection, copy)
                 incomplete = _mark_incomplete(connection)
-                saved = tuple(_saved(connection, table, lost.get(table.name, 0)) for table in _declared(len(MIGRATIONS)).values())
+                saved = tuple(_saved(connection, table, lost.get(table.name, 0), table.name in guessed) for table in _declared(len(MIGRATIONS)).values())
             return Rescue(_exchange(workspace, fresh), saved, incomplete)
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, WorkspaceUnusable): raise
             raise unusable(workspace, error) from error
 
-def _saved(connection:sqlite3.Connection, table:_Table, lost:int) -> Saved:
+def _saved(connection:sqlite3.Connection, table:_Table, lost:int, is_guessed:bool=False) -> Saved:
     "Gaps in what is numbered and never deleted are what was lost; elsewhere it is estimated."
     rows, first, last = connection.execute(f"SELECT count(*), {'min(number), max(number)' if table.name == 'runs' else 'NULL, NULL'} FROM {table.name}").fetchone()
-    if last is None: return Saved(table.name, rows, lost, not lost)
-    gaps = max(last, 0) - min(first, 1) + 1 - rows # numbers up to 0 are of runs that were imported
+    if last is None: return Saved(table.name, rows, lost, not is_guessed)
+    gaps = max(last, 0) - min(first, 1) + 1 - rows # numbers up to 0 are of runs that were imported, or of which no more is known
     return Saved(table.name, rows, max(gaps, lost), lost <= gaps) # after the last one there is no gap
 
 _BESIDE = ("-journal", "-wal", "-shm")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cell_files import Cell, ModuleFile, NotebookFile, content_of, opened
-from .cells import all_bindings, bindings, declared_value, normalised, same_syntax, span_of, syntax_tree
+from .cells import all_bindings, bindings, declared_value, is_in_magic, normalised, same_syntax, span_of, syntax_tree
 from .errors import NotRewritable, did_you_mean, listed
 from .imports import imports_of, imports_wanted, is_there, is_used, refuse_clash, with_imports
 from .merging import redeclared
@@ -149,7 +149,7 @@ def _refuse_other(declared:Declared, expected:str) -> None:
 # %% ../nbs/api/394_rewriting.ipynb #1379b7e8
 def _uses(cell:Cell, name:str) -> bool:
     "Whether a cell uses a name; one that cannot be read uses every name that is written in it."
-    try: return is_used(syntax_tree(cell.source), name)
+    try: return is_used(syntax_tree(cell.source), name) or is_in_magic(cell.source, name)
     except NotRewritable: return bool(re.search(rf"\b{re.escape(name)}\b", cell.source))
 
 def _above(cell:Cell, declared:Declared) -> ast.Module:

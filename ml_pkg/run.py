@@ -251,9 +251,15 @@ def newest_declaration(
     connection:sqlite3.Connection, # to the run store
     key:str,                       # of an experiment
     name:str,                      # another one of equal content has its own
-) -> sqlite3.Row|None: # run and path
+) -> sqlite3.Row|None: # run, path, and whether that run varied what goes by the name
     "Where the declaration that ran last is kept: its functions may have moved from a script into a module, and its gates have changed."
-    return connection.execute("SELECT files.run, path FROM runs JOIN files ON files.run = runs.id WHERE runs.key = ? AND runs.status = 'finished' AND runs.experiment = ? AND files.kind = 'declarations' ORDER BY files.rowid DESC LIMIT 1", [key, name]).fetchone()
+    return connection.execute("SELECT files.run, path, varied FROM runs JOIN files ON files.run = runs.id WHERE runs.key = ? AND runs.status = 'finished' AND runs.experiment = ? AND files.kind = 'declarations' ORDER BY files.rowid DESC LIMIT 1", [key, name]).fetchone()
+
+def _as_recorded(declaration:Any, is_varied:bool) -> Any:
+    "A declaration that was just read. What it varies is not at hand, and whether it varies what goes by its own name is the record's to say."
+    others = tuple(name for name in declaration.varies if name != declaration.name)
+    object.__setattr__(declaration, "varies", (declaration.name, *others) if is_varied else others) # it is frozen
+    return declaration
 
 @dataclass(frozen=True, eq=False)
 class Run(ScoredRun, AnnotatedRun):
@@ -276,7 +282,7 @@ class Run(ScoredRun, AnnotatedRun):
         "The same under another name, where another experiment has the same content; in the module that the run was declared in, if that one has not run itself."
         with connected(self.workspace) as connection: newest = newest_declaration(connection, self.row["key"], name)
         kept = kept_declaration(Path(newest["path"]) if newest else self._file("declarations")[0])
-        return kept if kept.name == name else replace(kept, name=name, module=self.row["module"], source=self.row["source"])
+        return _as_recorded(kept, (newest or self.row)["varied"]) if kept.name == name else replace(kept, name=name, module=self.row["module"], source=self.row["source"])
 
     @property
     def model(self) -> Any:

@@ -54,7 +54,7 @@ def _is_complete(known:sqlite3.Row, connection:sqlite3.Connection) -> bool:
 TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out",
     "seconds_per_row", "model_bytes") # columns of the earlier run
 
-_DECLARED = ("experiment", "place", "module", "source") # columns in which declarations of the same content can differ
+_DECLARED = ("experiment", "place", "module", "source", "varied") # columns in which declarations of the same content can differ
 
 def _says_otherwise(experiment:"Experiment") -> bool:
     "Whether it has other gates, reasons or another format than what it varies: these are no part of the key."

@@ -37,29 +37,38 @@ def _rows_since(run:Run, declared:"Experiment") -> str:
 def _are_rows(found:dict[str, tuple[str, str]]) -> bool: return all(path.startswith("dataset.rows") for path in found)
 
 # %% ../nbs/api/402_way_back.ipynb #5ad02996
+def _as_judged_now(chosen:"Experiment", place:Place) -> "Experiment":
+    "With what the declaration accepts now, and how that is promoted: these are no part of what ran, and stay as they are."
+    declared = vars(place.module)[place.variable]
+    return chosen if is_rewritten(place) else replace(chosen, accepts=declared.accepts, promotion=declared.promotion, source=None)
+
 def experiment_of(
     run:Run,     # that is to be promoted
     name:str="", # of the version that was made from it; its own, if that is not said
 ) -> "Experiment":
-    "Its declaration, if that still means what ran. Raises `NotTheSame`: whoever promotes a run means its model, and not that of other rows or other code."
-    declared = run.declared_as(name or run.name)
+    "Its declaration, if that still means what ran, with the gates that are declared now. Raises `NotTheSame`: whoever promotes a run means its model, and not that of other rows or other code."
+    chosen = run.declared_as(name or run.name)
+    _refuse_other(run, chosen)
+    try: return _as_judged_now(chosen, declared_place(chosen, Workspace.current()))
+    except NotRewritable: return chosen # in no module yet, which is said when it is promoted
+
+def _refuse_other(run:Run, declared:"Experiment") -> None:
+    "Raise `NotTheSame` if a declaration no longer means what ran."
     try: found = differences(run.components, components(declared.identity))
-    except Unidentifiable: return declared
-    if not found or not run.components: return declared
+    except Unidentifiable: return
+    if not found or not run.components: return
     what = "its rows are not there any more" if _are_rows(found) else "its declaration means something else by now"
     raise NotTheSame(f"run {run.id} of {run.name} cannot be promoted, since {what} ({_rows_since(run, declared) if _are_rows(found) else _changed_since(found)}). {'Put the file back that it ran on' if _are_rows(found) else 'Bring back what was changed'}, or run {run.name} as it is now, and promote that run")
 
 # %% ../nbs/api/402_way_back.ipynb #dfd040bd
 def _way_back(workspace:Workspace, name:str) -> tuple[Version, "Experiment", Place]:
-    "The version before, what it declared, and where that goes. What is accepted and how it is promoted is no part of what ran, and stays as it is."
+    "The version before, what it declared, and where that goes."
     before = rollback_target(name)
     run = load_run(before.run)
     chosen = run.declared_as(name)
     if chosen.key != before.key: raise NotTheSame(_otherwise_by_now(before, run, chosen))
     place = declared_place(chosen, workspace)
-    declared = vars(place.module)[place.variable]
-    if is_rewritten(place): return before, chosen, place
-    return before, replace(chosen, accepts=declared.accepts, promotion=declared.promotion, source=None), place
+    return before, _as_judged_now(chosen, place), place
 
 # %% ../nbs/api/402_way_back.ipynb #7a0d00dc
 def _alone(before:Version) -> str:
@@ -77,11 +86,11 @@ def _otherwise_by_now(before:Version, run:Run, chosen:"Experiment") -> str:
     return f"what {before} was declared as means something else by now, so it cannot be brought back as it was. What has changed since: {_changed_since(found)}. Bring that back first (the commit that changed it: git log), and then go back. Or point the registry alone, ml_pkg rollback {before.name} --registry-only: {_alone(before)}, and ml_pkg verify fails until one of the two is changed"
 
 # %% ../nbs/api/402_way_back.ipynb #d152a015
-def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None) -> Rewritten:
-    "What changes in files. Raises `NotRewritable` if something is declared that was never promoted."
-    declared = vars(place.module)[place.variable]
-    if version and not is_rewritten(place) and declared.key != version.key and not _are_rows(differences(load_run(version.run).components, components(declared.identity))):
-        raise NotRewritable(f"{place.address} declares something else than {version}, which is in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
+def _planned_back(workspace:Workspace, chosen:"Experiment", place:Place, version:Version|None, before:Version) -> Rewritten:
+    "What changes in files. Raises `NotRewritable` if something is declared that was never promoted. After a retirement the version before is the one that was in production last."
+    declared, last = vars(place.module)[place.variable], version or before
+    if not is_rewritten(place) and declared.key != last.key and not _are_rows(differences(load_run(last.run).components, components(declared.identity))):
+        raise NotRewritable(f"{place.address} declares something else than {last}, which {'is' if version else 'was'} in production, so going back would lose that. Promote it, or undo it; the registry alone: ml_pkg rollback {chosen.name} --registry-only")
     return planned(chosen, place, workspace)
 
 # %% ../nbs/api/402_way_back.ipynb #98792c2e
@@ -92,7 +101,7 @@ def preview_rollback(
     workspace = Workspace.current()
     before, chosen, place = _way_back(workspace, name)
     version = current_version(workspace, name)
-    change = _planned_back(workspace, chosen, place, version)
+    change = _planned_back(workspace, chosen, place, version, before)
     return Promotion(name, before.version, place.address, change.difference, replaces=version and version.version, is_done=False, remarks=change.remarks)
 
 # %% ../nbs/api/402_way_back.ipynb #0e3894b8
@@ -106,5 +115,5 @@ def rollback(
     with only_one(_way_back(workspace, name)[2].file, name):
         before, chosen, place = _way_back(workspace, name) # once more: somebody else may have been at it
         version = current_version(workspace, name)
-        change = _planned_back(workspace, chosen, place, version)
+        change = _planned_back(workspace, chosen, place, version, before)
         return write_and_enter(Move("rollback", workspace, place, chosen, change, before.model, before.path, version, why), lambda connection: before)
