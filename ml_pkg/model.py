@@ -29,7 +29,18 @@ from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, first_line, listed
 from .estimators import has_given_rows
 from .parts import changed_code, own_code
-from .persistence import Joblib, Persister, Pickle, Skops, attached_of, check_persister, digest_of, read_archive, with_attached, write_archive
+from ml_pkg.persistence import (
+    Joblib,
+    Persister,
+    Pickle,
+    Skops,
+    attached_of,
+    check_persister,
+    digest_of,
+    read_archive,
+    with_attached,
+    write_archive,
+)
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
 from .workspace import Workspace
