@@ -29,18 +29,7 @@ from .display import definition
 from .errors import DamagedFile, InvalidInput, MlPkgError, NotFound, TooLarge, UntrustedFile, Unwritable, did_you_mean, first_line, listed
 from .estimators import has_given_rows
 from .parts import changed_code, own_code
-from ml_pkg.persistence import (
-    Joblib,
-    Persister,
-    Pickle,
-    Skops,
-    attached_of,
-    check_persister,
-    digest_of,
-    read_archive,
-    with_attached,
-    write_archive,
-)
+from .persistence import Joblib, Persister, Pickle, Skops, attached_of, check_persister, read_archive, with_attached, write_archive
 from .schema import Conformed, Schema, conform
 from .store import connected, register_file
 from .workspace import Workspace
@@ -268,6 +257,7 @@ def write_model(
 
 def _is_there(path:Path, sha256:str) -> bool:
     "Whether a file is what was written. Another process may have written it since, and notes that itself."
+    from ml_pkg.persistence import digest_of
     try: return digest_of(path) == sha256
     except OSError: return False
 
