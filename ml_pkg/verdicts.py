@@ -231,4 +231,4 @@ def check(
     verdicts += [_judged_pair(each, pair_share, watch, bool(parts[-1][0]), found.sum()) for each in pair]
     order = {MOVED: 0, NOT_ENOUGH: 1, OK: 2, NOT_JUDGED: 3}
     verdicts.sort(key=lambda each: (order[each.verdict], -profile.importance.get(each.name, 0.0) if each.kind == SHIFT else 0.0))
-    return Check(window.rows, tuple(verdicts), faults, sum(_weighted(each) for each in families if each.kind == SHIFT))
+    return Check(window.rows, tuple(verdicts), faults, sum((_weighted(each) for each in families if each.kind == SHIFT), 0.0))
