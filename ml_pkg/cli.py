@@ -254,7 +254,7 @@ def runs(
     experiment:Annotated[str, typer.Argument(help="Only runs of the experiment with this name.")] = "",
     where:Annotated[str, typer.Option("--where", "-w", help="Only runs for which this holds, such as 'accuracy > 0.9 and \"candidate\" in tags'.")] = "",
     metric:Annotated[str, typer.Option("--metric", "-m", help="The best by this metric first; without it the newest.")] = "",
-    limit:Annotated[int, typer.Option("--limit", "-n", help="How many.")] = 20,
+    limit:Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
     as_json:AsJson = False,
 ) -> None:
     "List the runs of the workspace, newest first."

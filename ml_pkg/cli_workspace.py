@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli import AsJson, also_unread, app, print_json, reported
+from .errors import InvalidDeclaration
 
 # %% ../nbs/api/802_cli_workspace.ipynb #e558f12c
 @app.command()
@@ -56,6 +57,7 @@ def gc(
     "List what can go from the workspace: files that no run refers to, what killed processes left, checkpoints beyond their budget. Runs always stay."
     from ml_pkg.cleaning import plan
     from ml_pkg.workspace import Workspace
+    if not math.isfinite(budget): raise InvalidDeclaration(f"--checkpoints-budget is a number of GiB, such as 20, and not {budget}. To keep all checkpoints, give one that they do not reach: ml_pkg checkpoints")
     found = plan(Workspace.current(), models_older_than, int(budget * 2**30), 0 if at_once else 3600)
     done = found.delete() if delete else None
     if as_json:

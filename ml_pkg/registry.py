@@ -345,10 +345,11 @@ def alias(
     version:int|None, # that it shall stand for; None for none
     why:str="",       # kept in the history
 ) -> None:
-    "Let an alias stand for a version. Raises `InvalidDeclaration` for `production` and `previous`, `UnknownName`."
+    "Let an alias stand for a version, or for none any more. Raises `InvalidDeclaration` for `production` and `previous`, `UnknownName`, also if it is to stand for none and stands for none already."
     if alias in _MOVED_BY: raise InvalidDeclaration(f"'{alias}' {_MOVED_BY[alias]}")
     with _registry() as connection:
         check_registered(connection, name)
+        if version is None and alias not in aliases(connection, name): version_of(connection, name, alias) # which says what there is
         with transaction(connection): point(connection, name, alias, version, "alias", who(), why)
     tell_of_aliases(Workspace.current(), name)
 
