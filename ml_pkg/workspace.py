@@ -126,7 +126,7 @@ def begun(
 
 # %% ../nbs/api/060_workspace.ipynb #b514f36a
 def _unwritable(path:Path, error:OSError) -> Unwritable:
-    if path.is_dir(): return Unwritable(f"{path} is a folder, and a file is to be written: give its name as well, such as {path/'name'}")
+    if path.is_dir(): return Unwritable(f"{path} cannot be written: it is a folder. Give the name of a file as well, such as {path/'name'}")
     return Unwritable(f"{path} cannot be written ({error.strerror or error}). Make its folder writable, or free some space; what was there before is as it was")
 
 @contextmanager
