@@ -208,11 +208,11 @@ class Columns:
 
     @cached_property
     def taken(self) -> dict[str, list[Any]]:
-        "The values as the model takes them: a text that spells a number, true or false is that."
+        "The values as the model takes them: a text that spells a number is that number."
         if not self.slow: return self.values
-        spelt = {column.name: [None if pd.isna(value) else bool(value) if column.kind == "boolean" else value for value in self.slow[column.name].tolist()]
-            for column in self.schema.columns if column.name in self.slow and column.kind in ("float", "integer", "boolean")}
-        return {**self.values, **spelt} if spelt else self.values
+        numbers = {column.name: [None if pd.isna(value) else value for value in self.slow[column.name].tolist()] for column in self.schema.columns
+            if column.name in self.slow and column.kind in ("float", "integer")}
+        return {**self.values, **numbers} if numbers else self.values
 
     @property
     def form(self) -> tuple[Any, ...]:

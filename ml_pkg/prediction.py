@@ -95,6 +95,13 @@ def _exactly(path:Path, options:dict[str, Any], names:list[str], rows:int, numbe
     "Columns of the part of that number as text, which says all. The file is read once more up to there: such a part is rare."
     with pd.read_csv(path, **options, usecols=names, dtype="str", chunksize=rows) as parts: return next(itertools.islice(parts, number, None))[names]
 
+_TRUTHS = {spelling: truth for truth, words in ((True, ("True", "true", "TRUE", "1")), (False, ("False", "false", "FALSE", "0"))) for spelling in words} # as pandas reads them from a column that has nothing else
+
+def _with_truths(part:pd.DataFrame, schema:Schema) -> pd.DataFrame:
+    "Words for true and false beside others, which pandas leaves as text, are what they say, so that the others are the ones to be refused."
+    texts = [column.name for column in schema.columns if column.kind == "boolean" and isinstance(part[column.name].dtype, pd.StringDtype)]
+    return part.assign(**{name: part[name].astype(object).map(lambda cell: _TRUTHS.get(cell, cell)) for name in texts})
+
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Dialect=USUAL) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
     options = _options_for(path, schema, dialect)
@@ -114,6 +121,7 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Diale
             rounded = _rounded(part, schema)
             if rounded: part[rounded] = _exactly(path, options, rounded, rows, number)
             if options["decimal"] == ",": _refuse_points(part, schema, done)
+            part = _with_truths(part, schema)
             done += len(part)
             yield pd.concat([part, text], axis=1) if len(text.columns) else part, 0.0 if isinstance(file, Path) else file.tell() / size
 

@@ -306,19 +306,12 @@ def _floats(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     return converted
 
 # %% ../nbs/api/080_schema.ipynb #135ac196
-_TRUTHS = {spelling: truth for truth in (True, False) for spelling in (str(truth), str(truth).lower(), str(truth).upper())} # that pandas reads from a CSV
-
-def _truth(value:Any) -> bool | None:
-    "A value as true or false; None if it is neither of them nor 1 or 0, also as text."
-    number = _number(_TRUTHS.get(value.strip(), value) if isinstance(value, str) else value)
-    return bool(number) if number in (0, 1) else None
-
 def _booleans(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "True and false, also as 1 and 0. With something missing they become floats with NaN."
     missing = series.isna()
-    found = [None if absent else _truth(value) for value, absent in zip(series, missing, strict=True)]
-    _refuse(series, [truth is None and not absent for truth, absent in zip(found, missing, strict=True)], column, first_row)
-    truths = pd.Series(pd.array(found, dtype="boolean"), index=series.index)
+    good = series.map(lambda value: isinstance(value, (bool, np.bool_, int, float, np.number)) and value in (0, 1))
+    _refuse(series, ~good.astype(bool) & ~missing, column, first_row)
+    truths = pd.Series(pd.array([None if absent else bool(value) for value, absent in zip(series, missing, strict=True)], dtype="boolean"), index=series.index)
     return truths.astype("float64" if missing.any() and column.dtype == "bool" else column.dtype)
 
 # %% ../nbs/api/080_schema.ipynb #3c637523
