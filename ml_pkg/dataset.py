@@ -10,6 +10,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from .display import definition, table
@@ -90,7 +91,8 @@ class Dataset:
         n:int=5,    # how many rows, or all if there are fewer
         seed:int=0, # the same rows for the same one
     ) -> "pd.DataFrame":
-        "Some rows, always the same for one seed."
+        "Some rows, always the same for one seed. Raises `InvalidDeclaration` for a number that is none of rows."
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 0: raise InvalidDeclaration(f"n is how many rows are shown, 0 or more, and not {n!r}")
         return self.rows.sample(min(n, len(self.rows)), random_state=seed)
 
     @property

@@ -36,7 +36,8 @@ def _check_scorer(name:str, metric:Any) -> None:
     if isinstance(metric, str): return _check_known(metric)
     if not callable(metric):
         raise InvalidDeclaration(f"the metric '{name}' is a {type(metric).__name__}: give the name of one, or a callable scorer(estimator, X, y)")
-    takes = list(inspect.signature(metric).parameters)[:2]
+    try: takes = list(inspect.signature(metric).parameters)[:2]
+    except (ValueError, TypeError): takes = [] # of one that is compiled nobody can tell
     if takes and takes[0] in ("y_true", "y"):
         raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
 
@@ -50,6 +51,8 @@ def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:
         raise InvalidDeclaration(f"metrics are names or scorers: one of them, a list, or a dict of them by name, and not {metrics!r}")
     pairs = list(metrics.items()) if isinstance(metrics, Mapping) else [metric if isinstance(metric, tuple)
         else (_metric_name(metric), metric) for metric in metrics]
+    odd = next((pair for pair in pairs if len(pair) != 2 or not isinstance(pair[0], str)), None)
+    if odd is not None: raise InvalidDeclaration(f"a metric is given alone, or as a pair of a name and a scorer, and {odd!r} is neither")
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice: raise InvalidDeclaration(f"the metric '{twice}' stands twice: give a dict, name -> metric, to tell them apart")
