@@ -110,11 +110,10 @@ class Checkpoints:
 
     def load(
         self,
-        key:str,              # of an entry: 32 hexadecimal digits
-        read_only:bool=False, # whether its arrays are to be such as cannot be changed
+        key:str, # of an entry: 32 hexadecimal digits
     ) -> Entry | None:
         "The entry of a key; None if there is none that can be trusted."
-        return _load(self, key, read_only) if self.has(key) else None
+        return _load(self, key) if self.has(key) else None
 
     def is_worth(
         self,
@@ -189,7 +188,7 @@ class NoCheckpoints:
     def has(self, key:str) -> bool:
         "False: nothing is there."
         return False
-    def load(self, key:str, read_only:bool=False) -> None:
+    def load(self, key:str) -> None:
         "None: nothing is found."
         return None
     def is_worth(self, size:int, seconds:float, share:float|None=None) -> bool:
@@ -238,11 +237,11 @@ def _set_aside(store:Checkpoints, path:Path, error:Exception) -> None:
         os.replace(path, store.path/"damaged"/path.name)
     warn_once(f"a checkpoint was damaged and is computed again: {error}")
 
-def _load(store:Checkpoints, key:str, read_only:bool) -> Entry | None:
+def _load(store:Checkpoints, key:str) -> Entry | None:
     path = store.place(key)
     try:
         stamp = _stamp(path)
-        entry = read_entry(path, read_only, check_buffers=_verified.get(path) != stamp)
+        entry = read_entry(path, check_buffers=_verified.get(path) != stamp)
         if entry.about.get("entry") != key: raise DamagedFile(f"{path} was put in place of another entry")
     except DefinedElsewhere: return None # a notebook's cell ran as a test, say, and its module asks: nobody has to do anything
     except NotForUs as error: return warn_once(f"{error}. It is computed again")
@@ -400,15 +399,14 @@ def made(
     compute:Callable[[], Any],       # called if the value is not there
     still:Callable[[], bool]=lambda: True, # asked after computing: whether the key still says how it was done
     fits:Callable[[Any], bool]=lambda value: True, # whether a value that was found is what is meant
-    read_only:bool=False,            # whether arrays that were found are to be such as cannot be changed
     share:float|None=None,           # of the computing time that writing may take, if not the store's
     shared:bool=True,                # whether other processes that need it wait for this one
 ) -> Made:
     "The value of a key: found, waited for, or computed."
-    if found := _found(store, key, fits, read_only): return found
+    if found := _found(store, key, fits): return found
     with (store if shared else NONE).lease(key).held() as ours:
         is_here = store.is_here(key) if ours else store.lease(key).wait(lambda: store.is_here(key), longest=float("inf")) # whoever made it may have ended after it was looked for, and before the lease was ours
-        if is_here and (found := _found(store, key, fits, read_only)): return found
+        if is_here and (found := _found(store, key, fits)): return found
         began, draws = time.perf_counter(), Draws()
         value = compute()
         seconds = time.perf_counter() - began
@@ -424,8 +422,8 @@ def is_reproducible(
         warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
     return not draws.happened
 
-def _found(store:Any, key:str, fits:Callable, read_only:bool) -> Made | None:
-    entry = store.load(key, read_only)
+def _found(store:Any, key:str, fits:Callable) -> Made | None:
+    entry = store.load(key)
     return entry and fits(entry.value) and Made(entry.value, True, entry.about["seconds"]) or None
 
 def _keep_if_worth(store:Any, key:str, what:str, value:Any, seconds:float, share:float|None) -> bool:

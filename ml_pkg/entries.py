@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .errors import DamagedFile
-from .identity import digest, remember_region
+from .identity import digest
 from .signing import is_ours, key_name, signature
 
 # %% ../nbs/api/170_entries.ipynb #109ce28e
@@ -127,13 +125,6 @@ def _opened(path:Path) -> Any:
         size = os.fstat(file.fileno()).st_size
         return bytearray(file.read()) if size < SMALL else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
-# %% ../nbs/api/170_entries.ipynb #6cf0282f
-def _remember_digests(content:Any, buffers:list[memoryview], sections:list[Section]) -> None:
-    "An array that cannot be changed is known by what the header says of it."
-    if not isinstance(content, mmap.mmap): return
-    for buffer, section in zip(buffers, sections, strict=True):
-        if section.length: remember_region(np.frombuffer(buffer, np.uint8).ctypes.data, section.length, section.digest, content)
-
 # %% ../nbs/api/170_entries.ipynb #eda5cdbf
 class Entry(NamedTuple):
     "A value that was read, and what was said of it."
@@ -142,7 +133,6 @@ class Entry(NamedTuple):
 
 def read_entry(
     path:Path,               # of the entry
-    read_only:bool=False,    # arrays that cannot be changed
     check_buffers:bool=True, # False for a file whose buffers have been checked, and that has not changed since
 ) -> Entry:
     "Read an entry back. Raises `DamagedFile` if it is not what was written, OSError if it cannot be read."
@@ -156,10 +146,7 @@ def read_entry(
     if hashlib.sha256(stream).hexdigest() != header.sections[0].digest: raise DamagedFile(f"{path} was changed after it was written")
     if check_buffers and any(digest(buffer) != place.digest for buffer, place in zip(buffers, header.sections[1:], strict=True)):
         raise DamagedFile(f"{path} was changed after it was written")
-    read_only = read_only and isinstance(content, mmap.mmap) # small ones are copies already, to be changed by whoever wants
-    handed_out = [buffer.toreadonly() if read_only else buffer for buffer in buffers]
-    if read_only: _remember_digests(content, buffers, header.sections[1:])
-    try: value = pickle.loads(stream, buffers=handed_out)
+    try: value = pickle.loads(stream, buffers=buffers)
     except Exception as error:
         kind = DefinedElsewhere if isinstance(error, AttributeError) and "__main__" in str(error) else NotForUs
         raise kind(f"{path} cannot be read here: {type(error).__name__}: {error}") from error

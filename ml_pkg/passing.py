@@ -49,11 +49,10 @@ class PassedOn(Checkpoints):
 
     def load(
         self,
-        key:str,              # of an entry: 32 hexadecimal digits
-        read_only:bool=False, # whether its arrays are to be such as cannot be changed, if they come from a file
+        key:str, # of an entry: 32 hexadecimal digits
     ) -> Entry | None:
         "The entry of a key; None if there is none that can be trusted, or read."
-        if key not in self.waiting: return super().load(key, read_only)
+        if key not in self.waiting: return super().load(key)
         try: return self.waiting[key].entry()
         except Exception as error: # whatever an object of the user's raises on the way
             self.let_go(key)
