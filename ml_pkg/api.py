@@ -327,7 +327,7 @@ def _add_about(app:"FastAPI", service:Service) -> None:
     async def ready() -> dict:
         await _check_log(service.log)
         return {"status": "ready", "model": service.current.name, "version": service.current.version,
-            "log": "failing" if service.log.counts.is_failing else "ok",
+            "log": "failing" if service.log.counts.is_failing else "off" if isinstance(service.log, NoLog) else "ok",
             **{name: trouble for name, trouble in (("trouble", service.trouble), ("beside", service.beside.standing.trouble)) if trouble}}
     async def what_there_is() -> dict: return {"model": service.current.name, "version": service.current.version,
         "addresses": {route.path: route.summary for route in cast("list[Any]", app.routes)

@@ -100,8 +100,9 @@ entrance: ContextVar[str] = ContextVar("entrance", default="script") # the comma
 
 def origin() -> str:
     "How the code was started: 'CI', 'test' (by nbdev_test, or to verify a declaration), 'notebook', 'command line' or 'script'."
+    if entrance.get() == "test": return "test" # in CI, too: it says nothing of what was run last
     if os.environ.get("CI"): return "CI"
-    if os.environ.get("IN_TEST") or entrance.get() == "test": return "test"
+    if os.environ.get("IN_TEST"): return "test"
     return "notebook" if _kernel() else entrance.get()
 
 # %% ../nbs/api/210_provenance.ipynb #541cd69a

@@ -20,7 +20,7 @@ import numpy as np
 from .checkpoints import IN_WORKSPACE, Checkpoints, NoCheckpoints
 from .dataset import Dataset
 from .display import counted, table
-from .errors import InvalidDeclaration, Unidentifiable
+from .errors import InvalidDeclaration, Unidentifiable, UnknownName, listed
 from .evaluation import Evaluation
 from .events import configure
 from .explanation import readable
@@ -410,10 +410,17 @@ def _current(experiment:"Experiment", name:str) -> Any:
     if name in _FIELDS and name not in experiment.estimator.get_params(deep=False): return _FIELDS[name][0](experiment)
     return experiment.estimator.get_params().get(name)
 
+def _replaced(experiment:"Experiment", inside:Mapping[str, Any]) -> "Experiment":
+    "With other parameters and steps. Raises `UnknownName`, which lists what else there is to vary if the name is none of the estimator's."
+    try: return experiment.replace(**inside)
+    except UnknownName as error:
+        if all(name.partition("__")[0] in experiment.estimator.get_params() for name in inside): raise
+        raise UnknownName(f"{error} Besides them {listed(_FIELDS)} can vary, each as a whole, such as evaluation=[Evaluation(5), Evaluation(10)]") from None
+
 def _changed(experiment:"Experiment", changes:Mapping[str, Any]) -> "Experiment":
     fields = {name for name in changes if name in _FIELDS and name not in experiment.estimator.get_params(deep=False)}
     inside = {name: value for name, value in changes.items() if name not in fields}
-    if inside: experiment = experiment.replace(**inside)
+    if inside: experiment = _replaced(experiment, inside)
     for name in _FIELDS: # an evaluation first, then what changes it
         if name in fields: experiment = _FIELDS[name][1](experiment, changes[name])
     return experiment
