@@ -94,14 +94,15 @@ def _is_at_home(kind:type) -> bool:
 def _is_compiled(kind:Any) -> bool:
     "Whether something is a class that no class statement has made."
     if not isinstance(kind, type): return False
-    return not kind.__flags__ & 1 << 9 or any(isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) for member in vars(kind).values())
+    own = (member for member in vars(kind).values() if isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) and member.__objclass__ is kind)
+    return not kind.__flags__ & 1 << 9 or any(True for _ in own)
 
 def _is_of_library(kind:type) -> bool:
-    "Whether a class that no module has belongs to a library. What it says of its module may be anything: `exec` and `types.new_class` leave Python's own there."
-    functions = [member for member in vars(kind).values() if isinstance(member, FunctionType)]
-    if functions: return all(map(is_library, functions))
+    "Whether a class that no module has belongs to a library: its module is one, and no function of it is the project's. What it says of its module may be anything: `exec` and `types.new_class` leave Python's own there."
+    if _is_compiled(kind): return True
+    functions = [found for member in vars(kind).values() if isinstance(found := inspect.unwrap(member), FunctionType)] # scikit-learn wraps what transforms
     module = sys.modules.get(kind.__module__)
-    return _is_compiled(kind) or module is not None and module.__name__ not in ("builtins", "types") and is_library(module)
+    return all(map(is_library, functions)) and module is not None and module.__name__ not in ("builtins", "types") and is_library(module)
 
 def is_library(
     value:Any, # a module, class or function

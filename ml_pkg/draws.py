@@ -32,18 +32,20 @@ class Draws:
 _SEED_IN_VAIN = {"SVR", "NuSVR", "OneClassSVM"} # of sklearn.svm
 
 def _parts(value:Any) -> Iterator[Any]:
-    "Estimators and functions in a value: it, its parameters, and what lists, tuples and dicts among them hold."
+    "Estimators, functions and splitters in a value: it, its parameters, and what lists, tuples and dicts among them hold."
     if isinstance(value, dict): value = list(value.values())
     if isinstance(value, (list, tuple)): yield from (part for each in value for part in _parts(each))
     elif hasattr(value, "get_params") and not isinstance(value, type):
         yield value
         yield from _parts(value.get_params(deep=False))
-    elif callable(value): yield value
+    elif callable(value) or type(value).__module__.startswith("sklearn.") and hasattr(value, "random_state"): yield value # a splitter draws, too
 
 def _draws_from_its_own(part:Any) -> bool:
     "Whether a part of scikit-learn's draws in vain, or from a `random_state` that was filled in, or not at all."
     if type(part).__name__ in _SEED_IN_VAIN: return True
-    return hasattr(part, "get_params") and part.get_params(deep=False).get("random_state", 0) is not None
+    if hasattr(part, "get_params"): return part.get_params(deep=False).get("random_state", 0) is not None
+    if hasattr(part, "random_state"): return part.random_state is not None
+    return getattr(getattr(part, "_score_func", None), "__module__", "").startswith("sklearn.metrics.") # what make_scorer gives: no metric draws
 
 def _draws_in_vain(estimator:Any) -> bool:
     "Whether what an estimator draws by itself has no effect."

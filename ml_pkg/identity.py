@@ -240,9 +240,9 @@ def _steps(value:Any, visit:Callable) -> Identity | None:
     return Identity("steps", parts=tuple((each[0], step(*each)) for each in value))
 
 # %% ../nbs/api/040_identity.ipynb #deeda2b1
-def _in_a_circle(identity:Identity) -> bool:
-    "Whether an identity points back to what it stands in, so that it holds at that place only."
-    return identity.kind == "itself" or any(_in_a_circle(part) for _, part in identity.parts)
+def _holds_here_alone(identity:Identity) -> bool:
+    "Whether an identity points back to what it stands in, or to what was met before it, so that it holds at that place only."
+    return identity.kind in ("itself", "generator") or any(_holds_here_alone(part) for _, part in identity.parts)
 
 # %% ../nbs/api/040_identity.ipynb #02af68de
 _library_class: weakref.WeakKeyDictionary[type, Identity] = weakref.WeakKeyDictionary() # a class stays in the library that it is of
@@ -271,7 +271,7 @@ def _code(value:Any, visit:Callable) -> Identity:
     try: found = [(name, piece(each.text, each.values)) for name, each in pieces(value).items()]
     finally: _inside.pieces = above
     identity = found[0][1] if len(found) == 1 else Identity("code", parts=tuple(found))
-    if met is not None and not _in_a_circle(identity): met[id(value)] = value, identity
+    if met is not None and not _holds_here_alone(identity): met[id(value)] = value, identity
     return identity
 
 # %% ../nbs/api/040_identity.ipynb #80ec3168
@@ -363,11 +363,11 @@ def _random_state(value:Any) -> Any:
     return value.bit_generator.state | {"seeds": getattr(value.bit_generator.seed_seq, "state", None)}
 
 def _generator(value:Any, visit:Callable) -> Identity:
-    "By its state; the second time, as the same: what draws from one generator twice does not do what two equal ones would."
+    "By its state, and the second time by which of those above it is: what draws from one generator twice does not do what two equal ones would."
     met = _inside.generators
-    if id(value) in met: return Identity("generator", f"number {met[id(value)]} of those above")
-    met[id(value)] = len(met)
-    return Identity("generator", type(value).__name__, (("state", visit(_random_state(value), ".state")),))
+    same = f", number {met[id(value)][1]} of those above" if id(value) in met else ""
+    met.setdefault(id(value), (value, len(met))) # it is kept: another could have its place in memory
+    return Identity("generator", type(value).__name__ + same, (("state", visit(_random_state(value), ".state")),))
 
 # %% ../nbs/api/040_identity.ipynb #1ea5388b
 _NOTED = {f"{under}has_{what}" for under in ("", "_") for what in ("sorted_indices", "canonical_format")} # flags that scipy sets when it is asked
