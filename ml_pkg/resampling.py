@@ -17,7 +17,7 @@ import pandas as pd
 
 from .errors import InvalidData, MlPkgError
 from .intervals import LEVEL, Interval, mean_interval
-from .row_metrics import METRICS, RANKS, TABLES, Answers, Metric, highest, unseen_ends
+from .row_metrics import METRICS, RANKS, TABLES, Answers, Metric, ends_with, highest, lowest, terms_of, unseen_kinds
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -60,10 +60,11 @@ class _Rows(NamedTuple):
         return np.add.reduceat(terms, np.flatnonzero(np.diff(unit[order], prepend=-1)), axis=0)
 
     @property
-    def units_of_rarest(self) -> int:
-        "In how many units the class is that the fewest have."
+    def by_class(self) -> pd.DataFrame:
+        "Of each class in how many units it is, and what its rows weigh together; of one that nobody predicted, 0."
         known = self.unit >= 0
-        return int(pd.Series(self.unit[known]).groupby(self.y[known]).nunique().min())
+        each = pd.DataFrame({"unit": self.unit[known], "weight": self.weight[known]}).groupby(self.y[known])
+        return pd.DataFrame({"units": each["unit"].nunique(), "weight": each["weight"].sum()}).reindex(self.labels, fill_value=0)
 
 # %% ../nbs/api/283_resampling.ipynb #6c0b7248
 def _rows_predicted(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, clusters:Sequence|None, seed:int) -> _Rows:
@@ -135,12 +136,20 @@ def _not_told_from_best(
 # %% ../nbs/api/283_resampling.ipynb #c382f1fe
 class _Tables(NamedTuple):
     "What variants have of each class, for a metric that is told from that."
-    metric: str             # of `TABLES`
-    labels: pd.Index        # all classes, sorted
-    sums: list[np.ndarray]  # of each variant, where what is drawn counts as one
+    metric: str            # of `TABLES`
+    sums: list[np.ndarray] # of each variant
+    kinds: np.ndarray      # what one more of what is drawn adds, shape (n_kinds, n_terms)
 
     def only(self, places:Sequence[int]) -> "_Tables": return self._replace(sums=[self.sums[place] for place in places])
-    def lowest(self, place:int, level:float) -> float: return unseen_ends(TABLES[self.metric], self.sums[place], self.labels, level)[0]
+    def ends(self, place:int, level:float) -> tuple[float, float]: return ends_with(TABLES[self.metric], self.sums[place], self.kinds, level)
+
+def _tables(metric:str, sums:list[np.ndarray], rows:_Rows) -> _Tables:
+    "One more of what is drawn has rows of one class, as many as others have that have any; or it is like all together, and wrong throughout."
+    labels, known = rows.labels, rows.by_class
+    weights, every = (known["weight"] / known["units"].clip(lower=1)).to_numpy(), np.arange(len(labels))
+    wrong = terms_of(TABLES[metric], labels, every, np.roll(every, 1)) * (known["weight"] / (rows.unit.max() + 1)).to_numpy()[:, None]
+    one_class = unseen_kinds(TABLES[metric], np.sum([each for each in sums if len(each)], axis=0), labels, np.where(weights > 0, weights, weights[weights > 0].mean()))
+    return _Tables(metric, sums, np.vstack([one_class, wrong.sum(axis=0)]))
 
 # %% ../nbs/api/283_resampling.ipynb #77bf582f
 def _smallest(draws:np.ndarray) -> np.ndarray:
@@ -157,6 +166,7 @@ class Sample:
     winners: np.ndarray   # of the best on drawn rows, on the rows left out; shape (n_draws,)
     units: int            # rows, or groups of rows, that were drawn from; for a metric of ranks those of the rarest class
     highest: float        # score that there is: 1, or 0 for what is less the better
+    lowest: float = -math.inf   # score that there is
     tables: _Tables|None = None # for a metric that is told from counts of classes
 
     def interval(
@@ -165,15 +175,20 @@ class Sample:
         level:float=LEVEL, # of confidence
     ) -> Interval:
         "Of the score of a variant. One that made no error at all may yet make one: of a share of errors, what would hardly have shown itself in so many rows (Clopper and Pearson 1934), and of a score that hangs on few of them, such as those of a rare class, in so few."
-        return _below(self._uncapped(place, level), self.highest)
+        return self._bounded(self._with_unseen(place, level))
 
-    def _uncapped(self, place:int, level:float) -> Interval: return self._with_unseen(_around(self.scores[place], self.pooled[place], self.draws[:, place], level, self._decimals(place)), place, level)
+    def _bounded(self, interval:Interval) -> Interval: return _below(interval, self.highest)._replace(low=max(interval.low, self.lowest)) if math.isfinite(interval.low) else interval
 
     def _decimals(self, *places:int) -> int: return _decimals(*(part for place in places for part in (self.scores[place], self.draws[:, place])))
 
-    def _with_unseen(self, found:Interval, place:int, level:float) -> Interval: return found._replace(low=self._lowest(place, level)) if self.highest == 1 and found.low == 1 else found
-
-    def _lowest(self, place:int, level:float) -> float: return self.tables.lowest(place, level) if self.tables else ((1 - level) / 2) ** (1 / self.units)
+    def _with_unseen(self, place:int, level:float) -> Interval:
+        "As far as the draws of a variant reach, and what none of them has: also beyond the scores that there are."
+        found = _around(self.scores[place], self.pooled[place], self.draws[:, place], level, self._decimals(place))
+        if self.tables and math.isfinite(found.low):
+            low, high = self.tables.ends(place, level)
+            above = self.scores[place] - self.pooled[place]
+            return found._replace(low=min(found.low, float(low + above)), high=max(found.high, float(high + above)))
+        return found._replace(low=((1 - level) / 2) ** (1 / self.units)) if self.highest == 1 and found.low == 1 else found
 
     def difference(
         self,
@@ -188,8 +203,7 @@ class Sample:
     def corrected(self, level:float=LEVEL) -> Interval: # of confidence
         "Of the best, without what it won by being chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018)."
         if not np.isfinite(best := _best(self.scores)): return Interval(best, -math.inf, math.inf)
-        found = _around(best - self._bias, float(np.nanmean(self.winners)), self.winners, level, _decimals(best, self.winners))
-        return self._with_unseen(Interval(*(min(end, self.highest) for end in found)), int(np.nanargmax(self.scores)), level) # winners may be luckier on the rows left out than any score can be
+        return self.corrected_at(int(np.nanargmax(self.scores)), level)
 
     def corrected_at(
         self,
@@ -198,7 +212,10 @@ class Sample:
     ) -> Interval:
         "Of a variant, without what the best won by being chosen. Another than the best has an interval of its own: how the winners vary says nothing of it."
         if len(self.scores) == 1: return self.interval(place, level) # nothing was chosen
-        return self.corrected(level) if self.scores[place] == _best(self.scores) else _below(_moved(self._uncapped(place, level), -self._bias), self.highest)
+        own = self._with_unseen(place, level)
+        if self.scores[place] != (best := _best(self.scores)): return self._bounded(_moved(own, -self._bias))
+        found = _around(best - self._bias, float(np.nanmean(self.winners)), self.winners, level, _decimals(best, self.winners)) # winners may be luckier on the rows left out than any score can be
+        return self._bounded(Interval(min(found.mean, self.highest), min(*found, own.low), found.high)) # having been chosen makes nothing surer
 
     @property
     def _bias(self) -> float:
@@ -275,10 +292,10 @@ def _drawn(metric:Metric, summed:Iterable[tuple[int, np.ndarray]], counts:np.nda
     return places, scores
 
 # %% ../nbs/api/283_resampling.ipynb #a1d8fdf3
-def _noted(summed:Iterable[tuple[int, np.ndarray]], totals:list[np.ndarray], scale:float) -> Iterator[tuple[int, np.ndarray]]:
+def _noted(summed:Iterable[tuple[int, np.ndarray]], totals:list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     "The same, and in the place of each variant what it has in all."
     for place, sums in summed:
-        totals[place] = sums.sum(axis=0) * scale
+        totals[place] = sums.sum(axis=0)
         yield place, sums
 
 # %% ../nbs/api/283_resampling.ipynb #4e69dd95
@@ -313,11 +330,11 @@ def resampled(
     if known.needs(rows.labels) is None: return None
     units, totals = int(rows.unit.max() + 1), [np.empty(0)] * len(predictions)
     factor = math.sqrt(widening) * (_few(units) if clusters is not None else 1.0)
-    there, found = _drawn(known, _noted(_summed(known, rows, itertools.chain([first], frames)), totals, units / rows.weight[rows.unit >= 0].sum()), _counts(units, draws, seed), factor)
+    there, found = _drawn(known, _noted(_summed(known, rows, itertools.chain([first], frames)), totals), _counts(units, draws, seed), factor)
     if not there: return None # no variant has what the metric needs
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
     return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out),
-        rows.units_of_rarest if metric in RANKS else units, highest(metric), _Tables(metric, rows.labels, totals) if metric in TABLES else None)
+        int(rows.by_class["units"].min()) if metric in RANKS else units, highest(metric), lowest(metric), _tables(metric, totals, rows) if metric in TABLES else None)
 
 # %% ../nbs/api/283_resampling.ipynb #9d4f98c6
 def interval_of_folds(
