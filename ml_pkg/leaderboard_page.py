@@ -141,7 +141,7 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
     sample = luck(reference, runs, metric)
     baseline = _baseline(connection, name, reference, runs)
     scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0, ceiling(reference, metric))
-    return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference))
+    return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference, metric))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:
