@@ -9,7 +9,6 @@ __all__ = ['TAGS', 'STARRED', 'COLUMNS', 'FACTS', 'LAST', 'is_by_metric', 'metri
 
 # %% ../nbs/api/292_history.ipynb #35516329
 import json
-import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .conditions import Asked, Term, asked
-from .display import counted, table
+from .display import counted, table, without_places
 from .errors import InvalidQuery, UnknownName, did_you_mean, listed
 from .store import ENDED, connected, how_it_ended
 from .workspace import Workspace
@@ -243,7 +242,7 @@ class History:
         return table(shown.columns, shown.astype(object).to_numpy().tolist())
 
 # %% ../nbs/api/292_history.ipynb #42bb482b
-_PLACE, _STEP = re.compile(r" at 0x[0-9a-f]+"), "(…)" # where a function stood in memory; how a step is written
+_STEP = "(…)" # how a step is written
 
 def changed(
     before:dict[str, str], # parameters, flattened, each as text
@@ -251,7 +250,7 @@ def changed(
 ) -> str:
     "The parameters that are not those of before. Of a step that is another, or is not there, only that is told."
     if not before or not after: return ""
-    sides = [{name: _PLACE.sub("", value) for name, value in each.items() if _STEP not in value or value.endswith(_STEP)} for each in (before, after)] # not lists of steps
+    sides = [{name: without_places(value) for name, value in each.items() if _STEP not in value or value.endswith(_STEP)} for each in (before, after)] # not lists of steps
     names = [name for name in {**sides[0], **sides[1]} if sides[0].get(name) != sides[1].get(name)]
     steps = tuple(f"{name}__" for name in names if any(side.get(name, "").endswith(_STEP) for side in sides))
     return ", ".join(f"{name}={sides[1][name].removesuffix(_STEP)}" if name in sides[1] else f"no {name}" for name in names if not name.startswith(steps))
