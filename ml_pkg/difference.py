@@ -7,7 +7,6 @@ __all__ = ['BY_ROWS', 'BY_FOLDS', 'ScoreDifference', 'paired_interval', 'RunDiff
 
 # %% ../nbs/api/284_difference.ipynb #0269d818
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .declared_changes import Difference, code_changes, declared_changes, plain
-from .display import definition, table
+from .display import definition, table, without_places
 from .errors import MlPkgError, NotFound
 from .explanation import library_versions, readable
 from .identity import differences
@@ -202,7 +201,7 @@ def _environment(run:"Run") -> dict[str, str]: return {**run.packages, "threads 
 # %% ../nbs/api/284_difference.ipynb #737766ac
 def _parameters(run:"Run") -> dict[str, str]:
     "Components of a run that has none, since it could not be identified."
-    return {"seed": f"int {run.row['seed']}", **{f"estimator.{name}": re.sub(r" at 0x[0-9a-f]+", "", value) for name, value in run.parameters.items()}}
+    return {"seed": f"int {run.row['seed']}", **{f"estimator.{name}": without_places(value) for name, value in run.parameters.items()}}
 
 # %% ../nbs/api/284_difference.ipynb #6afbf5c4
 def difference(

@@ -13,7 +13,7 @@ from typing import Any
 
 from .display import counted, moment
 from .errors import UnknownName, did_you_mean
-from .history import changed, metrics_among, parameters_of, run_count, run_list
+from .history import changed, metric_of, metrics_among, parameters_of, run_count, run_list
 from .pages import line_chart, shortened
 from .run_pages import METRICS_SHOWN, RUNS_ON_PAGE, with_errors
 from .store import connected
@@ -53,8 +53,9 @@ def chosen_metric(
     scored:str="was not scored", # what the error says of a metric that there is not
 ) -> str:                        # empty if there is none
     "The metric that is meant. Raises `UnknownName`."
-    if metric and metric not in metrics: raise UnknownName(f"'{shortened(metric)}' {scored}.{did_you_mean(metric, metrics, 'metrics')}")
-    return metric or next(iter(metrics), "")
+    found = metric if metric in metrics else next((each for each in metrics if metric_of(each) == metric_of(metric)), "")
+    if metric and not found: raise UnknownName(f"'{shortened(metric)}' {scored}.{did_you_mean(metric, metrics, 'metrics')}")
+    return found or next(iter(metrics), "")
 
 # %% ../nbs/api/464_experiment_pages.ipynb #8159d991
 def _chart(runs:Sequence[dict], metric:str) -> str:

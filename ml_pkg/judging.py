@@ -6,6 +6,7 @@
 __all__ = ['is_beside', 'Judged', 'pruned_beside', 'judged']
 
 # %% ../nbs/api/374_judging.ipynb #029c0fd2
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .errors import WorkspaceUnusable
+from .evaluation import Evaluation, scorers
+from .identity import key_or_none
 from .resampling import FoldScores, Sample, means_the_same, sampled
 from .row_metrics import highest
 from .run import Run, pruned_on, runs_on
+from .store import connected
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -43,15 +47,34 @@ class Judged(NamedTuple):
     def place(self, run:Run) -> int: return self.places[run.content] # or one of equal results
 
 # %% ../nbs/api/374_judging.ipynb #af71ec7a
-def _metrics_told(run:Run) -> dict[str, str]: return {path: content for path, content in run.components.items() if path.startswith("evaluation.metrics")}
+_METRICS = "evaluation.metrics" # the path of a component that is there by itself where no metric is declared
+
+def _told(run:Run, others:Sequence[Run], metric:str) -> list[dict[str, str]]:
+    "What the keys of a run and of others were made of, as far as it says what a metric computes."
+    ids, path = [run.row["reuses"] or run.id, *(each.id for each in others)], f"{_METRICS}.{metric}"
+    told:dict[str, dict[str, str]] = {each: {} for each in ids}
+    with connected(run.workspace) as connection:
+        for each, part, content in connection.execute("SELECT run, path, content FROM components WHERE run IN (SELECT value FROM json_each(?)) AND (path IN (?, ?) OR path > ? AND path < ?)",
+            [json.dumps(ids), _METRICS, path, f"{path}.", f"{path}/"]): # a slash comes right after a dot
+            told[each][part] = content
+    return [told[each] for each in ids]
+
+def _ways_to_tell(run:Run, own:dict[str, str], metric:str) -> list[dict[str, str]]:
+    "What keys say of a metric that is the one of a run: a metric by its name may be declared, or be the one where none is."
+    if run.meanings.get(metric) != key_or_none(metric): return [own]
+    by_default = list(scorers(Evaluation(), run.row["task"] == "classification")) == [metric]
+    return [own, {f"{_METRICS}.{metric}": f"str {metric}"}, *([{_METRICS: "dict"}] if by_default else [])]
 
 def pruned_beside(
-    run:Run, # that finished
+    run:Run,    # that finished
+    metric:str, # of the run, that decides
 ) -> int:
-    "How many declarations searches have ended on the same rows, whose metrics are those of the run. None, if the workspace cannot tell."
-    try: pruned = pruned_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
+    "How many declarations searches have ended on the same rows, that were to be scored by the same metric. None, if the workspace cannot tell."
+    if not run.row["comparable"]: return 0
+    try: own, *others = _told(run, pruned_on(run.workspace, run.row["comparable"]), metric)
     except WorkspaceUnusable: return 0
-    return sum(_metrics_told(each) == _metrics_told(run) for each in pruned)
+    ways = _ways_to_tell(run, own, metric)
+    return sum(each in ways for each in others)
 
 # %% ../nbs/api/374_judging.ipynb #b1585c50
 def judged(
@@ -64,7 +87,7 @@ def judged(
     try: tried = runs_on(run.workspace, run.row["comparable"]) if run.row["comparable"] else []
     except WorkspaceUnusable: tried = [] # those of the board are known all the same
     runs = [each for each in {each.content: each for each in [*others, *tried]}.values() if means_the_same(each, run, metric)]
-    asked, pruned = {each.content for each in (run, *others)}, pruned_beside(run)
+    asked, pruned = {each.content for each in (run, *others)}, pruned_beside(run, metric)
     if (sample := sampled(experiment, runs, metric)) and not any(each.content in asked for each in _undrawn(runs, sample)):
         return Judged(runs, _of_drawn(sample), True, _places(runs), pruned)
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]

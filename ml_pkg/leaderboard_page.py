@@ -19,7 +19,7 @@ from .errors import UnknownName, did_you_mean
 from .experiment_pages import chosen_metric, known_experiment
 from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
-from .judging import pruned_beside
+from .judging import Judged, pruned_beside
 from .pages import number, shortened
 from .report import ceiling
 from .run import Run, load_run, median_fit, runs_on
@@ -141,22 +141,20 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
     sample = luck(reference, runs, metric)
     baseline = _baseline(connection, name, reference, runs)
     scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0, ceiling(reference, metric))
-    return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference))
+    return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference, metric))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662
 def _headline(contest:_Contest) -> str:
     "The best, and what is to be said of it."
-    from ml_pkg.leaderboard import Verdict
-    best, count, scores = contest.order[0], contest.tried, contest.scores.scores
-    name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", float(scores[best])
-    higher = max(range(len(scores)), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place]) # among those on fewer rows
-    if math.isnan(score): return f"no declaration has a score, of {count} tried"
-    if not math.isfinite(score) or scores[higher] == math.inf:
-        return f"{name}: {number(score)}, best of {count} tried; how sure that is cannot be told from its folds"
-    before = contest.runs[higher].id if scores[higher] > score + 1e-12 else ""
+    from ml_pkg.leaderboard import verdict_of
+    best, scores, among_best = contest.order[0], contest.scores.scores.tolist(), contest.among_the_best
+    name, score = f"{contest.runs[best].name} (run {contest.runs[best].id})", scores[best]
+    if math.isnan(score): return f"no declaration has a score, of {contest.tried} tried"
+    if not math.isfinite(score) or math.inf in scores: # on fewer rows, too
+        return f"{name}: {number(score)}, best of {contest.tried} tried; how sure that is cannot be told from its folds"
     baseline = "" if best == contest.baseline or not math.isfinite(scores[contest.baseline]) else f"run {contest.runs[contest.baseline].id}"
-    return str(Verdict(name, score, contest.scores.corrected_at(best), count, sum(contest.among_the_best) - contest.among_the_best[best],
-        contest.by_rows, before, baseline, bool(contest.among_the_best[contest.baseline]), contest.pruned))
+    found = Judged(contest.runs, contest.scores, contest.by_rows, {}, contest.pruned)
+    return str(verdict_of(found, scores, best, name, sum(among_best) - among_best[best], baseline, among_best[contest.baseline]))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #1c366215
 def _line(contest:_Contest, place:int) -> dict[str, Any]:

@@ -7,13 +7,13 @@ __all__ = ['COSTS', 'curve_of', 'varied_parameters', 'Pictures']
 
 # %% ../nbs/api/378_pictures.ipynb #71581407
 import math
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from .display import without_places
 from .errors import InvalidDeclaration, UnknownName, did_you_mean
 from .identity import key_or_none
 from .plots import plot_curve, plot_differences, plot_outcome, plot_parallel, plot_pareto, plot_scores
@@ -32,7 +32,7 @@ def _plain(value:Any) -> Any:
     if isinstance(value, np.generic): value = value.item()
     if _has_shape(value): return f"{type(value).__name__} of shape {value.shape}, {(key_or_none(value) or 'without a key')[:6]}"
     if isinstance(value, (bool, int, float, str)) or value is None: return value
-    if isinstance(value, (list, tuple, dict)): return re.sub(r" at 0x[0-9a-f]+", "", repr(value)) # where an object is in memory is no difference
+    if isinstance(value, (list, tuple, dict)): return without_places(repr(value)) # where an object is in memory is no difference
     return getattr(value, "__name__", type(value).__name__)
 
 # %% ../nbs/api/378_pictures.ipynb #f432368d

@@ -29,6 +29,7 @@ from .checkpoints import warn_once
 from .code import homes_met
 from .dataset import has_changed
 from .deliveries import chosen_sinks, new_deliveries, start_sender
+from .display import without_places
 from .edited import edited_files
 from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
 from .explanation import Explanation, explained
@@ -128,7 +129,7 @@ def _in_short(value:Any) -> str:
     if isinstance(value, list) and value and all(isinstance(each, tuple) for each in value): return f"[{', '.join(_in_short(each) for each in value)}]"
     if isinstance(value, tuple): return f"({', '.join(_in_short(each) for each in value)})"
     if isinstance(shape := getattr(value, "shape", None), tuple) and shape: return f"{type(value).__name__} of shape {shape}"
-    return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else repr(value)
+    return f"{type(value).__name__}(…)" if hasattr(value, "get_params") and not isinstance(value, type) else without_places(repr(value))
 
 # %% ../nbs/api/298_recording.ipynb #09d183fe
 def _meanings(experiment:"Experiment") -> list[dict]:

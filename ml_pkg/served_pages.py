@@ -32,7 +32,7 @@ def _shown(template:str, title:str, whose:str, /, status:int=200, **values) -> A
     content = rendered(template, title=title, here="", root=ROOT, pages=(), whose=f"{whose}, as it is served", **values)
     return HTMLResponse(content.encode("utf-8", "backslashreplace"), status, _NO_SCRIPTS)
 
-_SOON = "nobody has asked the model yet, so there is nothing to look at: the page comes a moment after the first answer"
+_SOON = "nobody has looked at the model yet, so there is nothing to show: the first look comes after the first answer, and the log of the server says if it failed"
 
 def _page(template:str, title:str, name:str, found:Callable[[], dict], otherwise:str="") -> Any:
     "A page, or why there is none; otherwise what is said as long as nobody has looked."

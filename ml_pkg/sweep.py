@@ -11,21 +11,22 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, overload
 
 import numpy as np
 
 from .checkpoints import IN_WORKSPACE, Checkpoints, NoCheckpoints
 from .dataset import Dataset
-from .display import counted, table
+from .display import counted, table, without_places
 from .errors import InvalidDeclaration, Unidentifiable, UnknownName, listed
 from .evaluation import Evaluation
 from .events import configure
 from .explanation import readable
 from .history import short_names, telling
-from .identity import ABSENT, components, differences, identify
+from .identity import ABSENT, components, differences, identify, key_or_none
 from .leaderboard import Leaderboard, leaderboard
 from .progress import SUITED, Display
 from .sources import File
@@ -46,11 +47,15 @@ def _cut(text:str) -> str: return text if len(text) <= 40 else text[:39] + "…"
 
 _NOTHING_SAID = re.compile(r"\b\w+=None, |, \w+=None(?=\))") # of arguments that are left open
 
-def _short_name(function:FunctionType) -> str: return function.__qualname__.rpartition("<locals>.")[2] # where it is in memory differs from process to process
+def _written(value:Any) -> str:
+    "A value as it is written; a function by its name, and nothing by its place in memory."
+    if isinstance(value, (FunctionType, MethodType)): return value.__qualname__.rpartition("<locals>.")[2]
+    if not isinstance(value, partial): return " ".join(without_places(repr(value)).split())
+    given = [*map(_written, (value.func, *value.args)), *(f"{name}={_written(each)}" for name, each in value.keywords.items())]
+    return f"partial({', '.join(given)})"
 
 def _in_short(value:Any, digits:int=4) -> str:
-    if isinstance(value, FunctionType): return _cut(_short_name(value))
-    text = _NOTHING_SAID.sub("", " ".join(repr(value).split()))
+    text = _NOTHING_SAID.sub("", _written(value))
     return _cut(f"{value:.{digits}g}" if isinstance(value, float) and len(text) > 8 else text) # sixteen digits tell nobody more than four
 
 # %% ../nbs/api/382_sweep.ipynb #b910c011
@@ -59,17 +64,17 @@ def _is_left_out(name:str, value:str) -> bool: return value in ("passthrough", "
 def _label(name:str, value:Any, among:Sequence) -> str:
     "What to call a value of an axis, told from the others."
     if isinstance(value, str) and _is_left_out(name, value): return f"no {name}"
-    if isinstance(value, FunctionType): return f"{name}={_in_short(value)}{_number_among(value, among)}"
-    if not hasattr(value, "get_params"): return f"{name}={value if isinstance(value, str) else _in_short(value)}"
+    if not hasattr(value, "get_params"): return f"{name}={value if isinstance(value, str) else _in_short(value)}{_number_among(value, among) if callable(value) else ''}"
     short, alike = type(value).__name__.lower(), [other for other in among if type(other) is type(value)]
     if len(alike) == 1: return short
     return f"{short}({', '.join(f'{each}={_in_short(held)}' for each, held in _apart(value, alike).items())})"
 
-def _number_among(function:FunctionType, among:Sequence) -> str:
+def _number_among(function:Any, among:Sequence) -> str:
     "Which of several functions of one name it is, such as of lambdas; empty if it is the only one."
-    alike = [other for other in among if isinstance(other, FunctionType) and _short_name(other) == _short_name(function)]
-    others = [other for place, other in enumerate(alike) if not any(_is(other, earlier) for earlier in alike[:place])]
-    return f" ({1 + next(place for place, other in enumerate(others) if _is(other, function))})" if len(others) > 1 else ""
+    numbers:dict[str|int, int] = {}
+    for other in among:
+        if callable(other) and _in_short(other) == _in_short(function): numbers.setdefault(key_or_none(other) or id(other), len(numbers) + 1)
+    return f" ({numbers[key_or_none(function) or id(function)]})" if len(numbers) > 1 else ""
 
 def _apart(value:Any, alike:Sequence) -> dict[str, Any]:
     "The parameters that tell an estimator from others of its class."
@@ -343,10 +348,9 @@ def _key_of(experiment:"Experiment") -> Any:
     except Unidentifiable: return id(experiment)
 
 def _settings(experiment:"Experiment", digits:int) -> dict[str, str]:
-    "Parameters, however deep, as they are written; without those whose writing means nothing elsewhere."
-    written = {name: _in_short(value, digits) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params")
+    "Parameters, however deep, as they are written."
+    return {name: _in_short(value, digits) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params")
         and not isinstance(value, list)}
-    return {name: value for name, value in written.items() if " at 0x" not in value}
 
 def _telling_settings(alike:Sequence[Variant]) -> tuple[list[dict[str, str]], list[str]]:
     "The parameters of variants, and which of them tell them apart, in as few digits as do."

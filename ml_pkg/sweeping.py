@@ -247,8 +247,9 @@ class _Tally:
         self._end(course, _failed, why)
 
     def prune(self, course:Course) -> None:
-        "A variant is not worth going on with."
-        self.fail(course, Failure(f"{PRUNED}: {mean_and_deviation(course.scores)[0]:.4f} after {len(course.scores)} of {len(course.works)} folds", ""))
+        "A variant is not worth going on with, as a search said of the folds that it was told of."
+        judged = course.scores[:course.judged]
+        self.fail(course, Failure(f"{PRUNED}: {mean_and_deviation(judged)[0]:.4f} after {len(judged)} of {len(course.works)} folds", ""))
 
     def stop(self, courses:list[Course], why:Failure) -> None:
         "Variants that were under way have failed; those that had not begun are no runs."
@@ -340,8 +341,11 @@ class _Sweep:
     def _goes_on(self, place:int, course:Course) -> bool:
         "Whether more of a variant is to be fitted. A search is told of one fold after the other, however many come at once."
         if course.has_ended: return True
-        scores, told, course.judged = course.scores, course.judged, len(course.scores)
-        return all(self.asking.goes_on(place, scores[:count]) for count in range(told + 1, len(scores) + 1))
+        scores = course.scores
+        for count in range(course.judged + 1, len(scores) + 1):
+            course.judged = count
+            if not self.asking.goes_on(place, scores[:count]): return False
+        return True
 
     def _fail_alike(self, schedule:Schedule, courses:list[Course], place:int, work:Work, result:Fold|Failure) -> list[str]:
         "A step is taken once in each fold, also if it fails: what other variants that need it come to is known. Keys that nobody needs any more."
