@@ -74,6 +74,8 @@ def _check_meaning(experiment:"Experiment", run:Run) -> None:
         raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
     if found is None and (other := otherwise(experiment, run)):
         raise InvalidDeclaration(f"the declaration of run {run.id} is not what ran: it has no key, and what is recorded of the run is otherwise in it ({other}). Run it again: run.experiment.run()")
+    if found is None and run.row["dataset_key"] is None:
+        warnings.warn(f"whether the rows of {experiment.name} are still those that run {run.id} ran on cannot be told, since they have no key: nothing but their number and columns was compared", UserWarning, stacklevel=5)
 
 def _or_none(key:Callable[[], str|None]) -> str|None:
     try: return key()

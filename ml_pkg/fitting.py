@@ -384,20 +384,20 @@ def _keys(place:Place, chain:list[Link], meaning:Identity|None) -> tuple[str|Non
 
 # %% ../nbs/api/260_fitting.ipynb #501773d1
 _splits:dict[str, list[tuple[np.ndarray, np.ndarray]]] = {} # the last splits of small tables, by what they are splits of: a variation is split as the run before it
-FEW = 100_000 # rows; the numbers of those of more tables would be too much to hold
+FEW = 1_000_000 # row numbers in all folds together, as ten of 100,000 rows have; more would be too much to hold for several splits
 
 def _remembered(key:str, split:Callable[[], list[tuple[np.ndarray, np.ndarray]]]) -> list[tuple[np.ndarray, np.ndarray]]:
     "The row numbers of every fold. What has no key is split anew."
-    if key in _splits: return _splits[key]
+    if (known := _splits.get(key)) is not None: return known
     pairs = split()
-    if key and sum(len(train) + len(test) for train, test in pairs) <= FEW * len(pairs):
-        while len(_splits) >= 8: del _splits[next(iter(_splits))]
+    if key and sum(len(train) + len(test) for train, test in pairs) <= FEW:
+        for oldest in [*_splits][:-7]: _splits.pop(oldest, None) # another thread may have been faster
         _splits[key] = pairs
     return pairs
 
 class Plans:
     "Makes the work of declarations, which share the rows that they have in common."
-    def __init__(self, checkpoints:Checkpoints|NoCheckpoints, threads:int): self.store, self.threads, self._splits = checkpoints.settled(), threads, {}
+    def __init__(self, checkpoints:Checkpoints|NoCheckpoints, threads:int): self.store, self.threads, self._shared = checkpoints.settled(), threads, {}
 
     def of(
         self,
@@ -418,11 +418,11 @@ class Plans:
     def _split(self, dataset:Dataset, evaluation:Evaluation, classification:bool, seed:int) -> tuple[Shared, list[Place]]:
         identity = _split_identity(dataset, evaluation, classification, seed, self.threads)
         key = identity.key if identity else ""
-        if key and key in self._splits: return self._splits[key]
+        if key and key in self._shared: return self._shared[key]
         pairs = _remembered(key, lambda: folds(evaluation, dataset, classification, seed))
         rows = Rows(dataset.X, dataset.y, dataset.weights, list(dataset.target), pairs)
         found = Shared(rows, self.store if key else NONE, Identity("rows", key).key if key else ""), fold_places(self.store, dataset, evaluation, classification, seed, self.threads, len(rows.pairs))
-        if key: self._splits[key] = found
+        if key: self._shared[key] = found
         return found
 
 # %% ../nbs/api/260_fitting.ipynb #1a95512e

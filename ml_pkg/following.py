@@ -15,7 +15,7 @@ from typing import Protocol
 
 from .addresses import Located, located, pause_between_looks, traces
 from .model import EditedCode
-from .running_code import check_code, code_keys, project_modules
+from .running_code import check_code
 from .service import Served
 
 log = logging.getLogger("ml_pkg.server")
@@ -44,7 +44,6 @@ class Following:
         self.every = pause_between_looks(address) # seconds
         self._traces, self._next = None, 0.0  # what was seen when it was last asked, and until when that says enough
         self._failed, self._again = None, 0.0 # what could not be made ready, and when it is tried again
-        code_keys(project_modules(service.current.model.estimator)) # so that what runs now is known when its files are others
 
     async def run(self) -> None:
         "Until it is cancelled."

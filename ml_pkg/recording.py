@@ -144,16 +144,32 @@ def _about_rows(experiment:"Experiment") -> dict[str, Any]:
     "Columns of a run that describe its rows; none, if the failure that is being recorded lies in them."
     from ml_pkg.evaluation import comparable, is_classification, locked_away
     dataset, evaluation = experiment.dataset, experiment.evaluation
-    try:
+    told:dict[str, Any] = {}
+    with suppress(MlPkgError, ValueError, TypeError):
         classification = is_classification(experiment.estimator, dataset.y)
-        return {"comparable": comparable(dataset, evaluation, classification, experiment.seed), "train_size": evaluation.train_size,
-                "dataset_key": dataset.fingerprint, "dataset_rows": len(dataset),
-                "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression",
-                "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())}
-    except (MlPkgError, ValueError, TypeError): return {}
+        told = {"dataset_rows": len(dataset), "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression",
+                "train_size": evaluation.train_size}
+        told |= {"comparable": comparable(dataset, evaluation, classification, experiment.seed), "dataset_key": dataset.fingerprint,
+                 "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())} # which rows without a key have not
+    return told
 
 # %% ../nbs/api/298_recording.ipynb #d7fdb42d
 def _parameters(experiment:"Experiment") -> dict[str, str]: return {name: _in_short(value) for name, value in experiment.estimator.get_params(deep=True).items()}
+
+def _parameter_keys(experiment:"Experiment") -> dict[str, str]:
+    return {name: key for name, value in experiment.estimator.get_params(deep=True).items() if (key := key_or_none(value))}
+
+def _differ(before:dict[str, str], after:dict[str, str]) -> list[str]:
+    "Names of what is not the same, the innermost where there are such."
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [name for name in names if "__" in name and not any(each.startswith(f"{name}__") for each in names)] or names
+
+def _meant_otherwise(experiment:"Experiment", run:Run) -> str:
+    "What reads as it did and is another: an array, a function that was edited, a metric. Of a run that an earlier version recorded, the metrics alone are known."
+    parameters = _differ(run.parameter_keys, _parameter_keys(experiment)) if run.parameter_keys else []
+    then, now = run.meanings, {each["metric"]: each["meaning"] for each in _meanings(experiment)}
+    metrics = [f"metric {name}" for name in {**then, **now} if name not in then or name not in now or then[name] not in (None, now[name])]
+    return ", ".join(f"another {name}" for name in (*parameters, *metrics))
 
 def otherwise(
     experiment:"Experiment", # as it is declared now
@@ -162,19 +178,21 @@ def otherwise(
     "What a declaration has otherwise than the record of a run says, as far as it says anything; empty if nothing."
     def told(estimator:str, row:Mapping[str, Any], parameters:dict[str, str]) -> dict[str, str]:
         return {"the estimator": estimator.partition("(")[0], **{f"the {name}": str(row[name]) for name in facts}, **parameters}
-    now = {**_about_rows(experiment), "seed": experiment.seed}
+    now = {"dataset_key": None, **_about_rows(experiment), "seed": experiment.seed}
     facts = [name for name, value in run.row.items() if name in now and value is not None]
-    return changed(told(run.row["estimator"], run.row, run.parameters), told(repr(experiment.estimator), now, _parameters(experiment)))
+    return (changed(told(run.row["estimator"], run.row, run.parameters), told(repr(experiment.estimator), now, _parameters(experiment)))
+        or _meant_otherwise(experiment, run))
 
 # %% ../nbs/api/298_recording.ipynb #f560db09
 def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
     "Columns of a run, and what belongs to it, that can be told without its rows."
     experiment, identity, source = begun.experiment, begun.identity, begun.experiment.dataset.source
     commit, dirty, difference = begun.git()
+    keys = {} if identity else _parameter_keys(experiment) # where there is one of all, its components say more
     run = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(source), "git_commit": commit,
         "git_dirty": dirty, "git_difference": difference}
     return run, {"components": [{"path": path, "content": content} for path, content in (components(identity) if identity else {}).items()],
-                 "parameters": [{"name": name, "value": value} for name, value in _parameters(experiment).items()],
+                 "parameters": [{"name": name, "value": value, "meaning": keys.get(name)} for name, value in _parameters(experiment).items()],
                  "packages": [{"name": name, "version": version} for name, version in packages(experiment.estimator).items()]}
 
 # %% ../nbs/api/298_recording.ipynb #b6a19d64

@@ -87,6 +87,10 @@ class RunRecord:
         "The parameters of the estimator, name -> value as text."
         return {row["name"]: row["value"] for row in self._details("parameters")}
     @property
+    def parameter_keys(self) -> dict[str, str]:
+        "Of a run that has no key itself: those of its parameters, name -> key, where one can be told."
+        return {row["name"]: row["meaning"] for row in self._details("parameters") if row.get("meaning")}
+    @property
     def components(self) -> dict[str, str]:
         "What the key was made of, dotted path -> content as text."
         return {row["path"]: row["content"] for row in self._details("components")}

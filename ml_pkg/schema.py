@@ -101,7 +101,7 @@ class Column:
     high: float | str | None = None
     example: Any = None                    # the first value that is not missing
     times: bool = False                    # of text, whether every value was a time in ISO 8601
-    none: bool = False                     # of text in objects, whether one that was missing was None, and not NaN
+    none: bool | None = None               # of text in objects, whether what was missing was None, or NaN; None if it was both, or is not known
 
     @functools.cached_property
     def far(self) -> tuple[float, float] | None:
@@ -152,8 +152,8 @@ def _learn_column(series:pd.Series) -> Column:
     values = tuple(_plain(value) for value in series.cat.categories) if kind == "category" else _few_values(series) if kind == "text" else None
     spans = kind in ("integer", "float", "datetime") and first is not None
     times = kind == "text" and first is not None and is_time(first) and bool(_are_times(series[~missing]).all())
-    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=values, times=times, none=kind == "text" and _marks_none(series),
-        of=str(series.cat.categories.dtype) if kind == "category" else None,
+    column = Column(name=series.name, dtype=str(series.dtype), kind=kind, nulls=bool(missing.any()), values=values, times=times,
+        none=_marks_none(series) if kind == "text" else None, of=str(series.cat.categories.dtype) if kind == "category" else None,
         ordered=bool(kind == "category" and series.cat.ordered), low=_plain(series.min()) if spans else None,
         high=_plain(series.max()) if spans else None, example=None if first is None else _plain(first))
     if kind == "category": _check_kept(series.cat.categories, column)
@@ -168,7 +168,10 @@ def is_time(
     "Whether it is written as ISO 8601 writes a time, with dashes between year, month and day."
     return bool(_TIMES.fullmatch(text))
 
-def _marks_none(texts:pd.Series) -> bool: return bool(texts.dtype == object and next((value is None for value in texts[texts.isna()]), False))
+def _marks_none(texts:pd.Series) -> bool | None:
+    "Whether None stands for what is missing, or NaN, as where nothing is; None if both do, or something else."
+    marks = {value is None if value is None or isinstance(value, float) else None for value in texts[texts.isna()]} or {False}
+    return marks.pop() if texts.dtype == object and len(marks) == 1 else None
 
 def _are_times(texts:pd.Series) -> np.ndarray:
     "Which texts are; what is no text is not."
@@ -328,6 +331,7 @@ def _texts(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     hint = f"text (a number may have been written in several ways: pd.read_csv(…, dtype={{'{column.name}': str}}) leaves it as it was)" if pd.api.types.is_numeric_dtype(series.dtype) else ""
     if not isinstance(series.dtype, pd.StringDtype): _refuse(series, ~series.map(is_text).astype(bool) & ~series.isna(), column, first_row, expected=hint)
     if column.dtype != "object": return series.astype(column.dtype)
+    if column.none is None and series.dtype == object: return series # each as it came: it may be one or the other
     return series.astype(object).where(series.notna(), None if column.none else np.nan) # an encoder tells None from NaN
 
 # %% ../nbs/api/080_schema.ipynb #e9e439b7

@@ -27,6 +27,7 @@ from .limits import RETRY_SOON, Limits, Refused
 from .logged import Logged
 from .model import Model, probability_name, to_answer
 from .prediction_log import NoLog, Outcome, PredictionLog, Receipt
+from .running_code import note_code
 
 # %% ../nbs/api/493_service.ipynb #77cd9b85
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ def served(
     engine:Callable[[Model], Engine]=DirectEngine, # what computes the answers
 ) -> Served:
     "A model made ready to answer. Raises `EngineRefused`, if the engine does not give the model's answers, and `InvalidDeclaration`, if the model does not give one a row."
+    note_code(model.estimator) # before it is asked for the first time, which an engine does
     made = engine(model)
     return Served(name, version, model, RowReader(model.schema), made, Batcher(made), time.time())
 

@@ -111,6 +111,8 @@ MIGRATIONS: list[list[str]] = [[
         run TEXT NOT NULL REFERENCES runs (id), key TEXT, scores TEXT NOT NULL, -- JSON: metric -> value
         made TEXT NOT NULL, who TEXT NOT NULL)""", # every time that the locked rows were scored
     "CREATE INDEX looks_by_holdout ON looks (holdout, number)",
+], [
+    "ALTER TABLE parameters ADD COLUMN meaning TEXT", # of a run without a key: one of the value, if that has one
 ]]
 
 # %% ../nbs/api/180_store.ipynb #de93c92c
