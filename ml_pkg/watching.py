@@ -93,8 +93,7 @@ def _counted(monitor:LogMonitor, looked:_Looked) -> _Counted:
 def _checked(counted:_Counted, watch:Watch) -> Check:
     "A window held against training, or against other rows. Values are faulty that are unlike training, in any case."
     if counted.reference is None: return check(counted.trained, counted.window, watch)
-    found = check(counted.profile, counted.window, watch) if counted.reference.rows else check(counted.trained, counted.trained.merged([]), watch) # nothing can be said yet
-    return replace(found, rows=counted.window.rows, faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
+    return replace(check(counted.profile, counted.window, watch), faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
 
 def _finite_scores(scores:Mapping[str, Interval]) -> dict[str, Interval]:
     "Without those that are no number: a single label of 1e200 is enough for that."
@@ -231,7 +230,7 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
         "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(),
         "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean,
         "trusted": findings.compared.trusted, "compared": str(findings.compared), "classes": [*map(str, other_shares(monitor.class_shares(labels.seen)))],
-        "not_judged": {**monitor.unwatched, **_unread(looked)}})
+        "not_judged": {**monitor.unwatched, **_unread(looked), **findings.check.unjudged}})
 
 # %% ../nbs/api/698_watching.ipynb #4ab98683
 _SPARE = 10 # periods that are kept besides those that a policy reaches back to
@@ -274,18 +273,18 @@ class Watching:
             looks.forget_after(end)
             last = looks.last()
             if last is not None and last.document["version"] == monitor.version and last.end >= end: return last
-            return looks.add(*self._looked(monitor, end, moment, looks), self.described)
+            return looks.add(*self._looked(monitor, end, moment, looks, last), self.described)
 
     @property
     def described(self) -> str:
         "What it looks at, in words."
         return f"{self.address} every {whole_units(self.every.length)}, {whole_units(self.policy.window)} held against {self.policy.against}"
 
-    def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:Looks) -> tuple[Alarms, dict]:
+    def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:Looks, last:Look|None) -> tuple[Alarms, dict]:
         most = math.ceil(self.policy.reach / self.every.length) + _SPARE
         periods, before = Periods(monitor, self.every, self.workspace, most), looks.alarms(self.persistence)
         periods.update(now)
-        looked = self._chosen(periods, end, now, looks.last())
+        looked = self._chosen(periods, end, now, last)
         counted = _counted(monitor, looked)
         pauses = self._pauses(monitor, looks.pauses(), end, now)
         findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
@@ -311,10 +310,12 @@ class Watching:
 
     def _chosen(self, periods:Periods, end:pd.Timestamp, now:pd.Timestamp, last:Look|None) -> _Looked:
         starts = [start for start in periods.starts if start < end]
-        fresh = [start for start in starts if last is None or start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
         chosen = self.policy.choose(pd.Series(pd.DatetimeIndex(starts, tz="UTC") + self.every.length / 2), end)
         def of(marks:Any) -> list[pd.Timestamp]: return [start for start, marked in zip(starts, marks, strict=True) if marked]
-        window = of(chosen.window)
+        window, reference = of(chosen.window), [] if chosen.reference is None else of(chosen.reference)
+        fresh = window if last is None else [start for start in starts if start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
         seen = periods.rows(window) # before the counts are read: those to which rows have come are counted again
-        return _Looked(seen, periods.read(window), None if chosen.reference is None else periods.read(of(chosen.reference)),
-            mature_window(periods, self.policy.window, now), periods.read(fresh))
+        needed = sorted({*window, *reference, *fresh})
+        counts = dict(zip(needed, periods.read(needed), strict=True))
+        def read(some:Sequence[pd.Timestamp]) -> list[Period]: return [counts[start] for start in some]
+        return _Looked(seen, read(window), None if chosen.reference is None else read(reference), mature_window(periods, self.policy.window, now), read(fresh))
