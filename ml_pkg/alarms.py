@@ -27,6 +27,7 @@ class Streak:
     wrong: int = 0        # looks in a row that found it wrong; looks that could not tell do not count
     fine: int = 0         # looks in a row that found it fine
     raised: tuple[tuple[str, str], ...] = () # if its alarm is open: of which version of the model, and when, as ISO 8601; "" for what belongs to none
+    most: tuple[int, int] = (0, 0)           # meanwhile, where a look found the largest share of rows to be wrong: those, and all of its rows; of what is no share of rows nothing
 
 class Change(enum.Enum):
     "What may become of an alarm."
@@ -100,6 +101,7 @@ class Alarms:
         texts:Mapping[str, str]|None=None,  # what there is to say of it
         version:str="",                     # of the model that was looked at
         of_all:Collection[str]=(),          # what belongs to no version
+        shares:Mapping[str, tuple[int, int]]|None=None, # of what is wrong in some rows: how many, and of how many
     ) -> "tuple[Alarms, tuple[Event, ...]]": # the next state, and what somebody is to be told
         "Raises `InvalidInput` for a time without a zone, or before the last look."
         time = _utc(now)
@@ -108,7 +110,8 @@ class Alarms:
         streaks, events = dict(self.streaks), []
         for name in sorted(found):
             before, text = streaks.get(name, Streak()), (texts or {}).get(name, "")
-            streaks[name], change = self.persistence.next(before, found[name], time, "" if name in of_all else version)
+            after, change = self.persistence.next(before, found[name], time, "" if name in of_all else version)
+            streaks[name] = replace(after, most=_most(after, (shares or {}).get(name, (0, 0))))
             if change is Change.CLEARED: text = _cleared(name, text, before, version)
             if change is not None: events.append(Event(time, name, change, text, version))
         return replace(self, streaks=tuple(sorted(streaks.items())), history=(*self.history, *events), last=time, version=version), tuple(events)
@@ -132,9 +135,13 @@ def _cleared(name:str, text:str, streak:Streak, version:str) -> str:
     how = f"fine by what version {version} was trained on" if text else f"not found with version {version}"
     return f"{text or name}; raised of version {' and '.join(versions)}, and {how}"
 
+def _most(streak:Streak, found:tuple[int, int]) -> tuple[int, int]:
+    "What is to be remembered of how many rows were wrong, as long as it is not over."
+    return max(streak.most, found, key=lambda rows: rows[0] / max(1, rows[1])) if streak.wrong or streak.raised else (0, 0)
+
 def _streak(content:Mapping[str, Any], version:str) -> Streak:
-    raised = content["raised"] or ()
-    return Streak(content["wrong"], content["fine"], ((version, raised),) if isinstance(raised, str) else tuple((of, time) for of, time in raised))
+    raised, (rows, of) = content["raised"] or (), content.get("most", (0, 0))
+    return Streak(content["wrong"], content["fine"], ((version, raised),) if isinstance(raised, str) else tuple((of, time) for of, time in raised), (rows, of))
 
 def _utc(now:datetime.datetime) -> str:
     if now.tzinfo is None: raise InvalidInput(f"{now!r} has no time zone, so it cannot be told what was first: give one, such as datetime.now(timezone.utc)")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .effects import Effects
-from .evidence import Bets, placed, upper
+from .evidence import FIRST, Bets, placed, upper
 from .pairs import PairSums, Scores
 
 # %% ../nbs/api/650_joint.ipynb #11d7c8d4
@@ -39,7 +39,8 @@ class Tied(NamedTuple):
 MOVED = 0.25 # mean of a score, in standard deviations of training
 
 def _moved(reference:Tied, current:Tied, columns:np.ndarray) -> list[str]:
-    "Columns of which a score is another one on average."
+    "Columns of which a score is another one on average; none where so few rows do not tell."
+    if min(reference.sums.rows, current.sums.rows) < FIRST: return []
     return list(dict.fromkeys(columns[np.abs(current.centre - reference.centre) > MOVED]))
 
 # %% ../nbs/api/650_joint.ipynb #5fb411f5
@@ -53,7 +54,7 @@ def pair_effects(
     one, other = np.triu_indices(len(columns), 1)
     different, still = columns[one] != columns[other], ~np.isin(columns, _moved(reference, current, columns))
     told = different & still[one] & still[other]
-    chosen, known = (told, 1.0) if told.any() else (different, 0.0) # every column has moved by itself: nothing can be told of what they have in common
+    chosen, known = (told, 1.0) if told.any() else (different, 0.0) # no two columns are where they were: nothing can be told of what they have in common
     one, other = one[chosen], other[chosen]
     variance = np.maximum(reference.variances, current.variances)[one, other]
     value = np.abs(current.correlations - reference.correlations)[one, other]
@@ -67,6 +68,7 @@ class Joint(NamedTuple):
     bets: Bets                      # one for each two scores
     names: list[tuple[str, str]]    # their columns
     best: int                       # number of the surest
+    still: int                      # columns that have not moved by themselves
 
     @property
     def columns(self) -> tuple[str, str]: return self.names[self.best]
@@ -77,7 +79,7 @@ class Joint(NamedTuple):
     @property
     def shared(self) -> float: return float(np.log(len(self.names))) # by so much dearer
     @property
-    def is_told(self) -> bool: return bool(self.bets.effects.reference.any()) # not where every column has moved by itself
+    def is_told(self) -> bool: return self.still > 1 # or there are no two columns of which it can be told
     @property
     def log_gain(self) -> float: return float(self.bets.log_gain[self.best]) - self.shared
     def lower(self, asked:float) -> float: return float(self.bets.lower(asked + self.shared)[self.best])
@@ -93,7 +95,8 @@ def joint(
     "The joint check. The gain of many bets is at least that of the best, divided by their number."
     effects, names = pair_effects(reference, current, scores)
     bets = placed(effects, np.full(len(names), tolerance), np.full(len(names), share / len(names)), level)
-    return Joint(bets, names, int(np.argmax(bets.log_gain if np.isfinite(bets.log_gain).any() else effects.value)))
+    still = set(scores.columns) - set(_moved(reference, current, np.array(scores.columns, dtype=object)))
+    return Joint(bets, names, int(np.argmax(bets.log_gain if np.isfinite(bets.log_gain).any() else effects.value)), len(still))
 
 # %% ../nbs/api/650_joint.ipynb #dff50749
 def has_pairs(

@@ -122,21 +122,27 @@ def _each_once(frame:pd.DataFrame) -> pd.DataFrame:
 
 _AGAIN = datetime.timedelta(hours=1) # a request that is sent again so long after it was answered is not taken for another one, whichever period is looked at
 
-def _was_answered(frame:pd.DataFrame, folder:Path, version:str, span:Span) -> pd.Series:
+def _others(frame:pd.DataFrame, folder:Path, version:str) -> pa.Table:
+    "What other versions answered before the last row, or a little earlier than the first."
+    if frame.empty: return pa.table({})
+    span = Span(TIME, *(when.to_pydatetime() for when in (frame[TIME].min() - _AGAIN, frame[TIME].max())))
+    return concatenated(kept_tables(folder, request_tables, pc.field(VERSION) != str(version), [ID, TIME], span))
+
+def _was_answered(frame:pd.DataFrame, folder:Path, version:str) -> pd.Series:
     "Whether another version had answered before what was asked again of this one."
-    others = frame_of(concatenated(kept_tables(folder, request_tables, pc.field(VERSION) != str(version), [ID, TIME], span))).reindex(columns=[ID, TIME])
-    again = others[others[ID].isin(frame[ID])]
-    return pd.Series(False, frame.index) if again.empty else frame[TIME] > frame[ID].map(again.groupby(ID)[TIME].min())
+    nothing, others = pd.Series(False, frame.index), _others(frame, folder, version)
+    if not len(others): return nothing
+    again = frame_of(others.filter(pc.is_in(others.column(ID), value_set=pa.array(frame[ID], pa.string()))))
+    return nothing if again.empty else frame[TIME] > frame[ID].map(again.groupby(ID)[TIME].min())
 
 def _answered(folder:Path, version:str|None, since:Moment|None, until:Moment|None, columns:list[str]|None=None) -> pd.DataFrame:
     "Rows by time, each once. Raises `InvalidQuery`, `DamagedFile`."
     before = None if since is None else moment_of(since)
-    span = _span(before, until)
-    if before is not None: span = _span(before - _AGAIN, until)
+    span = _span(before, until)._replace(low=None if before is None else (before - _AGAIN).to_pydatetime())
     frame = frame_of(concatenated(kept_tables(folder, request_tables, _by(version), columns, span)))
     if frame.empty: frame = frame.reindex(columns=columns or [*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])])
     frame = _each_once(frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True))
-    if version is not None: frame = frame[~_was_answered(frame, folder, version, span)].reset_index(drop=True)
+    if version is not None: frame = frame[~_was_answered(frame, folder, version)].reset_index(drop=True)
     return frame if before is None else frame[frame[TIME] >= before].reset_index(drop=True)
 
 # %% ../nbs/api/487_logged_predictions.ipynb #38a123d2

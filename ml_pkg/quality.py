@@ -81,7 +81,7 @@ def _most_frequent(sketch:Sketch, baseline:Baseline) -> np.ndarray:
     numbers = sketch.counts.max(axis=1, initial=0)
     starts = baseline.bins.categories.starts
     categories = [sketch.slots[start:end].max(initial=0) for start, end in zip(starts[:-1], starts[1:], strict=True)]
-    return np.maximum(np.concatenate([numbers, categories]), sketch.missing) / max(1, sketch.rows)
+    return np.concatenate([numbers, categories]) / max(1, sketch.rows)
 
 def _is_rare(run:int, rows:int, share:float) -> bool:
     "Whether chance is no explanation for so many rows in a row with a value of this share, among independent rows."
@@ -91,7 +91,8 @@ def _stuck(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
     reference = baseline.sketch
     for name, share, usual, run in zip(baseline.bins.names, _most_frequent(reference, baseline), reference.longest, current.longest, strict=True):
         if share and run > max(2 * usual, 9) and _is_rare(run, current.rows, share):
-            yield Fault(name, "stuck", int(run), bool(usual <= 1 or _is_rare(usual, reference.rows, share)), f"{run} rows in a row, or more, have the same value; at training no more than {usual} had")
+            certain = bool(usual <= 1 or _is_rare(usual, reference.rows, share))
+            yield Fault(name, "stuck", int(run), certain, f"{run} rows in a row, or more, have the same value; at training no more than {usual} had{'' if certain else ', and the order of rows may explain it'}")
 
 # %% ../nbs/api/640_quality.ipynb #041cc3bc
 _FACTORS = {"1000 (kilo)": 1000, "1,000,000 (mega)": 1e6, "100 (per cent, or centimetres)": 100, "10": 10, "60 (minutes or seconds)": 60,

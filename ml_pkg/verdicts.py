@@ -77,11 +77,12 @@ class Verdict:
     log_gain: float  # evidence: logarithm of what a bet of 1 has become
     least: float = 0.0 # the smallest move that the training rows can rule out
     why: str = ""     # it is not judged, however many rows there are; empty if it is
+    held: int = FIRST # rows that it is held against, that have a value
 
     @property
     def is_over(self) -> bool:
         "Whether nothing speaks for a move beyond what is minded, or beyond what so few training rows look like at times, though it cannot be ruled out either."
-        return self.rows >= FIRST and self.effect <= max(self.tolerance, self.least)
+        return min(self.rows, self.held) >= FIRST and self.effect <= max(self.tolerance, self.least)
 
     def __str__(self) -> str: return f"{self.name}{'' if self.kind == SHIFT else f' ({self.kind})'}: {self._said()}"
 
@@ -91,6 +92,7 @@ class Verdict:
         if self.verdict == MOVED: return f"moved by {amount}, more than {self.tolerance:g}"
         if self.verdict == OK: return f"ok, moved by no more than {self.tolerance:g} {self.unit} ({amount})"
         if self.rows < FIRST: return f"{NOT_ENOUGH} ({self.rows} rows, {FIRST} at least)"
+        if self.held < FIRST: return f"{NOT_ENOUGH} ({self.held} rows to hold it against, {FIRST} at least)"
         if math.isinf(self.needed):
             return f"cannot be told ({amount}): the rows it is held against are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or hold it against more: train on more"
         return f"{NOT_ENOUGH} ({amount}): the move may be more than {self.tolerance:g}, or less{f'; about {self.needed:,.0f} rows would tell, if nothing has moved' if self.needed > self.rows else ''}"
@@ -156,16 +158,17 @@ def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alar
     return [Verdict(name, questions.kind, NOT_JUDGED if why else _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])),
         float(effects.value[place]) if effects.rows[place] and not why else math.nan,
         float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]),
-        float(bets.log_gain[place]), float(least[place]), why)
+        float(bets.log_gain[place]), float(least[place]), why, int(effects.reference[place]))
         for place, (name, why) in enumerate(zip(questions.names, questions.why, strict=True)) for limits in [(low[place], high[place], questions.tolerance[place])]]
 
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:
     low = found.lower(float(asked_of(np.array(share), watch.of_each)) - math.log(max(1, alarms)))
     effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared + 1) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
-    why = "" if found.is_told or effects.rows[0] < FIRST else "every column has moved by itself, and that hides whether any two hang together as before"
+    who = "fewer than two columns are where they were" if found.still else "every column has moved by itself"
+    why = "" if found.is_told else f"{who}, and that hides whether any two hang together as before"
     return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, NOT_JUDGED if why else _verdict(low, found.high, watch.dependence, alarm), found.value if effects.rows[0] and not why else math.nan, low, found.high,
         watch.dependence, CORRELATION, int(effects.rows[0]),
-        float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain, float(least_told(effects).max()), why)
+        float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain, float(least_told(effects).max()), why, int(effects.reference[0]))
 
 # %% ../nbs/api/660_verdicts.ipynb #37aeaca3
 @dataclass(frozen=True, eq=False)
@@ -185,6 +188,11 @@ class Check:
         if any(fault.certain for fault in self.faults): return FAULTY
         judged = [each.verdict for each in self.verdicts if each.verdict != NOT_JUDGED]
         return OK if self.rows and judged and NOT_ENOUGH not in judged else NOT_ENOUGH
+
+    @property
+    def unjudged(self) -> dict[str, str]:
+        "What can never be judged, and why not, in words."
+        return {f"{each.name} ({each.kind})": f"{each.name}: {each.why}" for each in self.verdicts if each.why}
 
     def to_frame(self) -> pd.DataFrame: return pd.DataFrame([asdict(each) for each in self.verdicts])
 

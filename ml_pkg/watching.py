@@ -19,7 +19,7 @@ import pandas as pd
 from .addresses import located
 from .agreement import NotComparable
 from .agreement import Verdict as Agreement
-from .alarms import Alarms, Found, Persistence
+from .alarms import Alarms, Found, Persistence, Streak
 from .display import finite
 from .errors import InvalidDeclaration, NotFound
 from .estimated import Abstained, Estimated
@@ -32,7 +32,7 @@ from .monitor import LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
-from .quality import Fault, faults_of
+from .quality import RARE, Fault, by_chance, faults_of
 from .reference import Baseline, ReferenceProfile, Window
 from .responses import responses
 from .shares import shares_of
@@ -93,8 +93,7 @@ def _counted(monitor:LogMonitor, looked:_Looked) -> _Counted:
 def _checked(counted:_Counted, watch:Watch) -> Check:
     "A window held against training, or against other rows. Values are faulty that are unlike training, in any case."
     if counted.reference is None: return check(counted.trained, counted.window, watch)
-    found = check(counted.profile, counted.window, watch) if counted.reference.rows else check(counted.trained, counted.trained.merged([]), watch) # nothing can be said yet
-    return replace(found, rows=counted.window.rows, faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
+    return replace(check(counted.profile, counted.window, watch), faults=tuple(faults_of(counted.trained.inputs, counted.window.inputs)))
 
 def _finite_scores(scores:Mapping[str, Interval]) -> dict[str, Interval]:
     "Without those that are no number: a single label of 1e200 is enough for that."
@@ -128,10 +127,28 @@ def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
     return Found.FINE if known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.is_over else known
 
-def _fault_found(fault:Fault, opened:Collection[str]) -> Found:
-    "What may be chance is fine, and does not tell that an alarm of the same is over."
+class _Trained(NamedTuple):
+    "What a version was trained on."
+    inputs: Collection[str] # columns
+    rows: int
+
+_HARDLY = 4 # so many times fewer rows than were to be expected of a fault are none of it
+
+def _would_show(kind:str, most:tuple[int, int], rows:int, trained:_Trained) -> bool:
+    "Whether a fault that had such a share of rows would show in so many. Half of what makes an alarm is enough, or windows that are a little smaller than that of the alarm would never tell."
+    count, of = most
+    if kind in ("stuck", "unit") or not of: return rows >= min(FIRST, of or FIRST) # no rows by themselves
+    return by_chance(rows * count // of, rows, trained.rows) < math.sqrt(RARE)
+
+def _fault_over(kind:str, most:tuple[int, int], found:int, rows:int, trained:_Trained) -> Found:
+    "Whether rows, of which so many may have it by chance, tell that a fault is over."
+    is_less = not most[1] or _HARDLY * found * most[1] <= rows * most[0]
+    return Found.FINE if is_less and _would_show(kind, most, rows, trained) else Found.UNKNOWN
+
+def _fault_found(fault:Fault, streak:Streak, rows:int, trained:_Trained) -> Found:
+    "What may be chance is fine. It tells that an alarm of the same is over if there would be far more of it."
     if fault.certain: return Found.WRONG
-    return Found.UNKNOWN if _fault_name(fault) in opened else Found.FINE
+    return _fault_over(fault.kind, streak.most, fault.rows, rows, trained) if streak.raised else Found.FINE
 
 def _fault_name(fault:Fault) -> str: return f"{fault.column}: {fault.kind}"
 
@@ -151,35 +168,45 @@ class _Thing(NamedTuple):
     found: Found
     text: str    # what there is to say
 
-def _things(findings:Findings, opened:Collection[str]) -> Iterator[_Thing]:
+def _things(findings:Findings, remembered:Mapping[str, Streak], trained:_Trained) -> Iterator[_Thing]:
+    check, opened = findings.check, [name for name, streak in remembered.items() if streak.raised]
     for each in findings.measured: yield _Thing(f"{each.metric}, measured", _score_found(each, "measured", opened), str(each))
     yield _Thing(TRAFFIC, _SILENCE_FOUND[findings.silence.is_too_long], findings.silence.text)
     yield _Thing(THE_ESTIMATE, _estimate_found(findings.compared, opened), str(findings.compared))
     for each in findings.estimated:
         is_refuted = findings.compared.trusted is False
         yield _Thing(f"{each.metric}, estimated", Found.UNKNOWN if is_refuted else _score_found(each, "estimated", opened), str(each))
-    for verdict in findings.check.verdicts: yield _Thing(thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict))
-    for fault in findings.check.faults: yield _Thing(_fault_name(fault), _fault_found(fault, opened), str(fault))
+    for verdict in check.verdicts: yield _Thing(thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict))
+    for fault in check.faults: yield _Thing(name := _fault_name(fault), _fault_found(fault, remembered.get(name, Streak()), check.rows, trained), str(fault))
 
 _PAIR = f" ({DEPENDENCE})" # as the names of two columns end
 
-def _pairs_found(check:Check) -> Found:
+def _pairs_found(check:Check, unread:Collection[str]) -> Found:
     "What is known of any two columns, of which only the surest are told: while others hang together in another way, it cannot be told of them."
     told = next((each for each in check.verdicts if each.kind == DEPENDENCE), None)
-    return Found.FINE if told is not None and (told.verdict == OK or told.verdict == NOT_ENOUGH and told.is_over) else Found.UNKNOWN
+    if told is None: return Found.UNKNOWN if unread else Found.FINE # no two columns are there that could
+    return Found.FINE if told.verdict == OK or told.verdict == NOT_ENOUGH and told.is_over else Found.UNKNOWN
 
-def _absent(findings:Findings, remembered:Collection[str], unread:Collection[str]) -> dict[str, Found]:
-    "What an earlier look had found, as if it were not found this time: fine, since looks count in a row, if enough rows were looked at, and the column could be read."
+def _are_there(pair:str, inputs:Collection[str]) -> bool:
+    "Whether a version has both columns of a name: ` and ` may be in theirs."
+    return any(pair[:at.start()] in inputs and pair[at.end():] in inputs for at in re.finditer(" and ", pair))
+
+def _gone(name:str, streak:Streak, check:Check, unread:Collection[str], trained:_Trained) -> Found:
+    column, _, kind = name.rpartition(": ")
+    if column in trained.inputs: return _fault_over(kind, streak.most, 0, check.rows, trained)
+    return _pairs_found(check, unread) if name.endswith(_PAIR) and _are_there(name.removesuffix(_PAIR), trained.inputs) else Found.FINE
+
+def _absent(check:Check, remembered:Mapping[str, Streak], unread:Collection[str], trained:_Trained) -> dict[str, Found]:
+    "What an earlier look had found, as if it were not found this time: fine, since looks count in a row, if the rows would show it, and the column could be read."
     of_unread, other = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": ", " and ")), tuple(f" and {name}{_PAIR}" for name in unread)
-    def is_judged(name:str) -> bool: return findings.check.rows >= FIRST and name not in unread and not name.startswith(of_unread) and not name.endswith(other)
-    def found(name:str) -> Found: return _pairs_found(findings.check) if name.endswith(_PAIR) else Found.FINE
-    return {name: found(name) if is_judged(name) else Found.UNKNOWN for name in remembered}
+    def is_judged(name:str) -> bool: return check.rows > 0 and name not in unread and not name.startswith(of_unread) and not name.endswith(other)
+    return {name: _gone(name, streak, check, unread, trained) if is_judged(name) else Found.UNKNOWN for name, streak in remembered.items()}
 
-def _found(findings:Findings, metrics:Sequence[str], opened:Collection[str], remembered:Collection[str], unread:Collection[str]) -> tuple[dict[str, Found], dict[str, str]]:
+def _found(findings:Findings, metrics:Sequence[str], remembered:Mapping[str, Streak], unread:Collection[str], trained:_Trained) -> tuple[dict[str, Found], dict[str, str]]:
     "By name: what was found, and what there is to say."
-    things = list(_things(findings, opened))
+    things = list(_things(findings, remembered, trained))
     scores = {f"{metric}, {how}": Found.UNKNOWN for metric in metrics for how in ("measured", "estimated")}
-    return _absent(findings, remembered, unread) | scores | {each.name: each.found for each in things}, {each.name: each.text for each in things}
+    return _absent(findings.check, remembered, unread, trained) | scores | {each.name: each.found for each in things}, {each.name: each.text for each in things}
 
 # %% ../nbs/api/698_watching.ipynb #7c1c62d7
 def _all_shares(counted:_Counted) -> dict[str, dict]:
@@ -203,7 +230,7 @@ def _document(monitor:LogMonitor, looked:_Looked, findings:Findings, told:Mappin
         "measured": [each.to_dict() for each in findings.measured], "measured_until": labels.until and labels.until.isoformat(),
         "measured_from": labels.since and labels.since.isoformat(), "labels_after": labels.age and labels.age.total_seconds(), "coverage": labels.coverage.mean,
         "trusted": findings.compared.trusted, "compared": str(findings.compared), "classes": [*map(str, other_shares(monitor.class_shares(labels.seen)))],
-        "not_judged": {**monitor.unwatched, **_unread(looked)}})
+        "not_judged": {**monitor.unwatched, **_unread(looked), **findings.check.unjudged}})
 
 # %% ../nbs/api/698_watching.ipynb #4ab98683
 _SPARE = 10 # periods that are kept besides those that a policy reaches back to
@@ -246,23 +273,24 @@ class Watching:
             looks.forget_after(end)
             last = looks.last()
             if last is not None and last.document["version"] == monitor.version and last.end >= end: return last
-            return looks.add(*self._looked(monitor, end, moment, looks), self.described)
+            return looks.add(*self._looked(monitor, end, moment, looks, last), self.described)
 
     @property
     def described(self) -> str:
         "What it looks at, in words."
         return f"{self.address} every {whole_units(self.every.length)}, {whole_units(self.policy.window)} held against {self.policy.against}"
 
-    def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:Looks) -> tuple[Alarms, dict]:
+    def _looked(self, monitor:LogMonitor, end:pd.Timestamp, now:pd.Timestamp, looks:Looks, last:Look|None) -> tuple[Alarms, dict]:
         most = math.ceil(self.policy.reach / self.every.length) + _SPARE
         periods, before = Periods(monitor, self.every, self.workspace, most), looks.alarms(self.persistence)
         periods.update(now)
-        looked = self._chosen(periods, end, now, looks.last())
+        looked = self._chosen(periods, end, now, last)
         counted = _counted(monitor, looked)
         pauses = self._pauses(monitor, looks.pauses(), end, now)
         findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
-        found, texts = _found(findings, list(monitor.metrics), before.open, dict(before.streaks), _unread(looked))
-        after, events = before.look(found, now.to_pydatetime(), texts, monitor.version, [TRAFFIC])
+        inputs, faults = monitor.profile.inputs, findings.check.faults
+        found, texts = _found(findings, list(monitor.metrics), dict(before.streaks), _unread(looked), _Trained(inputs.bins.names, inputs.sketch.rows))
+        after, events = before.look(found, now.to_pydatetime(), texts, monitor.version, [TRAFFIC], {_fault_name(each): (each.rows, findings.check.rows) for each in faults if each.certain})
         told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(),
             "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), **alarms_told(after, events)}
         return after, _document(monitor, looked, findings,
@@ -282,10 +310,12 @@ class Watching:
 
     def _chosen(self, periods:Periods, end:pd.Timestamp, now:pd.Timestamp, last:Look|None) -> _Looked:
         starts = [start for start in periods.starts if start < end]
-        fresh = [start for start in starts if last is None or start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
         chosen = self.policy.choose(pd.Series(pd.DatetimeIndex(starts, tz="UTC") + self.every.length / 2), end)
         def of(marks:Any) -> list[pd.Timestamp]: return [start for start, marked in zip(starts, marks, strict=True) if marked]
-        window = of(chosen.window)
+        window, reference = of(chosen.window), [] if chosen.reference is None else of(chosen.reference)
+        fresh = window if last is None else [start for start in starts if start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
         seen = periods.rows(window) # before the counts are read: those to which rows have come are counted again
-        return _Looked(seen, periods.read(window), None if chosen.reference is None else periods.read(of(chosen.reference)),
-            mature_window(periods, self.policy.window, now), periods.read(fresh))
+        needed = sorted({*window, *reference, *fresh})
+        counts = dict(zip(needed, periods.read(needed), strict=True))
+        def read(some:Sequence[pd.Timestamp]) -> list[Period]: return [counts[start] for start in some]
+        return _Looked(seen, read(window), None if chosen.reference is None else read(reference), mature_window(periods, self.policy.window, now), read(fresh))

@@ -29,7 +29,7 @@ from .quality import Fault
 from .reference import ReferenceProfile, Window
 from .remembered import TrainingScore
 from .silence import SILENT, Silence
-from .verdicts import ANSWER, DEPENDENCE, MISSING, MOVED, NOT_ENOUGH, NOT_JUDGED, OK, Check, Verdict
+from .verdicts import ANSWER, DEPENDENCE, MISSING, MOVED, NOT_ENOUGH, NOT_JUDGED, OK, SHIFT, Check, Verdict
 
 # %% ../nbs/api/691_window_report.ipynb #a9eb7c73
 @dataclass(frozen=True)
@@ -297,13 +297,15 @@ def other_shares(
 
 def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."
-    moved, skipped = ([each for each in report.check.verdicts if (each.verdict == NOT_JUDGED) == is_skipped and each.verdict != OK] for is_skipped in (False, True))
-    answers, inputs = ([str(each) for each in moved if (each.kind == ANSWER) == is_answer] for is_answer in (True, False))
+    verdicts = report.check.verdicts
+    def said(kinds:tuple[str, ...]) -> list[str]: # first that of values: where none are judged, nothing is ok
+        told = [str(each) for each in verdicts if each.kind in kinds and each.verdict not in (OK, NOT_JUDGED)]
+        return told or ["ok"] * any(each.kind == kinds[0] and each.verdict == OK for each in verdicts)
     estimated = [*map(str, report.estimated), *([report.estimate.reason] if isinstance(report.estimate, Abstained) else []),
         *([str(report.compared)] if report.measured and (report.estimated or report.compared.trusted is False) else [])]
     return {"traffic": [report.silence.text] if report.silence.text else [], "measured": [*map(str, report.measured), *map(str, other_shares(report.shares)), report.labels, *_coverage(report)],
-            "estimated": estimated, "answers": answers or ["ok"] if report.seen.answers.shape[1] else [], "inputs": inputs or ["ok"],
-            "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values(), *(f"{each.name}: {each.why}" for each in skipped)]))}
+            "estimated": estimated, "answers": said((ANSWER,)) if report.seen.answers.shape[1] else [], "inputs": said((SHIFT, MISSING, DEPENDENCE)),
+            "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values(), *report.check.unjudged.values()]))}
 
 def _text(report:Report) -> str:
     lines = [f"{what}: {said[0]}" if len(said) == 1 else "\n  ".join([f"{what}:", *said]) for what, said in _parts(report).items() if said]
@@ -325,7 +327,7 @@ def _document(report:Report) -> dict[str, Any]:
         "estimated": [each.to_dict() for each in report.estimated], "not_estimated": report.estimate.reason if isinstance(report.estimate, Abstained) else None,
         "estimate_holds": report.compared.trusted, "class_shares": [{**asdict(each), "is_other": each.is_other} for each in report.shares],
         "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER],
-        "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread}})
+        "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread, **report.check.unjudged}})
 
 def _whole_page(report:Report) -> str:
     "A page that needs no network."
