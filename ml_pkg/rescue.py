@@ -154,8 +154,10 @@ def migrate(
 def _remember(connection:sqlite3.Connection, table:str, name:str) -> None:
     "Put a run in the place of each that is lost, and that a registered model or a look at locked rows came from: these go on without it."
     connection.execute(f"""INSERT INTO runs (number, id, experiment, key, status, varied, reproducible, started, seconds, origin, error)
-        SELECT (SELECT min(coalesce(min(number), 1), 1) FROM runs) - row_number() OVER (ORDER BY run DESC), run, {name}, max(key), 'failed', 1, 0, min(made), 0, 'rescue', 'its record was lost when the database was rescued'
-        FROM {table} WHERE run NOT IN (SELECT id FROM runs) GROUP BY run""")
+        SELECT (SELECT min(coalesce(min(number), 1), 1) FROM runs) - row_number() OVER (ORDER BY run DESC), run, {name}, latest, 'failed', 1, 0, since, 0, 'rescue', 'its record was lost when the database was rescued'
+        FROM (SELECT *, max(key) AS latest, min(made) AS since FROM {table} WHERE run NOT IN (SELECT id FROM runs) GROUP BY run)""")
+
+_CALLED = "coalesce((SELECT experiment FROM runs WHERE runs.key = latest ORDER BY number DESC LIMIT 1), 'lost')" # as others of the same content, if there are any
 
 def _write(connection:sqlite3.Connection, path:Path) -> tuple[dict[str, int], set[str]]:
     "Fill a new database with what can be read of a damaged one that nobody else uses; rows that were lost, by table, and of which tables that is a guess."
@@ -168,7 +170,7 @@ def _write(connection:sqlite3.Connection, path:Path) -> tuple[dict[str, int], se
         for name in lost if len(lost) < len(tables) else (): pass_over(database, tables[name].root, tables[name].is_numbered)
         read, guessed = _by_page(connection, database, [table for name, table in tables.items() if name not in lost])
         lost |= read
-        for name, called in (("versions", "name"), ("looks", "'lost'")):
+        for name, called in (("versions", "name"), ("looks", _CALLED)):
             if name in tables: _remember(connection, name, called)
         for name, table in tables.items():
             if "run" not in table.columns: continue
@@ -176,7 +178,7 @@ def _write(connection:sqlite3.Connection, path:Path) -> tuple[dict[str, int], se
                 lost[name] += connection.execute(f"DELETE FROM {name} WHERE run NOT IN (SELECT id FROM runs)").rowcount
             else: connection.execute(f"UPDATE {name} SET run = NULL WHERE run NOT IN (SELECT id FROM runs)")
         connection.execute("UPDATE runs SET variation_of = NULL WHERE variation_of NOT IN (SELECT id FROM runs)")
-        connection.execute("UPDATE runs SET status = 'failed', error = 'the run ' || reuses || ', whose results it reused, was lost when the database was rescued', reuses = NULL WHERE reuses NOT IN (SELECT id FROM runs)")
+        connection.execute("UPDATE runs SET status = 'failed', error = 'the run ' || reuses || ', whose results it reused, was lost when the database was rescued', reuses = NULL WHERE reuses NOT IN (SELECT id FROM runs WHERE origin <> 'rescue')")
         migrate(connection, version, len(MIGRATIONS))
         connection.execute(LOOK_UP) # of parameters that were read before their runs
     return lost, guessed
@@ -219,7 +221,7 @@ def staging(
 class Saved(NamedTuple):
     "What became of a table."
     table: str
-    rows: int          # that are in the new database
+    rows: int          # that are in the new database, but for runs of which no more is known
     lost: int          # rows that are not
     is_counted: bool   # whether the number of lost rows is known, and not estimated from the pages that cannot be read
 
@@ -273,10 +275,12 @@ def rescue(
 
 def _saved(connection:sqlite3.Connection, table:_Table, lost:int, is_guessed:bool=False) -> Saved:
     "Gaps in what is numbered and never deleted are what was lost; elsewhere it is estimated."
-    rows, first, last = connection.execute(f"SELECT count(*), {'min(number), max(number)' if table.name == 'runs' else 'NULL, NULL'} FROM {table.name}").fetchone()
+    rows, first, last, remembered = connection.execute(f"SELECT count(*), {_NUMBERED if table.name == 'runs' else 'NULL, NULL, NULL'} FROM {table.name}").fetchone()
     if last is None: return Saved(table.name, rows, lost, not is_guessed)
     gaps = max(last, 0) - min(first, 1) + 1 - rows # numbers up to 0 are of runs that were imported, or of which no more is known
-    return Saved(table.name, rows, max(gaps, lost), lost <= gaps) # after the last one there is no gap
+    return Saved(table.name, rows - remembered, max(gaps, lost), lost <= gaps) # after the last one there is no gap
+
+_NUMBERED = "min(number), max(number), sum(origin = 'rescue')" # those in the place of others are not saved
 
 _BESIDE = ("-journal", "-wal", "-shm")
 
