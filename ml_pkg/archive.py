@@ -28,7 +28,7 @@ from .doctor import frames_of, inspected, recorded_files
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, WorkspaceUnusable, listed
 from .persistence import digest_of
 from .registry import registered_versions
-from .rescue import migrate, staging
+from .rescue import LOST, migrate, staging
 from .signing import is_ours, signature
 from .store import MEAN, MIGRATIONS, connected, now, transaction
 from .stored_zip import NoZipOfOurs, opened, stored_zip
@@ -279,13 +279,16 @@ def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouche
 # %% ../nbs/api/454_archive.ipynb #caf3b8eb
 _APART = {"runs": ("number", "reproducible", "varied"), "metrics": ("mean",), "annotations": ("number",)} # columns that do not tell one run from another
 
+_BESIDE = ("files", "annotations", "deliveries", "looks") # what is beside a record may differ
+_KNOWN = f"ifnull(error, '') NOT LIKE '%{LOST}'" # whether more is known of a run than that it is lost
+
 def _shared(connection:sqlite3.Connection, table:str) -> str: return ", ".join(name for name in _columns(connection, table) if name not in _APART.get(table, ()))
 
 def _refuse_collisions(connection:sqlite3.Connection, path:Path) -> None:
     "Raise `DamagedFile` if a run that is there has the id of a different one."
-    both = "SELECT id FROM main.runs INTERSECT SELECT id FROM incoming.runs"
+    both = f"SELECT id FROM main.runs WHERE {_KNOWN} INTERSECT SELECT id FROM incoming.runs WHERE {_KNOWN}"
     for table in _tables(connection):
-        if table in ("files", "annotations", "deliveries", "looks"): continue # what is beside a record may differ
+        if table in _BESIDE: continue
         names, key = _shared(connection, table), "id" if table == "runs" else "run"
         for one, other in (("main", "incoming"), ("incoming", "main")):
             found = connection.execute(f"SELECT {key} FROM (SELECT {names} FROM {one}.{table} WHERE {key} IN ({both}) EXCEPT SELECT {names} FROM {other}.{table} WHERE {key} IN ({both}))").fetchone()
@@ -306,11 +309,24 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
         if table == "runs":
             connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT {number}, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number")
         else: connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM fresh) {order}")
-    connection.execute("DROP TABLE temp.fresh")
+    _fill(connection)
+    for done in ("fresh", "lost"): connection.execute(f"DROP TABLE temp.{done}")
     if vouched: # gates take the score of an earlier look for their own
         connection.execute("INSERT INTO main.looks (holdout, run, key, scores, made, who) SELECT holdout, run, key, scores, made, who FROM incoming.looks AS theirs WHERE NOT EXISTS (SELECT 1 FROM main.looks AS ours WHERE ours.holdout = theirs.holdout AND ours.run = theirs.run) ORDER BY number")
     names = ", ".join(_columns(connection, "files"))
     connection.execute(f"INSERT INTO main.files ({names}) SELECT {names} FROM incoming.files WHERE run IS NULL AND path NOT IN (SELECT path FROM main.files)")
+
+def _fill(connection:sqlite3.Connection) -> None:
+    "Give runs that were lost here what the archive knows of them, in the place that they have. What was noted since stays."
+    for table in _tables(connection):
+        names = ", ".join(name for name in _columns(connection, table) if name != "number")
+        theirs = f"SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM lost)"
+        if table == "runs":
+            connection.execute(f"UPDATE main.runs SET ({names}) = (SELECT {names} FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE id IN (SELECT id FROM lost)")
+        elif table in _BESIDE: connection.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) {theirs} EXCEPT SELECT {names} FROM main.{table}")
+        else:
+            connection.execute(f"DELETE FROM main.{table} WHERE run IN (SELECT id FROM lost)")
+            connection.execute(f"INSERT INTO main.{table} ({names}) {theirs}")
 
 def _without_rowid(connection:sqlite3.Connection) -> set[str]: return {name for name, in connection.execute("SELECT name FROM main.sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'")}
 
@@ -318,7 +334,7 @@ def _without_rowid(connection:sqlite3.Connection) -> set[str]: return {name for 
 def _needed(connection:sqlite3.Connection, workspace:Workspace, members:dict[str, Member], folder:Path, path:Path) -> list[str]: # names of members
     "Files that are to be put in place: of new runs, those that are gone or damaged here, the frames of both, and checkpoints that are not here. Raises `DamagedFile` if another file stands there."
     known = {row["path"]: row["sha256"] for row in connection.execute("SELECT path, sha256 FROM main.files ORDER BY rowid")}
-    fresh = {row["path"] for row in connection.execute("SELECT path FROM incoming.files WHERE run NOT IN (SELECT id FROM main.runs) OR run IS NULL AND path NOT IN (SELECT path FROM main.files)")}
+    fresh = {row["path"] for row in connection.execute("SELECT path FROM incoming.files WHERE run NOT IN (SELECT id FROM main.runs) OR run IN (SELECT id FROM lost) OR run IS NULL AND path NOT IN (SELECT path FROM main.files)")}
     found = []
     for name, member in members.items():
         target = workspace.folder/name
@@ -393,7 +409,8 @@ def _added(workspace:Workspace, copy:Path, members:dict[str, Member], folder:Pat
     "Merge the copy into the workspace: how many runs are new, how many were there, and how many files were put in place."
     with connected(workspace) as connection, _attached(connection, copy), transaction(connection):
         _refuse_collisions(connection, path)
-        total, there = connection.execute("SELECT (SELECT count(*) FROM incoming.runs), (SELECT count(*) FROM incoming.runs WHERE id IN (SELECT id FROM main.runs))").fetchone()
+        connection.execute(f"CREATE TEMP TABLE lost AS SELECT id FROM incoming.runs WHERE {vouched:d} AND {_KNOWN} AND id IN (SELECT id FROM main.runs WHERE NOT {_KNOWN})")
+        total, there = connection.execute("SELECT (SELECT count(*) FROM incoming.runs), (SELECT count(*) FROM incoming.runs WHERE id IN (SELECT id FROM main.runs) AND id NOT IN (SELECT id FROM lost))").fetchone()
         names = _needed(connection, workspace, members, folder, path)
         with _placed(workspace, names, folder): _merge(connection, vouched)
     return total - there, there, len(names)

@@ -35,7 +35,7 @@ from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, listed
 from .persistence import digest_of
 from .processes import has_ended, is_alive
 from .registry import Version, registered_versions, whole_file
-from .signing import is_ours
+from .signing import is_ours, key_file, secret
 from .store import ENDED, MIGRATIONS, journal_mode
 from .workspace import Workspace
 
@@ -317,6 +317,15 @@ def _folder(workspace:Workspace) -> Iterator[Symptom]:
         if (free := shutil.disk_usage(parent).free) < 100 * 2**20:
             yield Symptom(f"the disk is nearly full: {size(free)} are free", str(parent), Severity.WRONG, "Free some space: ml_pkg gc says what can go")
 
+# %% ../nbs/api/450_doctor.ipynb #457d5f84
+def _key(workspace:Workspace) -> Iterator[Symptom]:
+    "Whether the user's key can sign, if there is one. None is made."
+    if not key_file().exists(): return
+    try: secret()
+    except Unwritable as error:
+        what, _, advice = str(error).rpartition(". ")
+        yield Symptom(what, str(key_file()), Severity.WRONG, advice)
+
 # %% ../nbs/api/450_doctor.ipynb #b2a2e27d
 def _waiting(workspace:Workspace) -> Iterator[Symptom]:
     "Runs that others have not been told of yet."
@@ -397,7 +406,7 @@ class Diagnosis:
         return definition(f"Workspace: {self.verdict}", self.overview) + (html_table(["how bad", "what", "where", "what to do"], rows) if rows else "")
 
 # %% ../nbs/api/450_doctor.ipynb #9f2c24ab
-_EXAMINATIONS:tuple[Callable[[Workspace], Iterator[Symptom]], ...] = (_folder, _database, _files, _versions, _declarations, _promotions, _checkpoints, _left, _waiting)
+_EXAMINATIONS:tuple[Callable[[Workspace], Iterator[Symptom]], ...] = (_folder, _key, _database, _files, _versions, _declarations, _promotions, _checkpoints, _left, _waiting)
 
 def doctor(
     workspace:Workspace, # to be looked at

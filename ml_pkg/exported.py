@@ -81,6 +81,10 @@ def changed_cells(
     return {one.get("id", ""): ("".join(one["source"]), "".join(other["source"])) for one, other in pairs if one["source"] != other["source"]}
 
 # %% ../nbs/api/397_exported.ipynb #d6c059ca
+def _as_written(path:Path, module:str) -> str:
+    "A module as a directive names it, and as its imports are relative to: the one that a package itself is has a name of its own."
+    return f"{module}.__init__" if path.name == "__init__.py" else module
+
 def exported_again(
     path:Path,  # of the module
     module:str, # its name
@@ -90,7 +94,7 @@ def exported_again(
     "What a module has to hold when its notebook changes. Line ends stay. Raises `NotRewritable`."
     content = path.read_bytes()
     text, ends = content.decode("utf-8"), "\r\n" if b"\r\n" in content else "\n"
-    plain = with_cells(text.replace("\r\n", "\n"), module, changed_cells(old, new))
+    plain = with_cells(text.replace("\r\n", "\n"), _as_written(path, module), changed_cells(old, new))
     return content, plain.replace("\n", ends).encode("utf-8")
 
 # %% ../nbs/api/397_exported.ipynb #92e45d5e
@@ -101,7 +105,7 @@ def refuse_out_of_step(
 ) -> None:
     "Raise `NotRewritable` if a module does not hold the exported cells of its notebook as they are."
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"}
-    with_cells(path.read_bytes().decode("utf-8").replace("\r\n", "\n"), module,
+    with_cells(path.read_bytes().decode("utf-8").replace("\r\n", "\n"), _as_written(path, module),
         {name: (source, source) for name, source in cells.items() if is_exported(source)})
 
 # %% ../nbs/api/397_exported.ipynb #e76c060c
@@ -137,7 +141,8 @@ def cells_apart(
     "In which cells a module and its notebook differ."
     held = _bodies(path.read_text(encoding="utf-8"), notebook.name)
     cells = {cell.get("id", ""): "".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"}
-    exported = _exported_to(cells, module)
+    written = _as_written(path, module)
+    exported = _exported_to(cells, written)
     if not held.keys() & cells.keys(): return []
-    same = [name for name in held.keys() & exported.keys() if _is_held(held[name], exported[name], module)]
+    same = [name for name in held.keys() & exported.keys() if _is_held(held[name], exported[name], written)]
     return [name for name in {**held, **exported} if name not in same and name != "0"]

@@ -161,12 +161,13 @@ def request_tables(
 RECORDED = "recorded"
 
 class Order:
-    "Moments of a clock that never goes back, in microseconds since the epoch."
-    def __init__(self, last:int=0): self._last, self._lock = last, threading.Lock() # `last` is one that it has given before
+    "Moments of a clock that never goes back, and never slower than time goes by, so that those of several processes can be compared. In microseconds since the epoch."
+    def __init__(self, last:int=0): self._last, self._at, self._lock = last, time.monotonic_ns(), threading.Lock() # `last` is one that it has given before
 
     def next(self) -> int:
         with self._lock:
-            self._last = max(time.time_ns() // 1000, self._last + 1)
+            before, self._at = self._at, time.monotonic_ns()
+            self._last = max(time.time_ns() // 1000, self._last + max(1, (self._at - before) // 1000))
             return self._last
 
 # %% ../nbs/api/485_logged.ipynb #9364d41c

@@ -49,19 +49,25 @@ def declared_place(
     experiment:"Experiment", # a declaration or a variant, also one of another name
     workspace:Workspace,     # whose runs tell the module, if the experiment does not
 ) -> Place:
-    "Where what it varies is declared. Raises `NotRewritable` if no module declares an experiment of that name, or more than one variable of it does."
-    root = experiment.declared
-    called = root.varies[-1] if root.varies else root.name
+    "Where it is declared, or else what it varies. Raises `NotRewritable` if the module declares no experiment of these names, or more than one variable of it does."
+    root, names = experiment.declared, _names(experiment)
+    called = names[-1]
     name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, called)
     if name is None:
         raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
     try: module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
-    found = [variable for variable, value in vars(module).items() if type(value) is type(root) and value.name == called]
+    declared = {variable: value.name for variable, value in vars(module).items() if type(value) is type(root)}
+    called = next((each for each in names if each in declared.values()), called)
+    found = [variable for variable, other in declared.items() if other == called]
     if len(found) != 1:
         raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{called}'{': ' + ', '.join(found) if found else ''}; one is needed")
     return Place(module, found[0], called, _written(module))
+
+def _names(experiment:"Experiment") -> tuple[str, ...]:
+    "Its own, and those of what it varies, down to what is declared in a module."
+    return (experiment.name, *(experiment.varies if experiment.varied_from is None else _names(experiment.varied_from)))
 
 def _written(module:ModuleType) -> Path | None:
     "The file in which a module's declarations are written; none for one that was installed without its notebooks."

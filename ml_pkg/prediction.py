@@ -130,7 +130,12 @@ def _is_settled(kind:Any) -> bool:
     "Whether pandas has one type for it, whatever is missing in a part; of others it makes objects or doubles where there are gaps."
     import pyarrow as pa
     tests = (pa.types.is_floating, pa.types.is_string, pa.types.is_large_string, pa.types.is_timestamp, pa.types.is_duration, pa.types.is_dictionary)
-    return any(test(kind) for test in tests)
+    return any(test(kind) for test in tests) or not _has_type(kind)
+
+def _has_type(kind:Any) -> bool:
+    "Whether pandas can have Arrow's type as one of its own, which it cannot of views, intervals and runs."
+    try: return bool(pd.ArrowDtype(kind).type)
+    except NotImplementedError: return False
 
 def _frame_of(part:Any, keep:list[str]) -> pd.DataFrame:
     "A part of a file of Arrow's, beside which stands what is kept of it, in the file's own types: each part has the same."

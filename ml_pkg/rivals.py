@@ -6,6 +6,7 @@
 __all__ = ['log', 'KEY', 'ENDS', 'check_share', 'Split', 'held', 'Shadow']
 
 # %% ../nbs/api/494_rivals.ipynb #6bba75f4
+import itertools
 import logging
 import multiprocessing
 import os
@@ -88,9 +89,21 @@ ENDS = (signal.SIGINT, signal.SIGTERM) # of a server
 class _Seen(NamedTuple):
     "Rows that were answered."
     ids: list[str]
-    rows: list[dict]        # as they were sent: the candidate may take columns that production does not
+    rows: list[dict]        # as they were sent, but for what is no value of a column: the candidate may take columns that production does not
     taken: dict[str, list]  # as they are logged
     received: float
+
+def _flat(rows:list[dict], columns:Columns) -> list[dict]:
+    "Without lists and objects, which no model takes, and of which production refuses those in its own columns."
+    own = columns.values.keys()
+    return [row if row.keys() <= own else {name: value for name, value in row.items() if not isinstance(value, (list, dict))} for row in rows]
+
+_FIELD = 100 # bytes, about, that a value takes beside its characters
+
+def _size(rows:list[dict]) -> int:
+    "About how many bytes of memory rows take."
+    texts = (len(value) for row in rows for value in row.values() if isinstance(value, str))
+    return sum(map(len, rows)) * _FIELD + sum(map(len, itertools.chain.from_iterable(rows))) + sum(texts)
 
 # %% ../nbs/api/494_rivals.ipynb #d72ee212
 class _Other:
@@ -122,6 +135,7 @@ class _Other:
 
 # %% ../nbs/api/494_rivals.ipynb #fc26d0a4
 _FIRST, _LONGEST = 1.0, 60.0 # seconds from the end of the other process to the next; they double as long as it keeps ending
+_ROOM = 256_000_000 # bytes, about, of rows that wait
 
 class Shadow(Alone):
     "Hands every request to a candidate in another process, which logs what it would have answered. Should that process end, another takes its place."
@@ -131,22 +145,25 @@ class Shadow(Alone):
         ready:Callable[[Located], Served],  # makes a version ready; importable, since it is called in the other process
         folder:Path,                        # of the log
         private:Private=Private(),          # noqa: B008 - an immutable value; columns that are not to be read in the log
-        waiting:int=20_000,                 # rows; what does not fit is left out
+        waiting:int=20_000,                 # rows, fewer of large ones; what does not fit is left out
         pause:float=0.05,                   # seconds between two bundles
     ):
         self.address = address
         self._begin = partial(_Other, address, ready, folder, private, Workspace.current().folder)
         self._other, self._again, self._patience = self._begin(), None, _FIRST
-        self._queue, self._rows, self._waiting, self._pause = [], 0, waiting, pause
+        self._queue, self._rows, self._size, self._waiting, self._pause = [], 0, 0, waiting, pause
         self._lock, self._ending = threading.Lock(), threading.Event()
-        self.left_out = 0 # rows
+        self.left_out, self._sending = 0, _Trouble() # rows
         self._thread = threading.Thread(target=self._hand_over, daemon=True, name="ml_pkg shadow")
         self._thread.start()
 
     @property
     def standing(self) -> Standing:
-        trouble = self._other.trouble if self._again is None else "has ended, and another one is begun"
+        trouble = (self._other.trouble or self._untold) if self._again is None else "has ended, and another one is begun"
         return Standing(self.left_out, trouble and f"the shadow {self.address} {trouble}")
+
+    @property
+    def _untold(self) -> str: return self._sending.known and "was not handed what came last: the server's log says why"
 
     def saw(
         self,
@@ -156,11 +173,13 @@ class Shadow(Alone):
         received:float,  # seconds since the epoch
     ) -> None:
         if not columns.rows: return # there is nothing to answer, and the room is counted in rows
+        seen, count = _Seen(ids, _flat(rows, columns), columns.taken, received), columns.rows
+        size = _size(seen.rows)
         with self._lock:
-            if self._rows + columns.rows > self._waiting: self.left_out += columns.rows
+            if self._rows + count > self._waiting or self._size + size > _ROOM: self.left_out += count
             else:
-                self._queue.append(_Seen(ids, rows, columns.taken, received))
-                self._rows += columns.rows
+                self._queue.append(seen)
+                self._rows, self._size = self._rows + count, self._size + size
 
     def _hand_over(self) -> None:
         while not self._ending.wait(self._pause):
@@ -184,10 +203,13 @@ class Shadow(Alone):
     def _send(self) -> None:
         with self._lock: queue, self._queue = self._queue, []
         if not queue: return
-        rows, lost = sum(len(seen.ids) for seen in queue), 0
+        rows, size, lost = sum(len(seen.ids) for seen in queue), sum(_size(seen.rows) for seen in queue), 0
         try: self._other.send(queue)
-        except OSError: lost = rows
-        with self._lock: self._rows, self.left_out = self._rows - rows, self.left_out + lost
+        except Exception as error:
+            self._sending.tell(f"the shadow {self.address} was not handed {rows} rows", error)
+            lost = rows
+        else: self._sending.over()
+        with self._lock: self._rows, self._size, self.left_out = self._rows - rows, self._size - size, self.left_out + lost
 
     def close(self) -> None:
         "Have it log what it was handed, and end."

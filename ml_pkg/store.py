@@ -193,6 +193,7 @@ def _migrate(connection:sqlite3.Connection, workspace:Workspace) -> None:
 def _choose_journal(connection:sqlite3.Connection) -> None:
     "It is a property of the file, and another environment may have chosen another one. Warns if that cannot be changed now."
     wanted = journal_mode(sqlite3.sqlite_version_info)
+    if connection.execute("PRAGMA journal_mode").fetchone()[0].upper() == wanted: return # asked first: what this waits for in vain is a lock, and no write-ahead log
     try: connection.execute(f"PRAGMA journal_mode = {wanted}")
     except sqlite3.OperationalError as error:
         if wanted == "WAL" or error.sqlite_errorcode != sqlite3.SQLITE_BUSY: raise
