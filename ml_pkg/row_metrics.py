@@ -252,7 +252,7 @@ def unseen_kinds(
     return terms_of(metric, labels, true, said) * (1.0 if weights is None else weights[true, None])
 
 def ends_with(
-    metric:Metric,
+    metric:Metric,    # of `TABLES`
     sums:np.ndarray,  # of what rows add, shape (n_terms,)
     kinds:np.ndarray, # what one more row of each kind adds, shape (n_kinds, n_terms)
     level:float,      # of confidence
