@@ -347,7 +347,6 @@ def _sequence(value:list|tuple, visit:Callable) -> Identity: return Identity(typ
 
 _CONTAINERS: dict[type, Callable] = {list: _sequence, tuple: _sequence, dict: _mapping, set: _unordered, frozenset: _unordered,
     np.ndarray: _array, np.memmap: _array, datetime.datetime: _moment, datetime.time: _moment,
-    logging.Logger: lambda value, visit: Identity("logger", library_version("logging")), logging.RootLogger: lambda value, visit: Identity("logger", library_version("logging")), # computes nothing
     type(os.environ): lambda value, visit: Identity("environment", library_version("os"))} # what stands in it is no part of any key
 
 _LEAVES: dict[type, Callable[[Any], str]] = {
@@ -384,6 +383,7 @@ def _rules() -> list[tuple[tuple, Callable]]:
         ((enum.Enum,),
             lambda value, visit: Identity("enum", value.name or "", (("class", _code(type(value), visit)), ("value", visit(value.value, ".value"))))),
         ((pathlib.PurePath,), lambda value, visit: Identity("path", value.as_posix())),
+        ((logging.Logger,), lambda value, visit: Identity("logger", library_version("logging"))), # computes nothing
         ((np.dtype,), lambda value, visit: Identity("dtype", repr(value))),
         ((np.generic,),
             lambda value, visit: Identity(f"numpy.{value.dtype}", f"{value!r} {value.tobytes().hex()}" if not value.dtype.hasobject and value.dtype.char not in "gG" else repr(value))),

@@ -155,11 +155,13 @@ def _verdict(low:float, high:float, tolerance:float, alarm:bool) -> str: return 
 def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alarm:np.ndarray, alarms:int) -> list[Verdict]:
     effects = questions.effects
     low, high, needed, least = lower(bets, share, level, alarms), upper(effects), rows_needed(effects, questions.tolerance), least_told(effects)
-    return [Verdict(name, questions.kind, NOT_JUDGED if why else _verdict(float(limits[0]), float(limits[1]), float(limits[2]), bool(alarm[place])),
-        float(effects.value[place]) if effects.rows[place] and not why else math.nan,
-        float(low[place]), float(high[place]), float(limits[2]), questions.units[place], int(effects.rows[place]), float(needed[place]),
-        float(bets.log_gain[place]), float(least[place]), why, int(effects.reference[place]))
-        for place, (name, why) in enumerate(zip(questions.names, questions.why, strict=True)) for limits in [(low[place], high[place], questions.tolerance[place])]]
+    def one(place:int) -> Verdict:
+        why, limits = questions.why[place], (float(low[place]), float(high[place]), float(questions.tolerance[place]))
+        verdict = NOT_JUDGED if why else _verdict(*limits, bool(alarm[place]))
+        effect = float(effects.value[place]) if effects.rows[place] and not why else math.nan
+        return Verdict(questions.names[place], questions.kind, verdict, effect, *limits, questions.units[place], int(effects.rows[place]),
+            float(needed[place]), float(bets.log_gain[place]), float(least[place]), why, int(effects.reference[place]))
+    return [one(place) for place in range(len(questions.names))]
 
 def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) -> Verdict:
     low = found.lower(float(asked_of(np.array(share), watch.of_each)) - math.log(max(1, alarms)))
