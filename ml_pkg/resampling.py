@@ -66,6 +66,12 @@ class _Rows(NamedTuple):
         each = pd.DataFrame({"unit": self.unit[known], "weight": self.weight[known]}).groupby(self.y[known])
         return pd.DataFrame({"units": each["unit"].nunique(), "weight": each["weight"].sum()}).reindex(self.labels, fill_value=0)
 
+    @property
+    def units_of_rarest(self) -> int:
+        "In how many units the class is that the fewest have, of those that were predicted."
+        units = self.by_class["units"]
+        return int(units[units > 0].min())
+
 # %% ../nbs/api/283_resampling.ipynb #6c0b7248
 def _rows_predicted(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, clusters:Sequence|None, seed:int) -> _Rows:
     "What is known of the rows that were predicted."
@@ -334,7 +340,7 @@ def resampled(
     if not there: return None # no variant has what the metric needs
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
     return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out),
-        int(rows.by_class["units"].min()) if metric in RANKS else units, highest(metric), lowest(metric), _tables(metric, totals, rows) if metric in TABLES else None)
+        rows.units_of_rarest if metric in RANKS else units, highest(metric), lowest(metric), _tables(metric, totals, rows) if metric in TABLES else None)
 
 # %% ../nbs/api/283_resampling.ipynb #9d4f98c6
 def interval_of_folds(
