@@ -94,13 +94,13 @@ def _is_at_home(kind:type) -> bool:
 def _is_compiled(kind:Any) -> bool:
     "Whether something is a class that no class statement has made."
     if not isinstance(kind, type): return False
-    own = (member for member in vars(kind).values() if isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) and member.__objclass__ is kind)
-    return not kind.__flags__ & 1 << 9 or any(True for _ in own)
+    def is_own(member:Any) -> bool: return isinstance(member, (MethodDescriptorType, WrapperDescriptorType)) and member.__objclass__ is kind
+    return not kind.__flags__ & 1 << 9 or any(map(is_own, vars(kind).values()))
 
 def _is_of_library(kind:type) -> bool:
     "Whether a class that no module has belongs to a library: its module is one, and no function of it is the project's. What it says of its module may be anything: `exec` and `types.new_class` leave Python's own there."
     if _is_compiled(kind): return True
-    functions = [found for member in vars(kind).values() if isinstance(found := inspect.unwrap(member), FunctionType)] # scikit-learn wraps what transforms
+    functions = [inspect.unwrap(member) for member in vars(kind).values() if isinstance(member, FunctionType)] # scikit-learn wraps what transforms
     module = sys.modules.get(kind.__module__)
     return all(map(is_library, functions)) and module is not None and module.__name__ not in ("builtins", "types") and is_library(module)
 

@@ -267,7 +267,7 @@ def unseen_ends(
     labels:pd.Index,  # all classes, sorted
     level:float,      # of confidence
 ) -> tuple[float, float]:
-    "The lowest and the highest score with such rows more as are in the least known class, or any other."
+    "The same, where one more row is of any class, and said to be of that or of another."
     return ends_with(metric, sums, unseen_kinds(metric, sums, labels), level)
 
 def highest(
