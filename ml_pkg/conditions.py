@@ -163,5 +163,6 @@ def _membership(left:ast.expr, right:ast.expr, named:Callable) -> Asked:
     if isinstance(right, (ast.List, ast.Tuple, ast.Set)):
         return _joined("OR", [Asked("0", []), *(_comparison(left, ast.Eq(), each, named) for each in right.elts)])
     term, constant = _term(right, named), _constant(left)
-    if term.is_set: return term.among(lambda sql: Asked(f"{sql} = ?", [constant])) if term.among else Asked(f"? IN ({term.sql})", [constant, *term.values])
-    return Asked(f"instr({term.sql}, ?) > 0", [*term.values, str(constant)])
+    def holds(sql:str) -> Asked: return Asked(f"{sql} = ?", [constant]) if term.is_set else Asked(f"instr({sql}, ?) > 0", [str(constant)])
+    if term.among: return term.among(holds)
+    return Asked(f"? IN ({term.sql})", [constant, *term.values]) if term.is_set else Asked(f"instr({term.sql}, ?) > 0", [*term.values, str(constant)])

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,9 @@ from .errors import UnknownName, WorkspaceUnusable, did_you_mean
 from .workspace import Workspace, unusable
 
 # %% ../nbs/api/180_store.ipynb #ce01598f
-MEAN = "(SELECT CASE WHEN count(*) = count(value) THEN avg(value) END FROM scores WHERE scores.run = metrics.run AND scores.metric = metrics.metric)"
+def _mean(run:str, metric:str) -> str: return f"(SELECT CASE WHEN count(*) = count(value) THEN avg(value) END FROM scores WHERE scores.run = {run} AND scores.metric = {metric})"
+
+MEAN = _mean("metrics.run", "metrics.metric")
 
 LOOK_UP = "INSERT OR IGNORE INTO lookup_parameters SELECT DISTINCT name, value, number >> 8 FROM parameters JOIN runs ON runs.id = parameters.run"
 
@@ -113,6 +115,8 @@ MIGRATIONS: list[list[str]] = [[
     "CREATE INDEX looks_by_holdout ON looks (holdout, number)",
 ], [
     "ALTER TABLE parameters ADD COLUMN meaning TEXT", # of a run without a key: one of the value, if that has one
+], [
+    "CREATE INDEX runs_estimators ON runs (number, estimator)", # whoever looks for a piece of an estimator's text reads these texts, and not all that a run has
 ]]
 
 # %% ../nbs/api/180_store.ipynb #de93c92c
@@ -261,9 +265,11 @@ def encodable(
     "A value that can be written: an error may name a file whose name no encoding has."
     return value if not isinstance(value, str) or value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
-def _insert(connection:sqlite3.Connection, table:str, *rows:Mapping[str, Any]) -> None: # all with the same columns
+def _insert(connection:sqlite3.Connection, table:str, *rows:Mapping[str, Any], **computed:str) -> None:
+    "Rows with the same columns; what is computed of them is an expression of SQL."
     if rows:
-        connection.executemany(f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({', '.join(f':{name}' for name in rows[0])})",
+        columns = {**{name: f":{name}" for name in rows[0]}, **computed}
+        connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})",
             [{name: encodable(value) for name, value in row.items()} for row in rows])
 
 # %% ../nbs/api/180_store.ipynb #1a0f7b6d
@@ -277,7 +283,8 @@ def new_id(
 def record(
     connection:sqlite3.Connection, # to the run store
     run:Mapping[str, Any],         # columns of the table runs, without number and id
-    **details:Any,                     # table -> rows that belong to the run, as dicts without the column "run"
+    metrics:Sequence[Mapping[str, Any]]=(), # rows of the table metrics, without the mean
+    **details:Any,                 # other table -> rows that belong to the run, as dicts without the column "run"
 ) -> str:                          # the id of the run
     "Record a run with all that belongs to it, in one transaction."
     while True:
@@ -286,7 +293,7 @@ def record(
             with transaction(connection):
                 _insert(connection, "runs", {"id": identifier, **run})
                 for table, rows in details.items(): _insert(connection, table, *({"run": identifier, **row} for row in rows))
-                connection.execute(f"UPDATE metrics SET mean = {MEAN} WHERE run = ?", [identifier])
+                _insert(connection, "metrics", *({"run": identifier, **row} for row in metrics), mean=_mean(":run", ":metric")) # of scores that are there by now
             return identifier
         except sqlite3.IntegrityError as error:
             if "runs.id" not in str(error): raise # an id that is taken is drawn again
