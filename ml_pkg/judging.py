@@ -16,8 +16,9 @@ import numpy as np
 from .errors import WorkspaceUnusable
 from .evaluation import Evaluation, scorers
 from .identity import key_or_none
+from .intervals import Limits
 from .resampling import FoldScores, Sample, means_the_same, sampled
-from .row_metrics import highest
+from .row_metrics import limits_of
 from .run import Run, pruned_on, runs_on
 from .store import connected
 
@@ -91,9 +92,9 @@ def judged(
     if (sample := sampled(experiment, runs, metric)) and not any(each.content in asked for each in _undrawn(runs, sample)):
         return Judged(runs, _of_drawn(sample), True, _places(runs), pruned)
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
-    return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0, _highest(experiment, metric)), False, _places(runs), pruned)
+    return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0, _limits(experiment, metric)), False, _places(runs), pruned)
 
-def _highest(experiment:"Experiment", metric:str) -> float: return highest(dict(experiment.evaluation.metrics).get(metric, metric))
+def _limits(experiment:"Experiment", metric:str) -> Limits: return limits_of(dict(experiment.evaluation.metrics).get(metric, metric))
 
 def _undrawn(runs:list[Run], sample:Sample) -> list[Run]:
     "Those that have a score and nothing to draw from: no probabilities, or no predictions any more."

@@ -21,7 +21,7 @@ from .estimated import known_metrics
 from .intervals import LEVEL, Interval
 from .logged import LABEL, LABELLED, TIME
 from .progress import in_words
-from .row_metrics import LOSSES, TABLES, Answers, Metric, highest, unseen_ends
+from .row_metrics import LOSSES, TABLES, Answers, Metric, limits_of, unseen_ends
 from .traffic import share_interval
 
 # %% ../nbs/api/680_late_labels.ipynb #342b6998
@@ -142,7 +142,7 @@ def _measured(name:str, metric:Metric, terms:np.ndarray, labels:pd.Index, level:
     draws = metric.score(np.stack([terms[random.integers(len(terms), size=len(terms))].sum(axis=0) for _ in range(_DRAWS)]))
     half = float(norm.isf((1 - level) / 2) * draws.std(ddof=1)) # quantiles of so few draws know nothing of strict levels
     low, high = unseen_ends(metric, terms.sum(axis=0), labels, level) if name in TABLES else (score, score) # of a class that has few rows, or none, draws know as little
-    return Interval(score, min(score - half, low), min(max(score + half, high), highest(name)))
+    return limits_of(name).kept(Interval(score, min(score - half, low), max(score + half, high)))
 
 # %% ../nbs/api/680_late_labels.ipynb #ce7d2fd9
 def measured(

@@ -25,7 +25,7 @@ from .intervals import Interval
 from .judging import Judged, is_beside, judged
 from .pictures import Pictures
 from .resampling import interval_of_folds
-from .row_metrics import highest
+from .row_metrics import limits_of
 from .run import Run
 from .sweeping import Result
 
@@ -202,7 +202,7 @@ def _alone(result:Result, metric:str) -> Interval:
     "The score of a variant by itself, told from its folds."
     run = result.run
     if metric not in run.metrics: return Interval(math.nan, math.nan, math.nan)
-    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, highest(dict(result.experiment.evaluation.metrics).get(metric, metric)))
+    return interval_of_folds(run.fold_scores[metric], run.row["held_out"] or 0.0, limits_of(dict(result.experiment.evaluation.metrics).get(metric, metric)))
 
 # %% ../nbs/api/380_leaderboard.ipynb #aeb141b2
 def _told_error(run:Run) -> str:

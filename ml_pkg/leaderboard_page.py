@@ -21,7 +21,7 @@ from .history import STARRED, changed, parameters_of, told_apart
 from .intervals import Interval
 from .judging import Judged, pruned_beside
 from .pages import number, shortened
-from .report import ceiling
+from .report import limits_in
 from .run import Run, load_run, median_fit, runs_on
 from .run_pages import id_list, recorded_run
 from .store import connected
@@ -140,7 +140,7 @@ def _contest(connection:sqlite3.Connection, name:str, reference:Run, metric:str,
         values = _fold_scores(connection, reference, metric, runs)
     sample = luck(reference, runs, metric)
     baseline = _baseline(connection, name, reference, runs)
-    scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0, ceiling(reference, metric))
+    scores = sample or FoldScores(np.array([values[run.id] for run in runs]), runs[baseline].row["held_out"] or 0.0, limits_in(reference, metric))
     return _Contest(runs, scores, baseline, sample is not None, pruned_beside(reference, metric))
 
 # %% ../nbs/api/466_leaderboard_page.ipynb #3e91a662

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from .errors import InvalidData, MlPkgError
-from .intervals import LEVEL, Interval, mean_interval
-from .row_metrics import METRICS, RANKS, TABLES, Answers, Metric, ends_with, highest, lowest, terms_of, unseen_kinds
+from .intervals import LEVEL, Interval, Limits, mean_interval
+from .row_metrics import METRICS, RANKS, TABLES, Answers, Metric, ends_with, limits_of, never_seen, terms_of, unseen_kinds
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -39,6 +39,10 @@ def _numbered(values:np.ndarray, seed:int) -> np.ndarray:
     return codes if len(found) <= _MOST_UNITS else np.random.default_rng(seed).permutation(len(found))[codes] % _MOST_UNITS
 
 # %% ../nbs/api/283_resampling.ipynb #2882ad4f
+def _effective(weights:Any) -> float:
+    "How many there are, as far as a mean is concerned: of those that weigh much, few (Kish 1965, section 11.7)."
+    return float(np.sum(weights) ** 2 / max(np.sum(np.square(weights)), 1e-300))
+
 class _Rows(NamedTuple):
     "What is known of the rows of a dataset."
     y: np.ndarray
@@ -60,17 +64,23 @@ class _Rows(NamedTuple):
         return np.add.reduceat(terms, np.flatnonzero(np.diff(unit[order], prepend=-1)), axis=0)
 
     @property
+    def units(self) -> float:
+        "How many units there are."
+        known = self.unit >= 0
+        return _effective(np.bincount(self.unit[known], self.weight[known]))
+
+    @property
     def by_class(self) -> pd.DataFrame:
         "Of each class in how many units it is, and what its rows weigh together; of one that nobody predicted, 0."
         known = self.unit >= 0
-        each = pd.DataFrame({"unit": self.unit[known], "weight": self.weight[known]}).groupby(self.y[known])
-        return pd.DataFrame({"units": each["unit"].nunique(), "weight": each["weight"].sum()}).reindex(self.labels, fill_value=0)
+        each = pd.Series(self.weight[known]).groupby([self.y[known], self.unit[known]]).sum().groupby(level=0)
+        return pd.DataFrame({"units": each.agg(_effective), "weight": each.sum()}).reindex(self.labels, fill_value=0)
 
     @property
-    def units_of_rarest(self) -> int:
+    def units_of_rarest(self) -> float:
         "In how many units the class is that the fewest have, of those that were predicted."
         units = self.by_class["units"]
-        return int(units[units > 0].min())
+        return float(units[units > 0].min())
 
 # %% ../nbs/api/283_resampling.ipynb #6c0b7248
 def _rows_predicted(y:pd.Series, row:np.ndarray, weights:Sequence[float]|None, clusters:Sequence|None, seed:int) -> _Rows:
@@ -147,13 +157,17 @@ class _Tables(NamedTuple):
     kinds: np.ndarray      # what one more of what is drawn adds, shape (n_kinds, n_terms)
 
     def only(self, places:Sequence[int]) -> "_Tables": return self._replace(sums=[self.sums[place] for place in places])
-    def ends(self, place:int, level:float) -> tuple[float, float]: return ends_with(TABLES[self.metric], self.sums[place], self.kinds, level)
+    def ends(self, place:int, level:float) -> tuple[float, float]:
+        "The lowest and the highest score of a variant with more of what it has none of; of what it has some, the draws tell."
+        sums = self.sums[place]
+        kinds = np.vstack([np.zeros_like(sums), self.kinds[never_seen(sums, self.kinds)]]) # and no more at all
+        return ends_with(TABLES[self.metric], sums, kinds, level)
 
 def _tables(metric:str, sums:list[np.ndarray], rows:_Rows) -> _Tables:
     "One more of what is drawn has rows of one class, as many as others have that have any; or it is like all together, and wrong throughout."
     labels, known = rows.labels, rows.by_class
     weights, every = (known["weight"] / known["units"].clip(lower=1)).to_numpy(), np.arange(len(labels))
-    wrong = terms_of(TABLES[metric], labels, every, np.roll(every, 1)) * (known["weight"] / (rows.unit.max() + 1)).to_numpy()[:, None]
+    wrong = terms_of(TABLES[metric], labels, every, np.roll(every, 1)) * (known["weight"] / rows.units).to_numpy()[:, None]
     one_class = unseen_kinds(TABLES[metric], np.sum([each for each in sums if len(each)], axis=0), labels, np.where(weights > 0, weights, weights[weights > 0].mean()))
     return _Tables(metric, sums, np.vstack([one_class, wrong.sum(axis=0)]))
 
@@ -170,9 +184,8 @@ class Sample:
     pooled: np.ndarray    # on all rows at once
     draws: np.ndarray     # on drawn rows, shape (n_draws, n_variants)
     winners: np.ndarray   # of the best on drawn rows, on the rows left out; shape (n_draws,)
-    units: int            # rows, or groups of rows, that were drawn from; for a metric of ranks those of the rarest class
-    highest: float        # score that there is: 1, or 0 for what is less the better
-    lowest: float = -math.inf   # score that there is
+    units: float          # rows, or groups of rows, that were drawn from, by what hangs on them; for a metric of ranks those of the rarest class
+    limits: Limits        # between what there are scores
     tables: _Tables|None = None # for a metric that is told from counts of classes
 
     def interval(
@@ -181,9 +194,7 @@ class Sample:
         level:float=LEVEL, # of confidence
     ) -> Interval:
         "Of the score of a variant. One that made no error at all may yet make one: of a share of errors, what would hardly have shown itself in so many rows (Clopper and Pearson 1934), and of a score that hangs on few of them, such as those of a rare class, in so few."
-        return self._bounded(self._with_unseen(place, level))
-
-    def _bounded(self, interval:Interval) -> Interval: return _below(interval, self.highest)._replace(low=max(interval.low, self.lowest)) if math.isfinite(interval.low) else interval
+        return self.limits.kept(self._with_unseen(place, level))
 
     def _decimals(self, *places:int) -> int: return _decimals(*(part for place in places for part in (self.scores[place], self.draws[:, place])))
 
@@ -194,7 +205,7 @@ class Sample:
             low, high = self.tables.ends(place, level)
             above = self.scores[place] - self.pooled[place]
             return found._replace(low=min(found.low, float(low + above)), high=max(found.high, float(high + above)))
-        return found._replace(low=((1 - level) / 2) ** (1 / self.units)) if self.highest == 1 and found.low == 1 else found
+        return found._replace(low=((1 - level) / 2) ** (1 / self.units)) if self.limits.highest == 1 and found.low == 1 else found
 
     def difference(
         self,
@@ -219,9 +230,9 @@ class Sample:
         "Of a variant, without what the best won by being chosen. Another than the best has an interval of its own: how the winners vary says nothing of it."
         if len(self.scores) == 1: return self.interval(place, level) # nothing was chosen
         own = self._with_unseen(place, level)
-        if self.scores[place] != (best := _best(self.scores)): return self._bounded(_moved(own, -self._bias))
+        if self.scores[place] != (best := _best(self.scores)): return self.limits.kept(_moved(own, -self._bias))
         found = _around(best - self._bias, float(np.nanmean(self.winners)), self.winners, level, _decimals(best, self.winners)) # winners may be luckier on the rows left out than any score can be
-        return self._bounded(Interval(min(found.mean, self.highest), min(*found, own.low), found.high)) # having been chosen makes nothing surer
+        return self.limits.kept(found._replace(low=min(found.low, own.low, found.mean), high=max(found.high, found.mean))) # having been chosen makes nothing surer
 
     @property
     def _bias(self) -> float:
@@ -246,7 +257,6 @@ class Sample:
 # %% ../nbs/api/283_resampling.ipynb #c85caec1
 def _best(scores:np.ndarray) -> float: return float(np.nanmax(scores)) if not np.isnan(scores).all() else math.nan
 def _moved(interval:Interval, by:float) -> Interval: return Interval(*(end + by for end in interval))
-def _below(interval:Interval, most:float) -> Interval: return interval._replace(high=min(interval.high, most)) if math.isfinite(interval.high) else interval
 
 # %% ../nbs/api/283_resampling.ipynb #71066300
 WIDENING = 1 + 1 / math.pi # halfway between fits that share no luck and fits that share all they can
@@ -340,29 +350,29 @@ def resampled(
     if not there: return None # no variant has what the metric needs
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
     return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out),
-        rows.units_of_rarest if metric in RANKS else units, highest(metric), lowest(metric), _tables(metric, totals, rows) if metric in TABLES else None)
+        rows.units_of_rarest if metric in RANKS else rows.units, limits_of(metric), _tables(metric, totals, rows) if metric in TABLES else None)
 
 # %% ../nbs/api/283_resampling.ipynb #9d4f98c6
 def interval_of_folds(
     values:Sequence[float]|np.ndarray, # one for each fold
     held_out:float,         # rows scored in a fold over rows fitted on
-    most:float,             # the highest score there is
+    limits:Limits,          # between what there are scores
     level:float=LEVEL,      # of confidence
 ) -> Interval:
-    "Of a mean over folds (Nadeau and Bengio 2003), and not above the highest score there is. Folds that all have that do not tell how they vary: it has no end."
-    return _below(_of_folds(values, held_out, most, level), most)
+    "Of a mean over folds (Nadeau and Bengio 2003), as far as there are scores. Folds that all have the highest of them, or the lowest, do not tell how they vary: it has no end."
+    return limits.kept(_of_folds(values, held_out, limits, level))
 
-def _of_folds(values:Sequence[float]|np.ndarray, held_out:float, most:float, level:float) -> Interval:
-    "The same, which may end above the highest score."
+def _of_folds(values:Sequence[float]|np.ndarray, held_out:float, limits:Limits, level:float) -> Interval:
+    "The same, which may end beyond the scores that there are."
     found = mean_interval(values, held_out, level)
-    return Interval(found.mean, -math.inf, math.inf) if found.low == most else found
+    return Interval(found.mean, -math.inf, math.inf) if found.low == limits.highest or found.high == limits.lowest else found
 
 @dataclass(frozen=True, eq=False)
 class FoldScores:
     "Scores of variants by fold, shape (n_variants, n_folds); answers what a `Sample` answers."
     values: np.ndarray
     held_out: float           # rows scored in a fold over rows fitted on
-    highest: float = math.inf # score that there is
+    limits: Limits = Limits() # between what there are scores
 
     @property
     def scores(self) -> np.ndarray:
@@ -372,7 +382,7 @@ class FoldScores:
 
     def interval(self, place:int, level:float=LEVEL) -> Interval:
         "Of the score of a variant."
-        return interval_of_folds(self.values[place], self.held_out, self.highest, level)
+        return interval_of_folds(self.values[place], self.held_out, self.limits, level)
 
     def difference(self, place:int, baseline:int, level:float=LEVEL) -> Interval:
         "Of what a variant has above another on the same folds."
@@ -385,7 +395,7 @@ class FoldScores:
 
     def corrected_at(self, place:int, level:float=LEVEL) -> Interval:
         "Of a variant, without what the best won by being chosen."
-        return _below(_moved(_of_folds(self.values[place], self.held_out, self.highest, level), -self._bias), self.highest)
+        return self.limits.kept(_moved(_of_folds(self.values[place], self.held_out, self.limits, level), -self._bias))
 
     @property
     def _bias(self) -> float:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'SHARES_EXPLAINED', 'TABLES', 'RANKS', 'METRICS', 'Answers', 'Metric', 'Table', 'terms_of', 'unseen_kinds',
-           'ends_with', 'unseen_ends', 'highest', 'lowest']
+           'never_seen', 'ends_with', 'unseen_ends', 'limits_of']
 
 # %% ../nbs/api/278_row_metrics.ipynb #0d968469
 import functools
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .intervals import Limits
 from .model import probability_name
 
 # %% ../nbs/api/278_row_metrics.ipynb #238a7c71
@@ -251,6 +252,17 @@ def unseen_kinds(
     true, said = np.append(every, np.repeat(every, len(others))), np.append(every, np.tile(others, len(every)))
     return terms_of(metric, labels, true, said) * (1.0 if weights is None else weights[true, None])
 
+def never_seen(
+    sums:np.ndarray,  # of what rows add, shape (n_terms,)
+    kinds:np.ndarray, # what one more row of each kind adds, shape (n_kinds, n_terms)
+) -> np.ndarray:      # bool, shape (n_kinds,)
+    "Which kinds no row was like: of right ones, where none of their class was; of wrong ones, where none of their class was missed, or nothing was wrongly said to be what they are."
+    (true, said, right), (all_true, all_said, all_right) = _table(kinds), _table(sums)
+    def none_in(touched:np.ndarray, found:np.ndarray) -> np.ndarray: # that a kind is of, shape (n_kinds, n_classes)
+        return (touched > 0).any(axis=1) & ~((touched > 0) & (found > 1e-9 * sums.max())).any(axis=1)
+    wrong = none_in(true - right, all_true - all_right) | none_in(said - right, all_said - all_right)
+    return np.where((right > 0).any(axis=1), none_in(right, all_right), wrong)
+
 def ends_with(
     metric:Metric,    # of `TABLES`
     sums:np.ndarray,  # of what rows add, shape (n_terms,)
@@ -270,16 +282,11 @@ def unseen_ends(
     "The same, where one more row is of any class, and said to be of that or of another."
     return ends_with(metric, sums, unseen_kinds(metric, sums, labels), level)
 
-def highest(
+def limits_of(
     metric:Any, # a name, or a callable
-) -> float:
-    "The highest score there is by a metric of scikit-learn, given by name; none for a metric of one's own."
-    if not isinstance(metric, str): return math.inf
-    return 0.0 if metric.startswith("neg_") else 1.0 if metric in METRICS else math.inf
-
-def lowest(
-    metric:str, # a name
-) -> float:
-    "The lowest score there is by a metric of scikit-learn; none for errors, shares explained and what is not known."
-    if metric not in METRICS or metric.startswith("neg_") or metric in SHARES_EXPLAINED: return -math.inf
-    return -1.0 if metric == "matthews_corrcoef" else 0.0
+) -> Limits:
+    "Between what there are scores by a metric of scikit-learn, given by name: errors and shares explained have no lowest, a metric of one's own has neither."
+    if not isinstance(metric, str): return Limits()
+    if metric.startswith("neg_"): return Limits(highest=0.0)
+    if metric not in METRICS: return Limits()
+    return Limits(-math.inf if metric in SHARES_EXPLAINED else -1.0 if metric == "matthews_corrcoef" else 0.0, 1.0)
