@@ -123,10 +123,12 @@ def traffic(
     found = by_version(workspace, name, *span)
     try: both = paired_answers(workspace, name, *span)
     except NotFound: both = None
+    if both is not None and both.empty: both = None # of no rows nothing can be compared
     lost = 0 if any(span) else stray_labels(name, workspace) # of the whole log
     if as_json:
         return print_json({"labels_without_row": lost, "versions": json.loads(found.to_json(orient="records", date_format="iso")),
             "shadow": None if both is None else shadow_facts(both)})
+    if found.empty: return print(f"nothing was asked of {name} in that time")
     print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if lost: print(f"\n{strays_told(lost)}")
     if (found["labelled"][found["role"] != "shadow"] > 0).sum() > 1: print(f"\n{_OF_OTHER_ROWS}")

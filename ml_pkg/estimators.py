@@ -72,11 +72,12 @@ def replace(
     estimator:Any, # stays as it is
     **changes:Any,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
 ) -> Any:          # a new, unfitted estimator
-    "The estimator with other parameters or other steps. Raises `UnknownName` for a name that is not there."
+    "The estimator with other parameters or other steps. Raises `UnknownName` for a name that is not there, `InvalidDeclaration` for a class where an estimator is meant."
     from sklearn.base import clone
     changed = clone(estimator)
     for name in sorted(changes, key=lambda name: name.count("__")): # a step first, then what is inside it
         _check_parameter(changed, name)
+        if isinstance(kind := changes[name], type) and hasattr(kind, "fit"): raise InvalidDeclaration(f"{name}={kind.__name__} is a class: give an instance, {kind.__name__}()")
         changed.set_params(**{name: changes[name]})
     return changed
 

@@ -301,7 +301,7 @@ def parameters_of(
         [json.dumps(list(ids))]):
         held[run][name] = value
     for run, seed, share in connection.execute("SELECT id, seed, train_size FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]):
-        for name, value in (("seed", seed), ("train_size", share and f"{share:.3g}")):
+        for name, value in (("seed", seed), ("train_size", f"{1 if share is None else share:.3g}")): # all of them, where nothing else is said, as of a run that failed before
             if held[run] and value is not None: held[run].setdefault(name, str(value))
     return held
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .chain import Link, Place, chain_of, fit_chain, keys_of
 from .checkpoints import IN_WORKSPACE
-from .errors import InvalidData, UnknownName, did_you_mean
+from .errors import InvalidData, UnknownName, did_you_mean, listed
 from .estimators import GivenRows, given, seeded
 from .evaluation import folds, is_classification, locked_away
 from .fitting import fold_places, whole_place
@@ -40,8 +40,15 @@ def _mostly_full_as_dense(frame:pd.DataFrame) -> pd.DataFrame:
 def _place_of(step:str, chain:list[Link]) -> int:
     "Where a step stands in a chain. Raises `UnknownName`."
     names = [link.name for link in chain]
-    if step not in names: raise UnknownName(f"'{step}' is not a step.{did_you_mean(step, names, 'steps')}")
-    return names.index(step)
+    if step in names: return names.index(step)
+    whole = step.partition("__")[0]
+    if whole in names and whole != step: raise UnknownName(f"'{step}' is a part of the step '{whole}', and rows are looked at before and after whole steps: '{whole}'")
+    raise UnknownName(f"'{step}' is not a step.{did_you_mean(step, names, 'steps')}")
+
+def _place_of_transformer(step:str, chain:list[Link]) -> int:
+    "The same, of a step that rows leave. Raises `UnknownName`."
+    if step == chain[-1].name: raise UnknownName(f"no rows leave '{step}', since it predicts: run().predictions has what it said of them. Steps: {listed([link.name for link in chain[:-1]])}")
+    return _place_of(step, chain[:-1])
 
 # %% ../nbs/api/310_hooks.ipynb #f27d3767
 def _split(experiment:"Experiment", fold:int|None) -> tuple[np.ndarray, np.ndarray|None, Place]:
@@ -78,8 +85,7 @@ def rows_after(
 ) -> pd.DataFrame:           # one row for each row that is fitted on, indexed by its number in the dataset
     "The rows as they leave a step. Raises `UnknownName`, also for the step that predicts, since no rows leave it."
     chain = chain_of(seeded(experiment.estimator, experiment.seed))
-    transformers = chain[:-1]
-    return _through(experiment, chain, _place_of(step, transformers) + 1, fold)
+    return _through(experiment, chain, _place_of_transformer(step, chain) + 1, fold)
 
 # %% ../nbs/api/310_hooks.ipynb #43da80eb
 def _placed(rows:Any, numbers:np.ndarray, step:str) -> Any:

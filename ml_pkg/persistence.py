@@ -125,11 +125,34 @@ def _types_within(content:bytes) -> list[str]:
     from skops.io import get_untrusted_types
     return get_untrusted_types(data=content)
 
+def _described(content:bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive: return archive.read("schema.json")
+
 def _local_types(content:bytes) -> list[str]:
     "Types in a skops file that nobody else could import."
-    with zipfile.ZipFile(io.BytesIO(content)) as archive: described = archive.read("schema.json")
-    if not any(mark in described for mark in (b"__main__", b"<lambda>", b"<locals>")): return [] # to read all of it takes as long as to write it
+    if not any(mark in _described(content) for mark in (b"__main__", b"<lambda>", b"<locals>")): return [] # to read all of it takes as long as to write it
     return [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
+
+# %% ../nbs/api/200_persistence.ipynb #2895824c
+_NAMED = re.compile(rb'"__class__": "([^"]*)",\s*"__module__": "([^"]*)"')
+_PROVEN = ("sklearn.", "scipy.", "numpy.random.")
+_PLAIN = {*(f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "slice", "str", "int", "float", "bool", "bytes")),
+    *(f"numpy.{name}" for name in ("ndarray", "dtype", "float64", "float32", "int64", "int32", "uint64", "uint32", "bool"))}
+
+def _kinds_within(content:bytes) -> set[str]:
+    "Types in a skops file that estimators of scikit-learn do without."
+    named = {f"{module.decode()}.{name.decode()}" for name, module in _NAMED.findall(_described(content))}
+    return {name for name in named - _PLAIN if not name.startswith(_PROVEN)}
+
+def _check_read_again(content:bytes) -> None:
+    "Raise `InvalidDeclaration` for what skops writes and cannot read, and for a deque, which it gives back empty."
+    from skops.io import loads
+    kinds = _kinds_within(content)
+    try:
+        if "collections.deque" in kinds: raise TypeError("of a collections.deque nothing is kept")
+        if kinds: loads(content, trusted=_types_within(content))
+    except Exception as error: # whatever a class raises that is made anew
+        raise InvalidDeclaration(f"skops writes this estimator and cannot read it again ({type(error).__name__}: {error}). Declare the experiment with persister=Joblib(), or let its steps keep plain values: a Timestamp as text, say") from error
 
 # %% ../nbs/api/200_persistence.ipynb #91f18861
 @dataclass(frozen=True)
@@ -147,6 +170,7 @@ class Skops:
             raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
         if local := _local_types(content):
             raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
+        _check_read_again(content)
         return content
 
     def load(self, content:bytes, trusted:bool) -> Any:

@@ -13,6 +13,7 @@ import json
 import math
 import sqlite3
 import statistics
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -432,13 +433,20 @@ def _as_declared(run:Run) -> Iterator[Run]:
     return (Run(run.workspace, dict(row)) for row in rows)
 
 # %% ../nbs/api/290_run.ipynb #52b957d0
+def _tell_if_older(found:Run, last:Run) -> None:
+    "Warn if the last run of an experiment was of another declaration than the one whose model answers."
+    if last.row["key"] != found.row["key"]:
+        warnings.warn(f"the last run of {last.name}, {last.id}, has no saved model: run {found.id} of an earlier declaration answers. Fit it with ml_pkg train, or with load_run('{last.id}').model", UserWarning, stacklevel=3)
+
 def run_with_model(
     name:str,  # as above
 ) -> Run:
     "The run whose model is meant. Raises `UnknownName`, or `NotFound` if it has no saved model."
     run = load_run(name)
-    candidates = _as_declared(run) if run.name == name else iter([run])
-    if found := next((each for each in candidates if each.model_path), None): return found
+    candidates = list(_as_declared(run)) if run.name == name else [run]
+    if found := next((each for each in candidates if each.model_path), None):
+        _tell_if_older(found, candidates[0])
+        return found
     raise NotFound(f"run {run.id} of {run.name} has no saved model" + (f": it {run.happened} ({run.row['error']})" if run.status == "failed"
         else ". Fit it with ml_pkg train, or with run.model; a variation that goes by the name of what it varies is found by its run's id, or by a name of its own: named('…')"))
 

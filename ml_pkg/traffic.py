@@ -149,6 +149,8 @@ def _described(version:str, role:str, part:"pd.DataFrame") -> dict:
     return {"version": version, "role": role or "production", "rows": len(part), "since": part["time"].min(), "until": part["time"].max(),
             "milliseconds": took.median(), "milliseconds_99": took.quantile(0.99), "labelled": len(known), **said}
 
+_FACTS, _SAID = ("version", "role", "rows", "since", "until", "milliseconds", "milliseconds_99", "labelled"), ("right", "low", "high", "error")
+
 # %% ../nbs/api/491_traffic.ipynb #2cd3c366
 def by_version(
     workspace:Workspace,    # that the log is kept in
@@ -162,5 +164,5 @@ def by_version(
     found = {"": read_log(name, since, until, logs=workspace)}
     if log_folder(workspace, shadow_name(name)).exists(): found["shadow"] = _with_labels(read_log(shadow_name(name), since, until, logs=workspace), found[""])
     rows = [_described(version, role, part) for role, log in found.items() for version, part in log.groupby("version", sort=False)]
-    return pd.DataFrame(rows, columns=["version", "role", "rows", "since", "until", "milliseconds", "milliseconds_99", "labelled", "right",
-        "low", "high", "error"]).dropna(axis=1, how="all")
+    told = pd.DataFrame(rows, columns=[*_FACTS, *_SAID])
+    return told.drop(columns=[name for name in _SAID if told[name].isna().all()])
