@@ -314,8 +314,8 @@ class Watching:
         def of(marks:Any) -> list[pd.Timestamp]: return [start for start, marked in zip(starts, marks, strict=True) if marked]
         window, reference = of(chosen.window), [] if chosen.reference is None else of(chosen.reference)
         fresh = window if last is None else [start for start in starts if start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
-        seen = periods.rows(window) # before the counts are read: those to which rows have come are counted again
-        needed = sorted({*window, *reference, *fresh})
-        counts = dict(zip(needed, periods.read(needed), strict=True))
+        seen, counted = periods.rows(window) # those to which rows have come are counted again
+        rest = sorted({*reference, *fresh}.difference(window))
+        counts = dict(zip([*window, *rest], [*counted, *periods.read(rest)], strict=True))
         def read(some:Sequence[pd.Timestamp]) -> list[Period]: return [counts[start] for start in some]
         return _Looked(seen, read(window), None if chosen.reference is None else read(reference), mature_window(periods, self.policy.window, now), read(fresh))
