@@ -6,6 +6,7 @@
 __all__ = ['MOVED', 'Tied', 'pair_effects', 'Joint', 'joint', 'has_pairs']
 
 # %% ../nbs/api/650_joint.ipynb #d4088852
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -45,16 +46,16 @@ def _moved(reference:Tied, current:Tied, columns:np.ndarray) -> list[str]:
 
 # %% ../nbs/api/650_joint.ipynb #5fb411f5
 def pair_effects(
-    reference:Tied,     # the training rows
-    current:Tied,       # the window
-    scores:Scores,      # of both
+    reference:Tied,        # the training rows
+    current:Tied,          # the window
+    scores:Scores,         # of both
+    still:Collection[str], # columns that have not moved by themselves
 ) -> tuple[Effects, list[tuple[str, str]]]: # how far each correlation has moved; the two columns of each
     "Changes of the correlation of any two scores of different columns. The variance is that of the products as they are, which is more if columns have moved: then it takes more rows."
     columns = np.array(scores.columns, dtype=object)
     one, other = np.triu_indices(len(columns), 1)
-    different, still = columns[one] != columns[other], ~np.isin(columns, _moved(reference, current, columns))
-    told = different & still[one] & still[other]
-    chosen, known = (told, 1.0) if told.any() else (different, 0.0) # no two columns are where they were: nothing can be told of what they have in common
+    different, stayed = columns[one] != columns[other], np.isin(columns, list(still))
+    chosen, known = (different & stayed[one] & stayed[other], 1.0) if len(still) > 1 else (different, 0.0) # no two columns are where they were: nothing can be told of what they have in common
     one, other = one[chosen], other[chosen]
     variance = np.maximum(reference.variances, current.variances)[one, other]
     value = np.abs(current.correlations - reference.correlations)[one, other]
@@ -93,9 +94,9 @@ def joint(
     level:float,        # probability of any alarm without drift
 ) -> Joint:
     "The joint check. The gain of many bets is at least that of the best, divided by their number."
-    effects, names = pair_effects(reference, current, scores)
+    still = set(scores.columns).difference(_moved(reference, current, np.array(scores.columns, dtype=object)))
+    effects, names = pair_effects(reference, current, scores, still)
     bets = placed(effects, np.full(len(names), tolerance), np.full(len(names), share / len(names)), level)
-    still = set(scores.columns) - set(_moved(reference, current, np.array(scores.columns, dtype=object)))
     return Joint(bets, names, int(np.argmax(bets.log_gain if np.isfinite(bets.log_gain).any() else effects.value)), len(still))
 
 # %% ../nbs/api/650_joint.ipynb #dff50749

@@ -167,14 +167,12 @@ class Periods:
         "Periods that were counted. One that cannot be read is counted again."
         return [self._read(start) for start in starts]
 
-    def rows(self, starts:Sequence[pd.Timestamp]) -> Observed: # of the periods, ascending; rows of all from the first to the last are given
-        "The rows of neighbouring periods. Those to which rows have come since they were counted are counted again."
-        if not starts: return observed_rows(self.monitor, *[pd.Timestamp(0, tz="UTC")] * 2)
+    def rows(self, starts:Sequence[pd.Timestamp]) -> tuple[Observed, list[Period]]: # of the periods, ascending; rows of all from the first to the last are given
+        "The rows of neighbouring periods, and the periods. Those to which rows have come since they were counted are counted again."
+        if not starts: return observed_rows(self.monitor, *[pd.Timestamp(0, tz="UTC")] * 2), []
         seen = observed_rows(self.monitor, starts[0], starts[-1] + self.every.length)
         found = seen.frame[TIME].dt.floor(self.every.length).value_counts()
-        for start in starts:
-            if found.get(start, 0) != self._read(start).window.rows: self._count(start)
-        return seen
+        return seen, [period if period.window.rows == found.get(period.start, 0) else self._count(period.start) for period in self.read(starts)]
 
     def _read(self, start:pd.Timestamp) -> Period:
         try: return period_of(json.loads(self._path(start).read_text(encoding="utf-8")), self.monitor)

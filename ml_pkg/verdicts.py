@@ -128,6 +128,11 @@ class _Questions:
     weight: np.ndarray    # how the share of the kind is divided
     why: Sequence[str]    # each is not judged; empty if it is
 
+    @property
+    def known(self) -> np.ndarray:
+        "Which can be told to have moved so far: those that are judged, and have values in the window and in what it is held against."
+        return (self.effects.rows > 0) & (self.effects.reference > 0) & (np.array(self.why) == "")
+
 # %% ../nbs/api/660_verdicts.ipynb #01e5fbe2
 def _too_few(count:float, rows:int) -> str:
     "Why a column is not judged that was hardly ever there, though rows were enough."
@@ -153,12 +158,12 @@ def _missing(baseline:Baseline, current:Sketch, watch:Watch) -> _Questions:
 def _verdict(low:float, high:float, tolerance:float, alarm:bool) -> str: return MOVED if alarm else OK if high <= tolerance else NOT_ENOUGH
 
 def _judged(questions:_Questions, bets:Bets, share:np.ndarray, level:float, alarm:np.ndarray, alarms:int) -> list[Verdict]:
-    effects = questions.effects
+    effects, known = questions.effects, questions.known
     low, high, needed, least = lower(bets, share, level, alarms), upper(effects), rows_needed(effects, questions.tolerance), least_told(effects)
     def one(place:int) -> Verdict:
         why, limits = questions.why[place], (float(low[place]), float(high[place]), float(questions.tolerance[place]))
         verdict = NOT_JUDGED if why else _verdict(*limits, bool(alarm[place]))
-        effect = float(effects.value[place]) if effects.rows[place] and not why else math.nan
+        effect = float(effects.value[place]) if known[place] else math.nan
         return Verdict(questions.names[place], questions.kind, verdict, effect, *limits, questions.units[place], int(effects.rows[place]),
             float(needed[place]), float(bets.log_gain[place]), float(least[place]), why, int(effects.reference[place]))
     return [one(place) for place in range(len(questions.names))]
@@ -168,7 +173,7 @@ def _judged_pair(found:Joint, share:float, watch:Watch, alarm:bool, alarms:int) 
     effects = found.bets.effects._replace(noise=math.sqrt(2 * found.shared + 1) * np.sqrt(found.bets.effects.variance)) # of the largest of so many
     who = "fewer than two columns are where they were" if found.still else "every column has moved by itself"
     why = "" if found.is_told else f"{who}, and that hides whether any two hang together as before"
-    return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, NOT_JUDGED if why else _verdict(low, found.high, watch.dependence, alarm), found.value if effects.rows[0] and not why else math.nan, low, found.high,
+    return Verdict(" and ".join(sorted(found.columns)), DEPENDENCE, NOT_JUDGED if why else _verdict(low, found.high, watch.dependence, alarm), found.value if min(effects.rows[0], effects.reference[0]) else math.nan, low, found.high,
         watch.dependence, CORRELATION, int(effects.rows[0]),
         float(rows_needed(effects, np.full(len(effects.value), watch.dependence)).max()), found.log_gain, float(least_told(effects).max()), why, int(effects.reference[0]))
 
@@ -193,7 +198,7 @@ class Check:
 
     @property
     def unjudged(self) -> dict[str, str]:
-        "What can never be judged, and why not, in words."
+        "What is not judged, and why not, in words."
         return {f"{each.name} ({each.kind})": f"{each.name}: {each.why}" for each in self.verdicts if each.why}
 
     def to_frame(self) -> pd.DataFrame: return pd.DataFrame([asdict(each) for each in self.verdicts])
@@ -211,9 +216,9 @@ class Check:
 
 def _weighted(questions:_Questions) -> float:
     "Mean move in tolerances, after what chance adds is taken off."
-    effects, judged = questions.effects, np.array([not why for why in questions.why])
+    effects = questions.effects
     chance = effects.noise * np.sqrt(1 / np.maximum(effects.rows, 1) + 1 / np.maximum(effects.reference, 1))
-    return float((questions.weight * (np.maximum(effects.value - chance, 0) / np.maximum(questions.tolerance, 1e-12)))[judged].sum())
+    return float((questions.weight * (np.maximum(effects.value - chance, 0) / np.maximum(questions.tolerance, 1e-12)))[questions.known].sum())
 
 def check(
     profile:ReferenceProfile, # of training

@@ -32,11 +32,12 @@ from .monitor import LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
-from .quality import RARE, Fault, by_chance, faults_of
+from .quality import RARE, Fault, by_chance, faults_of, is_stuck
 from .reference import Baseline, ReferenceProfile, Window
 from .responses import responses
 from .shares import shares_of
 from .silence import HEARD, Pauses, Silence
+from .sketches import Sketch
 from .traffic import paired_answers, shadow_facts, shadow_told
 from .verdicts import ANSWER, DEPENDENCE, MOVED, NOT_ENOUGH, OK, SHIFT, Check, Verdict, Watch, check
 from .window_report import THE_ESTIMATE, TRAFFIC, Findings, Judged, other_shares
@@ -127,31 +128,6 @@ def _verdict_found(verdict:Verdict, opened:Collection[str]) -> Found:
     known = _FOUND.get(verdict.verdict, Found.UNKNOWN)
     return Found.FINE if known is Found.UNKNOWN and thing_name(verdict.name, verdict.kind) in opened and verdict.is_over else known
 
-class _Trained(NamedTuple):
-    "What a version was trained on."
-    inputs: Collection[str] # columns
-    rows: int
-
-_HARDLY = 4 # so many times fewer rows than were to be expected of a fault are none of it
-
-def _would_show(kind:str, most:tuple[int, int], rows:int, trained:_Trained) -> bool:
-    "Whether a fault that had such a share of rows would show in so many. Half of what makes an alarm is enough, or windows that are a little smaller than that of the alarm would never tell."
-    count, of = most
-    if kind in ("stuck", "unit") or not of: return rows >= min(FIRST, of or FIRST) # no rows by themselves
-    return by_chance(rows * count // of, rows, trained.rows) < math.sqrt(RARE)
-
-def _fault_over(kind:str, most:tuple[int, int], found:int, rows:int, trained:_Trained) -> Found:
-    "Whether rows, of which so many may have it by chance, tell that a fault is over."
-    is_less = not most[1] or _HARDLY * found * most[1] <= rows * most[0]
-    return Found.FINE if is_less and _would_show(kind, most, rows, trained) else Found.UNKNOWN
-
-def _fault_found(fault:Fault, streak:Streak, rows:int, trained:_Trained) -> Found:
-    "What may be chance is fine. It tells that an alarm of the same is over if there would be far more of it."
-    if fault.certain: return Found.WRONG
-    return _fault_over(fault.kind, streak.most, fault.rows, rows, trained) if streak.raised else Found.FINE
-
-def _fault_name(fault:Fault) -> str: return f"{fault.column}: {fault.kind}"
-
 def _estimate_found(compared:Agreement, opened:Collection[str]) -> Found:
     if compared.trusted is None: return Found.FINE if THE_ESTIMATE in opened and compared.is_over else Found.UNKNOWN
     return Found.FINE if compared.trusted else Found.WRONG
@@ -161,6 +137,48 @@ def _score_found(judged:Judged, how:str, opened:Collection[str]) -> Found:
     known = _FOUND.get(judged.verdict, Found.UNKNOWN)
     return Found.FINE if known is Found.UNKNOWN and f"{judged.metric}, {how}" in opened and judged.is_over else known
 
+# %% ../nbs/api/698_watching.ipynb #296ce924
+class _Values(NamedTuple):
+    "What faults are told from."
+    trained: Baseline # inputs of the version
+    current: Sketch   # of the window
+
+    @property
+    def rows(self) -> int: return self.current.rows
+    def there(self, column:str) -> int: return self.rows - int(self.current.missing[self.trained.bins.names.index(column)]) # values of the window
+    def chance(self, count:int) -> float: return by_chance(count, self.rows, self.trained.sketch.rows)
+
+_HARDLY = 4 # so many times fewer rows than were to be expected of a fault are none of it
+
+def _stuck_would_show(column:str, most:tuple[int, int], values:_Values) -> bool:
+    "Whether a window would show it if all of its values were the same. What was an alarm by other training rows, and is none by these, has no window that shows it."
+    return is_stuck(values.trained, column, values.there(column), values.rows) or most[1] > 0 and not is_stuck(values.trained, column, *most)
+
+def _would_show(fault:Fault, most:tuple[int, int], values:_Values) -> bool:
+    "Whether a fault that had such a share of rows would show in a window. Half of what makes an alarm is enough, or windows that are a little smaller than that of the alarm would never tell."
+    count, of = most
+    if fault.kind == "stuck": return _stuck_would_show(fault.column, most, values)
+    if fault.kind == "unit": return values.there(fault.column) >= min(FIRST, count or FIRST) # all values have it, or none
+    return values.chance(values.rows * count // of) < math.sqrt(RARE) if of else values.rows >= FIRST
+
+def _is_hardly_any(fault:Fault, most:tuple[int, int], values:_Values) -> bool:
+    "Whether far fewer rows have it than an alarm was raised for, so few that chance explains them. Where it is not known how many those were, far fewer than are an alarm in as many rows."
+    count, of = most
+    if not fault.rows or fault.kind == "unit": return not fault.rows
+    if not of: return values.chance(_HARDLY * fault.rows) >= RARE
+    return _HARDLY * fault.rows * of <= values.rows * count and (fault.kind == "stuck" or values.chance(fault.rows) >= math.sqrt(RARE))
+
+def _fault_over(fault:Fault, most:tuple[int, int], values:_Values) -> Found:
+    "Whether a window, some rows of which may have it by chance, tells that a fault is over."
+    return Found.FINE if _is_hardly_any(fault, most, values) and _would_show(fault, most, values) else Found.UNKNOWN
+
+def _fault_found(fault:Fault, streak:Streak, values:_Values) -> Found:
+    "What may be chance is fine. It tells that a fault which looks before have found is over if there would be far more of it."
+    if fault.certain: return Found.WRONG
+    return _fault_over(fault, streak.most, values) if streak.wrong or streak.raised else Found.FINE
+
+def _fault_name(fault:Fault) -> str: return f"{fault.column}: {fault.kind}"
+
 # %% ../nbs/api/698_watching.ipynb #26ca6a02
 class _Thing(NamedTuple):
     "What is judged at a look."
@@ -168,7 +186,7 @@ class _Thing(NamedTuple):
     found: Found
     text: str    # what there is to say
 
-def _things(findings:Findings, remembered:Mapping[str, Streak], trained:_Trained) -> Iterator[_Thing]:
+def _things(findings:Findings, remembered:Mapping[str, Streak], values:_Values) -> Iterator[_Thing]:
     check, opened = findings.check, [name for name, streak in remembered.items() if streak.raised]
     for each in findings.measured: yield _Thing(f"{each.metric}, measured", _score_found(each, "measured", opened), str(each))
     yield _Thing(TRAFFIC, _SILENCE_FOUND[findings.silence.is_too_long], findings.silence.text)
@@ -177,7 +195,7 @@ def _things(findings:Findings, remembered:Mapping[str, Streak], trained:_Trained
         is_refuted = findings.compared.trusted is False
         yield _Thing(f"{each.metric}, estimated", Found.UNKNOWN if is_refuted else _score_found(each, "estimated", opened), str(each))
     for verdict in check.verdicts: yield _Thing(thing_name(verdict.name, verdict.kind), _verdict_found(verdict, opened), str(verdict))
-    for fault in check.faults: yield _Thing(name := _fault_name(fault), _fault_found(fault, remembered.get(name, Streak()), check.rows, trained), str(fault))
+    for fault in check.faults: yield _Thing(name := _fault_name(fault), _fault_found(fault, remembered.get(name, Streak()), values), str(fault))
 
 _PAIR = f" ({DEPENDENCE})" # as the names of two columns end
 
@@ -191,22 +209,22 @@ def _are_there(pair:str, inputs:Collection[str]) -> bool:
     "Whether a version has both columns of a name: ` and ` may be in theirs."
     return any(pair[:at.start()] in inputs and pair[at.end():] in inputs for at in re.finditer(" and ", pair))
 
-def _gone(name:str, streak:Streak, check:Check, unread:Collection[str], trained:_Trained) -> Found:
-    column, _, kind = name.rpartition(": ")
-    if column in trained.inputs: return _fault_over(kind, streak.most, 0, check.rows, trained)
-    return _pairs_found(check, unread) if name.endswith(_PAIR) and _are_there(name.removesuffix(_PAIR), trained.inputs) else Found.FINE
+def _gone(name:str, streak:Streak, check:Check, unread:Collection[str], values:_Values) -> Found:
+    inputs, (column, _, kind) = values.trained.bins.names, name.rpartition(": ")
+    if name.endswith(_PAIR): return _pairs_found(check, unread) if _are_there(name.removesuffix(_PAIR), inputs) else Found.FINE
+    return _fault_over(Fault(column, kind, 0, False, ""), streak.most, values) if column in inputs else Found.FINE
 
-def _absent(check:Check, remembered:Mapping[str, Streak], unread:Collection[str], trained:_Trained) -> dict[str, Found]:
+def _absent(check:Check, remembered:Mapping[str, Streak], unread:Collection[str], values:_Values) -> dict[str, Found]:
     "What an earlier look had found, as if it were not found this time: fine, since looks count in a row, if the rows would show it, and the column could be read."
     of_unread, other = tuple(f"{name}{sign}" for name in unread for sign in (" (", ": ", " and ")), tuple(f" and {name}{_PAIR}" for name in unread)
     def is_judged(name:str) -> bool: return check.rows > 0 and name not in unread and not name.startswith(of_unread) and not name.endswith(other)
-    return {name: _gone(name, streak, check, unread, trained) if is_judged(name) else Found.UNKNOWN for name, streak in remembered.items()}
+    return {name: _gone(name, streak, check, unread, values) if is_judged(name) else Found.UNKNOWN for name, streak in remembered.items()}
 
-def _found(findings:Findings, metrics:Sequence[str], remembered:Mapping[str, Streak], unread:Collection[str], trained:_Trained) -> tuple[dict[str, Found], dict[str, str]]:
+def _found(findings:Findings, metrics:Sequence[str], remembered:Mapping[str, Streak], unread:Collection[str], values:_Values) -> tuple[dict[str, Found], dict[str, str]]:
     "By name: what was found, and what there is to say."
-    things = list(_things(findings, remembered, trained))
+    things = list(_things(findings, remembered, values))
     scores = {f"{metric}, {how}": Found.UNKNOWN for metric in metrics for how in ("measured", "estimated")}
-    return _absent(findings.check, remembered, unread, trained) | scores | {each.name: each.found for each in things}, {each.name: each.text for each in things}
+    return _absent(findings.check, remembered, unread, values) | scores | {each.name: each.found for each in things}, {each.name: each.text for each in things}
 
 # %% ../nbs/api/698_watching.ipynb #7c1c62d7
 def _all_shares(counted:_Counted) -> dict[str, dict]:
@@ -288,9 +306,8 @@ class Watching:
         counted = _counted(monitor, looked)
         pauses = self._pauses(monitor, looks.pauses(), end, now)
         findings = _findings(monitor, looked, counted, looks.count + 1, self._silence(pauses, looks.watched, end))
-        inputs, faults = monitor.profile.inputs, findings.check.faults
-        found, texts = _found(findings, list(monitor.metrics), dict(before.streaks), _unread(looked), _Trained(inputs.bins.names, inputs.sketch.rows))
-        after, events = before.look(found, now.to_pydatetime(), texts, monitor.version, [TRAFFIC], {_fault_name(each): (each.rows, findings.check.rows) for each in faults if each.certain})
+        found, texts = _found(findings, list(monitor.metrics), dict(before.streaks), _unread(looked), _Values(counted.trained.inputs, counted.window.inputs))
+        after, events = before.look(found, now.to_pydatetime(), texts, monitor.version, [TRAFFIC], {_fault_name(each): (each.rows, findings.check.rows) for each in findings.check.faults if each.certain})
         told = {"time": now.isoformat(), "end": end.isoformat(), "start": looked.periods[0].start.isoformat() if looked.periods else end.isoformat(),
             "every": self.every.length.total_seconds(), "against": self.policy.against, "pauses": pauses.to_dict(), **alarms_told(after, events)}
         return after, _document(monitor, looked, findings,
@@ -314,8 +331,8 @@ class Watching:
         def of(marks:Any) -> list[pd.Timestamp]: return [start for start, marked in zip(starts, marks, strict=True) if marked]
         window, reference = of(chosen.window), [] if chosen.reference is None else of(chosen.reference)
         fresh = window if last is None else [start for start in starts if start >= min(last.end, end - self.every.length)] # those of a version that took another one's place, too
-        seen = periods.rows(window) # before the counts are read: those to which rows have come are counted again
-        needed = sorted({*window, *reference, *fresh})
-        counts = dict(zip(needed, periods.read(needed), strict=True))
+        seen, counted = periods.rows(window) # those to which rows have come are counted again
+        rest = sorted({*reference, *fresh}.difference(window))
+        counts = dict(zip([*window, *rest], [*counted, *periods.read(rest)], strict=True))
         def read(some:Sequence[pd.Timestamp]) -> list[Period]: return [counts[start] for start in some]
         return _Looked(seen, read(window), None if chosen.reference is None else read(reference), mature_window(periods, self.policy.window, now), read(fresh))
