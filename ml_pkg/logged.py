@@ -172,7 +172,10 @@ class Order:
             self._last = max(self._last + 1, (time.monotonic_ns() + self._ahead) // 1000)
             return self._last
 
-    def follow(self, last:int) -> None:
+    def follow(
+        self,
+        last:int, # in microseconds since the epoch
+    ) -> None:
         "Go on after a moment that another has given."
         with self._lock: self._last, self._ahead = max(self._last, last), max(self._ahead, 1000 * last - time.monotonic_ns())
 
