@@ -162,13 +162,29 @@ RECORDED = "recorded"
 
 class Order:
     "Moments of a clock that never goes back, and never slower than time goes by, so that those of several processes can be compared. In microseconds since the epoch."
-    def __init__(self, last:int=0): self._last, self._at, self._lock = last, time.monotonic_ns(), threading.Lock() # `last` is one that it has given before
+    def __init__(self, last:int=0): # one that was given before
+        self._last, self._ahead, self._lock = 0, _ahead(), threading.Lock()
+        self.follow(last)
 
     def next(self) -> int:
         with self._lock:
-            before, self._at = self._at, time.monotonic_ns()
-            self._last = max(time.time_ns() // 1000, self._last + max(1, (self._at - before) // 1000))
+            self._ahead = max(self._ahead, _ahead())
+            self._last = max(self._last + 1, (time.monotonic_ns() + self._ahead) // 1000)
             return self._last
+
+    def follow(
+        self,
+        last:int, # in microseconds since the epoch
+    ) -> None:
+        "Go on after a moment that another has given."
+        with self._lock: self._last, self._ahead = max(self._last, last), max(self._ahead, 1000 * last - time.monotonic_ns())
+
+    @property
+    def is_ahead(self) -> bool:
+        "Whether the clock was set back, by more than a second."
+        return self._ahead - _ahead() > 1_000_000_000
+
+def _ahead() -> int: return time.time_ns() - time.monotonic_ns() # in this order: a pause between the two makes it less, and the most counts
 
 # %% ../nbs/api/485_logged.ipynb #9364d41c
 def label_of(

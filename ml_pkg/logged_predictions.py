@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,9 +45,10 @@ def moment_of(
 # %% ../nbs/api/487_logged_predictions.ipynb #cd4504da
 def _span(since:Moment|None, until:Moment|None) -> Span:
     "Raises `InvalidQuery`."
-    if since is not None and until is not None and moment_of(since) > moment_of(until):
+    low, high = (None if when is None else moment_of(when).to_pydatetime() for when in (since, until))
+    if low is not None and high is not None and low > high:
         raise InvalidQuery(f"no moment is from {since} on and before {until}: 'since' cannot be after 'until'")
-    return Span(TIME, *(None if when is None else moment_of(when).to_pydatetime() for when in (since, until)))
+    return Span(TIME, low, high)
 
 def _by(version:str|None) -> pc.Expression: return pc.scalar(True) if version is None else pc.field(VERSION) == str(version)
 
@@ -120,30 +122,32 @@ def _each_once(frame:pd.DataFrame) -> pd.DataFrame:
     "Without what was asked again: what was answered first counts."
     return frame if frame[ID].is_unique else frame.drop_duplicates(ID, ignore_index=True)
 
-_AGAIN = datetime.timedelta(hours=1) # a request that is sent again so long after it was answered is not taken for another one, whichever period is looked at
+_AGAIN = datetime.timedelta(hours=1) # a request that is sent again no later than that is not taken for another one, whichever period is looked at
 
 def _others(frame:pd.DataFrame, folder:Path, version:str) -> pa.Table:
-    "What other versions answered before the last row, or a little earlier than the first."
+    "What other versions answered that may have been asked again, from a little before the first row up to the last."
     if frame.empty: return pa.table({})
     span = Span(TIME, *(when.to_pydatetime() for when in (frame[TIME].min() - _AGAIN, frame[TIME].max())))
     return concatenated(kept_tables(folder, request_tables, pc.field(VERSION) != str(version), [ID, TIME], span))
 
-def _was_answered(frame:pd.DataFrame, folder:Path, version:str) -> pd.Series:
-    "Whether another version had answered before what was asked again of this one."
-    nothing, others = pd.Series(False, frame.index), _others(frame, folder, version)
-    if not len(others): return nothing
-    again = frame_of(others.filter(pc.is_in(others.column(ID), value_set=pa.array(frame[ID], pa.string()))))
-    return nothing if again.empty else frame[TIME] > frame[ID].map(again.groupby(ID)[TIME].min())
+def _was_answered(frame:pd.DataFrame, folder:Path, version:str) -> np.ndarray:
+    "Whether another version had answered, not long before, what was asked again of this one. Rows are by time."
+    others = _others(frame, folder, version)
+    if not len(others): return np.zeros(len(frame), dtype=bool)
+    again = _typed(frame_of(others.filter(pc.is_in(others.column(ID), value_set=pa.array(frame[ID], pa.string())))))
+    return pd.merge_asof(frame[[ID, TIME]], again.assign(before=True), on=TIME, by=ID, tolerance=_AGAIN, allow_exact_matches=False)["before"].notna().to_numpy()
+
+def _typed(frame:pd.DataFrame) -> pd.DataFrame: return frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True)
 
 def _answered(folder:Path, version:str|None, since:Moment|None, until:Moment|None, columns:list[str]|None=None) -> pd.DataFrame:
     "Rows by time, each once. Raises `InvalidQuery`, `DamagedFile`."
-    before = None if since is None else moment_of(since)
-    span = _span(before, until)._replace(low=None if before is None else (before - _AGAIN).to_pydatetime())
+    asked = _span(since, until)
+    span = asked if asked.low is None else asked._replace(low=asked.low - _AGAIN)
     frame = frame_of(concatenated(kept_tables(folder, request_tables, _by(version), columns, span)))
     if frame.empty: frame = frame.reindex(columns=columns or [*dict.fromkeys([ID, TIME, MODEL, VERSION, LATENCY, *frame.columns])])
-    frame = _each_once(frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True))
+    frame = _each_once(_typed(frame))
     if version is not None: frame = frame[~_was_answered(frame, folder, version)].reset_index(drop=True)
-    return frame if before is None else frame[frame[TIME] >= before].reset_index(drop=True)
+    return frame if asked.low is None else frame[frame[TIME] >= asked.low].reset_index(drop=True)
 
 # %% ../nbs/api/487_logged_predictions.ipynb #38a123d2
 def read_predictions(

@@ -126,6 +126,49 @@ def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Diale
             yield pd.concat([part, text], axis=1) if len(text.columns) else part, 0.0 if isinstance(file, Path) else file.tell() / size
 
 # %% ../nbs/api/440_prediction.ipynb #660dc2fa
+def _plain_type(kind:Any) -> Any:
+    "A type of Arrow's without views and runs, of which pandas has none."
+    import pyarrow as pa
+    if pa.types.is_string_view(kind): return pa.large_string()
+    if pa.types.is_binary_view(kind): return pa.large_binary()
+    if pa.types.is_run_end_encoded(kind): return _plain_type(kind.value_type)
+    if pa.types.is_map(kind): return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type), kind.keys_sorted)
+    within = [kind.field(place) for place in range(kind.num_fields)]
+    plain = [field.with_type(_plain_type(field.type)) for field in within]
+    if plain == within and not (pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)): return kind
+    return pa.struct(plain) if pa.types.is_struct(kind) else pa.large_list(plain[0])
+
+def _plain_schema(schema:Any) -> Any:
+    import pyarrow as pa
+    return pa.schema([field.with_type(_plain_type(field.type)) for field in schema], schema.metadata)
+
+def _in_type(values:Any, kind:Any) -> Any:
+    "Values in a plain type. Of a slice of list views neither Arrow's cast nor pandas has all of them, so these go through Python."
+    import pyarrow as pa
+    if values.type == kind: return values
+    return values.cast(kind) if values.type in (pa.string_view(), pa.binary_view()) else pa.array(values.to_pylist(), kind)
+
+def _plain(part:Any) -> Any:
+    import pyarrow as pa
+    schema = _plain_schema(part.schema)
+    return pa.table([_in_type(values, field.type) for values, field in zip(part.columns, schema, strict=True)], schema=schema)
+
+def _has_column(field:Any) -> bool:
+    "Whether pandas can have a column of it, which it cannot of unions."
+    import pyarrow as pa
+    try: pa.schema([field]).empty_table().to_pandas()
+    except NotImplementedError: return False
+    return True
+
+def _check_types(typed:Any, schema:Schema, keep:list[str], path:Path) -> None:
+    "Raise for a column that is missing, or has a type that pandas has not, before any row is read."
+    import pyarrow as pa
+    plain = _plain_schema(typed)
+    odd = [field for field in plain if not _has_column(field)]
+    _check_columns(pa.schema([field.with_type(pa.null()) if field in odd else field for field in plain], plain.metadata).empty_table().to_pandas(), schema, keep, path)
+    for field in odd:
+        if field.name in (*schema.names, *keep): raise InvalidInput(f"{path}: column '{field.name}' holds {field.type}, which no table of pandas can hold. Write it to the file as another type, such as text{'' if field.name in schema.names else ', or do not keep it'}")
+
 def _is_settled(kind:Any) -> bool:
     "Whether pandas has one type for it, whatever is missing in a part; of others it makes objects or doubles where there are gaps."
     import pyarrow as pa
@@ -133,12 +176,13 @@ def _is_settled(kind:Any) -> bool:
     return any(test(kind) for test in tests) or not _has_type(kind)
 
 def _has_type(kind:Any) -> bool:
-    "Whether pandas can have Arrow's type as one of its own, which it cannot of views, intervals and runs."
+    "Whether pandas can have Arrow's type as one of its own, which it cannot of intervals."
     try: return bool(pd.ArrowDtype(kind).type)
     except NotImplementedError: return False
 
 def _frame_of(part:Any, keep:list[str]) -> pd.DataFrame:
     "A part of a file of Arrow's, beside which stands what is kept of it, in the file's own types: each part has the same."
+    part = _plain(part)
     frame = frame_of_arrow(part)
     for name in keep:
         if not _is_settled(part.schema.field(name).type): frame[Written(name)] = pd.Series(pd.arrays.ArrowExtensionArray(part.column(name)), frame.index)
@@ -147,7 +191,7 @@ def _frame_of(part:Any, keep:list[str]) -> pd.DataFrame:
 def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow.parquet as pq
     with pq.ParquetFile(path) as file:
-        _check_columns(file.schema_arrow.empty_table().to_pandas(), schema, keep, path)
+        _check_types(file.schema_arrow, schema, keep, path)
         done, total = 0, max(1, file.metadata.num_rows)
         for part in file.iter_batches(rows, columns=list(dict.fromkeys([*schema.names, *keep]))):
             done += part.num_rows
@@ -157,9 +201,9 @@ def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterat
 def _feather_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow as pa
     with pa.memory_map(str(path)) as memory, pa.ipc.open_file(memory) as file:
-        _check_columns(file.schema.empty_table().to_pandas(), schema, keep, path)
+        _check_types(file.schema, schema, keep, path)
         for number in range(file.num_record_batches):
-            part = pa.Table.from_batches([file.get_batch(number)])
+            part = pa.Table.from_batches([file.get_batch(number)]).select(list(dict.fromkeys([*schema.names, *keep])))
             for start in range(0, part.num_rows, rows): yield _frame_of(part.slice(start, rows), keep), (number + 1) / file.num_record_batches
 
 # %% ../nbs/api/440_prediction.ipynb #80afe967
@@ -211,12 +255,18 @@ def _csv_writer(part:Any, separator:str) -> Iterator[Callable]:
         yield write
 
 # %% ../nbs/api/440_prediction.ipynb #9fc7b4b2
+def _refuse_intervals(frame:pd.DataFrame) -> None:
+    for name, column in frame.items():
+        if column.dtype == object and isinstance(next(iter(column.dropna()), None), pd.DateOffset):
+            raise InvalidInput(f"column '{name}' cannot be kept in a Parquet file, which has no intervals of months, days and nanoseconds: write the predictions as CSV, or do not keep it")
+
 @contextmanager
 def _parquet_writer(part:Path, separator:str) -> Iterator[Callable]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     writers:list[Any] = []
     def write(frame:pd.DataFrame) -> None:
+        _refuse_intervals(frame)
         table = pa.Table.from_pandas(frame, schema=writers[0].schema if writers else None, preserve_index=False).replace_schema_metadata() # which would name types of pandas' own
         if not writers: writers.append(pq.ParquetWriter(part, table.schema))
         writers[0].write_table(table)

@@ -349,11 +349,18 @@ def make_segments(
 
 def _sealed(folder:Path, mark:str, is_closed:bool=False) -> list[str]: return [*seal_all(folder, mark, request_tables, is_closed), *seal_all(folder/LABELS, mark, label_tables, is_closed)]
 
+def _last_recorded(labels:Path) -> int:
+    "The last moment of the clock that a folder of labels has, in microseconds since the epoch, if it is yet to come: the clock was set back. A folder that cannot be read has none."
+    to_come = Span(RECORDED, datetime.now(UTC))
+    with suppress(DamagedFile, OSError, ValueError):
+        return max((moment for rows in kept_tables(labels, label_tables, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
+    return 0
+
 class _Keeper(threading.Thread):
-    "Has segments made of what is written, and removes what is too old."
-    def __init__(self, folder:Path, mark:str, retention:Retention, standing:_Standing):
+    "Has segments made of what is written, removes what is too old, and has labels follow those of other processes while the clock is behind."
+    def __init__(self, folder:Path, mark:str, retention:Retention, standing:_Standing, order:Order):
         super().__init__(name="ml_pkg prediction segments", daemon=True)
-        self._folder, self._mark, self._retention, self._standing = folder, mark, retention, standing
+        self._folder, self._mark, self._retention, self._standing, self._order = folder, mark, retention, standing, order
         self._due, self._closing = threading.Event(), threading.Event()
 
     def run(self) -> None:
@@ -365,6 +372,7 @@ class _Keeper(threading.Thread):
 
     def _keep(self, seal:Callable[[], list[str]]) -> None:
         try:
+            if self._order.is_ahead: self._order.follow(_last_recorded(self._folder/LABELS))
             for trouble in seal(): self._standing.trouble(trouble)
             for path in self._retention.expired([*segments_in(self._folder), *segments_in(self._folder/LABELS)], time.time()): path.unlink(missing_ok=True)
             self._standing.segments = len(segments_in(self._folder))
@@ -393,16 +401,9 @@ class _Keeper(threading.Thread):
         self._closing.set()
         self._due.set()
 
-_TIDY = 60.0 # seconds between two looks at what others left, and what is too old
+_TIDY = 60.0 # seconds between two looks at what others left, what is too old, and how far others are ahead of a clock that was set back
 
 # %% ../nbs/api/486_prediction_log.ipynb #665f28ec
-def _last_recorded(labels:Path) -> int:
-    "The last moment of the clock that a folder of labels has, in microseconds since the epoch, if it is yet to come: the clock was set back. A folder that cannot be read has none."
-    to_come = Span(RECORDED, datetime.now(UTC))
-    with suppress(DamagedFile, OSError, ValueError):
-        return max((moment for rows in kept_tables(labels, label_tables, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
-    return 0
-
 _RETENTION, _PRIVATE = Retention(), Private()
 _STUCK = 3 # times the bound
 PATIENCE = 10.0 # seconds that each of a log's two threads has to end
@@ -431,7 +432,7 @@ class PredictionLog:
             lambda logged: request_of(logged, self._private), hurry)
         self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable,
             lambda label: label_of(label[0], label[1], label[2], label[3], self._private), hurry)
-        self._keeper = _Keeper(self.folder, mark, self._retention, self._standing)
+        self._keeper = _Keeper(self.folder, mark, self._retention, self._standing, self._order)
         self._writer = _Writer([self._predictions, self._labels], hurry, self._bound.seconds / 2,
             0.0 if self._durable else self._bound.seconds / 2, self._standing, self._keeper.tidy)
         self._writer.start()

@@ -92,17 +92,19 @@ class _Seen(NamedTuple):
     rows: list[dict]        # as they were sent, but for what is no value of a column: the candidate may take columns that production does not
     taken: dict[str, list]  # as they are logged
     received: float
+    size: int = 0           # about how many bytes of memory they take
 
-def _flat(rows:list[dict], columns:Columns) -> list[dict]:
+_NESTED = frozenset((list, dict))
+
+def _flat(rows:list[dict]) -> list[dict]:
     "Without lists and objects, which no model takes, and of which production refuses those in its own columns."
-    own = columns.values.keys()
-    return [row if row.keys() <= own else {name: value for name, value in row.items() if not isinstance(value, (list, dict))} for row in rows]
+    return [row if _NESTED.isdisjoint(map(type, row.values())) else {name: value for name, value in row.items() if type(value) not in _NESTED} for row in rows]
 
 _FIELD = 100 # bytes, about, that a value takes beside its characters
 
 def _size(rows:list[dict]) -> int:
     "About how many bytes of memory rows take."
-    texts = (len(value) for row in rows for value in row.values() if isinstance(value, str))
+    texts = [len(value) for row in rows for value in row.values() if type(value) is str]
     return sum(map(len, rows)) * _FIELD + sum(map(len, itertools.chain.from_iterable(rows))) + sum(texts)
 
 # %% ../nbs/api/494_rivals.ipynb #d72ee212
@@ -159,11 +161,9 @@ class Shadow(Alone):
 
     @property
     def standing(self) -> Standing:
-        trouble = (self._other.trouble or self._untold) if self._again is None else "has ended, and another one is begun"
+        trouble = self._other.trouble or self._sending.known and "was not handed what came last: the server's log says why"
+        if self._again is not None: trouble = "has ended, and another one is begun"
         return Standing(self.left_out, trouble and f"the shadow {self.address} {trouble}")
-
-    @property
-    def _untold(self) -> str: return self._sending.known and "was not handed what came last: the server's log says why"
 
     def saw(
         self,
@@ -173,13 +173,12 @@ class Shadow(Alone):
         received:float,  # seconds since the epoch
     ) -> None:
         if not columns.rows: return # there is nothing to answer, and the room is counted in rows
-        seen, count = _Seen(ids, _flat(rows, columns), columns.taken, received), columns.rows
-        size = _size(seen.rows)
         with self._lock:
-            if self._rows + count > self._waiting or self._size + size > _ROOM: self.left_out += count
+            seen = self._rows + columns.rows <= self._waiting and _Seen(ids, flat := _flat(rows), columns.taken, received, _size(flat)) # of what does not fit anyway no value is looked at
+            if not seen or self._size + seen.size > _ROOM: self.left_out += columns.rows
             else:
                 self._queue.append(seen)
-                self._rows, self._size = self._rows + count, self._size + size
+                self._rows, self._size = self._rows + columns.rows, self._size + seen.size
 
     def _hand_over(self) -> None:
         while not self._ending.wait(self._pause):
@@ -203,7 +202,7 @@ class Shadow(Alone):
     def _send(self) -> None:
         with self._lock: queue, self._queue = self._queue, []
         if not queue: return
-        rows, size, lost = sum(len(seen.ids) for seen in queue), sum(_size(seen.rows) for seen in queue), 0
+        rows, size, lost = sum(len(seen.ids) for seen in queue), sum(seen.size for seen in queue), 0
         try: self._other.send(queue)
         except Exception as error:
             self._sending.tell(f"the shadow {self.address} was not handed {rows} rows", error)

@@ -170,8 +170,9 @@ def is_time(
 
 def _marks_none(texts:pd.Series) -> bool | None:
     "Whether None stands for what is missing, or NaN, as where nothing is; None if both do, or something else."
-    marks = {value is None if value is None or isinstance(value, float) else None for value in texts[texts.isna()]} or {False}
-    return marks.pop() if texts.dtype == object and len(marks) == 1 else None
+    kinds = {type(value) for value in texts[texts.isna()]}
+    if texts.dtype == object and kinds == {type(None)}: return True
+    return False if texts.dtype == object and all(issubclass(kind, float) for kind in kinds) else None
 
 def _are_times(texts:pd.Series) -> np.ndarray:
     "Which texts are; what is no text is not."
