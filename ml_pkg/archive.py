@@ -28,7 +28,7 @@ from .doctor import frames_of, inspected, recorded_files
 from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, WorkspaceUnusable, listed
 from .persistence import digest_of
 from .registry import registered_versions
-from .rescue import LOST, migrate, staging
+from .rescue import IS_LOST, migrate, reunite, staging
 from .signing import is_ours, signature
 from .store import MEAN, MIGRATIONS, connected, now, transaction
 from .stored_zip import NoZipOfOurs, opened, stored_zip
@@ -280,18 +280,22 @@ def _settle_in(copy:Path, workspace:Workspace, members:dict[str, Member], vouche
 _APART = {"runs": ("number", "reproducible", "varied"), "metrics": ("mean",), "annotations": ("number",)} # columns that do not tell one run from another
 
 _BESIDE = ("files", "annotations", "deliveries", "looks") # what is beside a record may differ
-_KNOWN = f"ifnull(error, '') NOT LIKE '%{LOST}'" # whether more is known of a run than that it is lost
 
 def _shared(connection:sqlite3.Connection, table:str) -> str: return ", ".join(name for name in _columns(connection, table) if name not in _APART.get(table, ()))
 
+def _told(connection:sqlite3.Connection, table:str, other:str) -> str:
+    "What is compared of a run. A rescue forgets of which lost run one is a variation: then the other database says it."
+    return _shared(connection, table).replace("variation_of", f"coalesce(variation_of, (SELECT variation_of FROM {other}.runs AS others WHERE others.id = runs.id))")
+
 def _refuse_collisions(connection:sqlite3.Connection, path:Path) -> None:
     "Raise `DamagedFile` if a run that is there has the id of a different one."
-    both = f"SELECT id FROM main.runs WHERE {_KNOWN} INTERSECT SELECT id FROM incoming.runs WHERE {_KNOWN}"
+    both = f"SELECT id FROM main.runs WHERE NOT {IS_LOST} INTERSECT SELECT id FROM incoming.runs WHERE NOT {IS_LOST}"
     for table in _tables(connection):
         if table in _BESIDE: continue
-        names, key = _shared(connection, table), "id" if table == "runs" else "run"
-        for one, other in (("main", "incoming"), ("incoming", "main")):
-            found = connection.execute(f"SELECT {key} FROM (SELECT {names} FROM {one}.{table} WHERE {key} IN ({both}) EXCEPT SELECT {names} FROM {other}.{table} WHERE {key} IN ({both}))").fetchone()
+        key = "id" if table == "runs" else "run"
+        ours, theirs = (f"SELECT {_told(connection, table, other)} FROM {one}.{table} WHERE {key} IN ({both})" for one, other in (("main", "incoming"), ("incoming", "main")))
+        for one, other in ((ours, theirs), (theirs, ours)):
+            found = connection.execute(f"SELECT {key} FROM ({one} EXCEPT {other})").fetchone()
             if found:
                 raise DamagedFile(f"{path} has a run {found[0]} that differs from the run of that id here (in what is recorded as its {table}), so nothing was imported. Import it into a workspace of its own: set ML_PKG_WORKSPACE to another folder")
 
@@ -310,8 +314,9 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
             connection.execute(f"INSERT INTO main.runs (number, {names}) SELECT {number}, {names} FROM incoming.runs WHERE id IN (SELECT id FROM fresh) ORDER BY number")
         else: connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM fresh) {order}")
     _fill(connection)
-    for done in ("fresh", "lost"): connection.execute(f"DROP TABLE temp.{done}")
+    connection.execute("DROP TABLE temp.fresh")
     if vouched: # gates take the score of an earlier look for their own
+        _reconnect(connection)
         connection.execute("INSERT INTO main.looks (holdout, run, key, scores, made, who) SELECT holdout, run, key, scores, made, who FROM incoming.looks AS theirs WHERE NOT EXISTS (SELECT 1 FROM main.looks AS ours WHERE ours.holdout = theirs.holdout AND ours.run = theirs.run) ORDER BY number")
     names = ", ".join(_columns(connection, "files"))
     connection.execute(f"INSERT INTO main.files ({names}) SELECT {names} FROM incoming.files WHERE run IS NULL AND path NOT IN (SELECT path FROM main.files)")
@@ -327,6 +332,11 @@ def _fill(connection:sqlite3.Connection) -> None:
         else:
             connection.execute(f"DELETE FROM main.{table} WHERE run IN (SELECT id FROM lost)")
             connection.execute(f"INSERT INTO main.{table} ({names}) {theirs}")
+
+def _reconnect(connection:sqlite3.Connection) -> None:
+    "Say again which runs belong together, where a rescue had to forget it; also of runs that the archive has not."
+    connection.execute("UPDATE main.runs SET variation_of = (SELECT variation_of FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE variation_of IS NULL AND id IN (SELECT id FROM incoming.runs WHERE variation_of IS NOT NULL)")
+    reunite(connection)
 
 def _without_rowid(connection:sqlite3.Connection) -> set[str]: return {name for name, in connection.execute("SELECT name FROM main.sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'")}
 
@@ -407,9 +417,8 @@ def import_(
 # %% ../nbs/api/454_archive.ipynb #56474140
 def _added(workspace:Workspace, copy:Path, members:dict[str, Member], folder:Path, vouched:bool, path:Path) -> tuple[int, int, int]:
     "Merge the copy into the workspace: how many runs are new, how many were there, and how many files were put in place."
-    with connected(workspace) as connection, _attached(connection, copy), transaction(connection):
+    with connected(workspace) as connection, _attached(connection, copy), transaction(connection), _lost_here(connection, vouched):
         _refuse_collisions(connection, path)
-        connection.execute(f"CREATE TEMP TABLE lost AS SELECT id FROM incoming.runs WHERE {vouched:d} AND {_KNOWN} AND id IN (SELECT id FROM main.runs WHERE NOT {_KNOWN})")
         total, there = connection.execute("SELECT (SELECT count(*) FROM incoming.runs), (SELECT count(*) FROM incoming.runs WHERE id IN (SELECT id FROM main.runs) AND id NOT IN (SELECT id FROM lost))").fetchone()
         names = _needed(connection, workspace, members, folder, path)
         with _placed(workspace, names, folder): _merge(connection, vouched)
@@ -420,6 +429,13 @@ def _attached(connection:sqlite3.Connection, copy:Path) -> Iterator[None]:
     connection.execute("ATTACH ? AS incoming", [str(copy)])
     try: yield
     finally: connection.execute("DETACH incoming") # the connection is used on
+
+@contextmanager
+def _lost_here(connection:sqlite3.Connection, vouched:bool) -> Iterator[None]:
+    "The table `lost`: runs that are lost here, and that the archive gives back. If the block fails, it goes with the transaction."
+    connection.execute(f"CREATE TEMP TABLE lost AS SELECT id FROM incoming.runs WHERE {vouched:d} AND NOT {IS_LOST} AND id IN (SELECT id FROM main.runs WHERE {IS_LOST})")
+    yield
+    connection.execute("DROP TABLE temp.lost")
 
 @contextmanager
 def _opened(path:Path) -> Iterator[zipfile.ZipFile]:

@@ -319,12 +319,20 @@ def _folder(workspace:Workspace) -> Iterator[Symptom]:
 
 # %% ../nbs/api/450_doctor.ipynb #457d5f84
 def _key(workspace:Workspace) -> Iterator[Symptom]:
-    "Whether the user's key can sign, if there is one. None is made."
-    if not key_file().exists(): return
-    try: secret()
-    except Unwritable as error:
-        what, _, advice = str(error).rpartition(". ")
-        yield Symptom(what, str(key_file()), Severity.WRONG, advice)
+    "Whether the user's key can sign, if there is one and it is read. None is made."
+    if os.environ.get("ML_PKG_KEY"): return # nothing asks for the file
+    if (file := _kept_at()) is None:
+        yield Symptom("there is no home folder, so nothing can be signed, nor told to be yours", "HOME", Severity.WRONG, "Set HOME or XDG_CONFIG_HOME to a folder of your own, or ML_PKG_KEY to a secret of your own")
+    elif file.exists():
+        try: secret()
+        except Unwritable as error:
+            what, _, advice = str(error).rpartition(". ")
+            yield Symptom(what, str(file), Severity.WRONG, advice)
+
+def _kept_at() -> Path | None:
+    "Where the user's key would be; None without a home folder."
+    try: return key_file()
+    except RuntimeError: return None
 
 # %% ../nbs/api/450_doctor.ipynb #b2a2e27d
 def _waiting(workspace:Workspace) -> Iterator[Symptom]:
@@ -421,3 +429,6 @@ def _found(examine:Callable, workspace:Workspace) -> list[Symptom]:
     except OSError as error:
         return [Symptom(f"something cannot be read ({error.strerror or error})", str(error.filename or workspace.folder), Severity.WRONG,
             "Make it readable for you")]
+    except RuntimeError:
+        if os.environ.get("ML_PKG_KEY") or _kept_at(): raise
+        return [] # of what is signed nothing can be told, which is told already

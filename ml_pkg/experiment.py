@@ -54,6 +54,7 @@ class _Declaration:
     module: str|None = field(default=None, kw_only=True)              # the module of that statement; '__main__' is a notebook or a script
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
     varies: tuple[str, ...] = field(default=(), kw_only=True)         # names of what one varies that was read from its record; the last is declared in the module
+    homes: Mapping[str, str|None]|None = field(default=None, kw_only=True) # the lineage of one that was read from its record
 
     def __post_init__(self) -> None:
         from sklearn.base import clone
@@ -144,13 +145,19 @@ class _Variations(_Declaration):
 @dataclass(frozen=True, eq=False, repr=False)
 class Experiment(_Variations):
     "A frozen declaration of what is learnt from which rows, and how that is judged."
-    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module, "varies": _varies(self)} # where what it varies is declared, and under which name
+    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module, "varies": _varies(self), "homes": self.lineage} # where what it varies is declared, and under which names
     def _repr_html_(self) -> str: return _page(self)
 
     @property
     def declared(self) -> "Experiment":
         "The declaration that this one varies, in however many steps; itself, if it varies none."
         return self if self.varied_from is None else self.varied_from.declared
+
+    @property
+    def lineage(self) -> dict[str, str|None]:
+        "Its name and those of what it varies, the nearest first, and in which module each was first given: '__main__' is a notebook or a script, and None is not known."
+        before = self.homes or dict.fromkeys(self.varies) if self.varied_from is None else self.varied_from.lineage
+        return {self.name: self.module, **before}
 
     @property
     def namesake(self) -> "Experiment":
@@ -256,7 +263,7 @@ def _check_replaceable(experiment:_Declaration, changes:dict) -> None:
         if name in fields and name not in experiment.estimator.get_params(deep=False):
             raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
-def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varies=(), varied_from=cast("Experiment", experiment), **changes))
+def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varies=(), homes=None, varied_from=cast("Experiment", experiment), **changes))
 
 def _varies(experiment:Experiment) -> tuple[str, ...]:
     "Names of what an experiment varies, for when that is not at hand any more."

@@ -50,24 +50,31 @@ def declared_place(
     workspace:Workspace,     # whose runs tell the module, if the experiment does not
 ) -> Place:
     "Where it is declared, or else what it varies. Raises `NotRewritable` if the module declares no experiment of these names, or more than one variable of it does."
-    root, names = experiment.declared, _names(experiment)
-    called = names[-1]
-    name = root.module if root.module not in (None, "__main__") else _recorded_module(workspace, called)
-    if name is None:
-        raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
-    try: module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
-    declared = {variable: value.name for variable, value in vars(module).items() if type(value) is type(root)}
-    called = next((each for each in names if each in declared.values()), called)
-    found = [variable for variable, other in declared.items() if other == called]
+    homes = _homes(experiment, workspace)
+    called = next((name for name, home in homes.items() if _variables(_imported(home, name), name)), [*homes][-1])
+    module = _imported(homes[called], called)
+    found = _variables(module, called)
     if len(found) != 1:
-        raise NotRewritable(f"{name} has {len(found)} variables with an experiment called '{called}'{': ' + ', '.join(found) if found else ''}; one is needed")
+        raise NotRewritable(f"{module.__name__} has {len(found)} variables with an experiment called '{called}'{': ' + ', '.join(found) if found else ''}; one is needed")
     return Place(module, found[0], called, _written(module))
 
-def _names(experiment:"Experiment") -> tuple[str, ...]:
-    "Its own, and those of what it varies, down to what is declared in a module."
-    return (experiment.name, *(experiment.varies if experiment.varied_from is None else _names(experiment.varied_from)))
+def _homes(experiment:"Experiment", workspace:Workspace) -> dict[str, str]:
+    "Names under which it may be declared, and in which module each would be: what a notebook named, in that of what is varied in the end. Raises `NotRewritable` if there is none."
+    lineage = experiment.lineage
+    called = [*lineage][-1]
+    home = _importable(lineage[called], experiment.declared.module) or _recorded_module(workspace, called)
+    if home is None:
+        raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
+    return {name: _importable(module, home) or home for name, module in lineage.items()}
+
+def _importable(*modules:str|None) -> str | None: return next((module for module in modules if module not in (None, "__main__")), None)
+
+def _variables(module:ModuleType, called:str) -> list[str]: return [variable for variable, value in vars(module).items() if type(value).__name__ == "Experiment" and value.name == called]
+
+def _imported(name:str, called:str) -> ModuleType:
+    try: return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
 
 def _written(module:ModuleType) -> Path | None:
     "The file in which a module's declarations are written; none for one that was installed without its notebooks."
@@ -83,8 +90,8 @@ def _recorded_module(workspace:Workspace, name:str) -> str | None:
             [name]).fetchone()
         last = connection.execute("SELECT id FROM runs WHERE experiment = ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [name]).fetchone()
     if found: return found[0]
-    module = load_run(last[0]).experiment.module if last else None
-    return module if module != "__main__" else None
+    told = load_run(last[0]).experiment if last else None
+    return _importable(told.lineage[name], told.module) if told else None
 
 # %% ../nbs/api/398_placement.ipynb #f439e85b
 def place_at(

@@ -230,6 +230,23 @@ def test_of_two_experiments_of_the_same_content_each_is_promoted_in_its_own_note
 
 
 @pytest.mark.thorough
+def test_a_variant_that_another_module_declares_is_promoted_there(promoted:Path):
+    original, varied = promoted / "nbs/experiments/flowers.ipynb", promoted / "nbs/experiments/herbs.ipynb"
+    cells = ["#| default_exp experiments.herbs", "#| export\nfrom flowers.experiments.flowers import flowers", "#| export\nherbs = flowers.replace(logisticregression__C=0.5).named('herbs')"]
+    written = [{"cell_type": "code", "execution_count": None, "id": f"0a1b2c3{place}", "metadata": {}, "outputs": [], "source": cell.splitlines(keepends=True)} for place, cell in enumerate(cells)]
+    varied.write_text(json.dumps({**json.loads(original.read_text()), "cells": written}))
+    run(promoted, "nbdev_export")
+    before = sources(promoted)
+    wild = run(promoted, "python", "-c", "from flowers.experiments.herbs import herbs; print(herbs.replace(logisticregression__C=7.0).named('wild').run().id)").split()[-1]
+    assert "'herbs' is a call of flowers.replace" in run(promoted, "ml_pkg", "promote", wild, "--force", "a test", code=2) # and flowers, which it varies, stays
+    varied.write_text(original.read_text().replace("flowers = Experiment(", "herbs = Experiment(").replace("name=\\\"flowers\\\"", "name=\\\"herbs\\\"").replace("default_exp experiments.flowers", "default_exp experiments.herbs"))
+    run(promoted, "nbdev_export") # as it says: declared in full
+    assert "herbs@2 is in production" in run(promoted, "ml_pkg", "promote", wild, "--force", "a test") and "C=7.0" in (promoted / "flowers/experiments/herbs.py").read_text()
+    assert "herbs@1 is in production" in run(promoted, "ml_pkg", "rollback", "herbs") and "C=7.0" not in (promoted / "flowers/experiments/herbs.py").read_text()
+    assert sources(promoted) == before
+
+
+@pytest.mark.thorough
 def test_what_is_accepted_stays_when_a_model_is_brought_back(promoted:Path):
     promote(promoted, 10.0)
     notebook = promoted / "nbs/experiments/flowers.ipynb"
