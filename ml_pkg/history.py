@@ -65,7 +65,7 @@ def _all(connection:sqlite3.Connection, table:str, column:str) -> list[str]: ret
 
 def _unknown(connection:sqlite3.Connection, name:str) -> UnknownName:
     "With all that could have been meant; metrics first, since there are few of them."
-    metrics, parameters = _all(connection, "metrics", "metric"), _all(connection, "parameters", "name")
+    metrics, parameters = _all(connection, "metrics", "metric"), list(filter(None, _all(connection, "parameters", "name"))) # the estimator itself has no name
     suggestion = did_you_mean(name, metrics, "metrics", meant=[*metrics, *COLUMNS, *parameters])
     return UnknownName(f"'{name}' is no column, metric or parameter of a run.{suggestion} Columns: {listed(COLUMNS, len(COLUMNS))}. Parameters: {listed(parameters, 20)}.")
 
@@ -297,7 +297,7 @@ def parameters_of(
 ) -> dict[str, dict[str, str]]:    # by run, as text; the seed and a share of the rows to fit on are among them
     "What some runs were declared with."
     held:dict[str, dict[str, str]] = {run: {} for run in ids}
-    for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE runs.id IN (SELECT value FROM json_each(?))",
+    for run, name, value in connection.execute(f"SELECT runs.id, name, value FROM runs JOIN parameters ON parameters.run = {_OWNER} WHERE name != '' AND runs.id IN (SELECT value FROM json_each(?))",
         [json.dumps(list(ids))]):
         held[run][name] = value
     for run, seed, share in connection.execute("SELECT id, seed, train_size FROM runs WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]):
