@@ -175,7 +175,7 @@ _OF_ITS_TEXT = {"times", "none"} # what is said of how a column of text is writt
 
 def _reads_alike(one:dict[str, Any]|None, other:dict[str, Any]|None) -> bool:
     "Whether two descriptions of a column agree in all that both have."
-    return bool(one and other) and all(one[each] == other[each] for each in one.keys() & other.keys() - _OF_ITS_TEXT)
+    return one is not None and other is not None and all(one[each] == other[each] for each in one.keys() & other.keys() - _OF_ITS_TEXT)
 
 def _other_columns(run:Run, schema:str|None) -> list[str]:
     "Names of the columns that are described otherwise by now. Where rows have a key, that says more."
