@@ -14,6 +14,7 @@ from typing import Any
 import xxhash
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from .draws import is_open_splitter
 from .errors import InvalidDeclaration, InvalidInput, UnknownName, did_you_mean
 from .identity import Identity, identify
 
@@ -191,17 +192,11 @@ def has_given_rows(
     return any(isinstance(step, GivenRows) for _, step in getattr(estimator, "steps", []))
 
 # %% ../nbs/api/160_estimators.ipynb #baf4c253
-def _open_splitter(value:Any) -> bool:
-    "Whether a value is a splitter that draws, and from no seed."
-    if isinstance(value, type) or not (hasattr(value, "split") and hasattr(value, "get_n_splits")): return False
-    held = vars(value) if hasattr(value, "__dict__") else {}
-    return "random_state" in held and held["random_state"] is None and bool(held.get("shuffle", True))
-
 def _open_places(estimator:Any) -> tuple[list[str], list[str]]:
     "Parameters named random_state that are None, and parameters that hold an open splitter."
     parameters = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
     states = [name for name, value in parameters.items() if name.split("__")[-1] == "random_state" and value is None]
-    return states, [name for name, value in parameters.items() if _open_splitter(value)]
+    return states, [name for name, value in parameters.items() if is_open_splitter(value)]
 
 # %% ../nbs/api/160_estimators.ipynb #d38545c8
 def open_random_states(

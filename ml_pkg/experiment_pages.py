@@ -13,7 +13,7 @@ from typing import Any
 
 from .display import counted, moment
 from .errors import UnknownName, did_you_mean
-from .history import changed, metric_of, metrics_among, parameters_of, run_count, run_list
+from .history import changed, metrics_among, own_name, parameters_of, run_count, run_list
 from .pages import line_chart, shortened
 from .run_pages import METRICS_SHOWN, RUNS_ON_PAGE, with_errors
 from .store import connected
@@ -53,7 +53,7 @@ def chosen_metric(
     scored:str="was not scored", # what the error says of a metric that there is not
 ) -> str:                        # empty if there is none
     "The metric that is meant. Raises `UnknownName`."
-    found = metric if metric in metrics else next((each for each in metrics if metric_of(each) == metric_of(metric)), "")
+    found = metric if metric in metrics else next((each for each in metrics if own_name(each) == own_name(metric)), "")
     if metric and not found: raise UnknownName(f"'{shortened(metric)}' {scored}.{did_you_mean(metric, metrics, 'metrics')}")
     return found or next(iter(metrics), "")
 

@@ -75,7 +75,12 @@ def _check_meaning(experiment:"Experiment", run:Run) -> None:
     if found is None and (other := otherwise(experiment, run)):
         raise InvalidDeclaration(f"the declaration of run {run.id} is not what ran: it has no key, and what is recorded of the run is otherwise in it ({other}). Run it again: run.experiment.run()")
     if found is None and run.row["dataset_key"] is None:
-        warnings.warn(f"whether the rows of {experiment.name} are still those that run {run.id} ran on cannot be told, since they have no key: nothing but their number and columns was compared", UserWarning, stacklevel=5)
+        warnings.warn(f"whether the rows of {experiment.name} are still those that run {run.id} ran on cannot be told, since they have no key: {_compared(run)} was compared", UserWarning, stacklevel=5)
+
+def _compared(run:Run) -> str:
+    "What of rows without a key: what its version recorded of them."
+    known = [what for what, column in (("number", "dataset_rows"), ("columns", "schema")) if run.row[column] is not None]
+    return f"nothing but their {' and '.join(known)}" if known else "nothing of them"
 
 def _or_none(key:Callable[[], str|None]) -> str|None:
     try: return key()

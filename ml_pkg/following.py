@@ -8,12 +8,12 @@ __all__ = ['log', 'Answering', 'Following']
 # %% ../nbs/api/497_following.ipynb #8c7b0c3b
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from .addresses import Located, located, pause_between_looks, traces
+from .display import without_places
 from .model import EditedCode
 from .running_code import check_code
 from .service import Served
@@ -91,7 +91,7 @@ class Following:
     def _tell(self, error:Exception) -> None:
         "Once, and not at every look."
         said = f"what {self.address} leads to cannot answer here ({type(error).__name__}: {error}); {self.service.current} goes on"
-        known = re.sub(r"0x[0-9a-f]+", "", said) # a place in memory, which is another one each time
+        known = without_places(said)
         if known == self._told: return
         log.warning(said)
         self.failed()

@@ -260,18 +260,20 @@ def _code(value:Any, visit:Callable) -> Identity:
     "A class or function: every piece of project code it uses, and the values those read; a library's version for one of a library."
     if isinstance(value, type) and (known := _of_library(value)): return known
     met = getattr(_inside, "code", None) # what this very call has met already: between two calls anything may have been defined again
-    if met is not None and id(value) in met: return met[id(value)][1]
+    _, looked, known = (met or {}).get(id(value), (value, None, None))
+    if known: return known
     def piece(text, values):
         if not values: return _text_only("code", text)
         with with_state(): return Identity("code", text, tuple((name, visit(used, f" uses {name}")) for name, used in sorted(values.items())))
     above = getattr(_inside, "pieces", ())
     levels = next((level for level, other in enumerate(reversed(above), 1) if other is value), None)
     if levels: return Identity("itself", f"{levels} classes up") # of a value that its own class holds, such as the members of an enum
+    looked = looked or pieces(value)
     _inside.pieces = (*above, value)
-    try: found = [(name, piece(each.text, each.values)) for name, each in pieces(value).items()]
+    try: found = [(name, piece(each.text, each.values)) for name, each in looked.items()]
     finally: _inside.pieces = above
     identity = found[0][1] if len(found) == 1 else Identity("code", parts=tuple(found))
-    if met is not None and not _holds_here_alone(identity): met[id(value)] = value, identity
+    if met is not None: met[id(value)] = value, looked, None if _holds_here_alone(identity) else identity # its pieces are the same anywhere
     return identity
 
 # %% ../nbs/api/040_identity.ipynb #80ec3168
@@ -365,8 +367,8 @@ def _generator(value:Any, visit:Callable) -> Identity:
     "By its state, and the second time by which of those above it is: what draws from one generator twice does not do what two equal ones would."
     met = _inside.generators
     same = f", number {met[id(value)][1]} of those above" if id(value) in met else ""
-    met.setdefault(id(value), (value, len(met))) # it is kept: another could have its place in memory
-    return Identity("generator", type(value).__name__ + same, (("state", visit(_random_state(value), ".state")),))
+    if not same: met[id(value)] = value, len(met), visit(_random_state(value), ".state") # it is kept: another could have its place in memory
+    return Identity("generator", type(value).__name__ + same, (("state", met[id(value)][2]),))
 
 # %% ../nbs/api/040_identity.ipynb #1ea5388b
 _NOTED = {f"{under}has_{what}" for under in ("", "_") for what in ("sorted_indices", "canonical_format")} # flags that scipy sets when it is asked

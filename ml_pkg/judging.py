@@ -21,6 +21,7 @@ from .resampling import FoldScores, Sample, means_the_same, sampled
 from .row_metrics import limits_of
 from .run import Run, pruned_on, runs_on
 from .store import connected
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ml_pkg.experiment import Experiment
@@ -50,11 +51,15 @@ class Judged(NamedTuple):
 # %% ../nbs/api/374_judging.ipynb #af71ec7a
 _METRICS = "evaluation.metrics" # the path of a component that is there by itself where no metric is declared
 
-def _told(run:Run, others:Sequence[Run], metric:str) -> list[dict[str, str]]:
-    "What the keys of a run and of others were made of, as far as it says what a metric computes."
-    ids, path = [run.row["reuses"] or run.id, *(each.id for each in others)], f"{_METRICS}.{metric}"
+def _own(run:Run, metric:str) -> dict[str, str]:
+    "What the key of a run was made of, as far as it says what a metric computes."
+    return {path: content for path, content in run.components.items() if path == _METRICS or f"{path}.".startswith(f"{_METRICS}.{metric}.")}
+
+def _told(workspace:Workspace, others:Sequence[Run], metric:str) -> list[dict[str, str]]:
+    "The same of others, all in one look at the workspace."
+    ids, path = [each.id for each in others], f"{_METRICS}.{metric}"
     told:dict[str, dict[str, str]] = {each: {} for each in ids}
-    with connected(run.workspace) as connection:
+    with connected(workspace) as connection:
         for each, part, content in connection.execute("SELECT run, path, content FROM components WHERE run IN (SELECT value FROM json_each(?)) AND (path IN (?, ?) OR path > ? AND path < ?)",
             [json.dumps(ids), _METRICS, path, f"{path}.", f"{path}/"]): # a slash comes right after a dot
             told[each][part] = content
@@ -62,9 +67,10 @@ def _told(run:Run, others:Sequence[Run], metric:str) -> list[dict[str, str]]:
 
 def _ways_to_tell(run:Run, own:dict[str, str], metric:str) -> list[dict[str, str]]:
     "What keys say of a metric that is the one of a run: a metric by its name may be declared, or be the one where none is."
-    if run.meanings.get(metric) != key_or_none(metric): return [own]
+    ways = [own] if own else [] # without a key, nothing is said of any metric
+    if run.meanings.get(metric) != key_or_none(metric): return ways
     by_default = list(scorers(Evaluation(), run.row["task"] == "classification")) == [metric]
-    return [own, {f"{_METRICS}.{metric}": f"str {metric}"}, *([{_METRICS: "dict"}] if by_default else [])]
+    return [*ways, {f"{_METRICS}.{metric}": f"str {metric}"}, *([{_METRICS: "dict"}] if by_default else [])]
 
 def pruned_beside(
     run:Run,    # that finished
@@ -72,7 +78,7 @@ def pruned_beside(
 ) -> int:
     "How many declarations searches have ended on the same rows, that were to be scored by the same metric. None, if the workspace cannot tell."
     if not run.row["comparable"]: return 0
-    try: own, *others = _told(run, pruned_on(run.workspace, run.row["comparable"]), metric)
+    try: own, others = _own(run, metric), _told(run.workspace, pruned_on(run.workspace, run.row["comparable"]), metric)
     except WorkspaceUnusable: return 0
     ways = _ways_to_tell(run, own, metric)
     return sum(each in ways for each in others)

@@ -10,7 +10,6 @@ __all__ = ['DISTURBED', 'ALIKE', 'disturbed', 'Answers', 'answers', 'as_text', '
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from .declared_changes import in_a_line
+from .display import without_places
 from .errors import MlPkgError
 from .evaluation import locked_away
 from .gates import WITNESS_MINUTES
@@ -70,8 +70,6 @@ class Answers(NamedTuple):
     probabilities: list[Any]   # one list a row; None where there are none
     refusals: list[str]        # why, one a row; empty where it answered
 
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+") # of an object in memory, which no other process shares
-
 def _asked(model:Model, rows:pd.DataFrame) -> Iterator[Answers]:
     "All at once, or one by one if anything is refused."
     try:
@@ -80,7 +78,7 @@ def _asked(model:Model, rows:pd.DataFrame) -> Iterator[Answers]:
             predictions = model.predict(rows).to_numpy()
             probabilities = model.predict_proba(rows).to_numpy() if hasattr(model.estimator, "predict_proba") else [None] * len(rows)
     except Exception as error: # an estimator may refuse a row in any way it likes
-        if len(rows) == 1: yield Answers([None], [None], [_ADDRESS.sub("", f"{type(error).__name__}: {error}")])
+        if len(rows) == 1: yield Answers([None], [None], [without_places(f"{type(error).__name__}: {error}")])
         else:
             for number in range(len(rows)): yield from _asked(model, rows.iloc[number:number + 1].reset_index(drop=True))
     else: yield Answers(list(predictions), list(probabilities), [""] * len(rows))

@@ -31,10 +31,10 @@ from .dataset import has_changed
 from .deliveries import chosen_sinks, new_deliveries, start_sender
 from .display import without_places
 from .edited import edited_files
-from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable
+from .errors import HoldoutMoved, MlPkgError, Unidentifiable, UnrecordedWarning, Unwritable, WorkspaceUnusable, listed
 from .explanation import Explanation, explained
 from .history import changed
-from .identity import Identity, components, key_or_none
+from .identity import Identity, at_one_moment, components, key_or_none
 from .provenance import GitState, git_state, origin, packages, place
 from .row_traces import keep_traces, moved_rows
 from .run import Run
@@ -156,20 +156,40 @@ def _about_rows(experiment:"Experiment") -> dict[str, Any]:
 # %% ../nbs/api/298_recording.ipynb #d7fdb42d
 def _parameters(experiment:"Experiment") -> dict[str, str]: return {name: _in_short(value) for name, value in experiment.estimator.get_params(deep=True).items()}
 
+def _key_of(value:Any) -> str | None:
+    "Of a parameter; of an estimator without a key, that of its class."
+    return key_or_none(value) or (key_or_none(type(value)) if hasattr(value, "get_params") and not isinstance(value, type) else None)
+
 def _parameter_keys(experiment:"Experiment") -> dict[str, str]:
-    return {name: key for name, value in experiment.estimator.get_params(deep=True).items() if (key := key_or_none(value))}
+    "Of each parameter, and of the estimator itself under no name."
+    held = {"": experiment.estimator, **experiment.estimator.get_params(deep=True)}
+    with at_one_moment(): return {name: key for name, value in held.items() if (key := _key_of(value))}
 
 def _differ(before:dict[str, str], after:dict[str, str]) -> list[str]:
     "Names of what is not the same, the innermost where there are such."
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [name for name in names if "__" in name and not any(each.startswith(f"{name}__") for each in names)] or names
+    inside = [name for name in names if "__" in name and not any(each.startswith(f"{name}__") for each in names)]
+    return inside or [name for name in names if name] or names
 
-def _meant_otherwise(experiment:"Experiment", run:Run) -> str:
-    "What reads as it did and is another: an array, a function that was edited, a metric. Of a run that an earlier version recorded, the metrics alone are known."
+_OF_ITS_TEXT = {"times", "none"} # what is said of how a column of text is written: versions have told it otherwise of the same rows
+
+def _reads_alike(one:dict[str, Any]|None, other:dict[str, Any]|None) -> bool:
+    "Whether two descriptions of a column agree in all that both have."
+    return one is not None and other is not None and all(one[each] == other[each] for each in one.keys() & other.keys() - _OF_ITS_TEXT)
+
+def _other_columns(run:Run, schema:str|None) -> list[str]:
+    "Names of the columns that are described otherwise by now. Where rows have a key, that says more."
+    if run.row["dataset_key"] or not run.row["schema"] or not schema: return []
+    then, now = ({str(column["name"]): column for column in json.loads(each)} for each in (run.row["schema"], schema))
+    return [name for name in {**then, **now} if not _reads_alike(then.get(name), now.get(name))] or (list(now) if list(then) != list(now) else [])
+
+def _meant_otherwise(experiment:"Experiment", run:Run, schema:str|None) -> str:
+    "What reads as it did and is another: code that was edited, an array, a metric, a column. Of a run that an earlier version recorded, the metrics alone are known."
     parameters = _differ(run.parameter_keys, _parameter_keys(experiment)) if run.parameter_keys else []
     then, now = run.meanings, {each["metric"]: each["meaning"] for each in _meanings(experiment)}
     metrics = [f"metric {name}" for name in {**then, **now} if name not in then or name not in now or then[name] not in (None, now[name])]
-    return ", ".join(f"another {name}" for name in (*parameters, *metrics))
+    columns = _other_columns(run, schema)
+    return ", ".join([*(f"another {name or 'estimator'}" for name in (*parameters, *metrics)), *([f"other columns: {listed(columns)}"] if columns else [])])
 
 def otherwise(
     experiment:"Experiment", # as it is declared now
@@ -179,9 +199,9 @@ def otherwise(
     def told(estimator:str, row:Mapping[str, Any], parameters:dict[str, str]) -> dict[str, str]:
         return {"the estimator": estimator.partition("(")[0], **{f"the {name}": str(row[name]) for name in facts}, **parameters}
     now = {"dataset_key": None, **_about_rows(experiment), "seed": experiment.seed}
-    facts = [name for name, value in run.row.items() if name in now and value is not None]
+    facts = [name for name, value in run.row.items() if name in now and name != "schema" and value is not None] # of which the columns are told
     return (changed(told(run.row["estimator"], run.row, run.parameters), told(repr(experiment.estimator), now, _parameters(experiment)))
-        or _meant_otherwise(experiment, run))
+        or _meant_otherwise(experiment, run, now.get("schema")))
 
 # %% ../nbs/api/298_recording.ipynb #f560db09
 def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
@@ -189,10 +209,11 @@ def _described(begun:Attempt) -> tuple[dict[str, Any], dict[str, list[dict]]]:
     experiment, identity, source = begun.experiment, begun.identity, begun.experiment.dataset.source
     commit, dirty, difference = begun.git()
     keys = {} if identity else _parameter_keys(experiment) # where there is one of all, its components say more
+    parameters = _parameters(experiment) | {name: _in_short(experiment.estimator) for name in keys if not name}
     run = {"estimator": repr(experiment.estimator), "seed": experiment.seed, "dataset": str(source), "git_commit": commit,
         "git_dirty": dirty, "git_difference": difference}
     return run, {"components": [{"path": path, "content": content} for path, content in (components(identity) if identity else {}).items()],
-                 "parameters": [{"name": name, "value": value, "meaning": keys.get(name)} for name, value in _parameters(experiment).items()],
+                 "parameters": [{"name": name, "value": value, "meaning": keys.get(name)} for name, value in parameters.items()],
                  "packages": [{"name": name, "version": version} for name, version in packages(experiment.estimator).items()]}
 
 # %% ../nbs/api/298_recording.ipynb #b6a19d64

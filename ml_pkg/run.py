@@ -86,10 +86,10 @@ class RunRecord:
     @property
     def parameters(self) -> dict[str, str]:
         "The parameters of the estimator, name -> value as text."
-        return {row["name"]: row["value"] for row in self._details("parameters")}
+        return {row["name"]: row["value"] for row in self._details("parameters") if row["name"]}
     @property
     def parameter_keys(self) -> dict[str, str]:
-        "Of a run that has no key itself: those of its parameters, name -> key, where one can be told."
+        "Of a run that has no key itself: those of its parameters, name -> key, where one can be told; that of the estimator itself has no name."
         return {row["name"]: row["meaning"] for row in self._details("parameters") if row.get("meaning")}
     @property
     def components(self) -> dict[str, str]:

@@ -47,9 +47,13 @@ def _cut(text:str) -> str: return text if len(text) <= 40 else text[:39] + "…"
 
 _NOTHING_SAID = re.compile(r"\b\w+=None, |, \w+=None(?=\))") # of arguments that are left open
 
+def _tells_its_place(value:Any) -> bool:
+    "Whether a function, of whatever kind, is written by its place in memory, as numpy's are that it dispatches."
+    return callable(value) and hasattr(value, "__qualname__") and without_places(text := repr(value)) != text
+
 def _written(value:Any) -> str:
     "A value as it is written; a function by its name, and nothing by its place in memory."
-    if isinstance(value, (FunctionType, MethodType)): return value.__qualname__.rpartition("<locals>.")[2]
+    if isinstance(value, (FunctionType, MethodType)) or _tells_its_place(value): return value.__qualname__.rpartition("<locals>.")[2]
     if not isinstance(value, partial): return " ".join(without_places(repr(value)).split())
     given = [*map(_written, (value.func, *value.args)), *(f"{name}={_written(each)}" for name, each in value.keywords.items())]
     return f"partial({', '.join(given)})"
@@ -71,10 +75,11 @@ def _label(name:str, value:Any, among:Sequence) -> str:
 
 def _number_among(function:Any, among:Sequence) -> str:
     "Which of several functions of one name it is, such as of lambdas; empty if it is the only one."
-    numbers:dict[str|int, int] = {}
+    def key(one:Any) -> str|int: return key_or_none(one) or id(one)
+    text, own, numbers = _in_short(function), key(function), cast("dict[str|int, int]", {})
     for other in among:
-        if callable(other) and _in_short(other) == _in_short(function): numbers.setdefault(key_or_none(other) or id(other), len(numbers) + 1)
-    return f" ({numbers[key_or_none(function) or id(function)]})" if len(numbers) > 1 else ""
+        if callable(other) and _in_short(other) == text: numbers.setdefault(own if other is function else key(other), len(numbers) + 1)
+    return f" ({numbers[own]})" if len(numbers) > 1 else ""
 
 def _apart(value:Any, alike:Sequence) -> dict[str, Any]:
     "The parameters that tell an estimator from others of its class."
