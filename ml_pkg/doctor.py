@@ -149,12 +149,12 @@ def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str
     if not kept.path.is_file():
         if kept.within(workspace).is_file():
             return "recorded in the folder where the workspace was before: {files}", Severity.WRONG, "Move the workspace back; or ml_pkg export it, and ml_pkg import the archive where it is to be (which leaves out what was registered and logged)"
-        if kept.kind == "model": return "gone: {files}", Severity.NOTE, "run.model fits one again"
+        if kept.kind == "model": return "gone: {files}", Severity.NOTE, "run.model fits one again, as long as its declaration still means what ran"
         return "gone: {files}", Severity.WRONG, "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment or run.predictions have nothing to give"
     try: digest = digest_of(kept.path)
     except OSError as error: return f"not readable ({error.strerror}): {{files}}", Severity.WRONG, "Make them readable for you"
     if digest != kept.sha256:
-        return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (": run.model fits one again" if kept.kind == "model" else "")
+        return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (": run.model fits one again, as long as its declaration still means what ran" if kept.kind == "model" else "")
     return None
 
 # %% ../nbs/api/450_doctor.ipynb #2b91045d
