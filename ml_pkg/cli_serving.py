@@ -123,7 +123,6 @@ def traffic(
     found = by_version(workspace, name, *span)
     try: both = paired_answers(workspace, name, *span)
     except NotFound: both = None
-    if both is not None and both.empty: both = None # of no rows nothing can be compared
     lost = 0 if any(span) else stray_labels(name, workspace) # of the whole log
     if as_json:
         return print_json({"labels_without_row": lost, "versions": json.loads(found.to_json(orient="records", date_format="iso")),
