@@ -69,6 +69,11 @@ def _check_parameter(estimator:Any, name:str) -> None:
         owner = parameters[part]
 
 # %% ../nbs/api/160_estimators.ipynb #80326ebb
+def _check_no_class(estimator:Any, name:str, given:Any) -> None:
+    "Raise `InvalidDeclaration` for a class in the place of an estimator; elsewhere a class may be what is meant."
+    if isinstance(given, type) and hasattr(given, "fit") and hasattr(held := estimator.get_params()[name], "fit") and not isinstance(held, type):
+        raise InvalidDeclaration(f"{name}={given.__name__} is a class: give an instance, {given.__name__}()")
+
 def replace(
     estimator:Any, # stays as it is
     **changes:Any,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
@@ -78,7 +83,7 @@ def replace(
     changed = clone(estimator)
     for name in sorted(changes, key=lambda name: name.count("__")): # a step first, then what is inside it
         _check_parameter(changed, name)
-        if isinstance(kind := changes[name], type) and hasattr(kind, "fit"): raise InvalidDeclaration(f"{name}={kind.__name__} is a class: give an instance, {kind.__name__}()")
+        _check_no_class(changed, name, changes[name])
         changed.set_params(**{name: changes[name]})
     return changed
 
