@@ -16,7 +16,7 @@ import numpy as np
 from .errors import WorkspaceUnusable
 from .evaluation import Evaluation, scorers
 from .identity import key_or_none
-from .intervals import Limits
+from .intervals import ScoreRange
 from .resampling import FoldScores, Sample, means_the_same, sampled
 from .row_metrics import limits_of
 from .run import Run, pruned_on, runs_on
@@ -100,7 +100,7 @@ def judged(
     runs = [each for each in runs if len(each.fold_scores[metric]) == len(run.fold_scores[metric])]
     return Judged(runs, FoldScores(np.array([each.fold_scores[metric] for each in runs]), run.row["held_out"] or 0.0, _limits(experiment, metric)), False, _places(runs), pruned)
 
-def _limits(experiment:"Experiment", metric:str) -> Limits: return limits_of(dict(experiment.evaluation.metrics).get(metric, metric))
+def _limits(experiment:"Experiment", metric:str) -> ScoreRange: return limits_of(dict(experiment.evaluation.metrics).get(metric, metric))
 
 def _undrawn(runs:list[Run], sample:Sample) -> list[Run]:
     "Those that have a score and nothing to draw from: no probabilities, or no predictions any more."

@@ -22,7 +22,7 @@ from .difference import commit_of
 from .display import duration, moment, size
 from .errors import MissingExtra, MlPkgError, listed, optional
 from .identity import identify
-from .intervals import Interval, Limits
+from .intervals import Interval, ScoreRange
 from .resampling import interval_of_folds
 from .row_changes import dataset_at_hand
 from .row_metrics import limits_of
@@ -157,9 +157,9 @@ def picture(
 def limits_in(
     run:"Run",  # whose metric it is
     metric:str, # its name
-) -> Limits:
+) -> ScoreRange:
     "Between what there are scores, if the metric is what scikit-learn calls so; no limits for another one, also of such a name."
-    return limits_of(metric) if run.meanings.get(metric) == identify(metric).key else Limits()
+    return limits_of(metric) if run.meanings.get(metric) == identify(metric).key else ScoreRange()
 
 def score_interval(
     run:"Run",  # finished

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InvalidData, MlPkgError
-from .intervals import LEVEL, Interval, Limits, mean_interval
+from .intervals import LEVEL, Interval, ScoreRange, mean_interval
 from .row_metrics import METRICS, RANKS, TABLES, Answers, Metric, ends_with, limits_of, never_seen, terms_of, unseen_kinds
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Sample:
     draws: np.ndarray     # on drawn rows, shape (n_draws, n_variants)
     winners: np.ndarray   # of the best on drawn rows, on the rows left out; shape (n_draws,)
     units: float          # rows, or groups of rows, that were drawn from, by what hangs on them; for a metric of ranks those of the rarest class
-    limits: Limits        # between what there are scores
+    limits: ScoreRange        # between what there are scores
     tables: _Tables|None = None # for a metric that is told from counts of classes
 
     def interval(
@@ -356,13 +356,13 @@ def resampled(
 def interval_of_folds(
     values:Sequence[float]|np.ndarray, # one for each fold
     held_out:float,         # rows scored in a fold over rows fitted on
-    limits:Limits,          # between what there are scores
+    limits:ScoreRange,          # between what there are scores
     level:float=LEVEL,      # of confidence
 ) -> Interval:
     "Of a mean over folds (Nadeau and Bengio 2003), as far as there are scores. Folds that all have the highest of them, or the lowest, do not tell how they vary: it has no end."
     return limits.kept(_of_folds(values, held_out, limits, level))
 
-def _of_folds(values:Sequence[float]|np.ndarray, held_out:float, limits:Limits, level:float) -> Interval:
+def _of_folds(values:Sequence[float]|np.ndarray, held_out:float, limits:ScoreRange, level:float) -> Interval:
     "The same, which may end beyond the scores that there are."
     found = mean_interval(values, held_out, level)
     return Interval(found.mean, -math.inf, math.inf) if found.low == limits.highest or found.high == limits.lowest else found
@@ -372,7 +372,7 @@ class FoldScores:
     "Scores of variants by fold, shape (n_variants, n_folds); answers what a `Sample` answers."
     values: np.ndarray
     held_out: float           # rows scored in a fold over rows fitted on
-    limits: Limits = Limits() # between what there are scores
+    limits: ScoreRange = ScoreRange() # between what there are scores
 
     @property
     def scores(self) -> np.ndarray:

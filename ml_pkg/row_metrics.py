@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .intervals import Limits
+from .intervals import ScoreRange
 from .model import probability_name
 
 # %% ../nbs/api/278_row_metrics.ipynb #238a7c71
@@ -284,9 +284,9 @@ def unseen_ends(
 
 def limits_of(
     metric:Any, # a name, or a callable
-) -> Limits:
+) -> ScoreRange:
     "Between what there are scores by a metric of scikit-learn, given by name: errors and shares explained have no lowest, a metric of one's own has neither."
-    if not isinstance(metric, str): return Limits()
-    if metric.startswith("neg_"): return Limits(highest=0.0)
-    if metric not in METRICS: return Limits()
-    return Limits(-math.inf if metric in SHARES_EXPLAINED else -1.0 if metric == "matthews_corrcoef" else 0.0, 1.0)
+    if not isinstance(metric, str): return ScoreRange()
+    if metric.startswith("neg_"): return ScoreRange(highest=0.0)
+    if metric not in METRICS: return ScoreRange()
+    return ScoreRange(-math.inf if metric in SHARES_EXPLAINED else -1.0 if metric == "matthews_corrcoef" else 0.0, 1.0)
