@@ -128,9 +128,9 @@ def _types_within(content:bytes) -> list[str]:
 def _described(content:bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive: return archive.read("schema.json")
 
-def _local_types(content:bytes) -> list[str]:
+def _local_types(content:bytes, described:bytes) -> list[str]:
     "Types in a skops file that nobody else could import."
-    if not any(mark in _described(content) for mark in (b"__main__", b"<lambda>", b"<locals>")): return [] # to read all of it takes as long as to write it
+    if not any(mark in described for mark in (b"__main__", b"<lambda>", b"<locals>")): return [] # to read all of it takes as long as to write it
     return [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
 
 # %% ../nbs/api/200_persistence.ipynb #2895824c
@@ -139,15 +139,15 @@ _PROVEN = ("sklearn.", "scipy.", "numpy.random.")
 _PLAIN = {*(f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "slice", "str", "int", "float", "bool", "bytes")),
     *(f"numpy.{name}" for name in ("ndarray", "dtype", "float64", "float32", "int64", "int32", "uint64", "uint32", "bool"))}
 
-def _kinds_within(content:bytes) -> set[str]:
+def _kinds_within(described:bytes) -> set[str]:
     "Types in a skops file that estimators of scikit-learn do without."
-    named = {f"{module.decode()}.{name.decode()}" for name, module in _NAMED.findall(_described(content))}
+    named = {f"{module.decode()}.{name.decode()}" for name, module in _NAMED.findall(described)}
     return {name for name in named - _PLAIN if not name.startswith(_PROVEN)}
 
-def _check_read_again(content:bytes) -> None:
+def _check_read_again(content:bytes, described:bytes) -> None:
     "Raise `InvalidDeclaration` for what skops writes and cannot read, and for a deque, which it gives back empty."
     from skops.io import loads
-    kinds = _kinds_within(content)
+    kinds = _kinds_within(described)
     try:
         if "collections.deque" in kinds: raise TypeError("of a collections.deque nothing is kept")
         if kinds: loads(content, trusted=_types_within(content))
@@ -168,9 +168,10 @@ class Skops:
         try: content = dumps(estimator)
         except Exception as error:
             raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
-        if local := _local_types(content):
+        described = _described(content)
+        if local := _local_types(content, described):
             raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
-        _check_read_again(content)
+        _check_read_again(content, described)
         return content
 
     def load(self, content:bytes, trusted:bool) -> Any:

@@ -185,7 +185,7 @@ class Sample:
     draws: np.ndarray     # on drawn rows, shape (n_draws, n_variants)
     winners: np.ndarray   # of the best on drawn rows, on the rows left out; shape (n_draws,)
     units: float          # rows, or groups of rows, that were drawn from, by what hangs on them; for a metric of ranks those of the rarest class
-    limits: ScoreRange        # between what there are scores
+    limits: ScoreRange    # between what there are scores
     tables: _Tables|None = None # for a metric that is told from counts of classes
 
     def interval(
@@ -356,7 +356,7 @@ def resampled(
 def interval_of_folds(
     values:Sequence[float]|np.ndarray, # one for each fold
     held_out:float,         # rows scored in a fold over rows fitted on
-    limits:ScoreRange,          # between what there are scores
+    limits:ScoreRange,      # between what there are scores
     level:float=LEVEL,      # of confidence
 ) -> Interval:
     "Of a mean over folds (Nadeau and Bengio 2003), as far as there are scores. Folds that all have the highest of them, or the lowest, do not tell how they vary: it has no end."
