@@ -17,6 +17,9 @@ kept is a matter of the machine (a virtual one may get its memory page by page),
 many bytes right afterwards. Every step that is shared adds a line to a file whenever it is fitted, in whatever process. All have
 to come to the same scores.
 
+The sizes of --growth take turns in the same way, the smaller sweeps again and again beside the largest, so that seconds per variant
+are those of the same machine.
+
 Contestants take turns, each in a process of its own and from an empty store. Before its clock starts, each has made a sweep of
 a few rows with the same steps, so that neither imports nor the start of worker processes count: that time is in the
 column `start`. Those that keep results are then asked for the same sweep once more in a new process. The peers get
@@ -503,33 +506,52 @@ class Peaks:
         self.thread.join()
 
     def watch(self) -> None:
-        while not self.over.wait(0.25):
-            self.main = max(self.main, resident(self.process))
+        while (here := resident(self.process)) and not self.over.wait(0.25):
+            self.main = max(self.main, here)
             self.workers = max(self.workers, sum(map(resident, turns.descendants(self.process))))
 
 
-def grown(strengths:int, rows:int) -> dict[str, float]:
-    "One sweep of ours from an empty workspace: seconds per variant, and peaks in MiB. Raises SystemExit if it fails."
-    with empty_store() as store:
-        process = begun(Path(sys.executable), "growing", rows, strengths, store)
-        with Peaks(process.pid) as peaks: done = ended(process)
-    if "failed" in done: raise SystemExit(f"a sweep of {strengths * len(KEPT):,} variants failed ({done['failed']})")
-    variants = strengths * len(KEPT)
-    return {"fits": sum(done["fits"].values()), "declare": done["declare"], "seconds": done["seconds"], "each": (done["declare"] + done["seconds"]) / variants, "display": done["display"],
-            "main": peaks.main / 2**20, "workers": peaks.workers / 2**20}
+class Grown:
+    "One sweep of ours from an empty workspace, which waits for its turns."
+    def __init__(self, size:int, rows:int, until:contextlib.ExitStack): self.size, self.rows, self.until = size, rows, until
+
+    def start(self) -> subprocess.Popen:
+        store = self.until.enter_context(empty_store())
+        process = begun(Path(sys.executable), "growing", self.rows, self.size // len(KEPT), store, waits=True)
+        self.peaks = self.until.enter_context(Peaks(process.pid))
+        return process
+
+    def measured(self, timed:turns.Timed) -> dict[str, float]:
+        "Seconds, as a whole and per variant, and peaks in MiB, when it has ended."
+        done = json.loads(environments.last_line("".join(timed.printed)))
+        return {"fits": sum(done["fits"].values()), "declare": done["declare"], "seconds": timed.seconds, "each": (done["declare"] + timed.seconds) / self.size, "display": done["display"],
+                "main": self.peaks.main / 2**20, "workers": self.peaks.workers / 2**20}
+
+
+def times_each(sizes:list[int]) -> dict[int, int]:
+    "How often the smaller sweeps are made beside the largest: they are quick and noisy."
+    return {size: max(1, min(5, max(sizes) // (5 * size))) for size in sizes if size != max(sizes)}
+
+
+def grown(sizes:list[int], rows:int) -> dict[int, list[dict[str, float]]]:
+    "The largest sweep, and the smaller ones in turns with it, spread over its time. Raises SystemExit if one fails."
+    smaller = [size for _, size in sorted(((number + 0.5) / times, size) for size, times in times_each(sizes).items() for number in range(times))]
+    with contextlib.ExitStack() as until:
+        largest, *others = [Grown(size, rows, until) for size in (max(sizes), *smaller)]
+        first, done = turns.beside(largest.start(), [each.start for each in others], max(1.0, largest.size / sum(smaller, start=1)))
+        found = {size: [] for size in sizes}
+        for each, timed in zip((largest, *others), (first, *done), strict=True): found[each.size].append(each.measured(timed))
+    return found
 
 
 def growth(rows:int, sizes:list[int], repeats:int, is_timed:bool) -> bool:
-    "Measure and print sweeps of several sizes; whether every bar holds. Small ones are quick and noisy, so they are measured more often."
-    times = {size: repeats * max(1, min(5, max(sizes) // (5 * size))) for size in sizes}
-    done = {size: [] for size in sizes}
-    for number in range(max(times.values())): # in turns, the larger ones spread over the whole time
-        for size in sizes:
-            if (number + 1) * times[size] // max(times.values()) > number * times[size] // max(times.values()): done[size].append(grown(size // len(KEPT), rows))
+    "Measure and print sweeps of several sizes; whether every bar holds."
+    rounds = [grown(sizes, rows) for _ in range(repeats)]
+    done = {size: [each for round in rounds for each in round[size]] for size in sizes}
     middle = {size: {part: statistics.median(each[part] for each in measured) for part in measured[0]} for size, measured in done.items()}
     print(f"\n{'variants':>9}{'declare s':>11}{'run s':>9}{'ms/variant':>12}{'show s':>9}{'main MiB':>10}{'workers MiB':>13}{'shared fits':>13}{'repeats':>9}")
     for size, each in middle.items():
-        print(f"{size:>9,}{each['declare']:>11.3f}{each['seconds']:>9.2f}{1000 * each['each']:>12.1f}{each['display']:>9.3f}{each['main']:>10.0f}{each['workers']:>13.0f}{each['fits']:>13.0f}{times[size]:>9}")
+        print(f"{size:>9,}{each['declare']:>11.3f}{each['seconds']:>9.2f}{1000 * each['each']:>12.1f}{each['display']:>9.3f}{each['main']:>10.0f}{each['workers']:>13.0f}{each['fits']:>13.0f}{len(done[size]):>9}")
     print()
     per_variant = [each["each"] for each in middle.values()]
     memory = [each["main"] + each["workers"] for each in middle.values()]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 TURN = 1.0 # seconds
@@ -56,13 +56,14 @@ class Timed:
     "A process, with those that it starts, and how long it has run since it began."
     def __init__(self, process:subprocess.Popen):
         self.process, self.seconds, self.resumed, self.ended = process, 0.0, 0.0, 0.0
-        self.is_ready, self.is_done = threading.Event(), threading.Event()
+        self.is_ready, self.is_done, self.printed = threading.Event(), threading.Event(), []
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
 
     def read(self) -> None:
         "Until it has said all."
         for line in self.process.stdout:
+            self.printed.append(line)
             if line == "ready\n": self.is_ready.set()
             if line == "done\n":
                 self.ended = time.perf_counter()
@@ -106,15 +107,38 @@ def timed(sides:Sequence[tuple[Sequence[subprocess.Popen], float]]) -> list[list
         for each in every: each.is_ready.wait()
         for each in every: each.begin()
         while not all(each.is_done.is_set() for each in every):
-            for side, turn in found: take_turn([each for each in side if not each.is_done.is_set()], turn)
+            for side, turn in found: take_turn(side, turn)
         for each in every: each.finish()
     finally:
         for each in every: send(signal.SIGKILL, each.family()) # whoever is still there
     return [[each.seconds for each in side] for side, _ in found]
 
 
+def beside(long:subprocess.Popen, others:Sequence[Callable[[], subprocess.Popen]], turn:float) -> tuple[Timed, list[Timed]]:
+    """A long process with its turns in units of `TURN`, and shorter ones: each is started when the one before it has ended, while the long one is stopped, and takes
+    turns of one unit with it. So each meets the machine that the long one meets. Raises SystemExit if one of them fails."""
+    first, done = Timed(long), []
+    try:
+        first.is_ready.wait()
+        first.begin()
+        for start in others:
+            done.append(other := Timed(start()))
+            other.is_ready.wait()
+            other.begin()
+            while not other.is_done.is_set():
+                take_turn([first], turn)
+                take_turn([other], 1)
+            other.finish()
+        while not first.is_done.is_set(): take_turn([first], turn)
+        first.finish()
+    finally:
+        for each in (first, *done): send(signal.SIGKILL, each.family()) # whoever is still there
+    return first, done
+
+
 def take_turn(side:Sequence[Timed], turn:float) -> None:
     "Let a side run, until its turn or its work is over."
+    side = [each for each in side if not each.is_done.is_set()]
     for each in side: each.resume()
     until = time.perf_counter() + turn * TURN
     for each in side: each.is_done.wait(max(0.0, until - time.perf_counter()))
