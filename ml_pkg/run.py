@@ -260,12 +260,14 @@ def newest_declaration(
     "Where the declaration that ran last is kept: its functions may have moved from a script into a module, and its gates have changed."
     return connection.execute("SELECT files.run, path, varied FROM runs JOIN files ON files.run = runs.id WHERE runs.key = ? AND runs.status = 'finished' AND runs.experiment = ? AND files.kind = 'declarations' ORDER BY files.rowid DESC LIMIT 1", [key, name]).fetchone()
 
+# %% ../nbs/api/290_run.ipynb #3e4c73e5
 def _as_recorded(declaration:Any, is_varied:bool) -> Any:
     "A declaration that was just read. What it varies is not at hand, and whether it varies what goes by its own name is the record's to say."
     others = tuple(name for name in declaration.varies if name != declaration.name)
     object.__setattr__(declaration, "varies", (declaration.name, *others) if is_varied else others) # it is frozen
     return declaration
 
+# %% ../nbs/api/290_run.ipynb #2a33394c
 @dataclass(frozen=True, eq=False)
 class Run(ScoredRun, AnnotatedRun):
     "What happened when an experiment ran. Read from the store; never changed."
