@@ -257,11 +257,12 @@ def unseen_kinds(
 def never_seen(
     sums:np.ndarray,  # of what rows add, shape (n_terms,)
     kinds:np.ndarray, # what one more row of each kind adds, shape (n_kinds, n_terms)
+    least:float=0.0,  # share of what one more adds that has to be there, to count as seen
 ) -> np.ndarray:      # bool, shape (n_kinds,)
     "Which kinds no row was like: of right ones, where none of their class was; of wrong ones, where none of their class was missed, or nothing was wrongly said to be what they are."
     (true, said, right), (all_true, all_said, all_right) = _table(kinds), _table(sums)
     def none_in(touched:np.ndarray, found:np.ndarray) -> np.ndarray: # that a kind is of, shape (n_kinds, n_classes)
-        return (touched > 0).any(axis=1) & ~((touched > 0) & (found > 1e-9 * sums.max())).any(axis=1)
+        return (touched > 0).any(axis=1) & ~((touched > 0) & (found > np.maximum(1e-9 * sums.max(), least * touched))).any(axis=1)
     wrong = none_in(true - right, all_true - all_right) | none_in(said - right, all_said - all_right)
     return np.where((right > 0).any(axis=1), none_in(right, all_right), wrong)
 

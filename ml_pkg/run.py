@@ -437,8 +437,9 @@ def _as_declared(run:Run) -> Iterator[Run]:
 # %% ../nbs/api/290_run.ipynb #52b957d0
 def _tell_if_older(found:Run, last:Run) -> None:
     "Warn if the last run of an experiment was of another declaration than the one whose model answers."
-    if last.row["key"] != found.row["key"]:
-        warnings.warn(f"the last run of {last.name}, {last.id}, has no saved model: run {found.id} of an earlier declaration answers. Fit it with ml_pkg train, or with load_run('{last.id}').model", UserWarning, stacklevel=3)
+    if last.id != found.id and (not found.key or last.key != found.key):
+        earlier = "of an earlier declaration" if last.key or found.key else "before it, of what may have been another declaration,"
+        warnings.warn(f"the last run of {last.name}, {last.id}, has no saved model: run {found.id} {earlier} answers. Fit it with ml_pkg train, or with load_run('{last.id}').model", UserWarning, stacklevel=3)
 
 def run_with_model(
     name:str,  # as above
