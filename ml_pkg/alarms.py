@@ -71,6 +71,29 @@ class Persistence:
         return counted, None
 
 # %% ../nbs/api/690_alarms.ipynb #ebe867ce
+def _utc(now:datetime.datetime) -> str:
+    if now.tzinfo is None: raise InvalidInput(f"{now!r} has no time zone, so it cannot be told what was first: give one, such as datetime.now(timezone.utc)")
+    return now.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+
+# %% ../nbs/api/690_alarms.ipynb #9e3c79a0
+def _cleared(name:str, text:str, streak:Streak, version:str) -> str:
+    "Where a look at another version clears an alarm, it may be the model that has changed, and not the world."
+    versions = dict(streak.raised)
+    if "" in versions or version in versions: return text
+    how = f"fine by what version {version} was trained on" if text else f"not found with version {version}"
+    return f"{text or name}; raised of version {' and '.join(versions)}, and {how}"
+
+# %% ../nbs/api/690_alarms.ipynb #5555d3e8
+def _most(streak:Streak, found:tuple[int, int]) -> tuple[int, int]:
+    "What is to be remembered of how many rows were wrong, as long as it is not over."
+    return max(streak.most, found, key=lambda rows: rows[0] / max(1, rows[1])) if streak.wrong or streak.raised else (0, 0)
+
+# %% ../nbs/api/690_alarms.ipynb #cae4d48b
+def _streak(content:Mapping[str, Any], version:str) -> Streak:
+    raised, (rows, of) = content["raised"] or (), content.get("most", (0, 0))
+    return Streak(content["wrong"], content["fine"], ((version, raised),) if isinstance(raised, str) else tuple((of, time) for of, time in raised), (rows, of))
+
+# %% ../nbs/api/690_alarms.ipynb #7cddc3f0
 @dataclass(frozen=True)
 class Alarms:
     "What is watched, which alarms are open, and what has happened."
@@ -127,22 +150,3 @@ class Alarms:
     ) -> "Alarms":
         return cls(Persistence(**content["persistence"]), tuple(sorted((name, _streak(streak, version)) for name, streak in content["streaks"].items())),
                    tuple(Event(**event | {"change": Change(event["change"])}) for event in content["history"]), content["last"], content.get("version", version))
-
-def _cleared(name:str, text:str, streak:Streak, version:str) -> str:
-    "Where a look at another version clears an alarm, it may be the model that has changed, and not the world."
-    versions = dict(streak.raised)
-    if "" in versions or version in versions: return text
-    how = f"fine by what version {version} was trained on" if text else f"not found with version {version}"
-    return f"{text or name}; raised of version {' and '.join(versions)}, and {how}"
-
-def _most(streak:Streak, found:tuple[int, int]) -> tuple[int, int]:
-    "What is to be remembered of how many rows were wrong, as long as it is not over."
-    return max(streak.most, found, key=lambda rows: rows[0] / max(1, rows[1])) if streak.wrong or streak.raised else (0, 0)
-
-def _streak(content:Mapping[str, Any], version:str) -> Streak:
-    raised, (rows, of) = content["raised"] or (), content.get("most", (0, 0))
-    return Streak(content["wrong"], content["fine"], ((version, raised),) if isinstance(raised, str) else tuple((of, time) for of, time in raised), (rows, of))
-
-def _utc(now:datetime.datetime) -> str:
-    if now.tzinfo is None: raise InvalidInput(f"{now!r} has no time zone, so it cannot be told what was first: give one, such as datetime.now(timezone.utc)")
-    return now.astimezone(datetime.UTC).isoformat(timespec="microseconds")

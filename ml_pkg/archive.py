@@ -299,6 +299,28 @@ def _refuse_collisions(connection:sqlite3.Connection, path:Path) -> None:
             if found:
                 raise DamagedFile(f"{path} has a run {found[0]} that differs from the run of that id here (in what is recorded as its {table}), so nothing was imported. Import it into a workspace of its own: set ML_PKG_WORKSPACE to another folder")
 
+# %% ../nbs/api/454_archive.ipynb #90da443b
+def _fill(connection:sqlite3.Connection) -> None:
+    "Give runs that were lost here what the archive knows of them, in the place that they have. What was noted since stays."
+    for table in _tables(connection):
+        names = ", ".join(name for name in _columns(connection, table) if name != "number")
+        theirs = f"SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM lost)"
+        if table == "runs":
+            connection.execute(f"UPDATE main.runs SET ({names}) = (SELECT {names} FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE id IN (SELECT id FROM lost)")
+        elif table in _BESIDE: connection.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) {theirs} EXCEPT SELECT {names} FROM main.{table}")
+        else:
+            connection.execute(f"DELETE FROM main.{table} WHERE run IN (SELECT id FROM lost)")
+            connection.execute(f"INSERT INTO main.{table} ({names}) {theirs}")
+
+# %% ../nbs/api/454_archive.ipynb #58e052a1
+def _reconnect(connection:sqlite3.Connection) -> None:
+    "Say again which runs belong together, where a rescue had to forget it; also of runs that the archive has not."
+    connection.execute("UPDATE main.runs SET variation_of = (SELECT variation_of FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE variation_of IS NULL AND id IN (SELECT id FROM incoming.runs WHERE variation_of IS NOT NULL)")
+    reunite(connection)
+
+# %% ../nbs/api/454_archive.ipynb #1d75517c
+def _without_rowid(connection:sqlite3.Connection) -> set[str]: return {name for name, in connection.execute("SELECT name FROM main.sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'")}
+
 def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
     "Take over the runs that are not here, with all that belongs to them."
     connection.execute("CREATE TEMP TABLE fresh AS SELECT id, number FROM incoming.runs WHERE id NOT IN (SELECT id FROM main.runs)")
@@ -320,25 +342,6 @@ def _merge(connection:sqlite3.Connection, vouched:bool) -> None:
         connection.execute("INSERT INTO main.looks (holdout, run, key, scores, made, who) SELECT holdout, run, key, scores, made, who FROM incoming.looks AS theirs WHERE NOT EXISTS (SELECT 1 FROM main.looks AS ours WHERE ours.holdout = theirs.holdout AND ours.run = theirs.run) ORDER BY number")
     names = ", ".join(_columns(connection, "files"))
     connection.execute(f"INSERT INTO main.files ({names}) SELECT {names} FROM incoming.files WHERE run IS NULL AND path NOT IN (SELECT path FROM main.files)")
-
-def _fill(connection:sqlite3.Connection) -> None:
-    "Give runs that were lost here what the archive knows of them, in the place that they have. What was noted since stays."
-    for table in _tables(connection):
-        names = ", ".join(name for name in _columns(connection, table) if name != "number")
-        theirs = f"SELECT {names} FROM incoming.{table} WHERE run IN (SELECT id FROM lost)"
-        if table == "runs":
-            connection.execute(f"UPDATE main.runs SET ({names}) = (SELECT {names} FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE id IN (SELECT id FROM lost)")
-        elif table in _BESIDE: connection.execute(f"INSERT OR IGNORE INTO main.{table} ({names}) {theirs} EXCEPT SELECT {names} FROM main.{table}")
-        else:
-            connection.execute(f"DELETE FROM main.{table} WHERE run IN (SELECT id FROM lost)")
-            connection.execute(f"INSERT INTO main.{table} ({names}) {theirs}")
-
-def _reconnect(connection:sqlite3.Connection) -> None:
-    "Say again which runs belong together, where a rescue had to forget it; also of runs that the archive has not."
-    connection.execute("UPDATE main.runs SET variation_of = (SELECT variation_of FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE variation_of IS NULL AND id IN (SELECT id FROM incoming.runs WHERE variation_of IS NOT NULL)")
-    reunite(connection)
-
-def _without_rowid(connection:sqlite3.Connection) -> set[str]: return {name for name, in connection.execute("SELECT name FROM main.sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'")}
 
 # %% ../nbs/api/454_archive.ipynb #a6cf3639
 def _needed(connection:sqlite3.Connection, workspace:Workspace, members:dict[str, Member], folder:Path, path:Path) -> list[str]: # names of members

@@ -74,31 +74,18 @@ def _rows_of(declaration:Any) -> tuple["pd.DataFrame|None", str]:
     try: return dataset.source.frame, dict(dataset.identity.parts)["rows"].key
     except MlPkgError: return None, "" # of rows that have no key
 
-def keep_declaration(
-    workspace:Workspace, # that the run is recorded in
-    declaration:Any,     # an Experiment
-) -> Artifact:
-    "Write a declaration, with its frames beside it. Raises what pickle raises for what it cannot write."
-    import cloudpickle
-    import pandas as pd
+# %% ../nbs/api/280_artifacts.ipynb #1fb0eb06
+def _give(declaration:Any, **parts:Any) -> None:
+    for name, part in parts.items(): object.__setattr__(declaration, name, part) # it is frozen
 
-    texts:dict[tuple, str] = {} # the source of a notebook's functions will not be there where they are read
-    rows, key = _rows_of(declaration)
+def _with_own_estimator(declaration:Any) -> Any:
+    "A copy whose estimator is nobody else's: parameters can be set in it."
+    from sklearn.base import clone
+    copied = copy.copy(declaration)
+    if hasattr(getattr(declaration, "estimator", None), "get_params"): _give(copied, estimator=clone(declaration.estimator))
+    return copied
 
-    class Pickler(cloudpickle.Pickler):
-        def reducer_override(self, value:Any) -> Any:
-            if isinstance(value, FunctionType): texts.update(source_texts(value))
-            return super().reducer_override(value)
-
-        def persistent_id(self, value:Any) -> str | None:
-            return _keep_frame(workspace, value, key if value is rows else "") if isinstance(value, pd.DataFrame) else None
-
-    Pickler(buffer := io.BytesIO(), protocol=5).dump(declaration)
-    pickle.dump(texts, buffer, protocol=5)
-    kept = _keep(workspace, "declarations", ".declaration", sealed("declaration", buffer.getvalue()))
-    _live[kept.path] = _Living(declaration)
-    return kept
-
+# %% ../nbs/api/280_artifacts.ipynb #6166c28e
 _rows_held:list[Dataset] = [] # of the declarations that were kept or given last: what their files say may change
 _HELD = 4
 
@@ -126,17 +113,33 @@ class _Living:
         self._dataset = weakref.ref(dataset)
         _rows_held[:] = [*(each for each in list(_rows_held) if each is not dataset), dataset][-_HELD:]
 
-def _give(declaration:Any, **parts:Any) -> None:
-    for name, part in parts.items(): object.__setattr__(declaration, name, part) # it is frozen
-
-def _with_own_estimator(declaration:Any) -> Any:
-    "A copy whose estimator is nobody else's: parameters can be set in it."
-    from sklearn.base import clone
-    copied = copy.copy(declaration)
-    if hasattr(getattr(declaration, "estimator", None), "get_params"): _give(copied, estimator=clone(declaration.estimator))
-    return copied
-
 _live:dict[Path, _Living] = {} # declarations kept by this process
+
+# %% ../nbs/api/280_artifacts.ipynb #9e94eb3e
+def keep_declaration(
+    workspace:Workspace, # that the run is recorded in
+    declaration:Any,     # an Experiment
+) -> Artifact:
+    "Write a declaration, with its frames beside it. Raises what pickle raises for what it cannot write."
+    import cloudpickle
+    import pandas as pd
+
+    texts:dict[tuple, str] = {} # the source of a notebook's functions will not be there where they are read
+    rows, key = _rows_of(declaration)
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, value:Any) -> Any:
+            if isinstance(value, FunctionType): texts.update(source_texts(value))
+            return super().reducer_override(value)
+
+        def persistent_id(self, value:Any) -> str | None:
+            return _keep_frame(workspace, value, key if value is rows else "") if isinstance(value, pd.DataFrame) else None
+
+    Pickler(buffer := io.BytesIO(), protocol=5).dump(declaration)
+    pickle.dump(texts, buffer, protocol=5)
+    kept = _keep(workspace, "declarations", ".declaration", sealed("declaration", buffer.getvalue()))
+    _live[kept.path] = _Living(declaration)
+    return kept
 
 # %% ../nbs/api/280_artifacts.ipynb #0f9d5006
 def _kept_frame(path:Path) -> "pd.DataFrame":

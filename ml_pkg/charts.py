@@ -42,6 +42,7 @@ class Level(NamedTuple):
     since: pd.Timestamp|None = None # from the first moment that is drawn, if nothing else is said
     until: pd.Timestamp|None = None # up to the last
 
+# %% ../nbs/api/699_charts.ipynb #a44bc8bb
 class _Plane(NamedTuple):
     "Where times and numbers are in a picture."
     first: float
@@ -59,6 +60,7 @@ def _plane(curves:Sequence[Curve], shown:Sequence[float]) -> _Plane:
     times = [point.time.timestamp() for point in points]
     return _Plane(min(times), max(times), *room_around(values))
 
+# %% ../nbs/api/699_charts.ipynb #20c2ed76
 def _grid(plane:_Plane) -> str: return "".join(f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{plane.y(tick):.1f}" y2="{plane.y(tick):.1f}"/><text x="{LEFT - 8}" y="{plane.y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>' for tick in ticks(plane.low, plane.high))
 
 def _level(plane:_Plane, level:Level) -> str:
@@ -66,6 +68,7 @@ def _level(plane:_Plane, level:Level) -> str:
     left, right = LEFT if ends[0] is None else ends[0], WIDE - RIGHT if ends[1] is None else ends[1]
     return f'<line class="level" x1="{left:.5g}" x2="{right:.5g}" y1="{plane.y(level.value):.1f}" y2="{plane.y(level.value):.1f}"><title>{escape(level.name)}</title></line>'
 
+# %% ../nbs/api/699_charts.ipynb #376bb25c
 def _ribbon(plane:_Plane, curve:Curve) -> str:
     "How sure the points of a curve are, as an area between the ends of their intervals."
     sure = [point for point in curve.known if math.isfinite(point.interval.low + point.interval.high)]
@@ -79,12 +82,14 @@ def _drawn(plane:_Plane, curve:Curve) -> str:
         for point in curve.known)
     return f'{_ribbon(plane, curve)}<polyline class="curve {curve.kind}" points="{line}"/>{dots}'
 
+# %% ../nbs/api/699_charts.ipynb #30ab7b55
 def _told(title:str, curves:Sequence[Curve]) -> str:
     "A picture in words."
     said = [f"{curve.name} from {curve.known[0].interval.mean:.4g} to {curve.known[-1].interval.mean:.4g} at {len(curve.known)} moments"
         for curve in curves if curve.known]
     return f"{title}: {'; '.join(said)}"
 
+# %% ../nbs/api/699_charts.ipynb #0032117d
 def time_chart(
     title:str,                # what is drawn, for those who do not see it
     curves:Sequence[Curve],   # those without a known point are left out

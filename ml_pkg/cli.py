@@ -30,10 +30,12 @@ _options = {"debug": False}
 
 def _print_error(message:str) -> None: print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
+# %% ../nbs/api/800_cli.ipynb #5a50820b
 def _let_workers_go() -> None:
     "What joblib's own workers leave behind is cleared away before a command's last word, and not complained of after it."
     if fitting := sys.modules.get("ml_pkg.fitting"): fitting.renew_workers()
 
+# %% ../nbs/api/800_cli.ipynb #419b4bff
 def _leave_output() -> None: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 @contextmanager
@@ -44,6 +46,7 @@ def also_unread() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError: _leave_output()
 
+# %% ../nbs/api/800_cli.ipynb #1add6aeb
 def reported(
     command:Callable, # a function with the arguments and options of a command
 ) -> Callable:
@@ -78,6 +81,7 @@ def reported(
             raise typer.Exit(1) from error
     return run
 
+# %% ../nbs/api/800_cli.ipynb #94edbf86
 @contextmanager
 def _start() -> Iterator[None]:
     "Importing makes objects that stay and no garbage. Not looking for garbage meanwhile, nor among them later, saves a quarter of a short command's time."
@@ -87,6 +91,7 @@ def _start() -> Iterator[None]:
         gc.freeze()
         gc.enable()
 
+# %% ../nbs/api/800_cli.ipynb #542c0ce0
 def print_json(
     value:Any, # what JSON has no form for is written as text, and no number as null
 ) -> None:

@@ -50,6 +50,48 @@ def watching_of(
     return Watching(address, Every(length_of(every)), policy_of(against, length_of(over or "1d")), trusted=trusted, **_maturity(labels_after))
 
 # %% ../nbs/api/809_cli_monitor.ipynb #79bb757e
+def _rows_hint(report:Any) -> str:
+    "By which names the rows behind what is wrong can be had."
+    from ml_pkg.errors import listed
+    from ml_pkg.silence import SILENT
+    names = [*(alarm for alarm in report.alarms if alarm != SILENT), *(f"{fault.column}: {fault.kind}" for fault in report.check.faults if fault.certain)]
+    return f"the rows behind an alarm: the same command with --rows NAME, such as {listed(map(repr, names), 6)}\n" if names else ""
+
+# %% ../nbs/api/809_cli_monitor.ipynb #8671b639
+def _last_look(model:str) -> "Look|None":
+    "Of a watch of the model, which looks at other windows; None if nobody watches it."
+    from ml_pkg.looks import Looks
+    from ml_pkg.periods import watch_folder
+    from ml_pkg.workspace import Workspace
+    return Looks(watch_folder(Workspace.current(), model)).last()
+
+def _of_watch(last:"Look|None") -> dict[str, Any]:
+    "When the watch looked last, and which alarms are open, as JSON can hold it."
+    from ml_pkg.looks import opened_alarms
+    return {"looked": last and last.document["time"], "open": [each._asdict() for each in opened_alarms(last.document)] if last else []}
+
+def _still_open(last:"Look|None") -> str:
+    from ml_pkg.display import minute
+    from ml_pkg.looks import opened_alarms
+    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {'; '.join(map(str, opened_alarms(last.document)))}\n" if last and last.open else ""
+
+# %% ../nbs/api/809_cli_monitor.ipynb #92ce4334
+def _rows_behind(report:Any, alarm:str, last:"Look|None") -> Any:
+    "The rows that tell of an alarm. Raises `UnknownName`; of an alarm that the watch has open, with the window in which it was seen."
+    from ml_pkg.errors import UnknownName
+    try: return report.rows(alarm)
+    except UnknownName as error:
+        if last is None or alarm not in last.open: raise
+        seen = last.document
+        raise UnknownName(f"nothing is said of '{alarm}' in this window. It is open at the last look of the watch, which read other rows: --since {seen['start']} --until {seen['end']}") from error
+
+# %% ../nbs/api/809_cli_monitor.ipynb #f79ebf9f
+def _print_rows(rows:Any, as_json:bool) -> None:
+    from ml_pkg.prediction import write_csv
+    if as_json: print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso", double_precision=15)))
+    else: write_csv(rows, sys.stdout) # what strangers sent
+
+# %% ../nbs/api/809_cli_monitor.ipynb #5826a2c5
 @app.command()
 @reported
 def monitor(
@@ -75,44 +117,6 @@ def monitor(
         with written_whole(html) as part: part.write_text(report.to_html(), encoding="utf-8", errors="backslashreplace")
     with also_unread(): print_json(report.to_dict() | _of_watch(last)) if as_json else print(report, _rows_hint(report) + _still_open(last), sep="\n", end="")
     if report.alarms: raise typer.Exit(1)
-
-def _rows_hint(report:Any) -> str:
-    "By which names the rows behind what is wrong can be had."
-    from ml_pkg.errors import listed
-    from ml_pkg.silence import SILENT
-    names = [*(alarm for alarm in report.alarms if alarm != SILENT), *(f"{fault.column}: {fault.kind}" for fault in report.check.faults if fault.certain)]
-    return f"the rows behind an alarm: the same command with --rows NAME, such as {listed(map(repr, names), 6)}\n" if names else ""
-
-def _last_look(model:str) -> "Look|None":
-    "Of a watch of the model, which looks at other windows; None if nobody watches it."
-    from ml_pkg.looks import Looks
-    from ml_pkg.periods import watch_folder
-    from ml_pkg.workspace import Workspace
-    return Looks(watch_folder(Workspace.current(), model)).last()
-
-def _of_watch(last:"Look|None") -> dict[str, Any]:
-    "When the watch looked last, and which alarms are open, as JSON can hold it."
-    from ml_pkg.looks import opened_alarms
-    return {"looked": last and last.document["time"], "open": [each._asdict() for each in opened_alarms(last.document)] if last else []}
-
-def _still_open(last:"Look|None") -> str:
-    from ml_pkg.display import minute
-    from ml_pkg.looks import opened_alarms
-    return f"open at the last look of the watch, at {minute(last.document['time'])} UTC: {'; '.join(map(str, opened_alarms(last.document)))}\n" if last and last.open else ""
-
-def _rows_behind(report:Any, alarm:str, last:"Look|None") -> Any:
-    "The rows that tell of an alarm. Raises `UnknownName`; of an alarm that the watch has open, with the window in which it was seen."
-    from ml_pkg.errors import UnknownName
-    try: return report.rows(alarm)
-    except UnknownName as error:
-        if last is None or alarm not in last.open: raise
-        seen = last.document
-        raise UnknownName(f"nothing is said of '{alarm}' in this window. It is open at the last look of the watch, which read other rows: --since {seen['start']} --until {seen['end']}") from error
-
-def _print_rows(rows:Any, as_json:bool) -> None:
-    from ml_pkg.prediction import write_csv
-    if as_json: print_json(json.loads(rows.reset_index().to_json(orient="records", date_format="iso", double_precision=15)))
-    else: write_csv(rows, sys.stdout) # what strangers sent
 
 # %% ../nbs/api/809_cli_monitor.ipynb #4c2b99e0
 @app.command()

@@ -98,6 +98,7 @@ def alias(
     if as_json: print_json({"model": name, "alias": alias, "version": version})
     else: print(f"{name}@{alias} stands for {'nothing' if version is None else f'version {version}'}")
 
+# %% ../nbs/api/808_cli_registry.ipynb #6e11fe2a
 def _why_silent(version:"Version") -> str:
     "Why a version will not answer although it is in production; nothing if it will."
     from ml_pkg.model import to_answer
@@ -105,6 +106,7 @@ def _why_silent(version:"Version") -> str:
     except MlPkgError as error: return str(error)
     return ""
 
+# %% ../nbs/api/808_cli_registry.ipynb #7952dca1
 @app.command()
 @reported
 def rollback(
@@ -130,6 +132,7 @@ def rollback(
         told, facts = str(promotion), dataclasses.asdict(promotion)
     print_json(facts) if as_json else print(told)
 
+# %% ../nbs/api/808_cli_registry.ipynb #4ed60164
 @app.command()
 @reported
 def retire(

@@ -408,13 +408,6 @@ def _unseeded(function:FunctionType) -> list[str]:
     return [".".join(chain) for chain in chains if _makes_its_seed(_stands_for(chain, names))]
 
 # %% ../nbs/api/020_code.ipynb #8b878e8e
-class _Names(NamedTuple):
-    "What a code object reads from outside itself."
-    chains: tuple[tuple[str, ...], ...]                  # global names, each with all the attributes read off it
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...] # what it reads of imports in its body: level of a relative one, module, all the attributes read off it
-    brought: tuple[tuple[int, str], ...]                 # modules that an `import` in its body names, whether or not they are read
-    seedless: tuple[str, ...]                            # generators that it makes without a seed
-
 class _Step(NamedTuple):
     "An instruction."
     opname: str
@@ -427,6 +420,7 @@ def _instructions(code:CodeType) -> Iterator[_Step]:
         if len(pair) == 2: yield from map(_Step, pair, step.argval)
         elif step.opname not in ("CACHE", "EXTENDED_ARG"): yield _Step(step.opname, step.argval)
 
+# %% ../nbs/api/020_code.ipynb #7ceed3ee
 class _ImportsInside(NamedTuple):
     "Imports in the body of a code object."
     taken: set[tuple[int, str, tuple[str, ...]]] # `from module import name`: level, module, name
@@ -450,6 +444,7 @@ def _imports_inside(parts:Sequence[CodeType]) -> _ImportsInside:
             constants = [*constants[-1:], step.argval] if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT") else []
     return found
 
+# %% ../nbs/api/020_code.ipynb #b4f54ed8
 def _names_read(part:CodeType, bound:dict[str, tuple[int, str]]) -> Iterator[tuple[tuple[int, str]|None, tuple[str, ...]]]: # the module, of one that was imported in the body; names
     "Names that are read, each with all the attributes read off it: of `helpers.check`, `helpers` is no use by itself."
     module, chain = None, ()
@@ -461,6 +456,14 @@ def _names_read(part:CodeType, bound:dict[str, tuple[int, str]]) -> Iterator[tup
         module, chain = None, ()
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"): chain = (step.argval,)
         elif step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")) and step.argval in bound: module, chain = bound[step.argval], ("",)
+
+# %% ../nbs/api/020_code.ipynb #5e371e0f
+class _Names(NamedTuple):
+    "What a code object reads from outside itself."
+    chains: tuple[tuple[str, ...], ...]                  # global names, each with all the attributes read off it
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...] # what it reads of imports in its body: level of a relative one, module, all the attributes read off it
+    brought: tuple[tuple[int, str], ...]                 # modules that an `import` in its body names, whether or not they are read
+    seedless: tuple[str, ...]                            # generators that it makes without a seed
 
 @_kept_per_code
 def _names(code:CodeType) -> _Names:

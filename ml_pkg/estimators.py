@@ -71,7 +71,10 @@ def _check_parameter(estimator:Any, name:str) -> None:
 # %% ../nbs/api/160_estimators.ipynb #80326ebb
 def _check_no_class(estimator:Any, name:str, given:Any) -> None:
     "Raise `InvalidDeclaration` for a class in the place of an estimator; elsewhere a class may be what is meant."
-    if isinstance(given, type) and hasattr(given, "fit") and hasattr(held := estimator.get_params()[name], "fit") and not isinstance(held, type):
+    if not isinstance(given, type) or not hasattr(given, "fit"): return
+    parameters, (holder, _, part) = estimator.get_params(), name.rpartition("__")
+    held, steps = parameters[name], dict(_children(parameters[holder] if holder else estimator)) # a step may be "passthrough" or "drop"
+    if part in steps or hasattr(held, "fit") and not isinstance(held, type):
         raise InvalidDeclaration(f"{name}={given.__name__} is a class: give an instance, {given.__name__}()")
 
 def replace(

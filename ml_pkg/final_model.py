@@ -118,6 +118,52 @@ def _taken_along(declared:Callable[[], "Experiment"], run:Run, card:dict[str, An
     return {}
 
 # %% ../nbs/api/355_final_model.ipynb #33c29518
+def _used(experiment:"Experiment") -> "np.ndarray":
+    "The numbers of the rows outside of the holdout."
+    import numpy as np
+
+    from ml_pkg.evaluation import locked_away
+    return np.flatnonzero(~locked_away(experiment.dataset, experiment.evaluation.holdout))
+
+# %% ../nbs/api/355_final_model.ipynb #f3ba3098
+def _fitted(experiment:"Experiment", threads:int) -> tuple[Any, Any, Any]:
+    "The estimator, the features and the target that it was fitted on. Steps come from checkpoints as far as there are any."
+    from ml_pkg.chain import chain_of, fit_by_steps
+    from ml_pkg.checkpoints import IN_WORKSPACE
+    from ml_pkg.evaluation import is_classification
+    from ml_pkg.fitting import fit_parameters, whole_place
+    dataset, chosen, used = experiment.dataset, seeded(experiment.estimator, experiment.seed), _used(experiment)
+    X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
+    place = whole_place(IN_WORKSPACE, dataset, experiment.evaluation, is_classification(chosen, dataset.y), experiment.seed, threads)
+    parameters = {} if weights is None else fit_parameters(chain_of(chosen)[-1].step, weights)
+    with limited(threads): fitted, _ = fit_by_steps(chosen, X, y, parameters, place)
+    return fitted, X, y
+
+# %% ../nbs/api/355_final_model.ipynb #af6cabf4
+def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]
+
+def _csv_of(source:Any) -> dict[str, Any]:
+    "How the CSV is written that it has learnt from, if that is otherwise than usual: what it is asked about is read likewise."
+    odd = unusual(source.dialect) if isinstance(source, File) else {}
+    return {"csv": odd} if odd else {}
+
+def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]:
+    "What a model tells of itself."
+    from ml_pkg.evaluation import is_classification
+    classes = [_listed(each) for each in fitted.classes_] if isinstance(getattr(fitted, "classes_", None), list) else _listed(getattr(fitted, "classes_", []))
+    return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id,
+            "task": "classification" if is_classification(fitted, y) else "regression",
+            "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, **_csv_of(experiment.dataset.source),
+            "scores": finite({name: mean for name, (mean, _) in run.summary.items()}),
+            "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)],
+            "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
+            "fitted": now(), "versions": packages(fitted), "source": experiment.source}
+
+# %% ../nbs/api/355_final_model.ipynb #09317b97
+def _with_more_to_come(model:"Model", experiment:"Experiment", run:Run) -> "Model":
+    from ml_pkg.model import Unmade
+    return replace(model, attached=Unmade(partial(_taken_along, lambda: experiment, run, dict(model.card))))
+
 def fit_model(
     experiment:"Experiment", # as it was declared
     run:Run,                 # whose scores and id go on the card
@@ -138,58 +184,35 @@ def fit_model(
     else: tell_more(run.workspace, run.id, original)
     return model
 
-def _with_more_to_come(model:"Model", experiment:"Experiment", run:Run) -> "Model":
-    from ml_pkg.model import Unmade
-    return replace(model, attached=Unmade(partial(_taken_along, lambda: experiment, run, dict(model.card))))
-
-def _used(experiment:"Experiment") -> "np.ndarray":
-    "The numbers of the rows outside of the holdout."
-    import numpy as np
-
-    from ml_pkg.evaluation import locked_away
-    return np.flatnonzero(~locked_away(experiment.dataset, experiment.evaluation.holdout))
-
-def _fitted(experiment:"Experiment", threads:int) -> tuple[Any, Any, Any]:
-    "The estimator, the features and the target that it was fitted on. Steps come from checkpoints as far as there are any."
-    from ml_pkg.chain import chain_of, fit_by_steps
-    from ml_pkg.checkpoints import IN_WORKSPACE
-    from ml_pkg.evaluation import is_classification
-    from ml_pkg.fitting import fit_parameters, whole_place
-    dataset, chosen, used = experiment.dataset, seeded(experiment.estimator, experiment.seed), _used(experiment)
-    X, y, weights = (None if rows is None else rows.iloc[used] for rows in (dataset.X, dataset.y, dataset.weights))
-    place = whole_place(IN_WORKSPACE, dataset, experiment.evaluation, is_classification(chosen, dataset.y), experiment.seed, threads)
-    parameters = {} if weights is None else fit_parameters(chain_of(chosen)[-1].step, weights)
-    with limited(threads): fitted, _ = fit_by_steps(chosen, X, y, parameters, place)
-    return fitted, X, y
-
-def _card(experiment:"Experiment", run:Run, fitted:Any, y:Any) -> dict[str, Any]:
-    "What a model tells of itself."
-    from ml_pkg.evaluation import is_classification
-    classes = [_listed(each) for each in fitted.classes_] if isinstance(getattr(fitted, "classes_", None), list) else _listed(getattr(fitted, "classes_", []))
-    return {"name": experiment.name, "key": run.key, "run": run.row["reuses"] or run.id,
-            "task": "classification" if is_classification(fitted, y) else "regression",
-            "target": list(experiment.dataset.target), "time": experiment.dataset.time, "classes": classes, **_csv_of(experiment.dataset.source),
-            "scores": finite({name: mean for name, (mean, _) in run.summary.items()}),
-            "scorers": [metric for _, metric in experiment.evaluation.metrics if isinstance(metric, str)],
-            "own_metrics": [name for name, metric in experiment.evaluation.metrics if not isinstance(metric, str)], "rows": len(y), "seed": experiment.seed,
-            "fitted": now(), "versions": packages(fitted), "source": experiment.source}
-
-def _csv_of(source:Any) -> dict[str, Any]:
-    "How the CSV is written that it has learnt from, if that is otherwise than usual: what it is asked about is read likewise."
-    odd = unusual(source.dialect) if isinstance(source, File) else {}
-    return {"csv": odd} if odd else {}
-
-def _listed(values:Any) -> list: return [value.item() if hasattr(value, "item") else value for value in values]
-
 # %% ../nbs/api/355_final_model.ipynb #0165f87e
-def fitted_model(
-    experiment:"Experiment", # as it is declared now
-    run:Run,                 # of that declaration
-) -> "Model":
-    "The saved model of a run, or a new one if the declaration still has the key that ran. Raises `InvalidDeclaration` if it has not."
-    model = _model_of(experiment, run)
-    return model if model.card["name"] == experiment.name else replace(model, card={**model.card, "name": experiment.name}) # the run took over what ran under another name
+def _is_damaged(file:Path) -> bool:
+    try: read_archive(file)
+    except DamagedFile: return True
+    return False
 
+def _fitted_again(experiment:"Experiment", run:Run, saved:Path, error:DamagedFile) -> "Model":
+    "In place of a file that was cut or changed, which is set aside. Raises the error where the file is whole, or the declaration no longer means what ran."
+    if not _is_damaged(saved): raise error
+    try: _check_meaning(experiment, run)
+    except InvalidDeclaration: raise error from None
+    with suppress(OSError): os.replace(saved, saved.with_name(f"{saved.name}.damaged"))
+    warnings.warn(f"the model of {run.name} is fitted again: {error}. What is left of it is now called {saved.name}.damaged", UserWarning, stacklevel=5)
+    return fit_model(experiment, run)
+
+# %% ../nbs/api/355_final_model.ipynb #a3d52964
+def _is_known(run:Run, found:Archive) -> bool:
+    "Whether a file was not put there by somebody else."
+    return found.ours or found.sha256 == run.model_digest
+
+def _save_in_its_format(experiment:"Experiment", run:Run, model:"Model", file:Path) -> None:
+    "The format of a model's file is no part of the key, so what was saved may have another one than is declared. Warns if it cannot be saved so."
+    from ml_pkg.model import save_model
+    if not _is_known(run, found := read_archive(file)): return
+    try: save_model(replace(model, attached=attached_of(found.members)), file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
+    except (InvalidDeclaration, Unwritable) as error:
+        warnings.warn(f"the model of {experiment.name} stays in the format that it was saved in: {error}", UserWarning, stacklevel=4)
+
+# %% ../nbs/api/355_final_model.ipynb #d02ec4e7
 def _model_of(experiment:"Experiment", run:Run) -> "Model":
     "As it was saved, under the name that it was saved with."
     from ml_pkg.model import Model, Unmade, check_key
@@ -205,32 +228,15 @@ def _model_of(experiment:"Experiment", run:Run) -> "Model":
     is_bare = isinstance(model.attached, Unmade) and _or_none(lambda: experiment.key) == run.key
     return _with_more_to_come(model, experiment, run) if is_bare else model
 
-def _fitted_again(experiment:"Experiment", run:Run, saved:Path, error:DamagedFile) -> "Model":
-    "In place of a file that was cut or changed, which is set aside. Raises the error where the file is whole, or the declaration no longer means what ran."
-    if not _is_damaged(saved): raise error
-    try: _check_meaning(experiment, run)
-    except InvalidDeclaration: raise error from None
-    with suppress(OSError): os.replace(saved, saved.with_name(f"{saved.name}.damaged"))
-    warnings.warn(f"the model of {run.name} is fitted again: {error}. What is left of it is now called {saved.name}.damaged", UserWarning, stacklevel=5)
-    return fit_model(experiment, run)
+def fitted_model(
+    experiment:"Experiment", # as it is declared now
+    run:Run,                 # of that declaration
+) -> "Model":
+    "The saved model of a run, or a new one if the declaration still has the key that ran. Raises `InvalidDeclaration` if it has not."
+    model = _model_of(experiment, run)
+    return model if model.card["name"] == experiment.name else replace(model, card={**model.card, "name": experiment.name}) # the run took over what ran under another name
 
-def _is_damaged(file:Path) -> bool:
-    try: read_archive(file)
-    except DamagedFile: return True
-    return False
-
-def _is_known(run:Run, found:Archive) -> bool:
-    "Whether a file was not put there by somebody else."
-    return found.ours or found.sha256 == run.model_digest
-
-def _save_in_its_format(experiment:"Experiment", run:Run, model:"Model", file:Path) -> None:
-    "The format of a model's file is no part of the key, so what was saved may have another one than is declared. Warns if it cannot be saved so."
-    from ml_pkg.model import save_model
-    if not _is_known(run, found := read_archive(file)): return
-    try: save_model(replace(model, attached=attached_of(found.members)), file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
-    except (InvalidDeclaration, Unwritable) as error:
-        warnings.warn(f"the model of {experiment.name} stays in the format that it was saved in: {error}", UserWarning, stacklevel=4)
-
+# %% ../nbs/api/355_final_model.ipynb #a60cab74
 def is_whole(
     run:Run, # finished
 ) -> bool:
@@ -251,6 +257,7 @@ def whole_model(
         save_model(replace(model, card=json.loads(found.members["card.json"])), file, experiment.persister, run.workspace, run.row["reuses"] or run.id)
     return model
 
+# %% ../nbs/api/355_final_model.ipynb #d7857b73
 def fill_file(
     run:Run, # whose model is about to be copied
 ) -> None:
@@ -259,14 +266,7 @@ def fill_file(
         if run.model_path is not None and not is_whole(run): whole_model(run.experiment, run)
     except Exception as error: warnings.warn(f"the model of {run.name} leaves without what a monitor needs to know of its training ({type(error).__name__}: {error})", UserWarning, stacklevel=2)
 
-def travelling(
-    sha256:str,          # of a model's file, in which nothing travels yet
-    card:dict[str, Any], # of the model
-) -> dict[str, bytes]:
-    "What travels with a model of a run in the current workspace, made by the declaration that is kept there. Nothing for a file that no run has, and nothing, with a warning, if it cannot be made."
-    run = _run_of(sha256)
-    return _taken_along(lambda: run.experiment, run, card) if run else {}
-
+# %% ../nbs/api/355_final_model.ipynb #383e75cc
 def _run_of(sha256:str) -> Run|None:
     "Whose model a file is, or is a copy of; None, too, if the workspace cannot tell."
     workspace = Workspace.current()
@@ -276,3 +276,11 @@ def _run_of(sha256:str) -> Run|None:
             row = connection.execute("SELECT runs.* FROM files JOIN runs ON runs.id = run WHERE kind = 'model' AND sha256 = ?", [sha256]).fetchone()
     except MlPkgError: return None
     return Run(workspace, dict(row)) if row else None
+
+def travelling(
+    sha256:str,          # of a model's file, in which nothing travels yet
+    card:dict[str, Any], # of the model
+) -> dict[str, bytes]:
+    "What travels with a model of a run in the current workspace, made by the declaration that is kept there. Nothing for a file that no run has, and nothing, with a warning, if it cannot be made."
+    run = _run_of(sha256)
+    return _taken_along(lambda: run.experiment, run, card) if run else {}

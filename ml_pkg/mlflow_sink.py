@@ -139,21 +139,12 @@ def write_artifacts(
         except (MlPkgError, OSError) as error: (folder/"predictions.txt").write_text(_clean(f"the predictions cannot be read: {error}"), encoding="utf-8")
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #68608da9
-_MANNERS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} # unless the user says otherwise
+def _status(error:Exception) -> int | None:
+    "The HTTP status behind an error of MLflow's, or of requests'; None for an error of another kind."
+    if ask := getattr(error, "get_http_status_code", None): return ask()
+    return getattr(getattr(error, "response", None), "status_code", None)
 
-@contextmanager
-def _one_try(uri:str) -> Iterator[Any]:
-    "A client for a server. Raises `Refused` where it says no."
-    try:
-        with _mannered(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
-            mlflow = optional("mlflow", "mlflow")
-            with _quiet(logging.getLogger("mlflow")): yield mlflow.MlflowClient(uri, uri)
-    except Exception as error:
-        if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429):
-            raise Refused(f"{uri} says no ({status}): {first_line(error)[:500]}") from error
-        raise
-
+# %% ../nbs/api/430_mlflow_sink.ipynb #845b5481
 class _Changes:
     "What is other than usual in the process as long as somebody needs it so: the first of several threads changes it, and the last changes it back."
     def __init__(self): self._lock, self._needed, self._back = threading.Lock(), Counter(), {}
@@ -171,6 +162,7 @@ class _Changes:
 
 _changes = _Changes()
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #131608cf
 def _set(name:str, value:str) -> Callable[[], None]:
     earlier = os.environ.get(name)
     os.environ[name] = value
@@ -184,6 +176,10 @@ def _hush(logger:logging.Logger) -> Callable[[], None]:
     logger.setLevel(logging.ERROR)
     return partial(logger.setLevel, level)
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #6dc43e93
+_MANNERS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"} # unless the user says otherwise
+
 @contextmanager
 def _mannered(**variables:str) -> Iterator[None]:
     "Variables of the environment that MLflow goes by."
@@ -196,10 +192,18 @@ def _quiet(logger:logging.Logger) -> AbstractContextManager[None]:
     "Errors only."
     return _changes.needed(f"logger {logger.name}", partial(_hush, logger))
 
-def _status(error:Exception) -> int | None:
-    "The HTTP status behind an error of MLflow's, or of requests'; None for an error of another kind."
-    if ask := getattr(error, "get_http_status_code", None): return ask()
-    return getattr(getattr(error, "response", None), "status_code", None)
+# %% ../nbs/api/430_mlflow_sink.ipynb #9b289d5e
+@contextmanager
+def _one_try(uri:str) -> Iterator[Any]:
+    "A client for a server. Raises `Refused` where it says no."
+    try:
+        with _mannered(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
+            mlflow = optional("mlflow", "mlflow")
+            with _quiet(logging.getLogger("mlflow")): yield mlflow.MlflowClient(uri, uri)
+    except Exception as error:
+        if (status := _status(error)) and 400 <= status < 500 and status not in (408, 425, 429):
+            raise Refused(f"{uri} says no ({status}): {first_line(error)[:500]}") from error
+        raise
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #906ea70a
 class MlflowSink:

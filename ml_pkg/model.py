@@ -288,17 +288,46 @@ def _edited(what:str, model:Model, advice:str="") -> EditedCode:
     error.model = model
     return error
 
-class UnknownPersister(DamagedFile):
-    "A model file that was written by a persister which is not given for reading it."
-
+# %% ../nbs/api/220_model.ipynb #1afdc8fd
 def _file_of(path:str|Path) -> Path:
     if isinstance(path, Path) or path.endswith(".mlpkg") or Path(path).is_file(): return Path(path)
     from ml_pkg.addresses import model_file
     return model_file(path)
 
+# %% ../nbs/api/220_model.ipynb #51250358
+@contextmanager
+def _readable(path:Path, part:str) -> Iterator[None]:
+    "Say which part of a file cannot be read; the digests are right, so it was written so, or needs code that is not here."
+    try: yield
+    except MlPkgError: raise
+    except MemoryError as error:
+        raise TooLarge(f"{path} holds a model, and {part} needs more memory than there is ({error}). Load it on a larger machine, if it is what you think it is") from error
+    except Exception as error:
+        raise DamagedFile(f"{path} holds a model, and {part} cannot be read here ({type(error).__name__}: {error}). If it names a module, install that; otherwise take the file from its source again") from error
+
+# %% ../nbs/api/220_model.ipynb #7da6bb5b
+def _compare_versions(path:Path, written:dict[str, str]) -> None:
+    "Warn of a model that another scikit-learn has fitted."
+    here = _versions()["scikit-learn"]
+    if written.get("scikit-learn") not in (None, here):
+        warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}",
+            UserWarning, stacklevel=4)
+
+# %% ../nbs/api/220_model.ipynb #63ffe8ed
+def _try_out(path:Path, model:Model) -> None:
+    "Raise `DamagedFile` for a stranger's model that cannot answer about a row such as its schema describes."
+    with _readable(path, "what it is"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(InvalidInput): model.predict([{column.name: column.example for column in model.schema.columns}]) # an example that is no whole row tells nothing
+
+# %% ../nbs/api/220_model.ipynb #a46df72a
 def _of_its_run(digest:str, card:dict[str, Any]) -> Mapping[str, bytes]:
     from ml_pkg.final_model import travelling
     return travelling(digest, card)
+
+# %% ../nbs/api/220_model.ipynb #acb39a14
+class UnknownPersister(DamagedFile):
+    "A model file that was written by a persister which is not given for reading it."
 
 DESCRIBED = 2**23 # bytes of each part of the description that a stranger's model may have
 
@@ -324,29 +353,6 @@ def _load(path:Path, trusted:bool, persisters:dict[str, Persister]) -> Model:
     with _readable(path, "what its code was"): _ = model.edited
     if not vouched: _try_out(path, model)
     return model
-
-def _try_out(path:Path, model:Model) -> None:
-    "Raise `DamagedFile` for a stranger's model that cannot answer about a row such as its schema describes."
-    with _readable(path, "what it is"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with suppress(InvalidInput): model.predict([{column.name: column.example for column in model.schema.columns}]) # an example that is no whole row tells nothing
-
-@contextmanager
-def _readable(path:Path, part:str) -> Iterator[None]:
-    "Say which part of a file cannot be read; the digests are right, so it was written so, or needs code that is not here."
-    try: yield
-    except MlPkgError: raise
-    except MemoryError as error:
-        raise TooLarge(f"{path} holds a model, and {part} needs more memory than there is ({error}). Load it on a larger machine, if it is what you think it is") from error
-    except Exception as error:
-        raise DamagedFile(f"{path} holds a model, and {part} cannot be read here ({type(error).__name__}: {error}). If it names a module, install that; otherwise take the file from its source again") from error
-
-def _compare_versions(path:Path, written:dict[str, str]) -> None:
-    "Warn of a model that another scikit-learn has fitted."
-    here = _versions()["scikit-learn"]
-    if written.get("scikit-learn") not in (None, here):
-        warnings.warn(f"{path} was fitted with scikit-learn {written['scikit-learn']}, and this is {here}: predictions may differ. Train it again with {here}, or install {written['scikit-learn']}",
-            UserWarning, stacklevel=4)
 
 # %% ../nbs/api/220_model.ipynb #410d7da6
 _is_asked:ContextVar[bool] = ContextVar("_is_asked", default=False) # whether somebody looks at what was edited, so that no warning has to

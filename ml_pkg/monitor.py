@@ -52,6 +52,7 @@ def watched_metrics(
     chosen = metrics or [name for name in model.card.get("scorers", []) if name in known] or [name for name in ("accuracy", "neg_mean_absolute_error") if name in known]
     return {name: known[name] for name in chosen}
 
+# %% ../nbs/api/692_monitor.ipynb #1134d34d
 def unwatched_metrics(
     model:Model,               # with a card
     watched:Collection[str],   # metrics that are judged
@@ -62,11 +63,20 @@ def unwatched_metrics(
     return {name: f"the metric {name} is declared and not watched: {'it had no value at training either' if name in valueless else 'it is none of those that are told from what single rows add to them'}. Watched: {listed(watched)}"
         for name in declared if name not in watched}
 
+# %% ../nbs/api/692_monitor.ipynb #02972956
 def _times_in(model:Model, profile:ReferenceProfile) -> dict[str, str]:
     "Columns of times, of which nothing is remembered."
     return {column.name: f"column '{column.name}' holds times, of which new ones are always new" for column in model.schema.columns
         if column.kind == "datetime" and column.name not in profile.inputs.bins.names}
 
+def watch_without(
+    watch:Watch,            # what is judged, and how strictly
+    unread:Collection[str], # columns that are not judged
+) -> Watch:
+    "Without tolerances for what is not judged."
+    return replace(watch, columns={name: tolerance for name, tolerance in watch.columns.items() if name not in unread})
+
+# %% ../nbs/api/692_monitor.ipynb #77ea8f1b
 def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Estimated|Abstained:
     "How well the model does on rows that have an answer, without labels."
     some = seen.some(seen.answered)
@@ -80,6 +90,23 @@ def _estimate(model:Model, seen:Observed, metrics:Sequence[str], level:float) ->
             some.answers[[probability_name(label) for label in estimator.classes]].to_numpy("float64"), metrics)
     except MlPkgError as error: return abstained(str(error))
 
+# %% ../nbs/api/692_monitor.ipynb #2099e28a
+def _measure(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Mapping[str, Interval]:
+    "Metrics of rows that have a label and an answer; none without such rows."
+    frame = seen.answers.assign(**{LABEL: seen.labels})[seen.scored]
+    classes = model.card["classes"] if model.card["task"] == "classification" else []
+    possible = [name for name in metrics if name in MEASURABLE and set(MEASURABLE[name].needs(pd.Index(classes)) or ["?"]) <= set(frame)] # of a log without probabilities, what needs none
+    return measured(frame, classes, possible, level) if len(frame) else {}
+
+# %% ../nbs/api/692_monitor.ipynb #f19f9fde
+def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping[str, Interval], metrics:Mapping[str, TrainingScore], look:int) -> agreement.Verdict:
+    "Of the first metric; of a loss, what may differ is a part of it."
+    if not found: return agreement.NotComparable("there are no labels")
+    name, training = next((each, metrics[each]) for each in found)
+    scale = max(abs(training.score), 1e-12) if name.startswith("neg_") else 1.0
+    return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name, look)
+
+# %% ../nbs/api/692_monitor.ipynb #7d799a09
 def _shares(model:Model, labelled:Observed) -> tuple[ClassShare, ...]:
     "Of the classes, among labelled rows like those of training; none where that cannot be told."
     if model.card["task"] != "classification" or labelled.unread: return ()
@@ -93,27 +120,6 @@ def _shares(model:Model, labelled:Observed) -> tuple[ClassShare, ...]:
     except (MlPkgError, KeyError): return () # of a model without probabilities, or a log without them
     return tuple(ClassShare(label, float((known.labels == label).mean()), each.interval.mean, each.spread, len(known.X))
         for label, each in zip(estimator.classes, expected, strict=True))
-
-def watch_without(
-    watch:Watch,            # what is judged, and how strictly
-    unread:Collection[str], # columns that are not judged
-) -> Watch:
-    "Without tolerances for what is not judged."
-    return replace(watch, columns={name: tolerance for name, tolerance in watch.columns.items() if name not in unread})
-
-def _measure(model:Model, seen:Observed, metrics:Sequence[str], level:float) -> Mapping[str, Interval]:
-    "Metrics of rows that have a label and an answer; none without such rows."
-    frame = seen.answers.assign(**{LABEL: seen.labels})[seen.scored]
-    classes = model.card["classes"] if model.card["task"] == "classification" else []
-    possible = [name for name in metrics if name in MEASURABLE and set(MEASURABLE[name].needs(pd.Index(classes)) or ["?"]) <= set(frame)] # of a log without probabilities, what needs none
-    return measured(frame, classes, possible, level) if len(frame) else {}
-
-def _compare(comparison:Comparison, estimated:Estimated|Abstained, found:Mapping[str, Interval], metrics:Mapping[str, TrainingScore], look:int) -> agreement.Verdict:
-    "Of the first metric; of a loss, what may differ is a part of it."
-    if not found: return agreement.NotComparable("there are no labels")
-    name, training = next((each, metrics[each]) for each in found)
-    scale = max(abs(training.score), 1e-12) if name.startswith("neg_") else 1.0
-    return replace(comparison, tolerance=comparison.tolerance * scale, margin=comparison.margin * scale).compare(estimated, found, name, look)
 
 # %% ../nbs/api/692_monitor.ipynb #aed1f413
 class _Scores:

@@ -75,12 +75,6 @@ def _canonical(text:str) -> str:
     except SyntaxError: return text # such as that of a class, whose methods are pieces by themselves
 
 # %% ../nbs/api/217_parts.ipynb #d6c97a76
-class _Source(NamedTuple):
-    "What a module says, statement by statement."
-    constants: dict[str, list[ast.expr]]       # name -> the expressions that are assigned to it, or are called on it
-    imports: dict[str, tuple[int, str, str]]   # name -> level, module and name that it is imported from
-    classes: dict[str, ast.ClassDef]           # by their qualified names
-
 def _statements(body:Sequence[ast.stmt]) -> Iterator[ast.stmt]:
     "Those of a module, also within conditions and loops, and not within functions and classes."
     for statement in body:
@@ -89,6 +83,7 @@ def _statements(body:Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         for part in ("body", "orelse", "finalbody"): yield from _statements(getattr(statement, part, []))
         for handler in getattr(statement, "handlers", []): yield from _statements(handler.body)
 
+# %% ../nbs/api/217_parts.ipynb #bd78fa8a
 def _assigned(statement:ast.stmt) -> dict[str, ast.expr]:
     "Names that are assigned, or whose methods are called."
     value = getattr(statement, "value", None)
@@ -96,11 +91,19 @@ def _assigned(statement:ast.stmt) -> dict[str, ast.expr]:
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, (ast.AnnAssign, ast.AugAssign)) else []
     return {name.id: value for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)} if value else {}
 
+# %% ../nbs/api/217_parts.ipynb #94b05bf2
 def _classes(body:Sequence[ast.stmt], above:str="") -> Iterator[tuple[str, ast.ClassDef]]:
     for statement in _statements(body):
         if isinstance(statement, ast.ClassDef):
             yield above + statement.name, statement
             yield from _classes(statement.body, f"{above}{statement.name}.")
+
+# %% ../nbs/api/217_parts.ipynb #0c3c6ae0
+class _Source(NamedTuple):
+    "What a module says, statement by statement."
+    constants: dict[str, list[ast.expr]]       # name -> the expressions that are assigned to it, or are called on it
+    imports: dict[str, tuple[int, str, str]]   # name -> level, module and name that it is imported from
+    classes: dict[str, ast.ClassDef]           # by their qualified names
 
 @functools.lru_cache(maxsize=64)
 def _read(text:str) -> _Source:
@@ -114,6 +117,7 @@ def _read(text:str) -> _Source:
             found.imports.update({each.asname or each.name: (statement.level, statement.module or "", each.name) for each in statement.names})
     return found
 
+# %% ../nbs/api/217_parts.ipynb #1f6ab7ee
 _texts:dict[str, tuple[Any, str]] = {} # by the name of a module, what its file said when it was first asked about after its import
 
 def _text(module:ModuleType) -> str:
@@ -129,6 +133,20 @@ def _source(module:Any) -> _Source:
     if not isinstance(module, ModuleType) or not getattr(module, "__file__", None) or is_library(module): return _Source({}, {}, {})
     return _read(_text(module))
 
+# %% ../nbs/api/217_parts.ipynb #4e58427e
+def _is_stale(values:list[ast.expr], now:Any) -> bool:
+    "Whether a constant that never changes is another one than its file says: the file was edited after it was imported."
+    if len(values) > 1 or not isinstance(now, (bool, int, float, str, bytes, type(None))): return False
+    try: return ast.literal_eval(values[0]) != now and not isinstance(now, (bool, int)) # a number may count something
+    except (ValueError, TypeError, SyntaxError): return False
+
+# %% ../nbs/api/217_parts.ipynb #3a172ade
+def _of_code(value:Any) -> str:
+    "What a function or class of the project says, that a constant is made with; it may use that constant, so its own are not followed."
+    if not isinstance(value, (type, FunctionType)) or is_library(value): return ""
+    try: return repr([_said(piece) for piece in pieces(value).values() if not _UNREADABLE.match(piece.text)])
+    except Exception: return ""
+
 def _made(module:Any, name:str, above:tuple[tuple[str, str], ...]=()) -> str:
     "How a constant of a module is made, and whatever is used in that; empty if that is not seen, or is no more what runs."
     place, source = (getattr(module, "__name__", ""), name), _source(module)
@@ -142,18 +160,6 @@ def _made(module:Any, name:str, above:tuple[tuple[str, str], ...]=()) -> str:
     if _is_stale(values, vars(module).get(name)): return ""
     used = sorted({node.id for value in values for node in ast.walk(value) if isinstance(node, ast.Name)} - {name})
     return repr([[_syntax(value) for value in values], *filter(None, (_made(module, each, (*above, place)) for each in used))])
-
-def _of_code(value:Any) -> str:
-    "What a function or class of the project says, that a constant is made with; it may use that constant, so its own are not followed."
-    if not isinstance(value, (type, FunctionType)) or is_library(value): return ""
-    try: return repr([_said(piece) for piece in pieces(value).values() if not _UNREADABLE.match(piece.text)])
-    except Exception: return ""
-
-def _is_stale(values:list[ast.expr], now:Any) -> bool:
-    "Whether a constant that never changes is another one than its file says: the file was edited after it was imported."
-    if len(values) > 1 or not isinstance(now, (bool, int, float, str, bytes, type(None))): return False
-    try: return ast.literal_eval(values[0]) != now and not isinstance(now, (bool, int)) # a number may count something
-    except (ValueError, TypeError, SyntaxError): return False
 
 # %% ../nbs/api/217_parts.ipynb #9548420c
 _UNREADABLE = re.compile(r"bytecode of Python |[^\n]* (\d\S*|\(unknown version\)): ") # compiled, so nobody can tell; of a library, whose version says it

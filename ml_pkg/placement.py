@@ -45,6 +45,46 @@ class Place(NamedTuple):
     @property
     def address(self) -> str: return f"{self.module.__name__}:{self.variable}"
 
+# %% ../nbs/api/398_placement.ipynb #f7a655a9
+def _imported(name:str, called:str) -> ModuleType:
+    try: return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
+
+def _variables(module:ModuleType, called:str) -> list[str]: return [variable for variable, value in vars(module).items() if type(value).__name__ == "Experiment" and value.name == called]
+
+# %% ../nbs/api/398_placement.ipynb #827a650b
+def _written(module:ModuleType) -> Path | None:
+    "The file in which a module's declarations are written; none for one that was installed without its notebooks."
+    file = Path(module.__file__ or "").resolve()
+    notebook = notebook_of(file)
+    return None if notebook == file and is_library_file(str(file), module.__name__) else notebook
+
+# %% ../nbs/api/398_placement.ipynb #e8d6f5b6
+def _importable(*modules:str|None) -> str | None: return next((module for module in modules if module not in (None, "__main__")), None)
+
+def _recorded_module(workspace:Workspace, name:str) -> str | None:
+    "The module that declared an experiment of a name, as its runs tell; those of variants tell it by what they vary."
+    if not workspace.database.exists(): return None
+    with connected(workspace) as connection:
+        found = connection.execute("SELECT module FROM runs WHERE experiment = ? AND module <> '__main__' AND NOT varied ORDER BY number DESC LIMIT 1",
+            [name]).fetchone()
+        last = connection.execute("SELECT id FROM runs WHERE experiment = ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [name]).fetchone()
+    if found: return found[0]
+    told = load_run(last[0]).experiment if last else None
+    return _importable(told.lineage[name], told.module) if told else None
+
+# %% ../nbs/api/398_placement.ipynb #453f194a
+def _homes(experiment:"Experiment", workspace:Workspace) -> dict[str, str]:
+    "Names under which it may be declared, and in which module each would be: what a notebook named, in that of what is varied in the end. Raises `NotRewritable` if there is none."
+    lineage = experiment.lineage
+    called = [*lineage][-1]
+    home = _importable(lineage[called], experiment.declared.module) or _recorded_module(workspace, called)
+    if home is None:
+        raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
+    return {name: _importable(module, home) or home for name, module in lineage.items()}
+
+# %% ../nbs/api/398_placement.ipynb #754d88f3
 def declared_place(
     experiment:"Experiment", # a declaration or a variant, also one of another name
     workspace:Workspace,     # whose runs tell the module, if the experiment does not
@@ -57,41 +97,6 @@ def declared_place(
     if len(found) != 1:
         raise NotRewritable(f"{module.__name__} has {len(found)} variables with an experiment called '{called}'{': ' + ', '.join(found) if found else ''}; one is needed")
     return Place(module, found[0], called, _written(module))
-
-def _homes(experiment:"Experiment", workspace:Workspace) -> dict[str, str]:
-    "Names under which it may be declared, and in which module each would be: what a notebook named, in that of what is varied in the end. Raises `NotRewritable` if there is none."
-    lineage = experiment.lineage
-    called = [*lineage][-1]
-    home = _importable(lineage[called], experiment.declared.module) or _recorded_module(workspace, called)
-    if home is None:
-        raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
-    return {name: _importable(module, home) or home for name, module in lineage.items()}
-
-def _importable(*modules:str|None) -> str | None: return next((module for module in modules if module not in (None, "__main__")), None)
-
-def _variables(module:ModuleType, called:str) -> list[str]: return [variable for variable, value in vars(module).items() if type(value).__name__ == "Experiment" and value.name == called]
-
-def _imported(name:str, called:str) -> ModuleType:
-    try: return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise NotRewritable(f"the module {name}, which declares {called}, cannot be imported here ({type(error).__name__}: {error})") from error
-
-def _written(module:ModuleType) -> Path | None:
-    "The file in which a module's declarations are written; none for one that was installed without its notebooks."
-    file = Path(module.__file__ or "").resolve()
-    notebook = notebook_of(file)
-    return None if notebook == file and is_library_file(str(file), module.__name__) else notebook
-
-def _recorded_module(workspace:Workspace, name:str) -> str | None:
-    "The module that declared an experiment of a name, as its runs tell; those of variants tell it by what they vary."
-    if not workspace.database.exists(): return None
-    with connected(workspace) as connection:
-        found = connection.execute("SELECT module FROM runs WHERE experiment = ? AND module <> '__main__' AND NOT varied ORDER BY number DESC LIMIT 1",
-            [name]).fetchone()
-        last = connection.execute("SELECT id FROM runs WHERE experiment = ? AND status = 'finished' ORDER BY number DESC LIMIT 1", [name]).fetchone()
-    if found: return found[0]
-    told = load_run(last[0]).experiment if last else None
-    return _importable(told.lineage[name], told.module) if told else None
 
 # %% ../nbs/api/398_placement.ipynb #f439e85b
 def place_at(

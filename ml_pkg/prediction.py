@@ -70,6 +70,7 @@ def _as_written(path:Path, options:dict[str, Any], names:list[str], rows:int) ->
     as_text = {**options, "na_values": None, "na_filter": False, "dtype": "str"}
     with pd.read_csv(path, **as_text, usecols=names, chunksize=rows) as parts: yield (part.rename(columns=Written) for part in parts)
 
+# %% ../nbs/api/440_prediction.ipynb #8f07933d
 def _options_for(path:Path, schema:Schema, dialect:Dialect) -> dict[str, Any]:
     "How a CSV is read: as that was which the model has learnt from, but in UTF-8 if it is; as most are, if only then it has the columns."
     if dialect != USUAL and is_utf8(path): dialect = replace(dialect, encoding="utf-8") # which no text in another encoding looks like
@@ -79,6 +80,7 @@ def _options_for(path:Path, schema:Schema, dialect:Dialect) -> dict[str, Any]:
         except (InvalidData, UnicodeError, pd.errors.ParserError): return False # which is told of the first
     return learnt if not others or fits(learnt) else next(filter(fits, others), learnt)
 
+# %% ../nbs/api/440_prediction.ipynb #eb700c62
 def _refuse_points(part:pd.DataFrame, schema:Schema, first_row:int) -> None:
     "Raise for a point in a number of a table with decimal commas: in 1.000 it stands between thousands, and a float would be 1."
     for column in schema.columns:
@@ -87,6 +89,7 @@ def _refuse_points(part:pd.DataFrame, schema:Schema, first_row:int) -> None:
         if odd.any():
             raise InvalidInput(f"column '{column.name}', row {first_row + int(odd.argmax())}: {part[column.name].iloc[int(odd.argmax())]!r} is no number where commas stand before decimals, as in the table that the model has learnt from. Write it without a mark between thousands")
 
+# %% ../nbs/api/440_prediction.ipynb #8b61088a
 def _rounded(part:pd.DataFrame, schema:Schema) -> list[str]:
     "Columns of whole numbers that pandas may have rounded, since some are missing beside large ones."
     return [column.name for column in schema.columns if column.kind == "integer" and part[column.name].dtype == "float64" and part[column.name].abs().max() >= EXACT]
@@ -95,6 +98,7 @@ def _exactly(path:Path, options:dict[str, Any], names:list[str], rows:int, numbe
     "Columns of the part of that number as text, which says all. The file is read once more up to there: such a part is rare."
     with pd.read_csv(path, **options, usecols=names, dtype="str", chunksize=rows) as parts: return next(itertools.islice(parts, number, None))[names]
 
+# %% ../nbs/api/440_prediction.ipynb #97d54709
 _TRUTHS = {spelling: truth for truth, words in ((True, ("True", "true", "TRUE", "1")), (False, ("False", "false", "FALSE", "0"))) for spelling in words} # as pandas reads them from a column that has nothing else
 
 def _with_truths(part:pd.DataFrame, schema:Schema) -> pd.DataFrame:
@@ -102,6 +106,7 @@ def _with_truths(part:pd.DataFrame, schema:Schema) -> pd.DataFrame:
     texts = [column.name for column in schema.columns if column.kind == "boolean" and isinstance(part[column.name].dtype, pd.StringDtype)]
     return part.assign(**{name: part[name].astype(object).map(lambda cell: _TRUTHS.get(cell, cell)) for name in texts})
 
+# %% ../nbs/api/440_prediction.ipynb #e28f4c2f
 def _csv_parts(path:Path, schema:Schema, keep:list[str], rows:int, dialect:Dialect=USUAL) -> Iterator[tuple[pd.DataFrame, float]]:
     "All columns are parsed, also those that are not needed: with some left out, pandas would let rows with too many fields pass. What is kept is text, as it stands there: 00123 is no number, and a part without gaps is written as any other."
     options = _options_for(path, schema, dialect)
@@ -142,6 +147,7 @@ def _plain_schema(schema:Any) -> Any:
     import pyarrow as pa
     return pa.schema([field.with_type(_plain_type(field.type)) for field in schema], schema.metadata)
 
+# %% ../nbs/api/440_prediction.ipynb #79932288
 def _in_type(values:Any, kind:Any) -> Any:
     "Values in a plain type. Of a slice of list views neither Arrow's cast nor pandas has all of them, so these go through Python."
     import pyarrow as pa
@@ -153,6 +159,7 @@ def _plain(part:Any) -> Any:
     schema = _plain_schema(part.schema)
     return pa.table([_in_type(values, field.type) for values, field in zip(part.columns, schema, strict=True)], schema=schema)
 
+# %% ../nbs/api/440_prediction.ipynb #3e30e0f7
 def _has_column(field:Any) -> bool:
     "Whether pandas can have a column of it, which it cannot of unions."
     import pyarrow as pa
@@ -169,6 +176,7 @@ def _check_types(typed:Any, schema:Schema, keep:list[str], path:Path) -> None:
     for field in odd:
         if field.name in (*schema.names, *keep): raise InvalidInput(f"{path}: column '{field.name}' holds {field.type}, which no table of pandas can hold. Write it to the file as another type, such as text{'' if field.name in schema.names else ', or do not keep it'}")
 
+# %% ../nbs/api/440_prediction.ipynb #be7f842e
 def _is_settled(kind:Any) -> bool:
     "Whether pandas has one type for it, whatever is missing in a part; of others it makes objects or doubles where there are gaps."
     import pyarrow as pa
@@ -180,6 +188,7 @@ def _has_type(kind:Any) -> bool:
     try: return bool(pd.ArrowDtype(kind).type)
     except NotImplementedError: return False
 
+# %% ../nbs/api/440_prediction.ipynb #154366f3
 def _frame_of(part:Any, keep:list[str]) -> pd.DataFrame:
     "A part of a file of Arrow's, beside which stands what is kept of it, in the file's own types: each part has the same."
     part = _plain(part)
@@ -188,6 +197,7 @@ def _frame_of(part:Any, keep:list[str]) -> pd.DataFrame:
         if not _is_settled(part.schema.field(name).type): frame[Written(name)] = pd.Series(pd.arrays.ArrowExtensionArray(part.column(name)), frame.index)
     return frame
 
+# %% ../nbs/api/440_prediction.ipynb #b7e2cc6e
 def _parquet_parts(path:Path, schema:Schema, keep:list[str], rows:int) -> Iterator[tuple[pd.DataFrame, float]]:
     import pyarrow.parquet as pq
     with pq.ParquetFile(path) as file:

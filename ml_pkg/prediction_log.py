@@ -340,6 +340,8 @@ def _reason(error:Exception) -> str: return str(getattr(error, "strerror", None)
 # %% ../nbs/api/486_prediction_log.ipynb #4bbd9fb2
 _PROGRAM = "import os, sys; getattr(os, 'nice', int)(19); from ml_pkg.prediction_log import make_segments; make_segments(*sys.argv[1:])" # politely from its first import on
 
+def _sealed(folder:Path, mark:str, is_closed:bool=False) -> list[str]: return [*seal_all(folder, mark, request_tables, is_closed), *seal_all(folder/LABELS, mark, label_tables, is_closed)]
+
 def make_segments(
     folder:str|Path, # of the log
     mark:str,        # of the process whose files are ours, where files have no locks
@@ -347,14 +349,16 @@ def make_segments(
     "Make segments of what nobody writes to any more, and print what could not be done, one JSON text a line."
     for trouble in _sealed(Path(folder), mark): print(json.dumps(trouble), flush=True)
 
-def _sealed(folder:Path, mark:str, is_closed:bool=False) -> list[str]: return [*seal_all(folder, mark, request_tables, is_closed), *seal_all(folder/LABELS, mark, label_tables, is_closed)]
-
+# %% ../nbs/api/486_prediction_log.ipynb #17c7c3e9
 def _last_recorded(labels:Path) -> int:
     "The last moment of the clock that a folder of labels has, in microseconds since the epoch, if it is yet to come: the clock was set back. A folder that cannot be read has none."
     to_come = Span(RECORDED, datetime.now(UTC))
     with suppress(DamagedFile, OSError, ValueError):
         return max((moment for rows in kept_tables(labels, label_tables, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
     return 0
+
+# %% ../nbs/api/486_prediction_log.ipynb #6fc27680
+_TIDY = 60.0 # seconds between two looks at what others left, what is too old, and how far others are ahead of a clock that was set back
 
 class _Keeper(threading.Thread):
     "Has segments made of what is written, removes what is too old, and has labels follow those of other processes while the clock is behind."
@@ -400,8 +404,6 @@ class _Keeper(threading.Thread):
     def close(self) -> None:
         self._closing.set()
         self._due.set()
-
-_TIDY = 60.0 # seconds between two looks at what others left, what is too old, and how far others are ahead of a clock that was set back
 
 # %% ../nbs/api/486_prediction_log.ipynb #665f28ec
 _RETENTION, _PRIVATE = Retention(), Private()

@@ -141,14 +141,13 @@ def _meanings(experiment:"Experiment") -> list[dict]:
 
 # %% ../nbs/api/298_recording.ipynb #feff1ade
 def _about_rows(experiment:"Experiment") -> dict[str, Any]:
-    "Columns of a run that describe its rows; none, if the failure that is being recorded lies in them."
+    "Columns of a run that describe its rows; only what share of them is fitted on, if the failure that is being recorded lies in them."
     from ml_pkg.evaluation import comparable, is_classification, locked_away
     dataset, evaluation = experiment.dataset, experiment.evaluation
-    told:dict[str, Any] = {}
+    told:dict[str, Any] = {"train_size": evaluation.train_size}
     with suppress(MlPkgError, ValueError, TypeError):
         classification = is_classification(experiment.estimator, dataset.y)
-        told = {"dataset_rows": len(dataset), "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression",
-                "train_size": evaluation.train_size}
+        told |= {"dataset_rows": len(dataset), "schema": json.dumps(dataset.schema.to_dict()), "task": "classification" if classification else "regression"}
         told |= {"comparable": comparable(dataset, evaluation, classification, experiment.seed), "dataset_key": dataset.fingerprint,
                  "holdout_rows": int(locked_away(dataset, evaluation.holdout).sum())} # which rows without a key have not
     return told
@@ -165,17 +164,21 @@ def _parameter_keys(experiment:"Experiment") -> dict[str, str]:
     held = {"": experiment.estimator, **experiment.estimator.get_params(deep=True)}
     with at_one_moment(): return {name: key for name, value in held.items() if (key := _key_of(value))}
 
+# %% ../nbs/api/298_recording.ipynb #6eb81ce6
 def _differ(before:dict[str, str], after:dict[str, str]) -> list[str]:
     "Names of what is not the same, the innermost where there are such."
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     inside = [name for name in names if "__" in name and not any(each.startswith(f"{name}__") for each in names)]
     return inside or [name for name in names if name] or names
 
+# %% ../nbs/api/298_recording.ipynb #07e6cb52
 _OF_ITS_TEXT = {"times", "none"} # what is said of how a column of text is written: versions have told it otherwise of the same rows
 
 def _reads_alike(one:dict[str, Any]|None, other:dict[str, Any]|None) -> bool:
-    "Whether two descriptions of a column agree in all that both have."
-    return one is not None and other is not None and all(one[each] == other[each] for each in one.keys() & other.keys() - _OF_ITS_TEXT)
+    "Whether two descriptions of a column agree in all that both have. Where an object of its stood in memory differs from process to process."
+    if one is None or other is None: return False
+    both = one.keys() & other.keys() - _OF_ITS_TEXT
+    return all(without_places(json.dumps(one[each])) == without_places(json.dumps(other[each])) for each in both)
 
 def _other_columns(run:Run, schema:str|None) -> list[str]:
     "Names of the columns that are described otherwise by now. Where rows have a key, that says more."
@@ -183,13 +186,21 @@ def _other_columns(run:Run, schema:str|None) -> list[str]:
     then, now = ({str(column["name"]): column for column in json.loads(each)} for each in (run.row["schema"], schema))
     return [name for name in {**then, **now} if not _reads_alike(then.get(name), now.get(name))] or (list(now) if list(then) != list(now) else [])
 
+# %% ../nbs/api/298_recording.ipynb #3a779dfb
+def _other_versions(experiment:"Experiment", run:Run) -> list[str]:
+    "Packages that were there in another version."
+    then = run.packages
+    return [name for name, version in packages(experiment.estimator).items() if then.get(name, version) != version]
+
 def _meant_otherwise(experiment:"Experiment", run:Run, schema:str|None) -> str:
     "What reads as it did and is another: code that was edited, an array, a metric, a column. Of a run that an earlier version recorded, the metrics alone are known."
     parameters = _differ(run.parameter_keys, _parameter_keys(experiment)) if run.parameter_keys else []
     then, now = run.meanings, {each["metric"]: each["meaning"] for each in _meanings(experiment)}
     metrics = [f"metric {name}" for name in {**then, **now} if name not in then or name not in now or then[name] not in (None, now[name])]
     columns = _other_columns(run, schema)
-    return ", ".join([*(f"another {name or 'estimator'}" for name in (*parameters, *metrics)), *([f"other columns: {listed(columns)}"] if columns else [])])
+    versions = _other_versions(experiment, run) if parameters else [] # which the keys of classes have in them
+    return ", ".join([*(f"another {name or 'estimator'}" for name in (*(() if versions else parameters), *metrics)),
+        *([f"other versions of {listed(versions)}"] if versions else []), *([f"other columns: {listed(columns)}"] if columns else [])])
 
 def otherwise(
     experiment:"Experiment", # as it is declared now

@@ -52,8 +52,6 @@ def _reliability(said:np.ndarray, happened:np.ndarray, bins:int) -> dict[str, li
         "share": [float(happened[part].mean()) for part in parts]}
 
 # %% ../nbs/api/336_reference.ipynb #0e99f389
-FORMAT = 1 # of what is written
-
 @dataclass(frozen=True, eq=False)
 class Baseline:
     "Frozen bins of a table, and its rows counted in them."
@@ -67,8 +65,10 @@ class Baseline:
         bins = Bins.from_dict(written["bins"])
         return cls(bins, Sketch.from_dict(written["sketch"], bins))
 
+# %% ../nbs/api/336_reference.ipynb #d3182d9b
 def _scores(inputs:Baseline, importance:Mapping[str, float]) -> Scores: return scores_of(inputs.bins, inputs.sketch, sorted(inputs.bins.names, key=lambda name: -importance.get(name, 0.0)))
 
+# %% ../nbs/api/336_reference.ipynb #4d1e0842
 @dataclass(frozen=True, eq=False)
 class Window:
     "Rows of production, counted with the bins of a profile."
@@ -80,6 +80,9 @@ class Window:
     def rows(self) -> int: return self.inputs.rows
 
     def to_dict(self) -> dict[str, Any]: return {"inputs": self.inputs.to_dict(), "answers": self.answers.to_dict(), "pairs": self.pairs.to_dict()}
+
+# %% ../nbs/api/336_reference.ipynb #1ab33b86
+FORMAT = 1 # of what is written
 
 @dataclass(frozen=True, eq=False)
 class ReferenceProfile:

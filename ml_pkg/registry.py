@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRODUCTION', 'PREVIOUS', 'ANYTHING', 'load_of_run', 'Version', 'whole_file', 'registered_versions', 'Copy',
            'kept_copy', 'add_version', 'register', 'who', 'aliases', 'version_of', 'check_registered', 'check_expected',
-           'point', 'alias', 'point_back', 'rollback_target', 'version_before', 'retire', 'tell_of_aliases', 'Standing',
+           'point', 'tell_of_aliases', 'alias', 'version_before', 'rollback_target', 'point_back', 'retire', 'Standing',
            'standing_of', 'kept_file', 'addressed_version', 'in_production', 'run_of', 'versions', 'model_list',
            'models', 'alias_text', 'move_list', 'gate_text', 'registry_history']
 
@@ -338,6 +338,17 @@ def _registry() -> Iterator[sqlite3.Connection]:
 _MOVED_BY = {PRODUCTION: "is moved by promotion, which checks what it moves: experiment.promote(). Back again: rollback",
     PREVIOUS: "is what rollback brings back, and moves with what is in production"}
 
+# %% ../nbs/api/385_registry.ipynb #a7b56f40
+def tell_of_aliases(
+    workspace:Workspace, # that the versions are recorded in
+    name:str,            # of the model
+) -> None:
+    "Aliases of a model were moved, and the transaction has ended. Those who are told of runs shall know."
+    with connected(workspace) as connection:
+        recent = "SELECT version, row_number() OVER (PARTITION BY alias ORDER BY number DESC) AS age FROM promotions WHERE name = ?"
+        runs = [run for run, in connection.execute(f"SELECT DISTINCT run FROM versions WHERE name = ? AND version IN (SELECT version FROM ({recent}) WHERE age <= 2)", [name, name])]
+    tell_more(workspace, *runs)
+
 # %% ../nbs/api/385_registry.ipynb #97eb09b1
 def alias(
     name:str,         # of the model
@@ -354,34 +365,6 @@ def alias(
     tell_of_aliases(Workspace.current(), name)
 
 # %% ../nbs/api/385_registry.ipynb #0d4106b6
-_ALONE = "registry alone" # how the reason begins of a rollback that left the declaration as it is
-
-def point_back(
-    name:str,                   # of the model
-    why:str="",                 # kept in the history
-    expected:int|None=ANYTHING, # the version that should be in production; by default the one that is as this begins
-) -> Version:                   # that is in production now
-    "Bring back what was in production before, and once more what was before that. The declaration stays as it is. Raises `UnknownName` if nothing was, `Overtaken`."
-    with _registry() as connection:
-        check_registered(connection, name)
-        seen = _seen(connection, name, expected)
-        with transaction(connection):
-            check_expected(connection, name, PRODUCTION, seen)
-            version = version_before(connection, name)
-            point(connection, name, PRODUCTION, version.version, "rollback", who(), "; ".join(filter(None, (_ALONE, why))))
-    tell_of_aliases(Workspace.current(), name)
-    return version
-
-def _seen(connection:sqlite3.Connection, name:str, expected:Any) -> int | None: return aliases(connection, name).get(PRODUCTION) if expected is ANYTHING else expected
-
-def rollback_target(
-    name:str, # of the model
-) -> Version:
-    "What `point_back` would bring back. Raises `UnknownName` if there is nothing, `NotFound`, `DamagedFile`."
-    with _registry() as connection:
-        check_registered(connection, name)
-        return version_before(connection, name)
-
 def version_before(
     connection:sqlite3.Connection, # to the run store
     name:str,                      # of the model
@@ -404,6 +387,37 @@ def _why_none_before(connection:sqlite3.Connection, name:str, there:int|None) ->
     return (f"version {there} is the first that went into production. {told}What its promotion changed in the cell goes back with git (git revert COMMIT; git checkout of the notebook and its module, "
             f"as long as they are not committed), and ml_pkg retire {name} --why REASON leaves nothing in production")
 
+# %% ../nbs/api/385_registry.ipynb #20bc6d04
+def rollback_target(
+    name:str, # of the model
+) -> Version:
+    "What `point_back` would bring back. Raises `UnknownName` if there is nothing, `NotFound`, `DamagedFile`."
+    with _registry() as connection:
+        check_registered(connection, name)
+        return version_before(connection, name)
+
+# %% ../nbs/api/385_registry.ipynb #999f40a9
+_ALONE = "registry alone" # how the reason begins of a rollback that left the declaration as it is
+
+def _seen(connection:sqlite3.Connection, name:str, expected:Any) -> int | None: return aliases(connection, name).get(PRODUCTION) if expected is ANYTHING else expected
+
+def point_back(
+    name:str,                   # of the model
+    why:str="",                 # kept in the history
+    expected:int|None=ANYTHING, # the version that should be in production; by default the one that is as this begins
+) -> Version:                   # that is in production now
+    "Bring back what was in production before, and once more what was before that. The declaration stays as it is. Raises `UnknownName` if nothing was, `Overtaken`."
+    with _registry() as connection:
+        check_registered(connection, name)
+        seen = _seen(connection, name, expected)
+        with transaction(connection):
+            check_expected(connection, name, PRODUCTION, seen)
+            version = version_before(connection, name)
+            point(connection, name, PRODUCTION, version.version, "rollback", who(), "; ".join(filter(None, (_ALONE, why))))
+    tell_of_aliases(Workspace.current(), name)
+    return version
+
+# %% ../nbs/api/385_registry.ipynb #272548cc
 def retire(
     name:str,                   # of the model
     why:str,                    # kept in the history
@@ -420,17 +434,6 @@ def retire(
             point(connection, name, PRODUCTION, None, "retire", who(), why)
     tell_of_aliases(Workspace.current(), name)
     return version
-
-# %% ../nbs/api/385_registry.ipynb #a7b56f40
-def tell_of_aliases(
-    workspace:Workspace, # that the versions are recorded in
-    name:str,            # of the model
-) -> None:
-    "Aliases of a model were moved, and the transaction has ended. Those who are told of runs shall know."
-    with connected(workspace) as connection:
-        recent = "SELECT version, row_number() OVER (PARTITION BY alias ORDER BY number DESC) AS age FROM promotions WHERE name = ?"
-        runs = [run for run, in connection.execute(f"SELECT DISTINCT run FROM versions WHERE name = ? AND version IN (SELECT version FROM ({recent}) WHERE age <= 2)", [name, name])]
-    tell_more(workspace, *runs)
 
 # %% ../nbs/api/385_registry.ipynb #5b1a194c
 @dataclass(frozen=True)

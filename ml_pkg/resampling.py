@@ -150,6 +150,8 @@ def _not_told_from_best(
     return np.array([_is_kept(luck, place, precisions[place], leads[place], level) for place in range(len(scores))])
 
 # %% ../nbs/api/283_resampling.ipynb #c382f1fe
+_SEEN = 0.05 # of what one more row weighs: errors of less do not tell how often the others are wrong
+
 class _Tables(NamedTuple):
     "What variants have of each class, for a metric that is told from that."
     metric: str            # of `TABLES`
@@ -157,10 +159,10 @@ class _Tables(NamedTuple):
     kinds: np.ndarray      # what one more of what is drawn adds, shape (n_kinds, n_terms)
 
     def only(self, places:Sequence[int]) -> "_Tables": return self._replace(sums=[self.sums[place] for place in places])
-    def ends(self, place:int, level:float) -> tuple[float, float]:
-        "The lowest and the highest score of a variant with more of what it has none of; of what it has some, the draws tell."
+    def ends(self, place:int, level:float, seen:float=0.0) -> tuple[float, float]:
+        "The lowest and the highest score of a variant with more of what it has none of; of what it has some, the draws tell, if that is more than a share of one more."
         sums = self.sums[place]
-        kinds = np.vstack([np.zeros_like(sums), self.kinds[never_seen(sums, self.kinds)]]) # and no more at all
+        kinds = np.vstack([np.zeros_like(sums), self.kinds[never_seen(sums, self.kinds, seen)]]) # and no more at all
         return ends_with(TABLES[self.metric], sums, kinds, level)
 
 def _tables(metric:str, sums:list[np.ndarray], rows:_Rows) -> _Tables:
@@ -186,6 +188,7 @@ class Sample:
     winners: np.ndarray   # of the best on drawn rows, on the rows left out; shape (n_draws,)
     units: float          # rows, or groups of rows, that were drawn from, by what hangs on them; for a metric of ranks those of the rarest class
     limits: ScoreRange    # between what there are scores
+    seen: float = 0.0     # of what one more unit weighs, the share above which errors tell how often there are some
     tables: _Tables|None = None # for a metric that is told from counts of classes
 
     def interval(
@@ -193,7 +196,7 @@ class Sample:
         place:int,         # of the variant, in `scores`
         level:float=LEVEL, # of confidence
     ) -> Interval:
-        "Of the score of a variant. One that made no error at all may yet make one: of a share of errors, what would hardly have shown itself in so many rows (Clopper and Pearson 1934), and of a score that hangs on few of them, such as those of a rare class, in so few."
+        "Of the score of a variant. One that made no error of any weight may yet make one: of a share of errors, what would hardly have shown itself in so many rows (Clopper and Pearson 1934), and of a score that hangs on few of them, such as those of a rare class, in so few."
         return self.limits.kept(self._with_unseen(place, level))
 
     def _decimals(self, *places:int) -> int: return _decimals(*(part for place in places for part in (self.scores[place], self.draws[:, place])))
@@ -202,10 +205,14 @@ class Sample:
         "As far as the draws of a variant reach, and what none of them has: also beyond the scores that there are."
         found = _around(self.scores[place], self.pooled[place], self.draws[:, place], level, self._decimals(place))
         if self.tables and math.isfinite(found.low):
-            low, high = self.tables.ends(place, level)
+            low, high = self.tables.ends(place, level, self.seen)
             above = self.scores[place] - self.pooled[place]
             return found._replace(low=min(found.low, float(low + above)), high=max(found.high, float(high + above)))
-        return found._replace(low=((1 - level) / 2) ** (1 / self.units)) if self.limits.highest == 1 and found.low == 1 else found
+        return found._replace(low=min(found.low, ((1 - level) / 2) ** (1 / self.units))) if self._is_all_right(place, found) else found
+
+    def _is_all_right(self, place:int, found:Interval) -> bool:
+        "Whether a share has no errors, or none of any weight."
+        return self.limits.highest == 1 and (found.low == 1 or (1 - self.pooled[place]) * self.units < self.seen)
 
     def difference(
         self,
@@ -349,8 +356,9 @@ def resampled(
     there, found = _drawn(known, _noted(_summed(known, rows, itertools.chain([first], frames)), totals), _counts(units, draws, seed), factor)
     if not there: return None # no variant has what the metric needs
     pooled, drawn, left_out = (_spread_out(values, there, len(predictions)) for values in found)
+    seen = _SEEN if clusters is None and (metric in TABLES or metric == "accuracy") else 0.0 # a row is right or wrong, and of a group a part may be
     return Sample(pooled if scores is None else np.asarray(scores, dtype=float), pooled, drawn, _winners(drawn, left_out),
-        rows.units_of_rarest if metric in RANKS else rows.units, limits_of(metric), _tables(metric, totals, rows) if metric in TABLES else None)
+        rows.units_of_rarest if metric in RANKS else rows.units, limits_of(metric), seen, _tables(metric, totals, rows) if metric in TABLES else None)
 
 # %% ../nbs/api/283_resampling.ipynb #9d4f98c6
 def interval_of_folds(

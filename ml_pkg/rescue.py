@@ -151,10 +151,13 @@ def migrate(
     for statement in (statement for migration in MIGRATIONS[before:after] for statement in migration): connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {after}")
 
+# %% ../nbs/api/448_rescue.ipynb #7c2ac3bc
 _LOST = "was lost when the database was rescued" # ends what is said of a run of which no more is known
 _REUSED = f"the run ________, whose results it reused, {_LOST}" # with an id
 _IS_REMEMBERED = "origin = 'rescue'" # whether a run is in the place of one of which no more is known
 IS_LOST = f"({_IS_REMEMBERED} OR ifnull(error, '') LIKE '{_REUSED}')" # whether it is, or reused the results of such a one
+
+_CALLED = "coalesce((SELECT experiment FROM runs WHERE runs.key = latest ORDER BY number DESC LIMIT 1), 'lost')" # as others of the same content, if there are any
 
 def _remember(connection:sqlite3.Connection, table:str, name:str) -> None:
     "Put a run in the place of each that is lost, and that a registered model or a look at locked rows came from: these go on without it."
@@ -162,8 +165,16 @@ def _remember(connection:sqlite3.Connection, table:str, name:str) -> None:
         SELECT (SELECT min(coalesce(min(number), 1), 1) FROM runs) - row_number() OVER (ORDER BY run DESC), run, {name}, latest, 'failed', 1, 0, since, 0, 'rescue', 'its record {_LOST}'
         FROM (SELECT *, max(key) AS latest, min(made) AS since FROM {table} WHERE run NOT IN (SELECT id FROM runs) GROUP BY run)""")
 
-_CALLED = "coalesce((SELECT experiment FROM runs WHERE runs.key = latest ORDER BY number DESC LIMIT 1), 'lost')" # as others of the same content, if there are any
+# %% ../nbs/api/448_rescue.ipynb #af37796d
+@contextmanager
+def _mapped(path:Path) -> Iterator[Any]:
+    "The bytes of a file, which need not fit into memory. An empty one cannot be mapped."
+    with path.open("rb") as file:
+        if not path.stat().st_size: yield b""
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content: yield content
 
+# %% ../nbs/api/448_rescue.ipynb #d02375b4
 def _write(connection:sqlite3.Connection, path:Path) -> tuple[dict[str, int], set[str]]:
     "Fill a new database with what can be read of a damaged one that nobody else uses; rows that were lost, by table, and of which tables that is a guess."
     with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as damaged: damaged.execute("SELECT count(*) FROM sqlite_master").fetchone() # takes back what was half done
@@ -188,20 +199,13 @@ def _write(connection:sqlite3.Connection, path:Path) -> tuple[dict[str, int], se
         connection.execute(LOOK_UP) # of parameters that were read before their runs
     return lost, guessed
 
+# %% ../nbs/api/448_rescue.ipynb #8e5cd472
 def reunite(
     connection:sqlite3.Connection, # inside of a transaction
 ) -> None:
     "Let runs whose error says that what they reused was lost reuse it again, where it is here by now; not what cannot be reproduced, as somebody else's."
     connection.execute(f"""UPDATE runs SET status = 'finished', error = NULL, reuses = substr(error, 9, 8)
         WHERE reproducible AND error LIKE '{_REUSED}' AND substr(error, 9, 8) IN (SELECT id FROM runs WHERE status = 'finished' AND reproducible)""")
-
-@contextmanager
-def _mapped(path:Path) -> Iterator[Any]:
-    "The bytes of a file, which need not fit into memory. An empty one cannot be mapped."
-    with path.open("rb") as file:
-        if not path.stat().st_size: yield b""
-        else:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content: yield content
 
 # %% ../nbs/api/448_rescue.ipynb #9d283acf
 _INCOMPLETE = """

@@ -247,6 +247,7 @@ class _Trouble:
 
     def over(self) -> None: self.known = ""
 
+# %% ../nbs/api/494_rivals.ipynb #3d353ef0
 _LATER = 5.0 # seconds after which it is looked again, once something went wrong
 _MANY = 10 # requests that are refused one after another: some are wrong, and all of them are not
 

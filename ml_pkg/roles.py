@@ -52,8 +52,6 @@ def facts(
 # %% ../nbs/api/456_roles.ipynb #2d8ebc50
 NUMBER, CATEGORY, TIME, GROUP, DROPPED, TARGET = "number", "category", "time", "group", "dropped", "target"
 MANY_ROWS = 20      # fewer rows that are all different prove nothing
-FEW_CODES = 10      # whole numbers that name something, and so few of them, are categories
-MANY_CATEGORIES = 50 # text with more values, and seldom the same one twice, is no category
 
 @dataclass(frozen=True)
 class Role:
@@ -61,6 +59,68 @@ class Role:
     role: str   # number, category, time, group, dropped or target
     why: str
 
+# %% ../nbs/api/456_roles.ipynb #cde4dd4b
+def _role_of_time(about:Facts) -> Role:
+    if is_birth_name(about.name): return Role(DROPPED, "a date of birth: make an age of it, to learn from it")
+    return Role(TIME, "dates or times") if about.is_complete else Role(DROPPED, "dates, not in every row: make a number of them, to learn from them")
+
+# %% ../nbs/api/456_roles.ipynb #c3f04962
+FEW_CODES = 10      # whole numbers that name something, and so few of them, are categories
+
+def _role_of_names(about:Facts) -> Role:
+    "Of a column whose name says that it names something."
+    if about.distinct < FEW_CODES: return Role(CATEGORY, f"{about.distinct} of them")
+    if not about.is_complete: return Role(DROPPED, "it names something, and not in every row")
+    return Role(GROUP, f"it names {about.distinct:,} things, each in {about.n_rows / about.distinct:.1f} rows on average")
+
+# %% ../nbs/api/456_roles.ipynb #d94714a3
+def _role_of_whole_numbers(values:"pd.Series", about:Facts) -> Role:
+    if about.is_all_different and (is_key_name(about.name) or about.n_rows >= MANY_ROWS and int(values.max()) - int(values.min()) < about.n_rows):
+        return Role(DROPPED, "another number in every row, as its own number would be")
+    return _role_of_names(about) if is_key_name(about.name) else Role(NUMBER, "whole numbers")
+
+# %% ../nbs/api/456_roles.ipynb #3c1df704
+def _counted(distinct:int) -> str: return f"{distinct:,} different value{'' if distinct == 1 else 's'}"
+
+def _spelling(values:"pd.Series") -> str:
+    "What the texts really are, if they seem to be something else."
+    return "".join(f"; {each.what}: {each.remedy}" for each in spelt(values.iloc[:SAMPLE]))
+
+def _advice(values:"pd.Series") -> str:
+    "What to do with sentences."
+    words = values.dropna().astype(str).str.count(r"\s+").mean()
+    return ": TfidfVectorizer() would learn from their words" if words > 4 else ""
+
+# %% ../nbs/api/456_roles.ipynb #f4349c8d
+MANY_CATEGORIES = 50 # text with more values, and seldom the same one twice, is no category
+
+def _role_of_text(values:"pd.Series", about:Facts) -> Role:
+    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS):
+        return Role(DROPPED, f"another text in every row{_spelling(values) or _advice(values)}")
+    if is_key_name(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
+    if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2):
+        return Role(DROPPED, f"{about.distinct:,} different texts{_spelling(values) or _advice(values)}")
+    return Role(CATEGORY, f"{_counted(about.distinct)}{_spelling(values)}")
+
+# %% ../nbs/api/456_roles.ipynb #05c86dda
+def _role_of_others(values:"pd.Series") -> Role:
+    import pandas as pd
+    types = pd.api.types
+    about = facts(values)
+    if isinstance(values.dtype, pd.SparseDtype): return Role(DROPPED, "a sparse column")
+    if isinstance(values.dtype, pd.CategoricalDtype) or types.is_bool_dtype(values.dtype): return Role(CATEGORY, _counted(about.distinct))
+    if types.is_numeric_dtype(values.dtype) and not types.is_complex_dtype(values.dtype): return Role(NUMBER, "numbers")
+    if types.infer_dtype(values, skipna=True) == "boolean": return Role(CATEGORY, _counted(about.distinct))
+    return Role(DROPPED, f"neither numbers nor text ({types.infer_dtype(values, skipna=True)})")
+
+# %% ../nbs/api/456_roles.ipynb #103bde31
+def _is_marked_as_pandas_does(values:"pd.Series") -> bool:
+    "Whether a missing value of text or of yes and no is `pd.NA`, and not NaN."
+    import pandas as pd
+    return getattr(values.dtype, "na_value", None) is pd.NA and not (pd.api.types.is_numeric_dtype(values.dtype)
+        and not pd.api.types.is_bool_dtype(values.dtype))
+
+# %% ../nbs/api/456_roles.ipynb #4f761d1e
 def role(
     values:"pd.Series", # one column
 ) -> Role:
@@ -75,56 +135,6 @@ def role(
     if is_integer(values): return _role_of_whole_numbers(values, about)
     if is_text(values): return _role_of_text(values, about)
     return _role_of_others(values)
-
-def _is_marked_as_pandas_does(values:"pd.Series") -> bool:
-    "Whether a missing value of text or of yes and no is `pd.NA`, and not NaN."
-    import pandas as pd
-    return getattr(values.dtype, "na_value", None) is pd.NA and not (pd.api.types.is_numeric_dtype(values.dtype)
-        and not pd.api.types.is_bool_dtype(values.dtype))
-
-def _role_of_time(about:Facts) -> Role:
-    if is_birth_name(about.name): return Role(DROPPED, "a date of birth: make an age of it, to learn from it")
-    return Role(TIME, "dates or times") if about.is_complete else Role(DROPPED, "dates, not in every row: make a number of them, to learn from them")
-
-def _role_of_whole_numbers(values:"pd.Series", about:Facts) -> Role:
-    if about.is_all_different and (is_key_name(about.name) or about.n_rows >= MANY_ROWS and int(values.max()) - int(values.min()) < about.n_rows):
-        return Role(DROPPED, "another number in every row, as its own number would be")
-    return _role_of_names(about) if is_key_name(about.name) else Role(NUMBER, "whole numbers")
-
-def _role_of_names(about:Facts) -> Role:
-    "Of a column whose name says that it names something."
-    if about.distinct < FEW_CODES: return Role(CATEGORY, f"{about.distinct} of them")
-    if not about.is_complete: return Role(DROPPED, "it names something, and not in every row")
-    return Role(GROUP, f"it names {about.distinct:,} things, each in {about.n_rows / about.distinct:.1f} rows on average")
-
-def _role_of_text(values:"pd.Series", about:Facts) -> Role:
-    if about.distinct + about.missing == about.n_rows and (is_key_name(about.name) or about.n_rows >= MANY_ROWS):
-        return Role(DROPPED, f"another text in every row{_spelling(values) or _advice(values)}")
-    if is_key_name(about.name) and about.distinct >= FEW_CODES: return _role_of_names(about)
-    if about.distinct > max(MANY_CATEGORIES, about.n_rows / 2):
-        return Role(DROPPED, f"{about.distinct:,} different texts{_spelling(values) or _advice(values)}")
-    return Role(CATEGORY, f"{_counted(about.distinct)}{_spelling(values)}")
-
-def _spelling(values:"pd.Series") -> str:
-    "What the texts really are, if they seem to be something else."
-    return "".join(f"; {each.what}: {each.remedy}" for each in spelt(values.iloc[:SAMPLE]))
-
-def _advice(values:"pd.Series") -> str:
-    "What to do with sentences."
-    words = values.dropna().astype(str).str.count(r"\s+").mean()
-    return ": TfidfVectorizer() would learn from their words" if words > 4 else ""
-
-def _role_of_others(values:"pd.Series") -> Role:
-    import pandas as pd
-    types = pd.api.types
-    about = facts(values)
-    if isinstance(values.dtype, pd.SparseDtype): return Role(DROPPED, "a sparse column")
-    if isinstance(values.dtype, pd.CategoricalDtype) or types.is_bool_dtype(values.dtype): return Role(CATEGORY, _counted(about.distinct))
-    if types.is_numeric_dtype(values.dtype) and not types.is_complex_dtype(values.dtype): return Role(NUMBER, "numbers")
-    if types.infer_dtype(values, skipna=True) == "boolean": return Role(CATEGORY, _counted(about.distinct))
-    return Role(DROPPED, f"neither numbers nor text ({types.infer_dtype(values, skipna=True)})")
-
-def _counted(distinct:int) -> str: return f"{distinct:,} different value{'' if distinct == 1 else 's'}"
 
 # %% ../nbs/api/456_roles.ipynb #dde70481
 TARGETS = ("target", "label", "labels", "class", "y", "outcome", "response", "species") # names that say it

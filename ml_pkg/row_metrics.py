@@ -229,8 +229,6 @@ RANKS = {
 METRICS = LOSSES | SHARES_EXPLAINED | TABLES | RANKS
 
 # %% ../nbs/api/278_row_metrics.ipynb #c9cce07b
-_ALL_PAIRS = 30 # classes, up to which a row of each may be said to be of each
-
 def terms_of(
     metric:Metric,    # of `TABLES`
     labels:pd.Index,  # all classes, sorted
@@ -239,6 +237,9 @@ def terms_of(
 ) -> np.ndarray:      # shape (n_rows, n_terms)
     "What rows add."
     return metric.terms(Answers(pd.DataFrame({"prediction": labels[said]}), labels.to_numpy()[true], np.ones(len(true)), labels))
+
+# %% ../nbs/api/278_row_metrics.ipynb #118d6a8d
+_ALL_PAIRS = 30 # classes, up to which a row of each may be said to be of each
 
 def unseen_kinds(
     metric:Metric,    # of `TABLES`
@@ -252,17 +253,20 @@ def unseen_kinds(
     true, said = np.append(every, np.repeat(every, len(others))), np.append(every, np.tile(others, len(every)))
     return terms_of(metric, labels, true, said) * (1.0 if weights is None else weights[true, None])
 
+# %% ../nbs/api/278_row_metrics.ipynb #9a7485e6
 def never_seen(
     sums:np.ndarray,  # of what rows add, shape (n_terms,)
     kinds:np.ndarray, # what one more row of each kind adds, shape (n_kinds, n_terms)
+    least:float=0.0,  # share of what one more adds that has to be there, to count as seen
 ) -> np.ndarray:      # bool, shape (n_kinds,)
     "Which kinds no row was like: of right ones, where none of their class was; of wrong ones, where none of their class was missed, or nothing was wrongly said to be what they are."
     (true, said, right), (all_true, all_said, all_right) = _table(kinds), _table(sums)
     def none_in(touched:np.ndarray, found:np.ndarray) -> np.ndarray: # that a kind is of, shape (n_kinds, n_classes)
-        return (touched > 0).any(axis=1) & ~((touched > 0) & (found > 1e-9 * sums.max())).any(axis=1)
+        return (touched > 0).any(axis=1) & ~((touched > 0) & (found > np.maximum(1e-9 * sums.max(), least * touched))).any(axis=1)
     wrong = none_in(true - right, all_true - all_right) | none_in(said - right, all_said - all_right)
     return np.where((right > 0).any(axis=1), none_in(right, all_right), wrong)
 
+# %% ../nbs/api/278_row_metrics.ipynb #3fcc0b03
 def ends_with(
     metric:Metric,    # of `TABLES`
     sums:np.ndarray,  # of what rows add, shape (n_terms,)
@@ -282,6 +286,7 @@ def unseen_ends(
     "The same, where one more row is of any class, and said to be of that or of another."
     return ends_with(metric, sums, unseen_kinds(metric, sums, labels), level)
 
+# %% ../nbs/api/278_row_metrics.ipynb #2df56e4d
 def limits_of(
     metric:Any, # a name, or a callable
 ) -> ScoreRange:

@@ -260,12 +260,14 @@ def newest_declaration(
     "Where the declaration that ran last is kept: its functions may have moved from a script into a module, and its gates have changed."
     return connection.execute("SELECT files.run, path, varied FROM runs JOIN files ON files.run = runs.id WHERE runs.key = ? AND runs.status = 'finished' AND runs.experiment = ? AND files.kind = 'declarations' ORDER BY files.rowid DESC LIMIT 1", [key, name]).fetchone()
 
+# %% ../nbs/api/290_run.ipynb #3e4c73e5
 def _as_recorded(declaration:Any, is_varied:bool) -> Any:
     "A declaration that was just read. What it varies is not at hand, and whether it varies what goes by its own name is the record's to say."
     others = tuple(name for name in declaration.varies if name != declaration.name)
     object.__setattr__(declaration, "varies", (declaration.name, *others) if is_varied else others) # it is frozen
     return declaration
 
+# %% ../nbs/api/290_run.ipynb #2a33394c
 @dataclass(frozen=True, eq=False)
 class Run(ScoredRun, AnnotatedRun):
     "What happened when an experiment ran. Read from the store; never changed."
@@ -435,8 +437,9 @@ def _as_declared(run:Run) -> Iterator[Run]:
 # %% ../nbs/api/290_run.ipynb #52b957d0
 def _tell_if_older(found:Run, last:Run) -> None:
     "Warn if the last run of an experiment was of another declaration than the one whose model answers."
-    if last.row["key"] != found.row["key"]:
-        warnings.warn(f"the last run of {last.name}, {last.id}, has no saved model: run {found.id} of an earlier declaration answers. Fit it with ml_pkg train, or with load_run('{last.id}').model", UserWarning, stacklevel=3)
+    if last.id != found.id and (not found.key or last.key != found.key):
+        earlier = "of an earlier declaration" if last.key or found.key else "before it, of what may have been another declaration,"
+        warnings.warn(f"the last run of {last.name}, {last.id}, has no saved model: run {found.id} {earlier} answers. Fit it with ml_pkg train, or with load_run('{last.id}').model", UserWarning, stacklevel=3)
 
 def run_with_model(
     name:str,  # as above

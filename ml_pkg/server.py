@@ -142,6 +142,7 @@ class NoRival:
     def beside(self, serving:Serving, name:str, workspace:Workspace, instruments:Instruments) -> Alone: return Alone() # `name` is that of the served model, whose workspace has the logs
     def followed(self, serving:Serving, name:str, beside:Any, instruments:Instruments) -> list[Following]: return [] # `beside` is what the method of that name gave
 
+# %% ../nbs/api/780_server.ipynb #5e8b419b
 def _of_now(serving:Serving, address:str, ready:Served|None, fits:Callable[[Served], Served]=lambda ready: ready) -> Served:
     "What an address leads to by now, for a worker that takes the place of another one; what was ready when the server began, if that cannot be had."
     try:
@@ -151,6 +152,7 @@ def _of_now(serving:Serving, address:str, ready:Served|None, fits:Callable[[Serv
         if ready is None: raise
         return ready
 
+# %% ../nbs/api/780_server.ipynb #b4940c7e
 def _of_the_same(name:str, candidate:Served) -> Served:
     "A candidate whose rows can be told from those of the model of that name, in whose log they are. Raises `InvalidDeclaration`."
     if candidate.name == name or not candidate.version.isdecimal(): return candidate
@@ -175,6 +177,7 @@ class SplitWith(NoRival):
     def followed(self, serving:Serving, name:str, beside:Split, instruments:Instruments) -> list[Following]:
         return [serving.following(beside, self.address, instruments, partial(_of_the_same, name))]
 
+# %% ../nbs/api/780_server.ipynb #6874348b
 @dataclass(frozen=True)
 class ShadowedBy(NoRival):
     "A candidate sees every request, in a process of its own."
@@ -307,6 +310,15 @@ def _run(serving:Serving, ready:Served, bound:socket.socket, workspace:Workspace
     running.run(_layered(app, serving, bound.getsockname()[1], TokenSource(workspace), instruments), serving.limits, bound)
 
 # %% ../nbs/api/780_server.ipynb #9496de09
+def _ended(status:int) -> str: return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
+
+def _forget_counts(process:int) -> None:
+    "What a process that has ended said of its state is not so any more; what it counted stays."
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ: return
+    from prometheus_client.multiprocess import mark_process_dead
+    mark_process_dead(process)
+
+# %% ../nbs/api/780_server.ipynb #89e89838
 class _Workers:
     "Processes with something to do, such as to serve, watched over by this one."
     def __init__(self, works:Sequence[Callable[[], None]]): self.works, self.alive, self.ending = works, {}, False
@@ -356,15 +368,26 @@ class _Workers:
         for child in self.alive:
             with suppress(ProcessLookupError): os.kill(child, signal.SIGTERM)
 
-def _forget_counts(process:int) -> None:
-    "What a process that has ended said of its state is not so any more; what it counted stays."
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ: return
-    from prometheus_client.multiprocess import mark_process_dead
-    mark_process_dead(process)
-
-def _ended(status:int) -> str: return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.waitstatus_to_exitcode(status)}"
-
 # %% ../nbs/api/780_server.ipynb #c9a4908e
+def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+
+def _to_try(
+    ready:Served,
+    address:str,
+    asks_for_token:bool,
+) -> str:
+    "A command that asks for the first row that the model learnt from."
+    rows = json.dumps({"rows": [{column.name: column.example for column in ready.model.schema.columns}]}, ensure_ascii=False, default=str)
+    header = " -H 'Authorization: Bearer mlp_…'" if asks_for_token else ""
+    return f"curl{header} {address.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/predict -d {shlex.quote(rows)}"
+
+# %% ../nbs/api/780_server.ipynb #81d6bd7d
+def _unpromoted(ready:Served, address:str) -> str:
+    "Said of a name under which nothing was ever promoted; nothing of any other address."
+    if not ready.version.startswith("run:") or address.startswith("run:"): return ""
+    return f"nothing is in production as {address}, so the model of its last run answers. To make it the first version: ml_pkg promote {ready.version.removeprefix('run:')}\n"
+
+# %% ../nbs/api/780_server.ipynb #3850313f
 def _share_counts(stack:ExitStack) -> None:
     "A folder for the counts of several processes, as long as the stack lasts."
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="ml_pkg-metrics-"))
@@ -377,23 +400,7 @@ def _without(bound:socket.socket, work:Callable[[], None]) -> None:
 
 def _is_child_of(process:int) -> bool: return os.getppid() == process
 
-def _address(host:str, bound:socket.socket) -> str: return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-
-def _unpromoted(ready:Served, address:str) -> str:
-    "Said of a name under which nothing was ever promoted; nothing of any other address."
-    if not ready.version.startswith("run:") or address.startswith("run:"): return ""
-    return f"nothing is in production as {address}, so the model of its last run answers. To make it the first version: ml_pkg promote {ready.version.removeprefix('run:')}\n"
-
-def _to_try(
-    ready:Served,
-    address:str,
-    asks_for_token:bool,
-) -> str:
-    "A command that asks for the first row that the model learnt from."
-    rows = json.dumps({"rows": [{column.name: column.example for column in ready.model.schema.columns}]}, ensure_ascii=False, default=str)
-    header = " -H 'Authorization: Bearer mlp_…'" if asks_for_token else ""
-    return f"curl{header} {address.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/predict -d {shlex.quote(rows)}"
-
+# %% ../nbs/api/780_server.ipynb #1e0717f7
 _NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "prometheus_client") # libraries, of the extra 'serve'
 
 def serve(

@@ -76,6 +76,13 @@ def _longest_run(values:np.ndarray) -> int:
 # %% ../nbs/api/332_sketches.ipynb #81087602
 def _labels(index:pd.Index, rows:np.ndarray) -> list: return [label if isinstance(label, (int, str)) else str(label) for label in index[np.flatnonzero(rows)[:REMEMBERED]].tolist()]
 
+# %% ../nbs/api/332_sketches.ipynb #40bb9768
+def _moments(values:np.ndarray, centre:float, scale:float) -> tuple[int, float, float]:
+    "How many values, and the sums of their standard scores and of the squares: what adds up without a loss of digits."
+    scores = (values - centre) / scale
+    return len(values), float(scores.sum()), float(scores @ scores)
+
+# %% ../nbs/api/332_sketches.ipynb #653b95b1
 @dataclass
 class _Counting:
     "A sketch while rows are being counted."
@@ -111,11 +118,7 @@ class _Counting:
         self.note(name, "unseen", np.isin(codes, np.flatnonzero(places == other)))
         sketch.examples[f"{name}/values"] = [texts[number] for number in np.flatnonzero(places == other)[:REMEMBERED]]
 
-def _moments(values:np.ndarray, centre:float, scale:float) -> tuple[int, float, float]:
-    "How many values, and the sums of their standard scores and of the squares: what adds up without a loss of digits."
-    scores = (values - centre) / scale
-    return len(values), float(scores.sum()), float(scores @ scores)
-
+# %% ../nbs/api/332_sketches.ipynb #6c08d222
 def counted(
     columns:Columns, # as they were read
     bins:Bins,       # the same that they were read for

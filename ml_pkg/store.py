@@ -29,8 +29,10 @@ def _mean(run:str, metric:str) -> str: return f"(SELECT CASE WHEN count(*) = cou
 
 MEAN = _mean("metrics.run", "metrics.metric")
 
+# %% ../nbs/api/180_store.ipynb #50ac9562
 LOOK_UP = "INSERT OR IGNORE INTO lookup_parameters SELECT DISTINCT name, value, number >> 8 FROM parameters JOIN runs ON runs.id = parameters.run"
 
+# %% ../nbs/api/180_store.ipynb #dfaaa4cd
 MIGRATIONS: list[list[str]] = [[
     """CREATE TABLE runs (
         number INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of runs; clocks can go back, this cannot

@@ -61,6 +61,7 @@ SHIFT, MISSING, DEPENDENCE, ANSWER = "values", "missing", "dependence", "answer"
 _SHARES = {SHIFT: 0.6, MISSING: 0.1, DEPENDENCE: 0.2, ANSWER: 0.1} # of the level
 DEVIATIONS, ROWS, CORRELATION = "standard deviations", "of the rows", "of correlation"
 
+# %% ../nbs/api/660_verdicts.ipynb #542c23e9
 @dataclass(frozen=True)
 class Verdict:
     "How far one thing has moved, and whether that is too far."
@@ -97,6 +98,7 @@ class Verdict:
             return f"cannot be told ({amount}): the rows it is held against are too few to ever rule out a move of {self.tolerance:g}; raise the tolerance, or hold it against more: train on more"
         return f"{NOT_ENOUGH} ({amount}): the move may be more than {self.tolerance:g}, or less{f'; about {self.needed:,.0f} rows would tell, if nothing has moved' if self.needed > self.rows else ''}"
 
+# %% ../nbs/api/660_verdicts.ipynb #f37fc2b8
 def rows_needed(
     effects:Effects,          # one for each column
     tolerance:np.ndarray,     # of each column, shape (n_columns,)
@@ -108,6 +110,7 @@ def rows_needed(
     free = unit - 1 / np.maximum(effects.reference, 1)
     return np.where(free > 0, np.maximum(1 / np.maximum(free, 1e-12), FIRST), np.inf)
 
+# %% ../nbs/api/660_verdicts.ipynb #7d66ce30
 def least_told(
     effects:Effects,          # one for each column
     confidence:float=UNMOVED, # with which an unmoved column is to be called so
@@ -214,12 +217,14 @@ class Check:
         return table(["name", "what", "verdict", "effect", "tolerance"],
             [*rows, *((fault.column, fault.kind, FAULTY if fault.certain else "noted", fault.what, "") for fault in self.faults)])
 
+# %% ../nbs/api/660_verdicts.ipynb #082ca911
 def _weighted(questions:_Questions) -> float:
     "Mean move in tolerances, after what chance adds is taken off."
     effects = questions.effects
     chance = effects.noise * np.sqrt(1 / np.maximum(effects.rows, 1) + 1 / np.maximum(effects.reference, 1))
     return float((questions.weight * (np.maximum(effects.value - chance, 0) / np.maximum(questions.tolerance, 1e-12)))[questions.known].sum())
 
+# %% ../nbs/api/660_verdicts.ipynb #ec5b2413
 def check(
     profile:ReferenceProfile, # of training
     window:Window,            # counted by the profile, or merged of such

@@ -118,6 +118,7 @@ def _groups(baseline:Any, name:str, values:pd.Series) -> tuple[np.ndarray, np.nd
     found = tenth[np.searchsorted(bins.numbers.edges[place], numbers, side="right")]
     return np.where(np.isnan(numbers), -1, found), np.bincount(tenth, counts, 10) / max(1, counts.sum())
 
+# %% ../nbs/api/691_window_report.ipynb #4e7d66c6
 def _by_gain(baseline:Any, name:str, values:pd.Series) -> np.ndarray:
     "Places of rows whose like has become more frequent, in the order of how much."
     groups, before = _groups(baseline, name, values)
@@ -125,6 +126,7 @@ def _by_gain(baseline:Any, name:str, values:pd.Series) -> np.ndarray:
     gain = np.append(now / (before + 1 / max(1, baseline.sketch.rows)), 0)[groups]
     return np.argsort(-gain, kind="stable")[:int((gain > 1).sum())]
 
+# %% ../nbs/api/691_window_report.ipynb #68a091d7
 def _by_product(profile:ReferenceProfile, window:Window, X:pd.DataFrame, name:str) -> np.ndarray:
     "Places of the tenth of the rows in which two columns together tell most of the change."
     columns = np.array(profile.scores.columns, dtype=object)
@@ -136,6 +138,7 @@ def _by_product(profile:ReferenceProfile, window:Window, X:pd.DataFrame, name:st
     scores = profile.scores.of(columns_of(X, profile.inputs.bins)) - centre
     return np.argsort(-scores[:, first] * scores[:, second] * np.sign(change[first, second]), kind="stable")[:max(1, len(X) // 10)]
 
+# %% ../nbs/api/691_window_report.ipynb #de786255
 _FAULTY = {"missing": lambda bins, name, values: values.isna().to_numpy(),
            "unseen": lambda bins, name, values: _places(bins, name, values) == len(bins.categories.tables[bins.categories.names.index(name)]),
            "below": lambda bins, name, values: _numbers(bins, name, values) < bins.numbers.least[bins.numbers.names.index(name)],
@@ -147,6 +150,7 @@ def _places(bins:Any, name:str, values:pd.Series) -> np.ndarray:
     codes, texts = coded(values)
     return np.append(bins.categories.places(bins.categories.names.index(name), texts), -1)[codes]
 
+# %% ../nbs/api/691_window_report.ipynb #38e90597
 def rows_behind(
     profile:ReferenceProfile, # of training
     window:Window,            # in which the alarm was raised
@@ -283,11 +287,13 @@ def _faults(faults:Sequence[Fault]) -> list[str]:
     return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report, or --json, has them)"]
         if noted else [])
 
+# %% ../nbs/api/691_window_report.ipynb #74d4465b
 def _coverage(report:Report) -> list[str]:
     "How many labels have come, by the age of predictions."
     ages = [f"{row.labelled:.0%} at {whole_units(row.Index)}" for row in report.coverage.itertuples()]
     return [f"labels by the age of predictions: {', '.join(ages)}"] if ages else []
 
+# %% ../nbs/api/691_window_report.ipynb #35c73ba5
 def other_shares(
     shares:Sequence[ClassShare], # of all classes
 ) -> list[ClassShare]:
@@ -295,6 +301,7 @@ def other_shares(
     told = shares[1:] if len(shares) == 2 else shares
     return [each for each in told if each.is_other]
 
+# %% ../nbs/api/691_window_report.ipynb #94ed5f65
 def _parts(report:Report) -> dict[str, list[str]]:
     "What is said, by what it is said of."
     verdicts = report.check.verdicts
@@ -307,17 +314,20 @@ def _parts(report:Report) -> dict[str, list[str]]:
             "estimated": estimated, "answers": said((ANSWER,)) if report.seen.answers.shape[1] else [], "inputs": said((SHIFT, MISSING, DEPENDENCE)),
             "faults": _faults(report.check.faults), "not judged": list(dict.fromkeys([*report.seen.unread.values(), *report.unwatched.values(), *report.check.unjudged.values()]))}
 
+# %% ../nbs/api/691_window_report.ipynb #2112362a
 def _text(report:Report) -> str:
     lines = [f"{what}: {said[0]}" if len(said) == 1 else "\n  ".join([f"{what}:", *said]) for what, said in _parts(report).items() if said]
     open_questions = [each for each in report.check.verdicts if each.verdict == NOT_ENOUGH]
     for_good = "; more rows would not tell, since those of training are too few" if report.verdict == NOT_ENOUGH and open_questions and all(math.isinf(each.needed) and each.rows >= FIRST for each in open_questions) else ""
     return "\n".join([f"{'cannot be told' if for_good else report.verdict}: {report.check.rows:,} rows of {report.name}{for_good}", *lines])
 
+# %% ../nbs/api/691_window_report.ipynb #b7e818e9
 def _page(report:Report) -> str:
     facts = {what: "; ".join(said) for what, said in _parts(report).items() if said and what not in ("answers", "inputs", "faults")}
     return definition(f"{report.name}: {report.verdict}",
         {"rows": f"{report.check.rows:,}", **({"alarms": ", ".join(report.alarms)} if report.alarms else {}), **facts}) + report.check._repr_html_()
 
+# %% ../nbs/api/691_window_report.ipynb #3f3ad2d0
 def _document(report:Report) -> dict[str, Any]:
     "As JSON can hold it."
     verdicts = [asdict(each) for each in report.check.verdicts]
@@ -329,6 +339,7 @@ def _document(report:Report) -> dict[str, Any]:
         "answers": [each for each in verdicts if each["kind"] == ANSWER], "inputs": [each for each in verdicts if each["kind"] != ANSWER],
         "faults": [asdict(each) for each in report.check.faults], "not_judged": {**report.unwatched, **report.seen.unread, **report.check.unjudged}})
 
+# %% ../nbs/api/691_window_report.ipynb #1ed5efef
 def _whole_page(report:Report) -> str:
     "A page that needs no network."
     from ml_pkg.report import page
