@@ -50,10 +50,12 @@ class Located:
 
     def __str__(self) -> str: return f"{self.name}@{self.version}" if self.version.isdecimal() else f"{self.name} ({self.version})"
 
+# %% ../nbs/api/438_addresses.ipynb #089ad466
 def _of_run(name:str) -> Located:
     run = run_with_model(name)
     return Located(run.name, f"run:{run.row['reuses'] or run.id}", cast(Path, run.model_path))
 
+# %% ../nbs/api/438_addresses.ipynb #8a6a3d29
 def _of_file(name:str, path:Path) -> Located:
     try: digest = digest_now(path)
     except FileNotFoundError as error: raise NotFound(f"there is no file {path}") from error
@@ -61,6 +63,7 @@ def _of_file(name:str, path:Path) -> Located:
         raise NotFound(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Make it readable, or give another path") from error
     return Located(name, f"sha256:{digest[:12]}", path)
 
+# %% ../nbs/api/438_addresses.ipynb #1d94265c
 def located(
     address:str, # as in the table above
 ) -> Located:
@@ -73,6 +76,7 @@ def located(
     version = addressed_version(name, which) if at else in_production(name)
     return Located(name, str(version.version), version.path, version.sha256) if version else _of_run(name)
 
+# %% ../nbs/api/438_addresses.ipynb #61e81395
 def find_model(
     address:str,         # "iris", "iris@candidate", "iris@7", "run:1a2b3c4d", a path, "models:/iris@production"
     trusted:bool=False,  # you know who wrote it: load it even if that could run code

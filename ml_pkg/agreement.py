@@ -33,6 +33,7 @@ class Verdict(Protocol):
     def is_over(self) -> bool: ...      # whether nothing speaks for a difference any more, though it cannot be ruled out either
     def __str__(self) -> str: ...
 
+# %% ../nbs/api/682_agreement.ipynb #f8f48817
 @dataclass(frozen=True)
 class _Compared:
     metric: str
@@ -49,6 +50,7 @@ class _Compared:
         low, high = (metric_value(value, self.metric, "+") for value in self.difference[1:])
         return f"{self.metric}: estimated {estimated}, measured {measured} on the same {self.rows} rows (a difference between {low} and {high})"
 
+# %% ../nbs/api/682_agreement.ipynb #82bef6ea
 @dataclass(frozen=True)
 class Agree(_Compared):
     "What was estimated is what was measured."
@@ -67,6 +69,7 @@ class TooFewLabels(_Compared):
     trusted: bool|None = field(default=None, init=False)
     def __str__(self) -> str: return f"{self._numbers()}. Labels are too few to tell whether the estimate holds"
 
+# %% ../nbs/api/682_agreement.ipynb #c3740ef5
 @dataclass(frozen=True)
 class NotComparable:
     "Nothing was estimated, so there is nothing to hold against labels."

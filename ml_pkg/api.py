@@ -255,28 +255,6 @@ def api(
     return app
 
 # %% ../nbs/api/495_api.ipynb #930de135
-def _describe(app:"FastAPI", service:Service) -> None:
-    "Another version may have other columns and other labels. Where it cannot be described nothing is changed, and it is tried again at the next request."
-    from fastapi.routing import APIRoute
-    for path, about in [("/predict", _about_predictions(service)), ("/feedback", _about_feedback(service))]:
-        for route in app.routes:
-            if isinstance(route, APIRoute) and route.path == path: route.responses, route.openapi_extra = about["responses"], about["openapi_extra"]
-    app.state.described, app.openapi_schema = weakref.ref(service.current), None
-
-def _add_predictions(app:"FastAPI", service:Service) -> None:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    async def predict(request:Request) -> Response: return Response(await service.predict(await whole_body(request.receive, service.limits.body), request.headers.raw, request.scope.get("caller", "")), media_type="application/json")
-    app.add_api_route("/predict", predict, methods=["POST"], summary="Predict rows", response_model=None, **_about_predictions(service))
-
-def _about_predictions(service:Service) -> dict[str, Any]:
-    "What is sent and answered, in the words of OpenAPI."
-    model = service.current.model
-    example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
-    request = {"type": "object", "title": "Rows", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row_schema(model.schema)}}}
-    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)),
-        "openapi_extra": {**_sent(request, finite(example)), "parameters": [_REPEATED]}}
-
 _REPEATED = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}, "example": "order-7",
              "description": "A text of your own for a request that may be sent again, after a broken connection for example. The same request with the same key has the same ids, and is found once in the log."}
 
@@ -288,10 +266,24 @@ def _example(service:Service, example:dict) -> dict:
     answers = ready.engine.answer(ready.reader.columns(example["rows"]))
     return finite(answer_document(ready, answers, ["1a2b3c4d5e6f-0"]))
 
-def _add_feedback(app:"FastAPI", service:Service) -> None:
+def _about_predictions(service:Service) -> dict[str, Any]:
+    "What is sent and answered, in the words of OpenAPI."
+    model = service.current.model
+    example = {"rows": [{column.name: column.example for column in model.schema.columns}]}
+    request = {"type": "object", "title": "Rows", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row_schema(model.schema)}}}
+    return {"responses": _responses("One answer a row, in the order of the rows", answer_schema(model), _example(service, example)),
+        "openapi_extra": {**_sent(request, finite(example)), "parameters": [_REPEATED]}}
+
+def _add_predictions(app:"FastAPI", service:Service) -> None:
     from starlette.requests import Request
-    async def feedback(request:Request) -> dict: return await _feedback(service, await whole_body(request.receive, service.limits.body))
-    app.add_api_route("/feedback", feedback, methods=["POST"], summary="Tell what really was", response_model=None, **_about_feedback(service))
+    from starlette.responses import Response
+    async def predict(request:Request) -> Response: return Response(await service.predict(await whole_body(request.receive, service.limits.body), request.headers.raw, request.scope.get("caller", "")), media_type="application/json")
+    app.add_api_route("/predict", predict, methods=["POST"], summary="Predict rows", response_model=None, **_about_predictions(service))
+
+# %% ../nbs/api/495_api.ipynb #2203abb1
+def _first_label(model:Model) -> list:
+    classes:list = model.card.get("classes") or [1.0]
+    return classes[0] if isinstance(classes[0], list) else classes
 
 def _about_feedback(service:Service) -> dict[str, Any]:
     example = {"feedback": [{"id": "1a2b3c4d5e6f-0", "label": next(iter(_first_label(service.current.model)))}]}
@@ -300,9 +292,19 @@ def _about_feedback(service:Service) -> dict[str, Any]:
             "unknown_classes": {"type": "array", "items": _LABEL, "description": "labels that the model has never seen: new classes, or misspelt ones"}}}
     return {"responses": _responses("How many were accepted", accepted, {"accepted": 1}), "openapi_extra": _sent(FEEDBACK_SCHEMA, example)}
 
-def _first_label(model:Model) -> list:
-    classes:list = model.card.get("classes") or [1.0]
-    return classes[0] if isinstance(classes[0], list) else classes
+def _add_feedback(app:"FastAPI", service:Service) -> None:
+    from starlette.requests import Request
+    async def feedback(request:Request) -> dict: return await _feedback(service, await whole_body(request.receive, service.limits.body))
+    app.add_api_route("/feedback", feedback, methods=["POST"], summary="Tell what really was", response_model=None, **_about_feedback(service))
+
+# %% ../nbs/api/495_api.ipynb #078fa620
+def _describe(app:"FastAPI", service:Service) -> None:
+    "Another version may have other columns and other labels. Where it cannot be described nothing is changed, and it is tried again at the next request."
+    from fastapi.routing import APIRoute
+    for path, about in [("/predict", _about_predictions(service)), ("/feedback", _about_feedback(service))]:
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.path == path: route.responses, route.openapi_extra = about["responses"], about["openapi_extra"]
+    app.state.described, app.openapi_schema = weakref.ref(service.current), None
 
 # %% ../nbs/api/495_api.ipynb #fb5dd712
 def _can_be_written(folder:Path) -> bool:

@@ -91,6 +91,11 @@ def counted_in_cells(
     return counts
 
 # %% ../nbs/api/330_bins.ipynb #ec41dfba
+def _by_line(cells:np.ndarray, lines:np.ndarray) -> np.ndarray:
+    total = np.cumsum(cells)
+    return np.diff(total[lines], prepend=0, append=total[-1])
+
+# %% ../nbs/api/330_bins.ipynb #e03dcb19
 @dataclass(frozen=True, eq=False)
 class NumberBins:
     "Frozen bins of columns of numbers; one row of each array a column."
@@ -114,10 +119,7 @@ class NumberBins:
         "Values of one column by bin, shape (LINES + 1,): below, between each two ends, above."
         return _by_line(counted_in_cells(values, self.low[place], self.width[place]), self.lines[place])
 
-def _by_line(cells:np.ndarray, lines:np.ndarray) -> np.ndarray:
-    total = np.cumsum(cells)
-    return np.diff(total[lines], prepend=0, append=total[-1])
-
+# %% ../nbs/api/330_bins.ipynb #e487eb1d
 def _lines(cells:np.ndarray) -> np.ndarray:
     "Ends of bins: at quantiles, and on both sides of values that many rows share."
     share = cells[1:-1] / max(1, cells.sum())
@@ -127,6 +129,7 @@ def _lines(cells:np.ndarray) -> np.ndarray:
     ends = np.unique(np.concatenate([[0, CELLS], quantiles.clip(0, CELLS), shared, shared + 1]))
     return np.concatenate([ends, np.full(LINES - len(ends), CELLS)]).astype("uint16")
 
+# %% ../nbs/api/330_bins.ipynb #f3b81324
 def _one_column(values:np.ndarray) -> tuple:
     "The frozen bins of one column: low, width, lines, centre, scale, least, most."
     finite = values[np.isfinite(values)]
@@ -136,6 +139,7 @@ def _one_column(values:np.ndarray) -> tuple:
     within = finite.clip(low, high)
     return low, width, _lines(counted_in_cells(values, low, width)), within.mean(), within.std(), finite.min(), finite.max()
 
+# %% ../nbs/api/330_bins.ipynb #ec047527
 def freeze_numbers(
     columns:dict[str, np.ndarray], # name -> float64 values, each with three or more that differ
 ) -> NumberBins:

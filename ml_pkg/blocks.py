@@ -17,6 +17,7 @@ ROWS = 32 # in a block: a multiple of the rows that processors take at a time, a
 
 def _part(rows:Any, start:int, stop:int) -> Any: return rows.iloc[start:stop] if isinstance(rows, pd.DataFrame) else rows[start:stop]
 
+# %% ../nbs/api/215_blocks.ipynb #3195bc38
 _OBJECT = np.dtype(object)
 
 def _by_columns(rows:pd.DataFrame) -> pd.DataFrame:
@@ -27,6 +28,7 @@ def _by_columns(rows:pd.DataFrame) -> pd.DataFrame:
     columns = {place: pd.Series(rows.iloc[:, place].to_numpy(), dtype=object) if dtype == _OBJECT else rows.iloc[:, place].array for place, dtype in enumerate(rows.dtypes)}
     return pd.DataFrame(columns).set_axis(rows.index).set_axis(rows.columns, axis=1)
 
+# %% ../nbs/api/215_blocks.ipynb #8fc15859
 _PLACES = np.arange(ROWS)
 
 def _repeated(rows:np.ndarray) -> np.ndarray:
@@ -35,6 +37,7 @@ def _repeated(rows:np.ndarray) -> np.ndarray:
     block[:] = rows
     return block
 
+# %% ../nbs/api/215_blocks.ipynb #2a4144d6
 def _more_labels(labels:pd.Index) -> pd.Index:
     "Labels of a few rows, and as many more of their kind as fill a block: what joins rows by their labels finds each of them once."
     if isinstance(labels, pd.RangeIndex): return pd.RangeIndex(labels.start, labels.start + ROWS * labels.step, labels.step)
@@ -47,6 +50,7 @@ def _more_labels(labels:pd.Index) -> pd.Index:
     except (ValueError, TypeError, OverflowError): pass # of times, or numbers, there are none after the last
     return labels[_PLACES % len(labels)]
 
+# %% ../nbs/api/215_blocks.ipynb #d0c21543
 def filled(
     rows:Any, # a frame or an array with 1 to ROWS rows, shape (n_rows, n_columns)
 ) -> Any:     # the same with ROWS rows

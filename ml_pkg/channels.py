@@ -111,6 +111,29 @@ class Channel(Protocol):
     def tell(self, message:Message) -> None: ...  # raises `Undelivered`
 
 # %% ../nbs/api/694_channels.ipynb #3de57935
+def _split(url:str) -> SplitResult | None:
+    "Parts of an address; None for what is none."
+    try:
+        parts = urlsplit(url) if re.fullmatch("[!-~]+", url) else None
+        return parts if parts and parts.hostname and (parts.port is None or parts.port) else None
+    except ValueError: return None # what it says may have a secret in it
+
+def _place(parts:SplitResult|None) -> str:
+    "Scheme and host."
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts else "no address"
+
+# %% ../nbs/api/694_channels.ipynb #a397cc5a
+class _Here(HTTPRedirectHandler):
+    "Goes nowhere else."
+    def redirect_request(self, req:Any, fp:Any, code:int, msg:str, headers:Any, newurl:str) -> None: return None
+
+def _refusal(code:int, location:str) -> str:
+    "What is wrong with an answer. What the server says beside its number is not shown: it may repeat the address."
+    said = f"it answered {code} {http.client.responses.get(code, '')}".rstrip()
+    if 300 <= code < 400: return f"{said} and leads to {_place(_split(location))}. Redirects are not followed: set the address that is meant"
+    return f"{said}. " + ("Is the address in the setting alarms still right?" if code < 500 else "See to the service there")
+
+# %% ../nbs/api/694_channels.ipynb #60b66ef9
 @dataclass(frozen=True, repr=False)
 class Webhook:
     "Messages are POSTed as JSON. Raises `InvalidDeclaration`."
@@ -143,27 +166,6 @@ class Webhook:
             with answer: return _refusal(answer.code, urljoin(self.url, answer.headers.get("Location", "")))
         except (OSError, http.client.HTTPException, ValueError) as error: return _reason(error, self.timeout)
         return None
-
-class _Here(HTTPRedirectHandler):
-    "Goes nowhere else."
-    def redirect_request(self, req:Any, fp:Any, code:int, msg:str, headers:Any, newurl:str) -> None: return None
-
-def _refusal(code:int, location:str) -> str:
-    "What is wrong with an answer. What the server says beside its number is not shown: it may repeat the address."
-    said = f"it answered {code} {http.client.responses.get(code, '')}".rstrip()
-    if 300 <= code < 400: return f"{said} and leads to {_place(_split(location))}. Redirects are not followed: set the address that is meant"
-    return f"{said}. " + ("Is the address in the setting alarms still right?" if code < 500 else "See to the service there")
-
-def _split(url:str) -> SplitResult | None:
-    "Parts of an address; None for what is none."
-    try:
-        parts = urlsplit(url) if re.fullmatch("[!-~]+", url) else None
-        return parts if parts and parts.hostname and (parts.port is None or parts.port) else None
-    except ValueError: return None # what it says may have a secret in it
-
-def _place(parts:SplitResult|None) -> str:
-    "Scheme and host."
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts else "no address"
 
 # %% ../nbs/api/694_channels.ipynb #1865bfdc
 PASSWORD = "ML_PKG_SMTP_PASSWORD" # the environment variable
@@ -262,6 +264,19 @@ def _answer(code:int, text:bytes|str, password:str) -> str:
     return f"{code} {_one_line(said.replace(password or chr(0), '***'), 200)}"
 
 # %% ../nbs/api/694_channels.ipynb #1df811e1
+def _last_line(complaints:IO[bytes]) -> str:
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
+    lines = [line for line in complaints.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return _one_line(lines[-1], 200) if lines else ""
+
+# %% ../nbs/api/694_channels.ipynb #ff98bdae
+def _end(process:subprocess.Popen) -> None:
+    "End a process that is still at work, and what it has started."
+    if process.poll() is not None: return
+    with suppress(OSError): os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+    process.wait()
+
+# %% ../nbs/api/694_channels.ipynb #eaa0ed8e
 @dataclass(frozen=True, repr=False)
 class Command:
     "A program is run for each message. Raises `InvalidDeclaration`."
@@ -296,27 +311,9 @@ class Command:
         finally: _end(process)
         return f"it ended with {code}: {_last_line(complaints) or 'it said nothing on standard error'}" if code else None
 
-def _end(process:subprocess.Popen) -> None:
-    "End a process that is still at work, and what it has started."
-    if process.poll() is not None: return
-    with suppress(OSError): os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
-    process.wait()
-
-def _last_line(complaints:IO[bytes]) -> str:
-    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
-    lines = [line for line in complaints.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return _one_line(lines[-1], 200) if lines else ""
-
 # %% ../nbs/api/694_channels.ipynb #91259cd4
-def channel_of(
-    text:str, # a line of the setting `alarms`, as in the table above
-) -> Channel:
-    "Who is told, as a setting says it. Raises `InvalidDeclaration`, which shows nothing of an address."
-    scheme, colon, _ = text.strip().partition(":")
-    make = _MAKERS.get(scheme.lower()) if colon else None
-    if make: return make(text.strip())
-    shown = f"'{scheme}:'" if colon and re.fullmatch("[A-Za-z]{1,12}", scheme) else "what does not begin with a scheme and a colon"
-    raise InvalidDeclaration(f"an alarm cannot be told to {shown}.{did_you_mean(scheme if colon else '', _MAKERS, 'schemes')} Write https://host/path, smtp://user@host:587?from=a@b.org&to=c@d.org,e@f.org, or command:/path/to/program argument, one a line")
+_OPTIONS, _PORTS = ("from", "to", "tls"), {"smtp": 587, "smtps": 465}
+_EXAMPLE = "smtp://user@host:587?from=a@b.org&to=c@d.org,e@f.org"
 
 def _mail_from(text:str) -> Mail:
     parts = _split(text)
@@ -334,8 +331,10 @@ def _mail_from(text:str) -> Mail:
     people = tuple(person.strip() for person in given["to"].split(",") if person.strip())
     return Mail(parts.hostname or "", parts.port or _PORTS[parts.scheme], given["from"], people, unquote(parts.username or ""), encryption)
 
-_OPTIONS, _PORTS = ("from", "to", "tls"), {"smtp": 587, "smtps": 465}
-_EXAMPLE = "smtp://user@host:587?from=a@b.org&to=c@d.org,e@f.org"
+# %% ../nbs/api/694_channels.ipynb #0338b06e
+def _words(text:str) -> list[str] | None:
+    try: return shlex.split(text)
+    except ValueError: return None
 
 def _command_from(text:str) -> Command:
     words = _words(text.partition(":")[2])
@@ -343,8 +342,15 @@ def _command_from(text:str) -> Command:
         raise InvalidDeclaration("a command has a quotation mark that is not closed, or ends with a backslash: write command:/path/to/program \"two words\"")
     return Command(tuple(words))
 
-def _words(text:str) -> list[str] | None:
-    try: return shlex.split(text)
-    except ValueError: return None
-
+# %% ../nbs/api/694_channels.ipynb #562aabcf
 _MAKERS:dict[str, Callable[[str], Channel]] = {"https": Webhook, "http": Webhook, "smtp": _mail_from, "smtps": _mail_from, "command": _command_from}
+
+def channel_of(
+    text:str, # a line of the setting `alarms`, as in the table above
+) -> Channel:
+    "Who is told, as a setting says it. Raises `InvalidDeclaration`, which shows nothing of an address."
+    scheme, colon, _ = text.strip().partition(":")
+    make = _MAKERS.get(scheme.lower()) if colon else None
+    if make: return make(text.strip())
+    shown = f"'{scheme}:'" if colon and re.fullmatch("[A-Za-z]{1,12}", scheme) else "what does not begin with a scheme and a colon"
+    raise InvalidDeclaration(f"an alarm cannot be told to {shown}.{did_you_mean(scheme if colon else '', _MAKERS, 'schemes')} Write https://host/path, smtp://user@host:587?from=a@b.org&to=c@d.org,e@f.org, or command:/path/to/program argument, one a line")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OVERHEAD', 'SETTLED', 'IN_WORKSPACE', 'NONE', 'Tier', 'NoTier', 'warn_once', 'Checkpoints', 'NoCheckpoints',
-           'check_checkpoints', 'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'Made', 'made', 'is_reproducible']
+           'check_checkpoints', 'pack', 'Kept', 'kept_entries', 'Usage', 'worth', 'is_reproducible', 'Made', 'made']
 
 # %% ../nbs/api/190_checkpoints.ipynb #b3919fe1
 import logging
@@ -386,12 +386,32 @@ def _save(store:Checkpoints, key:str, content:Packed, about:dict) -> bool:
     return True
 
 # %% ../nbs/api/190_checkpoints.ipynb #5090cfc2
+def is_reproducible(
+    draws:Draws,   # from before a result was computed
+    what:str,      # in words
+) -> bool:
+    "Whether a result can be made again; warns, once, of one that a global random generator had a part in."
+    if draws.happened:
+        warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
+    return not draws.happened
+
+# %% ../nbs/api/190_checkpoints.ipynb #d3d77397
 class Made(NamedTuple):
     "A value, and whether it was found."
     value: Any
     reused: bool
     seconds: float  # that it took to compute, now or then
 
+def _found(store:Any, key:str, fits:Callable) -> Made | None:
+    entry = store.load(key)
+    return entry and fits(entry.value) and Made(entry.value, True, entry.about["seconds"]) or None
+
+# %% ../nbs/api/190_checkpoints.ipynb #f27947fa
+def _keep_if_worth(store:Any, key:str, what:str, value:Any, seconds:float, share:float|None) -> bool:
+    content = pack(value, what)
+    return content is not None and store.is_worth(content.size, seconds, share) and store.save(key, content, seconds)
+
+# %% ../nbs/api/190_checkpoints.ipynb #eb48886f
 def made(
     store:Checkpoints|NoCheckpoints, # where it is kept, if anywhere
     key:str,                         # 32 hexadecimal digits
@@ -412,20 +432,3 @@ def made(
         seconds = time.perf_counter() - began
         if store.is_worth(0, seconds, share) and still() and is_reproducible(draws, what): _keep_if_worth(store, key, what, value, seconds, share)
     return Made(value, False, seconds)
-
-def is_reproducible(
-    draws:Draws,   # from before a result was computed
-    what:str,      # in words
-) -> bool:
-    "Whether a result can be made again; warns, once, of one that a global random generator had a part in."
-    if draws.happened:
-        warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
-    return not draws.happened
-
-def _found(store:Any, key:str, fits:Callable) -> Made | None:
-    entry = store.load(key)
-    return entry and fits(entry.value) and Made(entry.value, True, entry.about["seconds"]) or None
-
-def _keep_if_worth(store:Any, key:str, what:str, value:Any, seconds:float, share:float|None) -> bool:
-    content = pack(value, what)
-    return content is not None and store.is_worth(content.size, seconds, share) and store.save(key, content, seconds)

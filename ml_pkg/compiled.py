@@ -26,9 +26,6 @@ from .schema import Column, Schema
 log = logging.getLogger("ml_pkg.server")
 
 # %% ../nbs/api/479_compiled.ipynb #4c885085
-class EngineRefused(MlPkgError, ValueError):
-    "A model that cannot be compiled, or that answers otherwise when it is."
-
 class _Precision(NamedTuple):
     name: str
     dtype: str      # numpy's
@@ -45,6 +42,10 @@ def _precisions(schema:Schema) -> list[_Precision]:
     has_truths = any(column.kind == "boolean" for column in schema.columns)
     return [precision for precision in _PRECISIONS if has_truths or precision.truths != _NUMBERED]
 
+# %% ../nbs/api/479_compiled.ipynb #c59b11bc
+class EngineRefused(MlPkgError, ValueError):
+    "A model that cannot be compiled, or that answers otherwise when it is."
+
 def _tensor(column:Column, precision:_Precision) -> tuple[str, str]:
     "What skl2onnx calls the type of a column, and numpy's dtype. Raises `EngineRefused`."
     if column.kind == "float": return precision.tensor, precision.dtype
@@ -58,6 +59,12 @@ def _inputs(schema:Schema, precision:_Precision) -> list[tuple[str, str, str, in
     if fits_an_array(schema): return [("rows", precision.tensor, precision.dtype, len(schema.columns))]
     return [(column.name, *_tensor(column, precision), 1) for column in schema.columns]
 
+# %% ../nbs/api/479_compiled.ipynb #6de7aa80
+def _short(error:Exception) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+    return line if len(line) < 200 else line[:200] + "…"
+
+# %% ../nbs/api/479_compiled.ipynb #be0d23a1
 def _translated(model:Model, precision:_Precision) -> bytes:
     "The model as an ONNX file. Raises `EngineRefused`."
     skl2onnx, types = optional("skl2onnx", "onnx"), optional("skl2onnx.common.data_types", "onnx")
@@ -68,10 +75,6 @@ def _translated(model:Model, precision:_Precision) -> bytes:
     except EngineRefused: raise
     except Exception as error:
         raise EngineRefused(f"{type(last).__name__} cannot be translated in {precision.name} ({type(error).__name__}: {_short(error)})") from error
-
-def _short(error:Exception) -> str:
-    line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-    return line if len(line) < 200 else line[:200] + "…"
 
 # %% ../nbs/api/479_compiled.ipynb #5eab3494
 def _session(content:bytes, precision:_Precision) -> Any:

@@ -32,19 +32,21 @@ def _living(module:ModuleType) -> frozenset:
     return frozenset(objects | {("", id(function.__code__)) for function in _own_functions(module)})
 
 # %% ../nbs/api/025_edited.ipynb #ec6cc3aa
-_BEGAN = time.time() # this process, or a little later
-
 def _has_all(source:str, module:ModuleType) -> bool:
     "Whether the functions that live in a module are those of a source."
     with warnings.catch_warnings(action="ignore"):
         held = {instructions(each) for each in nested_code(compile(source, "<source>", "exec", dont_inherit=True))}
     return all(instructions(function.__code__) in held for function in _own_functions(module))
 
+# %% ../nbs/api/025_edited.ipynb #87a7a6f3
 def _said(source:str) -> str:
     "What a source says; nothing, if Python cannot read it."
     try:
         with warnings.catch_warnings(action="ignore"): return normalised(source)
     except (SyntaxError, ValueError): return ""
+
+# %% ../nbs/api/025_edited.ipynb #1ad05093
+_BEGAN = time.time() # this process, or a little later
 
 class _Asked(NamedTuple):
     "What came of asking about a module."
@@ -65,6 +67,7 @@ def _first(module:ModuleType, modified:float) -> _Asked:
     except (SyntaxError, ValueError): is_edited = True
     return _Asked(_living(module), "" if is_edited else source, modified, is_edited)
 
+# %% ../nbs/api/025_edited.ipynb #14bdf4d9
 def _answer(module:ModuleType) -> _Asked:
     "Whether the file of a module says something else than what was imported."
     known, modified = _asked.get(module.__name__), os.stat(module.__file__ or "").st_mtime

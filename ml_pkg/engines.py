@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'HALVINGS', 'Answers', 'Engine', 'drawn_rows', 'trial_rows', 'Way', 'without_names', 'all_trials',
-           'shortest_way', 'DirectEngine', 'AnswerForm']
+           'shortest_way', 'AnswerForm', 'DirectEngine']
 
 # %% ../nbs/api/478_engines.ipynb #92a47518
 import copy
@@ -178,24 +178,6 @@ def _boundary(estimator:Any, frame:pd.DataFrame, pairs:int=ROWS // 2) -> pd.Data
     return pd.concat([_with_floats(frame.iloc[places], floats, values) for values in (near, far)], ignore_index=True)
 
 # %% ../nbs/api/478_engines.ipynb #606beb95
-def _ways(model:Model) -> Iterator[Way]:
-    "Ways to ask, the shortest first."
-    decided = _says_the_most_probable(model.estimator)
-    for arrays in (True, False):
-        if arrays and not fits_an_array(model.schema): continue
-        estimator = without_names(model.estimator) if arrays else model.estimator
-        if decided: yield Way("most probable", arrays, _most_probable(estimator))
-        yield Way("transformed once", arrays, _transformed_once(estimator))
-
-def _rows(columns:Columns, way:Way) -> Any: return columns.frame if not way.arrays or columns.array is None else columns.array
-
-def _outcome(way:Way, columns:Columns) -> list[Any] | None:
-    "What a way gives, None for a refusal."
-    try: return in_blocks(way.ask, _rows(columns, way))
-    except Exception: return None # some libraries refuse rows with an error of their own
-
-def _agree(one:list[Any] | None, other:list[Any] | None) -> bool: return one is other if one is None or other is None else same_bits(one, other)
-
 def all_trials(
     model:Model, # that an engine is to stand for
 ) -> Iterator[Columns]:
@@ -207,6 +189,27 @@ def all_trials(
         edge = _boundary(model.estimator, as_columns(rows, model.schema).frame)
         if len(edge): yield as_columns(edge, model.schema)
 
+# %% ../nbs/api/478_engines.ipynb #caa84bb1
+def _ways(model:Model) -> Iterator[Way]:
+    "Ways to ask, the shortest first."
+    decided = _says_the_most_probable(model.estimator)
+    for arrays in (True, False):
+        if arrays and not fits_an_array(model.schema): continue
+        estimator = without_names(model.estimator) if arrays else model.estimator
+        if decided: yield Way("most probable", arrays, _most_probable(estimator))
+        yield Way("transformed once", arrays, _transformed_once(estimator))
+
+# %% ../nbs/api/478_engines.ipynb #9c111523
+def _rows(columns:Columns, way:Way) -> Any: return columns.frame if not way.arrays or columns.array is None else columns.array
+
+def _outcome(way:Way, columns:Columns) -> list[Any] | None:
+    "What a way gives, None for a refusal."
+    try: return in_blocks(way.ask, _rows(columns, way))
+    except Exception: return None # some libraries refuse rows with an error of their own
+
+def _agree(one:list[Any] | None, other:list[Any] | None) -> bool: return one is other if one is None or other is None else same_bits(one, other)
+
+# %% ../nbs/api/478_engines.ipynb #c1b44c31
 def shortest_way(
     model:Model,              # that is to answer
     trials:Sequence[Columns], # tables to try a way with
@@ -222,7 +225,65 @@ def shortest_way(
             if all(_agree(_outcome(way, columns), found) for columns, found in zip(trials, expected, strict=True)): return way
     return plain
 
-# %% ../nbs/api/478_engines.ipynb #30008d4a
+# %% ../nbs/api/478_engines.ipynb #bf7fc023
+def _key(label:Any) -> Any: return (label[0], *plain_values([label[1]])) if isinstance(label, tuple) else plain_values([label])[0] if not isinstance(label, str) else str(label)
+
+# %% ../nbs/api/478_engines.ipynb #10023305
+class AnswerForm:
+    "How what an estimator says is told as JSON can hold it."
+    def __init__(self,
+        estimator:Any,     # fitted
+        targets:list[str],
+    ):
+        self.estimator, self.targets, classes = estimator, targets, getattr(estimator, "classes_", None)
+        self._classes = [*map(_key, classes)] if len(targets) == 1 and isinstance(classes, np.ndarray) else None # known once for all
+
+    def answers(self,
+        found:list[Any],   # [labels], or [labels, probabilities], as the estimator gives them
+        rows:int,          # how many it was asked about
+    ) -> Answers:
+        labels = np.asarray(found[0])
+        predictions = {self.targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place])
+            for place, target in enumerate(self.targets)}
+        return Answers(predictions, self._probabilities(found[1]) if len(found) > 1 else None, rows)
+
+    def _probabilities(self, found:Any) -> dict[Any, list[float]]:
+        if self._classes is not None: return dict(zip(self._classes, found.T.tolist(), strict=True))
+        return {_key(label): chances.tolist() for label, chances in probability_columns(self.estimator, found, self.targets).items()}
+
+# %% ../nbs/api/478_engines.ipynb #3c3219f0
+def _refused(error:Exception, columns:Columns, way:Way, rows:Any) -> InvalidRequest:
+    "Why the estimator refused, with the field or the row if that can be told."
+    told = refusal(error, Conformed(columns.frame, columns.nulls, columns.unseen, columns.beyond))
+    if told: return as_request(told)
+    place = refused_row(partial(in_blocks, way.ask), rows)
+    return InvalidRequest(not_taken(error, place, range(columns.rows)), "rows" if place is None else f"rows[{place}]")
+
+# %% ../nbs/api/478_engines.ipynb #65f76439
+def _at(rows:Any, places:Sequence[int]) -> Any: return rows.iloc[places] if isinstance(rows, pd.DataFrame) else rows[places]
+
+def _if_taken(ask:Callable, places:list[int]) -> Any:
+    "The answer, None if the estimator refuses."
+    try: return ask(places)
+    except Exception: return None
+
+def _batches_freely(way:Way, columns:Columns) -> bool:
+    "Whether rows are answered alone as they are among others, in any order."
+    rows = _rows(columns, way)
+    def ask(places:Sequence[int]) -> Any: return in_blocks(way.ask, _at(rows, places))
+    alone = {place: found for place in range(columns.rows) if (found := _if_taken(ask, [place])) is not None}
+    orders = [places for places in (list(alone), list(alone)[::-1], list(alone)[3:10]) if places]
+    try:
+        return bool(orders) and all(same_bits(taken(found, slice(at, at + 1)), alone[place]) for places in orders for found in [ask(places)]
+            for at, place in enumerate(places))
+    except Exception: return False
+
+# %% ../nbs/api/478_engines.ipynb #1ba1422a
+def _is_answered(way:Way, rows:Any) -> bool:
+    try: in_blocks(way.ask, rows)
+    except Exception: return False
+    return True
+
 def _answered_row(model:Model, trial:Columns) -> int | None:
     "The first row that an estimator answers. Raises what it says if it answers none, and not since it refuses them as rows (ValueError): it must not take the place of one that answers."
     plain, errors = Way("plain", False, _plainly(model.estimator)), []
@@ -234,11 +295,10 @@ def _answered_row(model:Model, trial:Columns) -> int | None:
     if errors and not any(isinstance(error, ValueError) for error in errors): raise errors[0]
     return None
 
+# %% ../nbs/api/478_engines.ipynb #30008d4a
 _ONE_EACH = "predict gives a label a row, and predict_proba a probability for each row and class of classes_"
 
 def _class(model:Model) -> str: return type(model.estimator).__name__
-
-def _at(rows:Any, places:Sequence[int]) -> Any: return rows.iloc[places] if isinstance(rows, pd.DataFrame) else rows[places]
 
 class DirectEngine:
     "A model as it is. Its answers have the bits of `Model.predict` and `Model.predict_proba`. Raises `InvalidDeclaration` if they are not one a row."
@@ -280,56 +340,3 @@ class DirectEngine:
         "Whether an error that is a library's own lies in the rows: a row that was answered at the beginning still is. What lacks memory, a file or a connection is about no rows."
         if isinstance(error, (MemoryError, OSError)) or self._answered is None: return False
         return _is_answered(self.way, self._answered)
-
-# %% ../nbs/api/478_engines.ipynb #10023305
-class AnswerForm:
-    "How what an estimator says is told as JSON can hold it."
-    def __init__(self,
-        estimator:Any,     # fitted
-        targets:list[str],
-    ):
-        self.estimator, self.targets, classes = estimator, targets, getattr(estimator, "classes_", None)
-        self._classes = [*map(_key, classes)] if len(targets) == 1 and isinstance(classes, np.ndarray) else None # known once for all
-
-    def answers(self,
-        found:list[Any],   # [labels], or [labels, probabilities], as the estimator gives them
-        rows:int,          # how many it was asked about
-    ) -> Answers:
-        labels = np.asarray(found[0])
-        predictions = {self.targets[0]: plain_values(labels)} if labels.ndim == 1 else {target: plain_values(labels[:, place])
-            for place, target in enumerate(self.targets)}
-        return Answers(predictions, self._probabilities(found[1]) if len(found) > 1 else None, rows)
-
-    def _probabilities(self, found:Any) -> dict[Any, list[float]]:
-        if self._classes is not None: return dict(zip(self._classes, found.T.tolist(), strict=True))
-        return {_key(label): chances.tolist() for label, chances in probability_columns(self.estimator, found, self.targets).items()}
-
-def _key(label:Any) -> Any: return (label[0], *plain_values([label[1]])) if isinstance(label, tuple) else plain_values([label])[0] if not isinstance(label, str) else str(label)
-
-def _refused(error:Exception, columns:Columns, way:Way, rows:Any) -> InvalidRequest:
-    "Why the estimator refused, with the field or the row if that can be told."
-    told = refusal(error, Conformed(columns.frame, columns.nulls, columns.unseen, columns.beyond))
-    if told: return as_request(told)
-    place = refused_row(partial(in_blocks, way.ask), rows)
-    return InvalidRequest(not_taken(error, place, range(columns.rows)), "rows" if place is None else f"rows[{place}]")
-
-def _batches_freely(way:Way, columns:Columns) -> bool:
-    "Whether rows are answered alone as they are among others, in any order."
-    rows = _rows(columns, way)
-    def ask(places:Sequence[int]) -> Any: return in_blocks(way.ask, _at(rows, places))
-    alone = {place: found for place in range(columns.rows) if (found := _if_taken(ask, [place])) is not None}
-    orders = [places for places in (list(alone), list(alone)[::-1], list(alone)[3:10]) if places]
-    try:
-        return bool(orders) and all(same_bits(taken(found, slice(at, at + 1)), alone[place]) for places in orders for found in [ask(places)]
-            for at, place in enumerate(places))
-    except Exception: return False
-
-def _is_answered(way:Way, rows:Any) -> bool:
-    try: in_blocks(way.ask, rows)
-    except Exception: return False
-    return True
-
-def _if_taken(ask:Callable, places:list[int]) -> Any:
-    "The answer, None if the estimator refuses."
-    try: return ask(places)
-    except Exception: return None

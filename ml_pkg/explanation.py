@@ -192,6 +192,7 @@ def _inside_rows(found:dict[str, tuple[str, str]]) -> Iterator[str]:
     if ORDER in found and not new and not gone: yield "the columns in another order"
     if not columns and ORDER not in found and "dataset.rows" not in found: yield "another index"
 
+# %% ../nbs/api/270_explanation.ipynb #625bfda3
 LIBRARY = re.compile(r"code (?P<name>\S+) (?P<version>\S+): (?P<place>\S+)$", re.MULTILINE) # of a class or function that a library brings
 _VERSIONS = "versions " # of libraries that stand under it
 
@@ -206,6 +207,7 @@ def library_versions(
         and one["version"] != other["version"]} | {
         name: (one[name], other[name]) for one, other in under for name in one.keys() & other.keys() if one[name] != other[name]}
 
+# %% ../nbs/api/270_explanation.ipynb #d8fde5de
 def is_only_version(
     pair:tuple[str, str], # of the contents of a component
 ) -> bool:
@@ -213,6 +215,7 @@ def is_only_version(
     one, other = (LIBRARY.sub(r"\g<name> \g<place>", content) for content in pair)
     return one == other or all(content.startswith(_VERSIONS) for content in pair)
 
+# %% ../nbs/api/270_explanation.ipynb #405e3881
 _WHERE = " (run.diff, or ml_pkg diff, tells in which rows, if those of then can still be read)"
 
 def _reasons(found:dict[str, tuple[str, str]]) -> list[str]:

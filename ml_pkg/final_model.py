@@ -38,6 +38,38 @@ if TYPE_CHECKING:
     from ml_pkg.model import Model
 
 # %% ../nbs/api/355_final_model.ipynb #9321392c
+def _or_none(key:Callable[[], str|None]) -> str|None:
+    try: return key()
+    except Unidentifiable: return None
+
+def _compared(run:Run) -> str:
+    "What of rows without a key: what its version recorded of them."
+    known = [what for what, column in (("number", "dataset_rows"), ("columns", "schema")) if run.row[column] is not None]
+    return f"nothing but their {' and '.join(known)}" if known else "nothing of them"
+
+def _check_meaning(experiment:"Experiment", run:Run) -> None:
+    "Raises `InvalidDeclaration` if a declaration is not what ran."
+    found = _or_none(lambda: experiment.key)
+    if found and found != run.key and declared_changes(differ := differences(run.components, components(experiment.identity))):
+        raise InvalidDeclaration(f"what is declared is not what run {run.id} ran: {in_a_line(differ)}. Run it, and give that run: experiment.fitted(experiment.run())")
+    if found != run.key:
+        raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
+    if found is None and (other := otherwise(experiment, run)):
+        raise InvalidDeclaration(f"the declaration of run {run.id} is not what ran: it has no key, and what is recorded of the run is otherwise in it ({other}). Run it again: run.experiment.run()")
+    if found is None and run.row["dataset_key"] is None:
+        warnings.warn(f"whether the rows of {experiment.name} are still those that run {run.id} ran on cannot be told, since they have no key: {_compared(run)} was compared", UserWarning, stacklevel=5)
+
+# %% ../nbs/api/355_final_model.ipynb #4e40ee4c
+def _refitted(work:Any) -> Any:
+    "The estimator of a fold, from checkpoints as far as there are any."
+    from ml_pkg.chain import assembled, fit_chain
+    from ml_pkg.fitting import fit_parameters
+    X, y, weights, (train, test) = *work.shared.rows[:3], work.shared.rows.pairs[work.number]
+    parameters = fit_parameters(work.chain[-1].step, None if weights is None else weights.iloc[train])
+    return assembled(work.estimator,
+        fit_chain(work.chain, list(work.keys[:-1]), lambda: (X.iloc[train], X.iloc[test]), y.iloc[train], parameters, work.place).fitted)
+
+# %% ../nbs/api/355_final_model.ipynb #811af817
 ASKED, ANSWERS, SECONDS = 1_000, 100, 10.0 # rows that are shuffled; answers about them, at most; how long they may take by what the run measured
 
 def _importance(experiment:"Experiment", run:Run) -> dict[str, float]:
@@ -55,36 +87,6 @@ def _importance(experiment:"Experiment", run:Run) -> dict[str, float]:
     if run.fit_seconds > SECONDS and not work.place.store.is_here(work.keys[-2] or ""):
         raise InvalidData(f"a fold would have to be fitted once more, which took {run.fit_seconds:.0f} seconds")
     return held_out_importance([(_refitted(work), rows.X.iloc[test], rows.y.iloc[test])], repeats=repeats, seed=experiment.seed)
-
-def _refitted(work:Any) -> Any:
-    "The estimator of a fold, from checkpoints as far as there are any."
-    from ml_pkg.chain import assembled, fit_chain
-    from ml_pkg.fitting import fit_parameters
-    X, y, weights, (train, test) = *work.shared.rows[:3], work.shared.rows.pairs[work.number]
-    parameters = fit_parameters(work.chain[-1].step, None if weights is None else weights.iloc[train])
-    return assembled(work.estimator,
-        fit_chain(work.chain, list(work.keys[:-1]), lambda: (X.iloc[train], X.iloc[test]), y.iloc[train], parameters, work.place).fitted)
-
-def _check_meaning(experiment:"Experiment", run:Run) -> None:
-    "Raises `InvalidDeclaration` if a declaration is not what ran."
-    found = _or_none(lambda: experiment.key)
-    if found and found != run.key and declared_changes(differ := differences(run.components, components(experiment.identity))):
-        raise InvalidDeclaration(f"what is declared is not what run {run.id} ran: {in_a_line(differ)}. Run it, and give that run: experiment.fitted(experiment.run())")
-    if found != run.key:
-        raise InvalidDeclaration(f"the declaration of run {run.id} no longer means what ran: its code, its data or the libraries under it have changed (key {run.key} then, {found} now). Run it again: run.experiment.run()")
-    if found is None and (other := otherwise(experiment, run)):
-        raise InvalidDeclaration(f"the declaration of run {run.id} is not what ran: it has no key, and what is recorded of the run is otherwise in it ({other}). Run it again: run.experiment.run()")
-    if found is None and run.row["dataset_key"] is None:
-        warnings.warn(f"whether the rows of {experiment.name} are still those that run {run.id} ran on cannot be told, since they have no key: {_compared(run)} was compared", UserWarning, stacklevel=5)
-
-def _compared(run:Run) -> str:
-    "What of rows without a key: what its version recorded of them."
-    known = [what for what, column in (("number", "dataset_rows"), ("columns", "schema")) if run.row[column] is not None]
-    return f"nothing but their {' and '.join(known)}" if known else "nothing of them"
-
-def _or_none(key:Callable[[], str|None]) -> str|None:
-    try: return key()
-    except Unidentifiable: return None
 
 # %% ../nbs/api/355_final_model.ipynb #297c79cd
 def _training(experiment:"Experiment", run:Run, card:dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'LONGEST_VALUE', 'LONGEST_TAG', 'LONGEST_SCHEMA', 'FILE', 'DIGEST', 'mlflow_name', 'parameters_of',
            'metrics_of', 'tags_of', 'remarks_of', 'dataset_of', 'write_artifacts', 'MlflowSink', 'mlflow_sink',
-           'write_mlflow_folder', 'register', 'is_registry_uri', 'fetch_model', 'digest_now', 'from_registry']
+           'write_mlflow_folder', 'register', 'is_registry_uri', 'digest_now', 'fetch_model', 'from_registry']
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #0f292d6f
 import hashlib
@@ -281,37 +281,18 @@ def _describe(client:"MlflowClient", run:Run, remote:str) -> None:
         client.log_artifacts(remote, folder)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #a1daf599
-FILE, DIGEST = "model.mlpkg", "ml_pkg.model" # our file within MLflow's model, and the tag with its sha256
-
-def _add(client:"MlflowClient", run:Run, there:Any) -> None:
-    "Tags and notes as they are now, the model, unless it is there, and its aliases."
-    from mlflow.entities import RunTag
-    remote, path = there.info.run_id, run.model_path
-    fill_file(run) # it leaves with what travels with it
-    client.log_batch(remote, tags=[RunTag(name, text) for name, text in remarks_of(run).items() if text or name in there.data.tags])
-    if path is None: return
-    digest = sha256(path.read_bytes())
-    if there.data.tags.get(DIGEST) != digest: _add_model(client, there, path, digest)
-    for standing in standing_of(run.workspace, run.id):
-        if standing.version.sha256 == digest: _follow(client, remote, standing)
-
-def _add_model(client:"MlflowClient", there:Any, path:Path, digest:str) -> None:
-    from mlflow.entities import LoggedModelOutput
-    remote = there.info.run_id
-    logged = _logged_model(client, there.info.experiment_id, digest)
-    if logged is None or logged.status != "READY": logged = _log_model(client, there, path, digest, logged)
-    if logged.model_id not in _outputs(client, remote): client.log_outputs(remote, [LoggedModelOutput(logged.model_id, step=0)])
-    client.set_tag(remote, DIGEST, digest)
-
 def _outputs(client:"MlflowClient", remote:str) -> list[str]:
     "The ids of the models that a run has put out."
     outputs = client.get_run(remote).outputs
     return [output.model_id for output in outputs.model_outputs] if outputs else []
 
+FILE, DIGEST = "model.mlpkg", "ml_pkg.model" # our file within MLflow's model, and the tag with its sha256
+
 def _logged_model(client:"MlflowClient", experiment:str, digest:str) -> Any:
     "MLflow's record of a model that it was told of, rather of a complete one; None if there is none."
     return next(iter(sorted(client.search_logged_models([experiment], f"tags.`{DIGEST}` = '{digest}'"), key=lambda each: each.status != "READY")), None)
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #43575b7c
 def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:Any) -> Any:
     "Send a model, or complete what an earlier try began."
     with tempfile.TemporaryDirectory() as folder:
@@ -328,6 +309,28 @@ def _log_model(client:"MlflowClient", there:Any, path:Path, digest:str, begun:An
         shutil.move(ours, Path(folder)/"model"/FILE)
         client.log_model_artifacts(logged.model_id, str(Path(folder)/"model"))
         return client.finalize_logged_model(logged.model_id, "READY")
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #11202487
+def _add_model(client:"MlflowClient", there:Any, path:Path, digest:str) -> None:
+    from mlflow.entities import LoggedModelOutput
+    remote = there.info.run_id
+    logged = _logged_model(client, there.info.experiment_id, digest)
+    if logged is None or logged.status != "READY": logged = _log_model(client, there, path, digest, logged)
+    if logged.model_id not in _outputs(client, remote): client.log_outputs(remote, [LoggedModelOutput(logged.model_id, step=0)])
+    client.set_tag(remote, DIGEST, digest)
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #615c3d9c
+def _add(client:"MlflowClient", run:Run, there:Any) -> None:
+    "Tags and notes as they are now, the model, unless it is there, and its aliases."
+    from mlflow.entities import RunTag
+    remote, path = there.info.run_id, run.model_path
+    fill_file(run) # it leaves with what travels with it
+    client.log_batch(remote, tags=[RunTag(name, text) for name, text in remarks_of(run).items() if text or name in there.data.tags])
+    if path is None: return
+    digest = sha256(path.read_bytes())
+    if there.data.tags.get(DIGEST) != digest: _add_model(client, there, path, digest)
+    for standing in standing_of(run.workspace, run.id):
+        if standing.version.sha256 == digest: _follow(client, remote, standing)
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #032426db
 def _write_flavor(
@@ -363,6 +366,32 @@ def _skops_version() -> dict[str, str]:
     return {"skops": skops.__version__}
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #6cca8bc6
+class _ForMlflow:
+    "A model as MLflow asks one."
+    def __init__(self, model:Model): self.model = model
+    def predict(self, rows:Any, params:Any=None) -> Any: return self.model.predict(rows).to_numpy()
+
+def _load_pyfunc(path:str) -> _ForMlflow:
+    "Called by MLflow. Who has MLflow load a folder trusts it: its description may name any code."
+    return _ForMlflow(Model.load(path, trusted=True))
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #5de28bb0
+def _write_file(model:Model, path:Path) -> str:
+    try: return write_model(model, path, Skops())
+    except InvalidDeclaration: return write_model(model, path, Joblib())
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #51f5ab87
+def _write_folder(model:Model, folder:Path) -> None:
+    from ml_pkg import __version__
+    with _mannered(), _quiet(logging.getLogger("mlflow")):
+        described = _write_flavor(model, folder,
+            {"metadata": {f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}},
+            [f"ml_pkg=={__version__}"])
+        described.metadata[DIGEST] = _write_file(model, folder/FILE)
+        described.flavors["python_function"] |= {"loader_module": __name__, "data": FILE}
+        described.save(str(folder/"MLmodel"))
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #17f9b28a
 def write_mlflow_folder(
     model:Model, # fitted
     path:Path,   # of the folder, which is made as a whole or not at all
@@ -380,29 +409,6 @@ def write_mlflow_folder(
         if isinstance(error, MlPkgError): raise
         raise Unwritable(f"{path} cannot be written ({error.strerror or error}). Choose another folder, or make it writable") from error
     return path
-
-def _write_folder(model:Model, folder:Path) -> None:
-    from ml_pkg import __version__
-    with _mannered(), _quiet(logging.getLogger("mlflow")):
-        described = _write_flavor(model, folder,
-            {"metadata": {f"ml_pkg.{name}": str(model.card[name]) for name in ("name", "key", "run", "task") if model.card.get(name)}},
-            [f"ml_pkg=={__version__}"])
-        described.metadata[DIGEST] = _write_file(model, folder/FILE)
-        described.flavors["python_function"] |= {"loader_module": __name__, "data": FILE}
-        described.save(str(folder/"MLmodel"))
-
-def _write_file(model:Model, path:Path) -> str:
-    try: return write_model(model, path, Skops())
-    except InvalidDeclaration: return write_model(model, path, Joblib())
-
-class _ForMlflow:
-    "A model as MLflow asks one."
-    def __init__(self, model:Model): self.model = model
-    def predict(self, rows:Any, params:Any=None) -> Any: return self.model.predict(rows).to_numpy()
-
-def _load_pyfunc(path:str) -> _ForMlflow:
-    "Called by MLflow. Who has MLflow load a folder trusts it: its description may name any code."
-    return _ForMlflow(Model.load(path, trusted=True))
 
 # %% ../nbs/api/430_mlflow_sink.ipynb #97cf73e5
 def register(
@@ -452,6 +458,64 @@ def is_registry_uri(
     "Whether an address leads to MLflow."
     return name.startswith(("models:/", "runs:/"))
 
+# %% ../nbs/api/430_mlflow_sink.ipynb #09a44914
+def _of_version(uri:str, version:Any) -> str:
+    owner = (version.source or "").partition("models:/")[2]
+    if not owner.startswith("m-"): raise NotFound(f"{uri} was not logged by ml_pkg, so it has no schema and no card. mlflow.sklearn.load_model loads it")
+    return owner
+
+def _output(client:"MlflowClient", uri:str, remote:str, name:str) -> str:
+    models = [client.get_logged_model(each) for each in _outputs(client, remote)]
+    if found := next((each.model_id for each in reversed(models) if each.name == name), None): return found
+    raise UnknownName(f"run {remote} has no model '{name}'.{did_you_mean(name, {each.name for each in models}, 'models')}")
+
+def _model_id(client:"MlflowClient", uri:str) -> str:
+    "MLflow's id of the model that an address means."
+    kind, _, rest = uri.partition(":/")
+    owner, _, last = rest.strip("/").partition("/")
+    if kind == "runs" and owner and last: return _output(client, uri, owner, last)
+    name, at, alias = owner.partition("@")
+    if kind == "models" and at and not last: return _of_version(uri, client.get_model_version_by_alias(name, alias))
+    if kind == "models" and last.isdigit(): return _of_version(uri, client.get_model_version(owner, last))
+    if kind == "models" and owner.startswith("m-") and not last: return owner
+    raise UnknownName(f"'{uri}' is no address of a model: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN/MODEL")
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #ee7d3668
+def _registered(uri:str) -> str:
+    with _one_try(uri) as client: names = [f"{each.name}@{alias}" for each in client.search_registered_models() for alias in each.aliases or [""]]
+    return f"Registered models: {', '.join(sorted(names)) or 'none'}"
+
+@contextmanager
+def _reached(uri:str) -> Iterator[None]:
+    "Say what to do where a server has no such model, or cannot be asked."
+    try: yield
+    except Refused as error: raise UnknownName(f"{error}. {_registered(uri)}") from error
+    except MlPkgError: raise
+    except Exception as error:
+        if _status(error) is None: raise
+        raise NotFound(f"the MLflow server {uri} cannot be asked for a model ({first_line(error)[:500]}). Try again when it is there, or take a model of this workspace: ml_pkg runs") from error
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #f14a46f0
+@lru_cache(64)
+def _known_digest(path:Path, changed:int, size:int, inode:int) -> str: return digest_of(path)
+
+def digest_now(
+    path:Path, # of a file
+) -> str:      # sha256, 64 hexadecimal digits
+    "Of a file, which is not read again as long as it looks the same: a server asks several times a minute. Raises OSError."
+    stat = path.stat()
+    return _known_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #0857a524
+def _download(location:str, digest:str, kept:Path, uri:str) -> None:
+    from mlflow.artifacts import download_artifacts
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(download_artifacts(artifact_uri=f"{location}/{FILE}", dst_path=folder, tracking_uri=uri))
+        if sha256(found.read_bytes()) != digest:
+            raise DamagedFile(f"{location}/{FILE} is not what was logged (sha256 {sha256(found.read_bytes())}, and {digest} is in the tag {DIGEST}): it was changed, or is damaged. Register the model again")
+        with written_whole(kept) as part: shutil.copyfile(found, part)
+
+# %% ../nbs/api/430_mlflow_sink.ipynb #2a04bcbd
 def fetch_model(
     uri:str,      # "models:/iris@production", "models:/iris/3" or "runs:/ID/model"
     sink:MlflowSink|None=None, # by default the server that the settings name
@@ -467,63 +531,10 @@ def fetch_model(
         if not (kept.is_file() and digest_now(kept) == digest): _download(logged.artifact_location, digest, kept, sink.uri)
     return kept
 
-def digest_now(
-    path:Path, # of a file
-) -> str:      # sha256, 64 hexadecimal digits
-    "Of a file, which is not read again as long as it looks the same: a server asks several times a minute. Raises OSError."
-    stat = path.stat()
-    return _known_digest(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
-
-@lru_cache(64)
-def _known_digest(path:Path, changed:int, size:int, inode:int) -> str: return digest_of(path)
-
-def _download(location:str, digest:str, kept:Path, uri:str) -> None:
-    from mlflow.artifacts import download_artifacts
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(download_artifacts(artifact_uri=f"{location}/{FILE}", dst_path=folder, tracking_uri=uri))
-        if sha256(found.read_bytes()) != digest:
-            raise DamagedFile(f"{location}/{FILE} is not what was logged (sha256 {sha256(found.read_bytes())}, and {digest} is in the tag {DIGEST}): it was changed, or is damaged. Register the model again")
-        with written_whole(kept) as part: shutil.copyfile(found, part)
-
+# %% ../nbs/api/430_mlflow_sink.ipynb #d896432a
 def from_registry(
     uri:str,              # "models:/iris@production", "models:/iris/3" or "runs:/ID/model"
     trusted:bool=False,   # you know who registered it: load it even if that could run code
 ) -> Model:
     "A model from MLflow's registry or from one of its runs. Raises what `fetch_model` and `Model.load` raise."
     return Model.load(fetch_model(uri), trusted=trusted)
-
-# %% ../nbs/api/430_mlflow_sink.ipynb #09a44914
-def _model_id(client:"MlflowClient", uri:str) -> str:
-    "MLflow's id of the model that an address means."
-    kind, _, rest = uri.partition(":/")
-    owner, _, last = rest.strip("/").partition("/")
-    if kind == "runs" and owner and last: return _output(client, uri, owner, last)
-    name, at, alias = owner.partition("@")
-    if kind == "models" and at and not last: return _of_version(uri, client.get_model_version_by_alias(name, alias))
-    if kind == "models" and last.isdigit(): return _of_version(uri, client.get_model_version(owner, last))
-    if kind == "models" and owner.startswith("m-") and not last: return owner
-    raise UnknownName(f"'{uri}' is no address of a model: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN/MODEL")
-
-def _of_version(uri:str, version:Any) -> str:
-    owner = (version.source or "").partition("models:/")[2]
-    if not owner.startswith("m-"): raise NotFound(f"{uri} was not logged by ml_pkg, so it has no schema and no card. mlflow.sklearn.load_model loads it")
-    return owner
-
-def _output(client:"MlflowClient", uri:str, remote:str, name:str) -> str:
-    models = [client.get_logged_model(each) for each in _outputs(client, remote)]
-    if found := next((each.model_id for each in reversed(models) if each.name == name), None): return found
-    raise UnknownName(f"run {remote} has no model '{name}'.{did_you_mean(name, {each.name for each in models}, 'models')}")
-
-@contextmanager
-def _reached(uri:str) -> Iterator[None]:
-    "Say what to do where a server has no such model, or cannot be asked."
-    try: yield
-    except Refused as error: raise UnknownName(f"{error}. {_registered(uri)}") from error
-    except MlPkgError: raise
-    except Exception as error:
-        if _status(error) is None: raise
-        raise NotFound(f"the MLflow server {uri} cannot be asked for a model ({first_line(error)[:500]}). Try again when it is there, or take a model of this workspace: ml_pkg runs") from error
-
-def _registered(uri:str) -> str:
-    with _one_try(uri) as client: names = [f"{each.name}@{alias}" for each in client.search_registered_models() for alias in each.aliases or [""]]
-    return f"Registered models: {', '.join(sorted(names)) or 'none'}"

@@ -64,6 +64,14 @@ def _warn_of(conformed:Conformed) -> None:
         (conformed.beyond, "numbers far beyond those of training")):
         if counts: warnings.warn(UnusualInput(what, counts), stacklevel=4)
 
+# %% ../nbs/api/220_model.ipynb #a796c337
+def _encoded(error:Exception) -> dict[str, Any]:
+    "Columns of an encoder that raised an error, and the categories it knows of each."
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    encoder = next((owner for owner in reversed(owners) if hasattr(owner, "categories_") and hasattr(owner, "feature_names_in_")), None)
+    return {} if encoder is None else dict(zip(encoder.feature_names_in_, encoder.categories_, strict=True))
+
+# %% ../nbs/api/220_model.ipynb #993c113e
 def refusal(
     error:Exception,     # of an estimator
     conformed:Conformed, # the rows it was asked about
@@ -84,6 +92,7 @@ def refusal(
             "Leave the row out, or declare the encoder with handle_unknown, such as OneHotEncoder(handle_unknown='ignore')")
     return None
 
+# %% ../nbs/api/220_model.ipynb #5b13a2bf
 def not_taken(
     error:Exception, # of an estimator
     place:int|None,  # of the row, as `refused_row` gives it
@@ -96,12 +105,6 @@ def not_taken(
 
 def _not_taken(error:Exception, ask:Callable, frame:pd.DataFrame, first_row:int) -> InvalidInput:
     return InvalidInput(not_taken(error, refused_row(partial(in_blocks, ask), frame), range(first_row, first_row + len(frame))))
-
-def _encoded(error:Exception) -> dict[str, Any]:
-    "Columns of an encoder that raised an error, and the categories it knows of each."
-    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    encoder = next((owner for owner in reversed(owners) if hasattr(owner, "categories_") and hasattr(owner, "feature_names_in_")), None)
-    return {} if encoder is None else dict(zip(encoder.feature_names_in_, encoder.categories_, strict=True))
 
 # %% ../nbs/api/220_model.ipynb #be4b7f0e
 @dataclass(frozen=True, eq=False)

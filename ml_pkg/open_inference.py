@@ -153,16 +153,46 @@ def _outputs(wanted:list[tuple[str, bool]], there:dict[str, list]) -> tuple[list
     return described, b"".join(behind)
 
 # %% ../nbs/api/498_open_inference.ipynb #d3e4b4c1
-_PREFIX = "Inference-Header-Content-Length"
-
 def _written(said:dict[str, Any]) -> bytes:
     "As JSON, which has no NaN."
     try: return json.dumps(said, allow_nan=False).encode()
     except ValueError: return json.dumps(finite(said)).encode()
 
+# %% ../nbs/api/498_open_inference.ipynb #e1a05662
 def _with_ids(answers:dict[str, list], ids:list[str]) -> dict[str, list]:
     "The outputs; an answer that is called as the ids are is called as in the log."
     return {**{answer_name(name) if name == "id" else name: values for name, values in answers.items()}, "id": ids}
+
+# %% ../nbs/api/498_open_inference.ipynb #53da317c
+def _not_served(there:list[Served]) -> list[Served]: raise Refused(404, f"That version is not served: {' and '.join(repr(each.version) for each in there)} {'is' if len(there) == 1 else 'are'}.")
+
+def _meant(service:Service, name:str, version:str|None=None) -> list[Served]:
+    "What answers, of that which is asked for: one version, or two where a candidate has a share. Raises `Refused`."
+    there = service.beside.answering(service.current)
+    named = [each for each in there if each.name == name]
+    if not named: raise Refused(404, f"There is no model of that name here: '{service.current.name}' is served.")
+    if version is None: return named
+    return [each for each in named if each.version == version] or _not_served(named)
+
+# %% ../nbs/api/498_open_inference.ipynb #e7d2dccf
+_known:weakref.WeakKeyDictionary[Served, dict[str, list]] = weakref.WeakKeyDictionary()
+
+def _columns(ready:Served) -> dict[str, list]:
+    "An answer, which tells the outputs and their types. It is known as long as the version is there."
+    if ready not in _known:
+        _known[ready] = _with_ids(logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), [""])
+    return _known[ready]
+
+# %% ../nbs/api/498_open_inference.ipynb #cb446532
+def _metadata(service:Service, name:str, version:str|None=None) -> dict:
+    meant = _meant(service, name, version)
+    ready, outputs = meant[0], _columns(meant[0])
+    return {"name": ready.name, "versions": [each.version for each in meant], "platform": "ml_pkg",
+            "inputs": [{"name": column.name, "datatype": _type_of_column(column), "shape": [-1]} for column in ready.model.schema.columns],
+            "outputs": [{"name": output, "datatype": _type_of(values), "shape": [-1]} for output, values in outputs.items()]}
+
+# %% ../nbs/api/498_open_inference.ipynb #a8e0029c
+_PREFIX = "Inference-Header-Content-Length"
 
 async def _infer(service:Service, name:str, version:str|None, body:bytes, headers:Any, caller:str) -> tuple[bytes, dict[str, str]]:
     "An answer, and its headers. Raises `Refused`."
@@ -178,31 +208,6 @@ async def _infer(service:Service, name:str, version:str|None, body:bytes, header
         **({"id": document["id"]} if isinstance(document.get("id"), str) else {}), "outputs": outputs}
     written = _written(said)
     return written + content, {_PREFIX: str(len(written))} if content else {}
-
-def _meant(service:Service, name:str, version:str|None=None) -> list[Served]:
-    "What answers, of that which is asked for: one version, or two where a candidate has a share. Raises `Refused`."
-    there = service.beside.answering(service.current)
-    named = [each for each in there if each.name == name]
-    if not named: raise Refused(404, f"There is no model of that name here: '{service.current.name}' is served.")
-    if version is None: return named
-    return [each for each in named if each.version == version] or _not_served(named)
-
-def _not_served(there:list[Served]) -> list[Served]: raise Refused(404, f"That version is not served: {' and '.join(repr(each.version) for each in there)} {'is' if len(there) == 1 else 'are'}.")
-
-_known:weakref.WeakKeyDictionary[Served, dict[str, list]] = weakref.WeakKeyDictionary()
-
-def _columns(ready:Served) -> dict[str, list]:
-    "An answer, which tells the outputs and their types. It is known as long as the version is there."
-    if ready not in _known:
-        _known[ready] = _with_ids(logged_answers(ready.engine.answer(ready.reader.columns([{column.name: column.example for column in ready.model.schema.columns}]))), [""])
-    return _known[ready]
-
-def _metadata(service:Service, name:str, version:str|None=None) -> dict:
-    meant = _meant(service, name, version)
-    ready, outputs = meant[0], _columns(meant[0])
-    return {"name": ready.name, "versions": [each.version for each in meant], "platform": "ml_pkg",
-            "inputs": [{"name": column.name, "datatype": _type_of_column(column), "shape": [-1]} for column in ready.model.schema.columns],
-            "outputs": [{"name": output, "datatype": _type_of(values), "shape": [-1]} for output, values in outputs.items()]}
 
 # %% ../nbs/api/498_open_inference.ipynb #baa508c9
 def add_open_inference(

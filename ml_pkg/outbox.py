@@ -248,6 +248,13 @@ def _next_number(folder:Path) -> int:
     "Greater than all that wait there, also where the clock was set back since."
     return max([time.time_ns(), *(entry.number + 1 for entry in _entries(folder))])
 
+# %% ../nbs/api/695_outbox.ipynb #eb6c1fe9
+class _Nobody:
+    "In place of a channel that is not given."
+    key = "nobody"
+    def tell(self, message:Message) -> None: raise Undelivered("this channel is not among those that are told now. Is it still in the setting alarms?")
+
+# %% ../nbs/api/695_outbox.ipynb #2027cd37
 @dataclass(frozen=True)
 class Outbox:
     "Messages on disk, until each channel has taken them: at least once."
@@ -298,8 +305,3 @@ class Outbox:
         waiting = sorted({path.parent for path in self.folder.glob("*/*.json")})
         return [_Turn(folder, given[folder], now, until) if folder in given
             else _Turn(folder, _Nobody(), now, until, in_a_row=sys.maxsize, in_order=0) for folder in waiting]
-
-class _Nobody:
-    "In place of a channel that is not given."
-    key = "nobody"
-    def tell(self, message:Message) -> None: raise Undelivered("this channel is not among those that are told now. Is it still in the setting alarms?")

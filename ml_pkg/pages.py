@@ -72,9 +72,11 @@ _TAGS = {"div", "p", "span", "b", "strong", "em", "i", "code", "pre", "table", "
     "dd", "h2", "h3", "h4", "section", "details", "summary", "br", "small", "img", "figure", "figcaption", "del", "ins"}
 _EMPTY, _SILENT = {"br", "img"}, {"style", "script", "svg", "head", "title", "template", "iframe", "object"}
 _ATTRIBUTES = {"class", "id", "scope", "colspan", "rowspan", "open", "alt", "src", "role", "aria-label", "tabindex"}
-_SCROLLS = '<div class="scroll"'
 
 def _attribute(pair:tuple[str, str|None]) -> str: return f" {pair[0]}" if pair[1] is None else f' {pair[0]}="{escape(pair[1])}"'
+
+# %% ../nbs/api/460_pages.ipynb #6a7fb9cb
+_SCROLLS = '<div class="scroll"'
 
 class _Plain(HTMLParser):
     "Writes what it reads, without what is not allowed."
@@ -106,6 +108,7 @@ class _Plain(HTMLParser):
         if self.in_bold: self.label = data # what stands in bold above a table says what it shows
         self.written.append(escape(data, quote=False))
 
+# %% ../nbs/api/460_pages.ipynb #563ac757
 def plain(
     fragment:str, # HTML
     label:str,    # what a table of it shows that does not say so itself, for those who do not see it

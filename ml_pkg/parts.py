@@ -162,25 +162,12 @@ def _made(module:Any, name:str, above:tuple[tuple[str, str], ...]=()) -> str:
     return repr([[_syntax(value) for value in values], *filter(None, (_made(module, each, (*above, place)) for each in used))])
 
 # %% ../nbs/api/217_parts.ipynb #9548420c
-_UNREADABLE = re.compile(r"bytecode of Python |[^\n]* (\d\S*|\(unknown version\)): ") # compiled, so nobody can tell; of a library, whose version says it
-
 _MEMBERS = " (members)" # behind the name of a class whose source is not at hand: what it has is told, and not what it assigns
 
-def own_code(
-    estimator:Any, # fitted or not
-) -> dict[str, dict[str, str]]: # "module.class" -> each piece of code and constant that it depends on -> digest
-    "What the classes and functions of an estimator do that no library brings: the same on every machine, and with every version of Python. What cannot be told is left out."
-    own = {f"{part.__module__}.{part.__qualname__}": part for part in parts_of(estimator) if not is_library(part)}
-    return {name: found for name, part in sorted(own.items()) if (found := _tried_digests(part))}
-
-def _tried_digests(part:Any) -> dict[str, str]:
-    try: return _digests(part)
-    except Exception: return {} # a model is saved whatever its classes hold
-
-def _digests(part:Any) -> dict[str, str]:
-    found = {name: piece for name, piece in pieces(part).items() if not _UNREADABLE.match(piece.text)}
-    told = {f"{name}{of}": text for name, piece in found.items() for of, text in _told(piece)}
-    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in told.items()}
+def _without_methods(node:ast.ClassDef) -> ast.ClassDef:
+    "A class with what it assigns, without its docstring; its methods and inner classes are pieces by themselves, or nothing that it uses."
+    kept = [each for each in node.body if not isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    return ast.ClassDef(node.name, node.bases, node.keywords, kept, node.decorator_list)
 
 def _body(piece:Piece) -> ast.ClassDef | None:
     "What a class assigns, if its source is at hand."
@@ -192,6 +179,14 @@ def _said(piece:Piece) -> tuple[str, str]:
     if not piece.text.startswith("class "): return "", _canonical(piece.text)
     return ("", repr(_syntax(node))) if (node := _body(piece)) else (_MEMBERS, piece.text) # of a notebook, say
 
+# %% ../nbs/api/217_parts.ipynb #89a03a3d
+def _in_defaults(text:str) -> set[str]:
+    "Names in what a function takes where nothing is given."
+    try: tree = ast.parse(text)
+    except SyntaxError: return set()
+    defaults = [each for node in ast.walk(tree) if isinstance(node, ast.arguments) for each in (*node.defaults, *node.kw_defaults) if each]
+    return {node.id for each in defaults for node in ast.walk(each) if isinstance(node, ast.Name)}
+
 def _told(piece:Piece) -> Iterator[tuple[str, str]]:
     "What a piece of code says, and how the constants that it uses are made, each with what is to be added to the name of the piece."
     yield _said(piece)
@@ -200,17 +195,25 @@ def _told(piece:Piece) -> Iterator[tuple[str, str]]:
     for used, name in names.items():
         if made := _made(sys.modules.get(piece.home), name): yield f".{used}", made
 
-def _in_defaults(text:str) -> set[str]:
-    "Names in what a function takes where nothing is given."
-    try: tree = ast.parse(text)
-    except SyntaxError: return set()
-    defaults = [each for node in ast.walk(tree) if isinstance(node, ast.arguments) for each in (*node.defaults, *node.kw_defaults) if each]
-    return {node.id for each in defaults for node in ast.walk(each) if isinstance(node, ast.Name)}
+# %% ../nbs/api/217_parts.ipynb #b547d14b
+_UNREADABLE = re.compile(r"bytecode of Python |[^\n]* (\d\S*|\(unknown version\)): ") # compiled, so nobody can tell; of a library, whose version says it
 
-def _without_methods(node:ast.ClassDef) -> ast.ClassDef:
-    "A class with what it assigns, without its docstring; its methods and inner classes are pieces by themselves, or nothing that it uses."
-    kept = [each for each in node.body if not isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
-    return ast.ClassDef(node.name, node.bases, node.keywords, kept, node.decorator_list)
+def _digests(part:Any) -> dict[str, str]:
+    found = {name: piece for name, piece in pieces(part).items() if not _UNREADABLE.match(piece.text)}
+    told = {f"{name}{of}": text for name, piece in found.items() for of, text in _told(piece)}
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in told.items()}
+
+def _tried_digests(part:Any) -> dict[str, str]:
+    try: return _digests(part)
+    except Exception: return {} # a model is saved whatever its classes hold
+
+# %% ../nbs/api/217_parts.ipynb #ec357914
+def own_code(
+    estimator:Any, # fitted or not
+) -> dict[str, dict[str, str]]: # "module.class" -> each piece of code and constant that it depends on -> digest
+    "What the classes and functions of an estimator do that no library brings: the same on every machine, and with every version of Python. What cannot be told is left out."
+    own = {f"{part.__module__}.{part.__qualname__}": part for part in parts_of(estimator) if not is_library(part)}
+    return {name: found for name, part in sorted(own.items()) if (found := _tried_digests(part))}
 
 # %% ../nbs/api/217_parts.ipynb #a9144636
 def changed_code(

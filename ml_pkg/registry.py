@@ -7,7 +7,7 @@ __all__ = ['PRODUCTION', 'PREVIOUS', 'ANYTHING', 'load_of_run', 'Version', 'whol
            'kept_copy', 'add_version', 'register', 'who', 'aliases', 'version_of', 'check_registered', 'check_expected',
            'point', 'tell_of_aliases', 'alias', 'version_before', 'rollback_target', 'point_back', 'retire', 'Standing',
            'standing_of', 'kept_file', 'addressed_version', 'in_production', 'run_of', 'versions', 'model_list',
-           'models', 'alias_text', 'move_list', 'gate_text', 'registry_history']
+           'alias_text', 'models', 'move_list', 'gate_text', 'registry_history']
 
 # %% ../nbs/api/385_registry.ipynb #8db7cd9f
 import getpass
@@ -503,12 +503,7 @@ def versions(
         check_registered(connection, name)
         return _versions(connection, name)
 
-def model_list() -> list[dict[str, Any]]:
-    "The registered models of the current workspace as plain dicts."
-    if not Workspace.current().database.exists(): return []
-    with _registry() as connection:
-        return [_described(connection, name) for name, in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name").fetchall()]
-
+# %% ../nbs/api/385_registry.ipynb #7082ecfd
 def _described(connection:sqlite3.Connection, name:str) -> dict:
     "A model with what is in production, since when, and how well it did."
     known, there = aliases(connection, name), _versions(connection, name)
@@ -518,6 +513,21 @@ def _described(connection:sqlite3.Connection, name:str) -> dict:
     return {"name": name, "versions": [each.version for each in there], "aliases": known, "run": used and used.run, "since": row and row["made"],
         "who": row and row["who"], "why": row and row["why"], "scores": scores}
 
+def model_list() -> list[dict[str, Any]]:
+    "The registered models of the current workspace as plain dicts."
+    if not Workspace.current().database.exists(): return []
+    with _registry() as connection:
+        return [_described(connection, name) for name, in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name").fetchall()]
+
+# %% ../nbs/api/385_registry.ipynb #5ee625f7
+def alias_text(
+    known:dict[str, int], # alias -> version
+) -> str:
+    "Aliases in one line, such as 'production 7, previous 5'."
+    return ", ".join(f"{alias} {version}" for alias, version in known.items())
+
+_COLUMNS = ("name", "versions", "production", "aliases", "since")
+
 def models() -> "pd.DataFrame": # one row a model, by name: versions, aliases, since when it is in production, the scores of what is
     "The registered models of the current workspace."
     import pandas as pd
@@ -526,14 +536,6 @@ def models() -> "pd.DataFrame": # one row a model, by name: versions, aliases, s
         for each in model_list()]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*_COLUMNS, *(name for row in rows for name in row)]))).set_index("name")
     return frame.assign(production=frame["production"].astype("Int64"), since=pd.to_datetime(frame["since"], utc=True))
-
-_COLUMNS = ("name", "versions", "production", "aliases", "since")
-
-def alias_text(
-    known:dict[str, int], # alias -> version
-) -> str:
-    "Aliases in one line, such as 'production 7, previous 5'."
-    return ", ".join(f"{alias} {version}" for alias, version in known.items())
 
 # %% ../nbs/api/385_registry.ipynb #23224adf
 def move_list(

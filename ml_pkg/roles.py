@@ -240,6 +240,8 @@ def _weaker_and_weaker(proposal:Proposal) -> Iterable[Proposal]:
         for cv in (5, 3, 2): yield replace(proposal, cv=cv, roles=_with_one(proposal, kept))
 
 # %% ../nbs/api/456_roles.ipynb #9665537c
+_ROLES = (NUMBER, CATEGORY, TIME, GROUP, DROPPED) # that can be given to a column; that of the target is given by itself
+
 def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
     "A role that somebody gives a column. Raises `UnknownName`, `InvalidData`."
     if name not in rows.columns: raise UnknownName(f"'{name}' is not a column of {path}, so it has no role.{did_you_mean(name, rows.columns, 'columns')}")
@@ -250,6 +252,7 @@ def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
         raise InvalidData(f"'{name}' of {path} has no times, but such as {facts(rows[name]).example}, so rows cannot be put in its order{_spelling(rows[name])}")
     return Role(meant, "you said so")
 
+# %% ../nbs/api/456_roles.ipynb #afab0918
 def _all_said(rows:"pd.DataFrame", path:str, target:str, said:Mapping[str, str]) -> dict[str, Role]:
     "The roles that somebody gave. Raises `UnknownName`, `InvalidData`."
     if target in said: raise InvalidData(f"'{target}' is the target, so it cannot be {said[target]} as well")
@@ -258,8 +261,18 @@ def _all_said(rows:"pd.DataFrame", path:str, target:str, said:Mapping[str, str])
     if len(ordering) > 1: raise InvalidData(f"one column says in which order rows came, or which belong together, and you gave several: {listed(ordering)}")
     return found
 
-_ROLES = (NUMBER, CATEGORY, TIME, GROUP, DROPPED) # that can be given to a column; that of the target is given by itself
+# %% ../nbs/api/456_roles.ipynb #1996dd20
+def _tried(proposal:Proposal) -> Proposal:
+    "The proposal, if its folds can be made and each of them has something to learn. Raises `InvalidData` if not."
+    dataset = proposal.dataset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore") # rare classes are reported when the declaration runs
+        pairs = folds(proposal.evaluation, dataset, proposal.classification, 0)
+    for number, (train, _) in enumerate(pairs):
+        if dataset.y.iloc[train].nunique() < 2: raise InvalidData(f"fold {number} has one value of '{proposal.target}' to fit on")
+    return proposal
 
+# %% ../nbs/api/456_roles.ipynb #818f7897
 def propose(
     rows:"pd.DataFrame",  # all rows and columns of a table
     path:str,             # where they come from, for messages
@@ -287,14 +300,3 @@ def propose(
         try: return _tried(proposal)
         except MlPkgError as error: refused = error
     raise InvalidData(f"the {len(rows):,} rows of {path} cannot be split into rows to fit on, rows to score and a holdout, even with two folds: {refused}. Gather more rows")
-
-# %% ../nbs/api/456_roles.ipynb #1996dd20
-def _tried(proposal:Proposal) -> Proposal:
-    "The proposal, if its folds can be made and each of them has something to learn. Raises `InvalidData` if not."
-    dataset = proposal.dataset
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore") # rare classes are reported when the declaration runs
-        pairs = folds(proposal.evaluation, dataset, proposal.classification, 0)
-    for number, (train, _) in enumerate(pairs):
-        if dataset.y.iloc[train].nunique() < 2: raise InvalidData(f"fold {number} has one value of '{proposal.target}' to fit on")
-    return proposal

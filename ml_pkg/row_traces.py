@@ -120,12 +120,20 @@ def changed_columns(
     return "; ".join(f"{listed(sorted(names), 5)} {'is' if len(names) == 1 else 'are'} {word}"
         for names, word in ((after - before, "new"), (before - after, "gone")) if names)
 
-_FEW = 0.02 # share of the rows that were locked away, up to which nothing is said: somebody corrects a value
-
+# %% ../nbs/api/296_row_traces.ipynb #b8136c0b
 def _same_role(name:str, then:dict[str, str], now:dict[str, str]) -> bool:
     "Whether a role is declared, and as it was."
     role = [{path: content for path, content in each.items() if path.startswith(f"dataset.roles.{name}")} for each in (then, now)]
     return bool(role[0]) and role[0] == role[1]
+
+# %% ../nbs/api/296_row_traces.ipynb #19c0b4bb
+def _where_now(found:Whereabouts, columns:str, share:float) -> str:
+    "Where rows are that were locked away, in words. With other columns there is no telling, since every row is another one."
+    if columns: return f"none can be told again, since the columns are others ({columns}): which rows are locked away was drawn anew. If they are the same rows otherwise, about {1 - share:.0%} of them are fitted on now"
+    return f"about {found.locked:.0%} are locked away now, {found.open:.0%} are fitted on, and {found.gone:.0%} are not there as they were"
+
+# %% ../nbs/api/296_row_traces.ipynb #2680bccc
+_FEW = 0.02 # share of the rows that were locked away, up to which nothing is said: somebody corrects a value
 
 def moved_rows(
     earlier:Run,             # with a holdout
@@ -140,11 +148,7 @@ def moved_rows(
     return (f"of the rows that run {earlier.id} of {earlier.name} had locked away, {_where_now(found, changed_columns(then, now), experiment.evaluation.holdout)}. "
         "A row is told by all that stands in it, so what was changed may be on the other side by now, and the holdout has been seen to that extent. With group='COLUMN' a column tells rows for good")
 
-def _where_now(found:Whereabouts, columns:str, share:float) -> str:
-    "Where rows are that were locked away, in words. With other columns there is no telling, since every row is another one."
-    if columns: return f"none can be told again, since the columns are others ({columns}): which rows are locked away was drawn anew. If they are the same rows otherwise, about {1 - share:.0%} of them are fitted on now"
-    return f"about {found.locked:.0%} are locked away now, {found.open:.0%} are fitted on, and {found.gone:.0%} are not there as they were"
-
+# %% ../nbs/api/296_row_traces.ipynb #683a875e
 def told_before(
     earlier:Run,             # what is in production, with or without a holdout
     experiment:"Experiment", # with a holdout

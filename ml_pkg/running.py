@@ -31,19 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("ml_pkg")
 
 # %% ../nbs/api/300_running.ipynb #f30f1028
-def reused(
-    begun:Attempt, # the run, as it was begun
-) -> Run | None:
-    "The run with the results of an earlier one, recorded as such; None if there is none, or if the workspace cannot tell."
-    if not begun.identity: return None
-    try:
-        with connected(begun.workspace) as connection:
-            known = finished_run(connection, begun.identity.key, begun.threads)
-            return _taken_over(begun, known, connection) if known and _is_complete(known, connection) else None
-    except WorkspaceUnusable as error:
-        warn_once(f"{error}. Whether something has run before is not known")
-        return None
-
 def _is_complete(known:sqlite3.Row, connection:sqlite3.Connection) -> bool:
     "Whether its predictions are where they were written."
     written = connection.execute("SELECT path FROM files WHERE run = ? AND kind = 'predictions' ORDER BY rowid DESC LIMIT 1", [known["id"]]).fetchone()
@@ -51,9 +38,7 @@ def _is_complete(known:sqlite3.Row, connection:sqlite3.Connection) -> bool:
     log.warning("the predictions of run %s are gone from %s, so %s is run again", known["id"], written["path"], known["experiment"])
     return False
 
-TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out",
-    "seconds_per_row", "model_bytes") # columns of the earlier run
-
+# %% ../nbs/api/300_running.ipynb #0719708b
 _DECLARED = ("experiment", "place", "module", "source", "varied") # columns in which declarations of the same content can differ
 
 def _says_otherwise(experiment:"Experiment") -> bool:
@@ -67,6 +52,10 @@ def _declared_anew(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connecti
     try: kept = keep_declaration(begun.workspace, begun.experiment)
     except Exception: return [] # that of then is there
     return [{"kind": kept.path.parent.name, "path": str(kept.path), "sha256": kept.sha256, "key": known["key"], "written": now()}]
+
+# %% ../nbs/api/300_running.ipynb #aed588df
+TAKEN_OVER = ("estimator", "seed", "task", "dataset_key", "dataset_rows", "holdout_rows", "schema", "comparable", "train_size", "held_out",
+    "seconds_per_row", "model_bytes") # columns of the earlier run
 
 def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection) -> Run:
     "A run that takes over the results of an earlier one; the earlier one, if nothing can be recorded."
@@ -84,6 +73,20 @@ def _taken_over(begun:Attempt, known:sqlite3.Row, connection:sqlite3.Connection)
     if sinks: start_sender(begun.workspace)
     log.info("run reused", extra={"ml_pkg": {"run": identifier, "experiment": begun.experiment.name, "reuses": known["id"]}})
     return Run(begun.workspace, dict(find_run(connection, identifier)))
+
+# %% ../nbs/api/300_running.ipynb #b2bbc681
+def reused(
+    begun:Attempt, # the run, as it was begun
+) -> Run | None:
+    "The run with the results of an earlier one, recorded as such; None if there is none, or if the workspace cannot tell."
+    if not begun.identity: return None
+    try:
+        with connected(begun.workspace) as connection:
+            known = finished_run(connection, begun.identity.key, begun.threads)
+            return _taken_over(begun, known, connection) if known and _is_complete(known, connection) else None
+    except WorkspaceUnusable as error:
+        warn_once(f"{error}. Whether something has run before is not known")
+        return None
 
 # %% ../nbs/api/300_running.ipynb #f209a7fd
 _told:set[tuple] = set() # findings that this process has told

@@ -172,6 +172,7 @@ class Span(NamedTuple):
         "Whether there may be one of them among rows with such extremes."
         return (self.low is None or self.low <= greatest) and (self.high is None or least < self.high)
 
+# %% ../nbs/api/484_segments.ipynb #be6780bf
 @lru_cache(100_000) # some 300 bytes each
 def _extremes(segment:Path, column:str, state:tuple[int, ...]) -> tuple[Any, Any] | None:
     "The least and the greatest value of a column, where the segment says so. A file in another state is asked again."
@@ -185,6 +186,7 @@ def _may_meet(segment:Path, span:Span) -> bool:
     extremes = _extremes(segment, span.column, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
     return extremes is None or span.may_meet(*extremes)
 
+# %% ../nbs/api/484_segments.ipynb #078b9a67
 def _segment_rows(segment:Path, wanted:pc.Expression, columns:list[str]|None, span:Span|None=None) -> pa.Table:
     try:
         if span is None or _may_meet(segment, span): return pq.read_table(segment, columns=columns, filters=wanted, partitioning=None)

@@ -32,6 +32,7 @@ def _shown(template:str, title:str, whose:str, /, status:int=200, **values) -> A
     content = rendered(template, title=title, here="", root=ROOT, pages=(), whose=f"{whose}, as it is served", **values)
     return HTMLResponse(content.encode("utf-8", "backslashreplace"), status, _NO_SCRIPTS)
 
+# %% ../nbs/api/705_served_pages.ipynb #3b6d1e99
 _SOON = "nobody has looked at the model yet, so there is nothing to show: the first look comes after the first answer, and the log of the server says if it failed"
 
 def _page(template:str, title:str, name:str, found:Callable[[], dict], otherwise:str="") -> Any:
@@ -40,6 +41,7 @@ def _page(template:str, title:str, name:str, found:Callable[[], dict], otherwise
     except NotFound as error: return _shown("problem", "Nothing to show", name, 404, message=otherwise or str(error))
     except MlPkgError as error: return _shown("problem", "Nothing to show", name, 404, message=str(error))
 
+# %% ../nbs/api/705_served_pages.ipynb #b6f917b4
 class _Kept:
     "A page that is made again when another look was made, or after a minute: many who have it open cost no more than one."
     def __init__(self, make:Callable[[], Any], of:Path): self._make, self._of, self._lock, self._seen, self._page = make, of, threading.Lock(), None, None
@@ -50,6 +52,7 @@ class _Kept:
             if seen != self._seen: self._seen, self._page = seen, self._make()
             return self._page
 
+# %% ../nbs/api/705_served_pages.ipynb #7e5fd829
 def add_dashboard(
     app:"FastAPI",       # to be given it
     workspace:Workspace, # that looks are kept in

@@ -108,12 +108,14 @@ def separator_told(
     mark = max(";\t|", key=header.count)
     return f" Its cells seem to be separated by {mark!r}: declare CSV(…, separator={mark!r}) in place of the path of the rows to learn from, with decimal=',' if their numbers are written so, and what is predicted is read likewise; or write it with commas and decimal points" if header.count(mark) > header.count(",") else ""
 
+# %% ../nbs/api/100_sources.ipynb #1a0bbcad
 def _header_of(path:str|Path) -> str:
     "The first line of a CSV; nothing of what is compressed or somewhere else."
     if "://" in str(path) or Path(path).suffix.lower() != ".csv": return ""
     with suppress(OSError), open(path, encoding="utf-8-sig", errors="replace") as file: return file.readline()
     return ""
 
+# %% ../nbs/api/100_sources.ipynb #de260905
 @contextmanager
 def reading(
     path:str|Path, # what is read, for the message
@@ -195,6 +197,41 @@ def has_blank_lines(
     "Whether an empty line is no row: of a single column, it is one without a value."
     return len(names) != 1
 
+# %% ../nbs/api/100_sources.ipynb #6c5782eb
+def _rounded(frame:"pd.DataFrame") -> list[str]:
+    "Columns of doubles with gaps, as whole numbers beside gaps are, that are large enough to have been rounded."
+    import numpy as np
+
+    from ml_pkg.schema import EXACT
+    def is_large(doubles:np.ndarray) -> bool: return bool(np.isnan(doubles.max()) and max(np.fmax.reduce(doubles), -np.fmin.reduce(doubles)) >= EXACT)
+    if frame.columns.has_duplicates or not len(frame): return [] # which is refused later on
+    return [name for name, column in frame.select_dtypes("float64").items() if isinstance(name, str) and is_large(column.to_numpy())]
+
+# %% ../nbs/api/100_sources.ipynb #ca96c8d4
+def _exact_table(frame:"pd.DataFrame", path:str|Path, kind:str) -> "pd.DataFrame":
+    "What was read of Parquet or Feather, with whole numbers as the file has them."
+    from pyarrow import feather, parquet
+
+    from ml_pkg.schema import with_exact_integers
+    if isinstance(path, str) or not (names := _rounded(frame)): return frame # of what is somewhere else, as pandas has it
+    return with_exact_integers(frame, {"parquet": parquet, "feather": feather}[kind].read_table(path, columns=names))
+
+# %% ../nbs/api/100_sources.ipynb #2454bfb8
+def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> "pd.DataFrame":
+    "What was read of a CSV, with whole numbers as they are written there."
+    import pandas as pd
+
+    from ml_pkg.schema import undo_rounding
+    if not (names := _rounded(frame)): return frame
+    texts = pd.read_csv(path, **options, usecols=names, dtype="str")
+    for name in names:
+        digits = texts[name].str.strip()
+        if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one, and of whole numbers that are too large pandas made none
+        undo_rounding(frame, name,
+            pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
+    return frame
+
+# %% ../nbs/api/100_sources.ipynb #d8e8258d
 def read_table(
     path:str|Path, # a file or an fsspec URL; CSV (compressed too), Parquet or Feather
     text:Iterable[str]=(), # columns of a CSV that are text, whatever their cells look like
@@ -212,37 +249,6 @@ def read_table(
         if gone := next((name for name in text if name not in names), None):
             raise UnknownName(f"text= names '{gone}', which is not a column of {path}.{did_you_mean(gone, names, 'columns')}")
         return _exact_text(pd.read_csv(path, **options, dtype=dict.fromkeys(text, "str")), path, options)
-
-def _rounded(frame:"pd.DataFrame") -> list[str]:
-    "Columns of doubles with gaps, as whole numbers beside gaps are, that are large enough to have been rounded."
-    import numpy as np
-
-    from ml_pkg.schema import EXACT
-    def is_large(doubles:np.ndarray) -> bool: return bool(np.isnan(doubles.max()) and max(np.fmax.reduce(doubles), -np.fmin.reduce(doubles)) >= EXACT)
-    if frame.columns.has_duplicates or not len(frame): return [] # which is refused later on
-    return [name for name, column in frame.select_dtypes("float64").items() if isinstance(name, str) and is_large(column.to_numpy())]
-
-def _exact_table(frame:"pd.DataFrame", path:str|Path, kind:str) -> "pd.DataFrame":
-    "What was read of Parquet or Feather, with whole numbers as the file has them."
-    from pyarrow import feather, parquet
-
-    from ml_pkg.schema import with_exact_integers
-    if isinstance(path, str) or not (names := _rounded(frame)): return frame # of what is somewhere else, as pandas has it
-    return with_exact_integers(frame, {"parquet": parquet, "feather": feather}[kind].read_table(path, columns=names))
-
-def _exact_text(frame:"pd.DataFrame", path:str|Path, options:dict[str, Any]) -> "pd.DataFrame":
-    "What was read of a CSV, with whole numbers as they are written there."
-    import pandas as pd
-
-    from ml_pkg.schema import undo_rounding
-    if not (names := _rounded(frame)): return frame
-    texts = pd.read_csv(path, **options, usecols=names, dtype="str")
-    for name in names:
-        digits = texts[name].str.strip()
-        if not digits.dropna().str.fullmatch("[+-]?[0-9]+").all(): continue # a double such as 1e20 is meant as one, and of whole numbers that are too large pandas made none
-        undo_rounding(frame, name,
-            pd.array([None if digit is None else int(digit) for digit in digits.astype(object).where(digits.notna(), None)], dtype="Int64"))
-    return frame
 
 # %% ../nbs/api/100_sources.ipynb #51b9b040
 def _to_json(identity:Identity) -> list: return [identity.kind, identity.text, [[name, _to_json(part)] for name, part in identity.parts]]

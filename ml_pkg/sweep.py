@@ -352,6 +352,7 @@ def _key_of(experiment:"Experiment") -> Any:
     try: return experiment.key
     except Unidentifiable: return id(experiment)
 
+# %% ../nbs/api/382_sweep.ipynb #09236666
 def _settings(experiment:"Experiment", digits:int) -> dict[str, str]:
     "Parameters, however deep, as they are written."
     return {name: _in_short(value, digits) for name, value in experiment.estimator.get_params().items() if not hasattr(value, "get_params")
@@ -363,6 +364,9 @@ def _telling_settings(alike:Sequence[Variant]) -> tuple[list[dict[str, str]], li
     tried = [(settings, telling(settings)) for settings in written]
     return next((each for each in tried if len({tuple(held[name] for name in each[1]) for held in each[0]}) == len(alike)), tried[0])
 
+# %% ../nbs/api/382_sweep.ipynb #9a09ca7c
+def _plain_name(variant:Variant) -> str: return variant.shared or variant.name
+
 def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
     "Variants of one name, with the few parameters that tell them apart."
     if len(alike) == 1: return list(alike)
@@ -372,8 +376,7 @@ def _told_apart(alike:Sequence[Variant]) -> list[Variant]:
     return [Variant(f"{plain} ({', '.join(f'{label}={held[name]}' for label, name in zip(shown, differ, strict=True))})", variant.experiment, plain) if differ
         else variant for variant, held in zip(alike, settings, strict=True)]
 
-def _plain_name(variant:Variant) -> str: return variant.shared or variant.name
-
+# %% ../nbs/api/382_sweep.ipynb #bae59909
 def _distinct(variants:Iterable[Variant]) -> Sweep:
     "Each declaration once, where it came first and under the name it had there; equal names are told apart by parameters, or numbered."
     first:dict[Any, Variant] = {}
