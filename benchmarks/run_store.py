@@ -48,7 +48,8 @@ CONDITIONS = {
     "either of two": "accuracy > 0.95 or step__parameter5 == 99",
     "a tag that no run has": "'candidate' in tags",
     "a part of the estimator": "'nowhere' in estimator",
-    "a part of a parameter": "'no' in step__parameter4",
+    "a part of a parameter that no run has": "'no' in step__parameter4",
+    "a part of a parameter that one run has": "'1000' in step__parameter4",
     "failed, in another experiment": "status == 'failed' and experiment == 'experiment5'",
 }
 

@@ -285,6 +285,7 @@ def _shared(connection:sqlite3.Connection, table:str) -> str: return ", ".join(n
 
 def _told(connection:sqlite3.Connection, table:str, other:str) -> str:
     "What is compared of a run. A rescue forgets of which lost run one is a variation: then the other database says it."
+    if table != "runs": return _shared(connection, table)
     return _shared(connection, table).replace("variation_of", f"coalesce(variation_of, (SELECT variation_of FROM {other}.runs AS others WHERE others.id = runs.id))")
 
 def _refuse_collisions(connection:sqlite3.Connection, path:Path) -> None:
@@ -314,7 +315,7 @@ def _fill(connection:sqlite3.Connection) -> None:
 
 # %% ../nbs/api/454_archive.ipynb #58e052a1
 def _reconnect(connection:sqlite3.Connection) -> None:
-    "Say again which runs belong together, where a rescue had to forget it; also of runs that the archive has not."
+    "Say again which runs belong together, where a rescue had to forget it: of which one a run is a variation, as far as the archive knows it, and which one it reused, also where the archive has only that."
     connection.execute("UPDATE main.runs SET variation_of = (SELECT variation_of FROM incoming.runs AS theirs WHERE theirs.id = main.runs.id) WHERE variation_of IS NULL AND id IN (SELECT id FROM incoming.runs WHERE variation_of IS NOT NULL)")
     reunite(connection)
 
@@ -420,11 +421,13 @@ def import_(
 # %% ../nbs/api/454_archive.ipynb #56474140
 def _added(workspace:Workspace, copy:Path, members:dict[str, Member], folder:Path, vouched:bool, path:Path) -> tuple[int, int, int]:
     "Merge the copy into the workspace: how many runs are new, how many were there, and how many files were put in place."
-    with connected(workspace) as connection, _attached(connection, copy), transaction(connection), _lost_here(connection, vouched):
+    with connected(workspace) as connection, _attached(connection, copy), transaction(connection):
+        connection.execute(f"CREATE TEMP TABLE lost AS SELECT id FROM incoming.runs WHERE {vouched:d} AND NOT {IS_LOST} AND id IN (SELECT id FROM main.runs WHERE {IS_LOST})") # that the archive gives back
         _refuse_collisions(connection, path)
         total, there = connection.execute("SELECT (SELECT count(*) FROM incoming.runs), (SELECT count(*) FROM incoming.runs WHERE id IN (SELECT id FROM main.runs) AND id NOT IN (SELECT id FROM lost))").fetchone()
         names = _needed(connection, workspace, members, folder, path)
         with _placed(workspace, names, folder): _merge(connection, vouched)
+        connection.execute("DROP TABLE temp.lost")
     return total - there, there, len(names)
 
 @contextmanager
@@ -432,13 +435,6 @@ def _attached(connection:sqlite3.Connection, copy:Path) -> Iterator[None]:
     connection.execute("ATTACH ? AS incoming", [str(copy)])
     try: yield
     finally: connection.execute("DETACH incoming") # the connection is used on
-
-@contextmanager
-def _lost_here(connection:sqlite3.Connection, vouched:bool) -> Iterator[None]:
-    "The table `lost`: runs that are lost here, and that the archive gives back. If the block fails, it goes with the transaction."
-    connection.execute(f"CREATE TEMP TABLE lost AS SELECT id FROM incoming.runs WHERE {vouched:d} AND NOT {IS_LOST} AND id IN (SELECT id FROM main.runs WHERE {IS_LOST})")
-    yield
-    connection.execute("DROP TABLE temp.lost")
 
 @contextmanager
 def _opened(path:Path) -> Iterator[zipfile.ZipFile]:

@@ -127,8 +127,8 @@ def traffic(
     if as_json:
         return print_json({"labels_without_row": lost, "versions": json.loads(found.to_json(orient="records", date_format="iso")),
             "shadow": None if both is None else shadow_facts(both)})
-    if found.empty: return print(f"nothing was asked of {name} in that time")
-    print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
+    if found.empty: print(f"nothing was asked of {name}{' in that time' * any(span)}")
+    else: print_columns([["version", "role", "rows", "since", "ms", "ms (99 %)", "labelled", "right", "error"], *map(_line, found.to_dict("records"))])
     if lost: print(f"\n{strays_told(lost)}")
     if (found["labelled"][found["role"] != "shadow"] > 0).sum() > 1: print(f"\n{_OF_OTHER_ROWS}")
     if both is not None: print("", *shadow_told(both), sep="\n")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, kept_entries
 from .display import counted, definition, size
 from .display import table as html_table
 from .entries import NotForUs, read_entry
@@ -35,7 +35,7 @@ from .errors import DamagedFile, MlPkgError, NotFound, Unwritable, listed
 from .persistence import digest_of
 from .processes import has_ended, is_alive
 from .registry import Version, registered_versions, whole_file
-from .signing import is_ours, key_file, secret
+from .signing import is_ours, key_file, secret, signs
 from .store import ENDED, MIGRATIONS, journal_mode
 from .workspace import Workspace
 
@@ -144,17 +144,19 @@ def recorded_files(
         for path, digest, kind, run in connection.execute("SELECT path, sha256, kind, run FROM files WHERE rowid IN (SELECT max(rowid) FROM files GROUP BY path) ORDER BY rowid")]
 
 # %% ../nbs/api/450_doctor.ipynb #46a794fb
+_FITTED_AGAIN = "run.model fits one again, as long as its declaration still means what ran"
+
 def _problem(workspace:Workspace, kept:RecordedFile) -> tuple[str, Severity, str] | None:
     "What is wrong with a file, how bad that is, and what to do."
     if not kept.path.is_file():
         if kept.within(workspace).is_file():
             return "recorded in the folder where the workspace was before: {files}", Severity.WRONG, "Move the workspace back; or ml_pkg export it, and ml_pkg import the archive where it is to be (which leaves out what was registered and logged)"
-        if kept.kind == "model": return "gone: {files}", Severity.NOTE, "run.model fits one again, as long as its declaration still means what ran"
+        if kept.kind == "model": return "gone: {files}", Severity.NOTE, _FITTED_AGAIN
         return "gone: {files}", Severity.WRONG, "Put them back from a copy, or ml_pkg import an archive that has them; without them run.experiment or run.predictions have nothing to give"
     try: digest = digest_of(kept.path)
     except OSError as error: return f"not readable ({error.strerror}): {{files}}", Severity.WRONG, "Make them readable for you"
     if digest != kept.sha256:
-        return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (": run.model fits one again, as long as its declaration still means what ran" if kept.kind == "model" else "")
+        return "not what was written: {files}", Severity.WRONG, "Put them back from a copy, or delete them" + (f": {_FITTED_AGAIN}" if kept.kind == "model" else "")
     return None
 
 # %% ../nbs/api/450_doctor.ipynb #2b91045d
@@ -239,7 +241,9 @@ def _promotions(workspace:Workspace) -> Iterator[Symptom]:
     folder = workspace.folder/"promotions"
     if not folder.is_dir(): return
     from ml_pkg.promotion import unsettled
-    for name in unsettled(workspace):
+    names:list[str] = []
+    with suppress(Unwritable): names = unsettled(workspace) # without a key nobody knows whose they are
+    for name in names:
         yield Symptom(f"a promotion of {name} was killed before it was done: what is declared may never have been in production", str(folder/f"{name}.json"),
             Severity.WRONG, f"ml_pkg verify {name} makes an end of it: all old or all new")
     if left := sorted(folder.glob("*.left")):
@@ -249,6 +253,7 @@ def _promotions(workspace:Workspace) -> Iterator[Symptom]:
 # %% ../nbs/api/450_doctor.ipynb #85180396
 def _checkpoints(workspace:Workspace) -> Iterator[Symptom]:
     store = Checkpoints(workspace.folder/"checkpoints")
+    if any(kept_entries(store)) and not signs(): yield Symptom("whether checkpoints are what was written cannot be told without the key that signed them", str(store.path), Severity.NOTE, "Mend that first")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore") # what is damaged is told below
         try: damaged = store.verify()
@@ -321,18 +326,13 @@ def _folder(workspace:Workspace) -> Iterator[Symptom]:
 def _key(workspace:Workspace) -> Iterator[Symptom]:
     "Whether the user's key can sign, if there is one and it is read. None is made."
     if os.environ.get("ML_PKG_KEY"): return # nothing asks for the file
-    if (file := _kept_at()) is None:
-        yield Symptom("there is no home folder, so nothing can be signed, nor told to be yours", "HOME", Severity.WRONG, "Set HOME or XDG_CONFIG_HOME to a folder of your own, or ML_PKG_KEY to a secret of your own")
-    elif file.exists():
-        try: secret()
-        except Unwritable as error:
-            what, _, advice = str(error).rpartition(". ")
-            yield Symptom(what, str(file), Severity.WRONG, advice)
-
-def _kept_at() -> Path | None:
-    "Where the user's key would be; None without a home folder."
-    try: return key_file()
-    except RuntimeError: return None
+    where = "HOME"
+    try:
+        where = str(file := key_file())
+        if file.exists(): secret()
+    except Unwritable as error:
+        what, _, advice = str(error).rpartition(". ")
+        yield Symptom(what, where, Severity.WRONG, advice)
 
 # %% ../nbs/api/450_doctor.ipynb #b2a2e27d
 def _waiting(workspace:Workspace) -> Iterator[Symptom]:
@@ -423,12 +423,9 @@ def doctor(
     symptoms = [symptom for examine in _EXAMINATIONS for symptom in _found(examine, workspace)]
     return Diagnosis(tuple(sorted(symptoms, key=lambda symptom: symptom.severity is Severity.NOTE)), _overview(workspace))
 
-def _found(examine:Callable, workspace:Workspace) -> list[Symptom]:
-    "What an examination finds; that it cannot be made is a symptom too."
-    try: return list(examine(workspace))
+def _found(examine:Callable, workspace:Workspace) -> Iterator[Symptom]:
+    "What an examination finds; that it cannot be made to its end is a symptom too."
+    try: yield from examine(workspace)
     except OSError as error:
-        return [Symptom(f"something cannot be read ({error.strerror or error})", str(error.filename or workspace.folder), Severity.WRONG,
-            "Make it readable for you")]
-    except RuntimeError:
-        if os.environ.get("ML_PKG_KEY") or _kept_at(): raise
-        return [] # of what is signed nothing can be told, which is told already
+        yield Symptom(f"something cannot be read ({error.strerror or error})", str(error.filename or workspace.folder), Severity.WRONG,
+            "Make it readable for you")

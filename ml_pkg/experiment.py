@@ -53,8 +53,7 @@ class _Declaration:
     source: str|None = field(default=None, kw_only=True)              # the statement that declares it, found out by itself
     module: str|None = field(default=None, kw_only=True)              # the module of that statement; '__main__' is a notebook or a script
     varied_from: "Experiment|None" = field(default=None, kw_only=True) # the experiment that this one varies
-    varies: tuple[str, ...] = field(default=(), kw_only=True)         # names of what one varies that was read from its record; the last is declared in the module
-    homes: Mapping[str, str|None]|None = field(default=None, kw_only=True) # the lineage of one that was read from its record
+    varies: Mapping[str, str|None] = field(default_factory=dict, kw_only=True) # what one varies that was read from its record: names, the nearest first, and in which module each was first given
 
     def __post_init__(self) -> None:
         from sklearn.base import clone
@@ -145,7 +144,8 @@ class _Variations(_Declaration):
 @dataclass(frozen=True, eq=False, repr=False)
 class Experiment(_Variations):
     "A frozen declaration of what is learnt from which rows, and how that is judged."
-    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.declared.module, "varies": _varies(self), "homes": self.lineage} # where what it varies is declared, and under which names
+    def __getstate__(self) -> dict[str, Any]: return {**vars(self), "varied_from": None, "module": self.lineage[self.name], "varies": _varies(self)} # what it varies would keep all its rows
+    def __setstate__(self, state:dict[str, Any]) -> None: vars(self).update(state if isinstance(state.get("varies"), Mapping) else _of_names(state))
     def _repr_html_(self) -> str: return _page(self)
 
     @property
@@ -156,8 +156,7 @@ class Experiment(_Variations):
     @property
     def lineage(self) -> dict[str, str|None]:
         "Its name and those of what it varies, the nearest first, and in which module each was first given: '__main__' is a notebook or a script, and None is not known."
-        before = self.homes or dict.fromkeys(self.varies) if self.varied_from is None else self.varied_from.lineage
-        return {self.name: self.module, **before}
+        return {self.name: self.module, **_varies(self)}
 
     @property
     def namesake(self) -> "Experiment":
@@ -263,12 +262,17 @@ def _check_replaceable(experiment:_Declaration, changes:dict) -> None:
         if name in fields and name not in experiment.estimator.get_params(deep=False):
             raise InvalidDeclaration(f"replace changes the estimator; for another {name} there is {fields[name]}(…)")
 
-def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varies=(), homes=None, varied_from=cast("Experiment", experiment), **changes))
+def _varied(experiment:_Declaration, **changes) -> "Experiment": return cast("Experiment", replace(experiment, source=None, module=None, varies={}, varied_from=cast("Experiment", experiment), **changes))
 
-def _varies(experiment:Experiment) -> tuple[str, ...]:
-    "Names of what an experiment varies, for when that is not at hand any more."
-    root = experiment.declared
-    return experiment.varies if root is experiment else root.varies or (root.name,)
+def _varies(experiment:Experiment) -> Mapping[str, str|None]:
+    "The lineage of what an experiment varies, also where that is not at hand any more."
+    return experiment.varies if experiment.varied_from is None else experiment.varied_from.lineage
+
+def _of_names(state:dict[str, Any]) -> dict[str, Any]:
+    "The state of one that an earlier version recorded: names alone, with the module of what they go back to, or beside them the whole lineage."
+    names, module = state.get("varies", ()), state["module"]
+    varies = state.get("homes") or dict.fromkeys(names, module)
+    return {**state, "varies": varies, "module": varies.get(state["name"]) if names else module}
 
 def _in_a_line(estimator:Any) -> str: return " ".join(repr(estimator).split())
 

@@ -8,6 +8,7 @@ __all__ = ['REVIEWED', 'UNPACKED', 'FORMAT', 'MANIFEST', 'SIGNATURE', 'Persister
            'read_archive', 'add_members']
 
 # %% ../nbs/api/200_persistence.ipynb #2696ad63
+import copyreg
 import errno
 import hashlib
 import io
@@ -21,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from .errors import DamagedFile, InvalidDeclaration, TooLarge, UntrustedFile, Unwritable, listed
+from .identity import key_or_none, with_state
 from .signing import is_ours, signature, signs
 from .stored_zip import NoZipOfOurs, memory_there_is, opened, stored_zip, unpacked_size
 from .workspace import written_whole
@@ -125,34 +129,55 @@ def _types_within(content:bytes) -> list[str]:
     from skops.io import get_untrusted_types
     return get_untrusted_types(data=content)
 
-def _described(content:bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive: return archive.read("schema.json")
-
-def _local_types(content:bytes, described:bytes) -> list[str]:
+def _local_types(content:bytes) -> list[str]:
     "Types in a skops file that nobody else could import."
+    with zipfile.ZipFile(io.BytesIO(content)) as archive: described = archive.read("schema.json")
     if not any(mark in described for mark in (b"__main__", b"<lambda>", b"<locals>")): return [] # to read all of it takes as long as to write it
     return [name for name in _types_within(content) if name.startswith("__main__.") or "<lambda>" in name or "<locals>" in name]
 
 # %% ../nbs/api/200_persistence.ipynb #2895824c
-_NAMED = re.compile(rb'"__class__": "([^"]*)",\s*"__module__": "([^"]*)"')
+_PLAIN = (type(None), bool, int, float, str, bytes, slice)
 _PROVEN = ("sklearn.", "scipy.", "numpy.random.")
-_PLAIN = {*(f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "slice", "str", "int", "float", "bool", "bytes")),
-    *(f"numpy.{name}" for name in ("ndarray", "dtype", "float64", "float32", "int64", "int32", "uint64", "uint32", "bool"))}
+_OWN = ("__new__", "__getattr__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
-def _kinds_within(described:bytes) -> set[str]:
-    "Types in a skops file that estimators of scikit-learn do without."
-    named = {f"{module.decode()}.{name.decode()}" for name, module in _NAMED.findall(described)}
-    return {name for name in named - _PLAIN if not name.startswith(_PROVEN)}
+def _is_kept_by_attributes(kind:type) -> bool:
+    "Whether its objects are kept by their attributes alone, as those of scikit-learn are."
+    from sklearn.base import BaseEstimator
+    if kind.__module__.startswith(_PROVEN): return True
+    usual = {name: [getattr(base, name, None) for base in (object, BaseEstimator)] for name in _OWN}
+    return kind not in copyreg.dispatch_table and all(getattr(kind, name, None) in usual[name] for name in _OWN)
 
-def _check_read_again(content:bytes, described:bytes) -> None:
-    "Raise `InvalidDeclaration` for what skops writes and cannot read, and for a deque, which it gives back empty."
-    from skops.io import loads
-    kinds = _kinds_within(described)
+def _doubtful(value:Any) -> Iterator[Any]:
+    "What skops may not give back as it was, within what it has written."
+    kind, parts = type(value), ()
+    if kind in _PLAIN or isinstance(value, np.generic): return
+    if kind in (list, tuple, set): parts = value
+    elif kind in (np.ndarray, np.ma.MaskedArray): parts = np.asarray(value).ravel().tolist() if value.dtype.hasobject else ()
+    elif kind is dict:
+        parts = value.values()
+        if {*map(type, value)} not in ({str}, {int}, set()): yield dict.fromkeys(value) # skops writes names as text
+    elif _is_kept_by_attributes(kind) and not issubclass(kind, dict):
+        parts = [value.__getstate__()]
+        if not kind.__module__.startswith(_PROVEN): yield kind
+    else: yield value
+    for part in parts: yield from _doubtful(part)
+
+def _check_read_again(estimator:Any) -> None:
+    "Raise `InvalidDeclaration` for what skops writes and cannot read, or gives back as something else."
+    from skops.io import dumps, loads
     try:
-        if "collections.deque" in kinds: raise TypeError("of a collections.deque nothing is kept")
-        if kinds: loads(content, trusted=_types_within(content))
+        values = list({id(value): value for value in _doubtful(estimator)}.values())
+        read = loads(content := dumps(values), trusted=_types_within(content)) if values else []
+        for before, after in zip(values, read, strict=True): _check_same(before, after)
+    except MemoryError: raise
     except Exception as error: # whatever a class raises that is made anew
         raise InvalidDeclaration(f"skops writes this estimator and cannot read it again ({type(error).__name__}: {error}). Declare the experiment with persister=Joblib(), or let its steps keep plain values: a Timestamp as text, say") from error
+
+def _check_same(before:Any, after:Any) -> None:
+    "Raise ValueError for another value than the one that was written, as far as it can be told what they are."
+    if before is after: return
+    with with_state(): keys = key_or_none(before), key_or_none(after)
+    if None not in keys and len({*keys}) > 1: raise ValueError(f"{before!r:.80} comes back as {after!r:.80}")
 
 # %% ../nbs/api/200_persistence.ipynb #91f18861
 @dataclass(frozen=True)
@@ -166,12 +191,12 @@ class Skops:
         "The estimator as bytes. Raises `InvalidDeclaration` for what skops cannot write, or nobody could import."
         from skops.io import dumps
         try: content = dumps(estimator)
+        except MemoryError: raise
         except Exception as error:
             raise InvalidDeclaration(f"skops cannot write this estimator ({error}). Declare the experiment with persister=Joblib(), or use named functions that can be imported") from error
-        described = _described(content)
-        if local := _local_types(content, described):
+        if local := _local_types(content):
             raise InvalidDeclaration(f"{listed(local)} cannot be imported by whoever loads the model. Export it to a module, and import it from there (or train MODULE:NAME in place of the notebook)")
-        _check_read_again(content, described)
+        _check_read_again(estimator)
         return content
 
     def load(self, content:bytes, trusted:bool) -> Any:

@@ -40,7 +40,7 @@ from .leases import Lease
 from .model import Model
 from .parity import DISTURBED, NotTheSame, Testimony, all_answers, answers_digest, fitted_rows, refuse_differences, testimony
 from .persistence import Joblib, Pickle, Skops
-from .placement import Place, Rewritten, declared_place, rewritten
+from .placement import Place, Rewritten, declared_place, experiments_of, rewritten
 from .provenance import git, git_state
 from .registry import Version, add_version, aliases, check_expected, kept_copy, point, tell_of_aliases, version_of, who
 from .rewriting import find_declared
@@ -128,9 +128,8 @@ def settle_and_tell(
         for module in [module for module in list(sys.modules.values()) if _declares(module, name)]: importlib.reload(module)
 
 def _declares(module:ModuleType, name:str) -> bool:
-    "Whether a module has an experiment of that name; nothing else in it is touched, since some objects do things when they are asked for a name."
-    return getattr(module, "__name__", "__main__") != "__main__" and any(type(value).__name__ == "Experiment" and value.name == name
-        for value in list(vars(module).values()))
+    "Whether a module that can be imported anew has an experiment of that name."
+    return getattr(module, "__name__", "__main__") != "__main__" and name in experiments_of(module).values()
 
 # %% ../nbs/api/399_promotion.ipynb #357e3518
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def attempt(
         except Unidentifiable as error:
             warnings.warn(f"{experiment.name} has no key, so its results will not be reused. {error}", UserWarning, stacklevel=4)
             identity = None
-    for file, when in edited_files({*homes, experiment.module, experiment.declared.module}).items(): # each edit once
+    for file, when in edited_files({*homes, experiment.module, *experiment.lineage.values()}).items(): # each edit once
         warn_once(f"{file} was edited after it was imported (on {time.strftime('%Y-%m-%d at %H:%M:%S', time.localtime(when))}), and {experiment.name} runs what was imported. Reload it (importlib.reload, or %autoreload 2 in a notebook) and declare again, or start Python anew")
     return Attempt(experiment, identity, Workspace.current(), int(threads), surroundings) # which may be numpy's, and SQLite would keep as bytes
 

@@ -262,7 +262,8 @@ def never_seen(
     "Which kinds no row was like: of right ones, where none of their class was; of wrong ones, where none of their class was missed, or nothing was wrongly said to be what they are."
     (true, said, right), (all_true, all_said, all_right) = _table(kinds), _table(sums)
     def none_in(touched:np.ndarray, found:np.ndarray) -> np.ndarray: # that a kind is of, shape (n_kinds, n_classes)
-        return (touched > 0).any(axis=1) & ~((touched > 0) & (found > np.maximum(1e-9 * sums.max(), least * touched))).any(axis=1)
+        seen = (touched > 0) & (found > np.maximum(1e-9 * sums.max(), least * touched))
+        return np.asarray((touched > 0).any(axis=1) & ~seen.any(axis=1))
     wrong = none_in(true - right, all_true - all_right) | none_in(said - right, all_said - all_right)
     return np.where((right > 0).any(axis=1), none_in(right, all_right), wrong)
 

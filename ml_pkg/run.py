@@ -263,8 +263,8 @@ def newest_declaration(
 # %% ../nbs/api/290_run.ipynb #3e4c73e5
 def _as_recorded(declaration:Any, is_varied:bool) -> Any:
     "A declaration that was just read. What it varies is not at hand, and whether it varies what goes by its own name is the record's to say."
-    others = tuple(name for name in declaration.varies if name != declaration.name)
-    object.__setattr__(declaration, "varies", (declaration.name, *others) if is_varied else others) # it is frozen
+    others = {name: module for name, module in declaration.varies.items() if name != declaration.name}
+    object.__setattr__(declaration, "varies", declaration.lineage if is_varied else others) # it is frozen
     return declaration
 
 # %% ../nbs/api/290_run.ipynb #2a33394c

@@ -19,9 +19,11 @@ from .errors import DamagedFile, Unwritable
 
 # %% ../nbs/api/070_signing.ipynb #f1a71731
 def key_file() -> Path:
-    "Where the user's key is kept: beside their other settings, never in a project."
-    settings = os.environ.get("XDG_CONFIG_HOME") or Path.home()/".config"
-    return Path(settings)/"ml_pkg"/"key"
+    "Where the user's key is kept: beside their other settings, never in a project. Raises `Unwritable` where there is no home folder."
+    if settings := os.environ.get("XDG_CONFIG_HOME"): return Path(settings)/"ml_pkg"/"key"
+    try: return Path.home()/".config"/"ml_pkg"/"key"
+    except RuntimeError as error:
+        raise Unwritable("there is no home folder for the key that vouches for your files, so nothing can be signed, nor told to be yours. Set HOME or XDG_CONFIG_HOME to a folder of your own, or ML_PKG_KEY to a secret of your own") from error
 
 # %% ../nbs/api/070_signing.ipynb #2f7d3d18
 _LENGTH = 32 # bytes of a key
