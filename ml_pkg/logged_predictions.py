@@ -135,7 +135,10 @@ def _was_answered(frame:pd.DataFrame, folder:Path, version:str) -> np.ndarray:
     others = _others(frame, folder, version)
     if not len(others): return np.zeros(len(frame), dtype=bool)
     again = _typed(frame_of(others.filter(pc.is_in(others.column(ID), value_set=pa.array(frame[ID], pa.string())))))
-    return pd.merge_asof(frame[[ID, TIME]], again.assign(before=True), on=TIME, by=ID, tolerance=_AGAIN, allow_exact_matches=False)["before"].notna().to_numpy()
+    answered = frame[ID].isin(again[ID]).to_numpy(copy=True) # few are: to match all rows takes long
+    matched = pd.merge_asof(frame.loc[answered, [ID, TIME]], again.assign(before=True), on=TIME, by=ID, tolerance=_AGAIN, allow_exact_matches=False)
+    answered[answered] = matched["before"].notna()
+    return answered
 
 def _typed(frame:pd.DataFrame) -> pd.DataFrame: return frame.astype({ID: "str", TIME: "datetime64[us, UTC]"}).sort_values(TIME, kind="stable", ignore_index=True)
 

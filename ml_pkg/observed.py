@@ -64,7 +64,7 @@ def _baseline_of(baseline:Baseline, names:Sequence[str]) -> Baseline:
                     tuple(bins.categories.tables[place] for place in categories), bins.categories.lumped[categories]))
     slots = np.concatenate([np.zeros(0, np.int64), *(sketch.slots[starts[place]:starts[place + 1]] for place in categories)])
     return Baseline(kept, replace(sketch, slots=slots, **{name: getattr(sketch, name)[numbers] for name in ("counts", "moments", "span", "outside")},
-        **{name: getattr(sketch, name)[columns] for name in ("missing", "longest")}))
+        **{name: getattr(sketch, name)[columns] for name in ("missing", "longest", "unbroken")}))
 
 # %% ../nbs/api/681_observed.ipynb #93819823
 def _without(baseline:Baseline, unread:Collection[str]) -> Baseline: return _baseline_of(baseline, [name for name in baseline.bins.names if name not in unread])

@@ -138,6 +138,7 @@ def _plain_type(kind:Any) -> Any:
     if pa.types.is_binary_view(kind): return pa.large_binary()
     if pa.types.is_run_end_encoded(kind): return _plain_type(kind.value_type)
     if pa.types.is_map(kind): return pa.map_(_plain_type(kind.key_type), _plain_type(kind.item_type), kind.keys_sorted)
+    if not (pa.types.is_struct(kind) or any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view))): return kind
     within = [kind.field(place) for place in range(kind.num_fields)]
     plain = [field.with_type(_plain_type(field.type)) for field in within]
     if plain == within and not (pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)): return kind
@@ -160,10 +161,10 @@ def _plain(part:Any) -> Any:
     return pa.table([_in_type(values, field.type) for values, field in zip(part.columns, schema, strict=True)], schema=schema)
 
 # %% ../nbs/api/440_prediction.ipynb #3e30e0f7
-def _has_column(field:Any) -> bool:
-    "Whether pandas can have a column of it, which it cannot of unions."
+def _has_column(*fields:Any) -> bool:
+    "Whether pandas can have a column of each, which it cannot of unions."
     import pyarrow as pa
-    try: pa.schema([field]).empty_table().to_pandas()
+    try: pa.schema(fields).empty_table().to_pandas()
     except NotImplementedError: return False
     return True
 
@@ -171,7 +172,7 @@ def _check_types(typed:Any, schema:Schema, keep:list[str], path:Path) -> None:
     "Raise for a column that is missing, or has a type that pandas has not, before any row is read."
     import pyarrow as pa
     plain = _plain_schema(typed)
-    odd = [field for field in plain if not _has_column(field)]
+    odd = [] if _has_column(*plain) else [field for field in plain if not _has_column(field)] # one by one takes long
     _check_columns(pa.schema([field.with_type(pa.null()) if field in odd else field for field in plain], plain.metadata).empty_table().to_pandas(), schema, keep, path)
     for field in odd:
         if field.name in (*schema.names, *keep): raise InvalidInput(f"{path}: column '{field.name}' holds {field.type}, which no table of pandas can hold. Write it to the file as another type, such as text{'' if field.name in schema.names else ', or do not keep it'}")
@@ -265,10 +266,18 @@ def _csv_writer(part:Any, separator:str) -> Iterator[Callable]:
         yield write
 
 # %% ../nbs/api/440_prediction.ipynb #9fc7b4b2
-def _refuse_intervals(frame:pd.DataFrame) -> None:
-    for name, column in frame.items():
-        if column.dtype == object and isinstance(next(iter(column.dropna()), None), pd.DateOffset):
-            raise InvalidInput(f"column '{name}' cannot be kept in a Parquet file, which has no intervals of months, days and nanoseconds: write the predictions as CSV, or do not keep it")
+@contextmanager
+def _named(frame:pd.DataFrame) -> Iterator[None]:
+    "Raise for the column that a Parquet file cannot hold, such as intervals of months, days and nanoseconds, or structs of nothing."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    try: yield
+    except pa.ArrowException:
+        for name in frame:
+            try: pq.write_table(pa.Table.from_pandas(frame[[name]], preserve_index=False), pa.BufferOutputStream())
+            except pa.ArrowException as error:
+                raise InvalidInput(f"column '{name}' cannot be kept in a Parquet file ({error}): write the predictions as CSV, or do not keep it") from error
+        raise
 
 @contextmanager
 def _parquet_writer(part:Path, separator:str) -> Iterator[Callable]:
@@ -276,10 +285,10 @@ def _parquet_writer(part:Path, separator:str) -> Iterator[Callable]:
     import pyarrow.parquet as pq
     writers:list[Any] = []
     def write(frame:pd.DataFrame) -> None:
-        _refuse_intervals(frame)
-        table = pa.Table.from_pandas(frame, schema=writers[0].schema if writers else None, preserve_index=False).replace_schema_metadata() # which would name types of pandas' own
-        if not writers: writers.append(pq.ParquetWriter(part, table.schema))
-        writers[0].write_table(table)
+        with _named(frame):
+            table = pa.Table.from_pandas(frame, schema=writers[0].schema if writers else None, preserve_index=False).replace_schema_metadata() # which would name types of pandas' own
+            if not writers: writers.append(pq.ParquetWriter(part, table.schema))
+            writers[0].write_table(table)
     try: yield write
     finally:
         for writer in writers: writer.close()

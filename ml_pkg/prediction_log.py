@@ -26,11 +26,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import DamagedFile
 from .logged import RECORDED, Logged, Order, Private, label_of, label_tables, line_of, request_of, request_tables
-from .segments import AHEAD, Retention, Span, kept_tables, left_over, seal_all, segments_in
+from .segments import AHEAD, Retention, Span, TablesOf, kept_tables, left_over, seal_all, segments_in
 from .signing import secret
 from .workspace import Workspace
 from .write_ahead import WriteAhead
@@ -350,22 +351,34 @@ def make_segments(
     for trouble in _sealed(Path(folder), mark): print(json.dumps(trouble), flush=True)
 
 # %% ../nbs/api/486_prediction_log.ipynb #17c7c3e9
-def _last_recorded(labels:Path) -> int:
+class _Once:
+    "Late labels of records that were not read before. What others go on writing is looked at again and again, and only what is new takes time."
+    def __init__(self): self._read:set[int] = set()
+
+    def __call__(self, record:bytes) -> list[pa.Table]:
+        if (mark := hash(record)) in self._read: return []
+        if len(self._read) >= _MARKS: self._read.clear()
+        self._read.add(mark)
+        return label_tables(record)
+
+_MARKS = 100_000 # records that it knows
+
+def _last_recorded(labels:Path, tables_of:TablesOf=label_tables) -> int:
     "The last moment of the clock that a folder of labels has, in microseconds since the epoch, if it is yet to come: the clock was set back. A folder that cannot be read has none."
     to_come = Span(RECORDED, datetime.now(UTC))
     with suppress(DamagedFile, OSError, ValueError):
-        return max((moment for rows in kept_tables(labels, label_tables, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
+        return max((moment for rows in kept_tables(labels, tables_of, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
     return 0
 
 # %% ../nbs/api/486_prediction_log.ipynb #6fc27680
 _TIDY = 60.0 # seconds between two looks at what others left, what is too old, and how far others are ahead of a clock that was set back
 
 class _Keeper(threading.Thread):
-    "Has segments made of what is written, removes what is too old, and has labels follow those of other processes while the clock is behind."
+    "Has segments made of what is written, removes what is too old, and has labels follow those of other processes, whose clock may have been ahead."
     def __init__(self, folder:Path, mark:str, retention:Retention, standing:_Standing, order:Order):
         super().__init__(name="ml_pkg prediction segments", daemon=True)
         self._folder, self._mark, self._retention, self._standing, self._order = folder, mark, retention, standing, order
-        self._due, self._closing = threading.Event(), threading.Event()
+        self._due, self._closing, self._labels = threading.Event(), threading.Event(), _Once()
 
     def run(self) -> None:
         while not self._closing.is_set():
@@ -376,7 +389,7 @@ class _Keeper(threading.Thread):
 
     def _keep(self, seal:Callable[[], list[str]]) -> None:
         try:
-            if self._order.is_ahead: self._order.follow(_last_recorded(self._folder/LABELS))
+            self._order.follow(_last_recorded(self._folder/LABELS, self._labels))
             for trouble in seal(): self._standing.trouble(trouble)
             for path in self._retention.expired([*segments_in(self._folder), *segments_in(self._folder/LABELS)], time.time()): path.unlink(missing_ok=True)
             self._standing.segments = len(segments_in(self._folder))
@@ -427,9 +440,9 @@ class PredictionLog:
         self._begin()
         _logs.add(self)
 
-    def _begin(self) -> None:
+    def _begin(self, last:int=0) -> None: # of its labels
         mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._order, self._standing, hurry = Order(_last_recorded(self.folder/LABELS)), _Standing(self.folder), threading.Event()
+        self._order, self._standing, hurry = Order(max(last, _last_recorded(self.folder/LABELS))), _Standing(self.folder), threading.Event()
         self._predictions = _Lane(_Ahead(self.folder, mark, self._rotation), self._bound, self._durable,
             lambda logged: request_of(logged, self._private), hurry)
         self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable,
@@ -491,7 +504,7 @@ def _anew() -> None:
     for log in list(_logs):
         for lane in (log._predictions, log._labels):
             with suppress(OSError): lane.leave()
-        log._begin()
+        log._begin(log._order.now)
 
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_anew)
 

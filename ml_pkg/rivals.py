@@ -161,8 +161,8 @@ class Shadow(Alone):
 
     @property
     def standing(self) -> Standing:
-        trouble = self._other.trouble or self._sending.known and "was not handed what came last: the server's log says why"
-        if self._again is not None: trouble = "has ended, and another one is begun"
+        unsent = self._sending.known and "was not handed what came last: the server's log says why"
+        trouble = self._other.trouble or unsent if self._again is None else "has ended, and another one is begun"
         return Standing(self.left_out, trouble and f"the shadow {self.address} {trouble}")
 
     def saw(
@@ -173,12 +173,17 @@ class Shadow(Alone):
         received:float,  # seconds since the epoch
     ) -> None:
         if not columns.rows: return # there is nothing to answer, and the room is counted in rows
+        seen = None
+        if self._has_room(columns.rows, _FIELD * sum(map(len, rows))): # of what does not fit anyway no value is looked at
+            flat = _flat(rows)
+            seen = _Seen(ids, flat, columns.taken, received, _size(flat))
         with self._lock:
-            seen = self._rows + columns.rows <= self._waiting and _Seen(ids, flat := _flat(rows), columns.taken, received, _size(flat)) # of what does not fit anyway no value is looked at
-            if not seen or self._size + seen.size > _ROOM: self.left_out += columns.rows
+            if seen is None or not self._has_room(columns.rows, seen.size): self.left_out += columns.rows
             else:
                 self._queue.append(seen)
                 self._rows, self._size = self._rows + columns.rows, self._size + seen.size
+
+    def _has_room(self, rows:int, size:int) -> bool: return self._rows + rows <= self._waiting and self._size + size <= _ROOM
 
     def _hand_over(self) -> None:
         while not self._ending.wait(self._pause):

@@ -31,6 +31,7 @@ class Sketch:
     slots: np.ndarray         # int64, shape (size of the category bins,): rows by category
     missing: np.ndarray       # int64, shape (n_columns,)
     longest: np.ndarray       # int64, shape (n_columns,): most rows in a row with one value, within one sketch
+    unbroken: np.ndarray      # int64, shape (n_columns,): most rows in a row with a value, within one sketch; 0 where it was not counted
     examples: dict[str, list[Any]] # "column/fault" -> labels of the first rows; "column/values" -> unseen categories
 
     def to_dict(self) -> dict[str, Any]: return {"rows": self.rows, "examples": {name: list(found) for name, found in self.examples.items()}, **{name: packed(getattr(self, name)) for name in _ARRAYS}}
@@ -43,6 +44,7 @@ class Sketch:
     ) -> "Sketch":
         "Raises `DamagedFile` for what is no sketch, or is one of other bins."
         try:
+            written = {"unbroken": packed(empty(bins).unbroken), **written} # an earlier version did not count it
             sketch = cls(rows=int(written["rows"]), examples={str(name): list(found)[:REMEMBERED] for name, found in written["examples"].items()},
                 **{name: unpacked(written[name]) for name in _ARRAYS})
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -54,14 +56,14 @@ class Sketch:
             raise DamagedFile(f"a sketch has {wrong[0]} of shape {getattr(sketch, wrong[0]).shape}, and its bins need {expected[wrong[0]]}: it was made with other bins. Count the rows again with these")
         return sketch
 
-_ARRAYS = ("counts", "moments", "span", "outside", "slots", "missing", "longest")
+_ARRAYS = ("counts", "moments", "span", "outside", "slots", "missing", "longest", "unbroken")
 
 def empty(
     bins:Bins, # of the columns
 ) -> Sketch:
     "The sketch of no rows."
     numbers, columns = len(bins.numbers.names), len(bins.names)
-    whole = {"counts": (numbers, LINES + 1), "outside": (numbers, 2), "slots": (bins.categories.size,), "missing": (columns,), "longest": (columns,)}
+    whole = {"counts": (numbers, LINES + 1), "outside": (numbers, 2), "slots": (bins.categories.size,), **dict.fromkeys(("missing", "longest", "unbroken"), (columns,))}
     return Sketch(rows=0, moments=np.zeros((numbers, 3)), span=np.full((numbers, 2), np.nan), examples={},
         **{name: np.zeros(shape, np.int64) for name, shape in whole.items()})
 
@@ -72,6 +74,10 @@ def _longest_run(values:np.ndarray) -> int:
     if not same.any(): return min(1, len(values))
     changes = np.flatnonzero(~same)
     return int(np.diff(np.concatenate([[-1], changes, [len(values) - 1]])).max())
+
+def _unbroken(missing:np.ndarray) -> int:
+    "Most neighbours that are not missing: no run can be longer."
+    return int(np.diff(np.flatnonzero(missing), prepend=-1, append=len(missing)).max()) - 1
 
 # %% ../nbs/api/332_sketches.ipynb #81087602
 def _labels(index:pd.Index, rows:np.ndarray) -> list: return [label if isinstance(label, (int, str)) else str(label) for label in index[np.flatnonzero(rows)[:REMEMBERED]].tolist()]
@@ -97,7 +103,7 @@ class _Counting:
         sketch, bins, missing = self.sketch, self.bins.numbers, np.isnan(values)
         sketch.counts[place] = bins.counts(place, values)
         sketch.missing[place] = np.count_nonzero(missing)
-        sketch.longest[place] = _longest_run(values)
+        sketch.longest[place], sketch.unbroken[place] = _longest_run(values), _unbroken(missing)
         if sketch.missing[place]: self.note(name, "missing", missing)
         finite = values if (tame := not sketch.missing[place] and np.isfinite(values.sum())) else values[np.isfinite(values)]
         if len(finite): sketch.moments[place], sketch.span[place] = _moments(finite, bins.centre[place], bins.scale[place]), (finite.min(), finite.max())
@@ -113,6 +119,7 @@ class _Counting:
         sketch.slots[bins.starts[place]:bins.starts[place + 1]] = found = np.bincount(places, rows[1:], minlength=other + 1).astype(np.int64)
         sketch.missing[column] = rows[0]
         sketch.longest[column] = _longest_run(np.where(codes < 0, -1 - np.arange(len(codes)), codes)) # what is missing is like nothing else, as among numbers
+        sketch.unbroken[column] = _unbroken(codes < 0)
         if rows[0]: self.note(name, "missing", codes < 0)
         if bins.lumped[place] or not found[other]: return
         self.note(name, "unseen", np.isin(codes, np.flatnonzero(places == other)))
@@ -149,8 +156,8 @@ def merged(
             raise InvalidData(f"sketches of different bins cannot be added ({name} has the shapes {sorted(shapes)}): count all rows with the bins of one profile")
     def summed(name:str) -> np.ndarray: return functools.reduce(np.add, (getattr(part, name) for part in parts))
     span = np.stack([np.fmin.reduce([part.span[:, 0] for part in parts]), np.fmax.reduce([part.span[:, 1] for part in parts])], axis=1)
-    return Sketch(sum(part.rows for part in parts), span=span, longest=np.maximum.reduce([part.longest for part in parts]),
-                  examples=_first([part.examples for part in parts]),
+    return Sketch(sum(part.rows for part in parts), span=span, examples=_first([part.examples for part in parts]),
+                  **{name: np.maximum.reduce([getattr(part, name) for part in parts]) for name in ("longest", "unbroken")},
                   **{name: summed(name) for name in ("counts", "moments", "outside", "slots", "missing")})
 
 def _first(found:list[Mapping[str, list]]) -> dict[str, list]:

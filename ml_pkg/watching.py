@@ -11,9 +11,11 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .addresses import located
@@ -32,7 +34,7 @@ from .monitor import LogMonitor, watch_without
 from .observed import Observed, profile_without, window_without
 from .periods import Every, Mature, Period, Periods, mature_window, watch_folder
 from .progress import whole_units
-from .quality import RARE, Fault, by_chance, faults_of, is_stuck
+from .quality import RARE, Fault, by_chance, faults_of, is_in_unit, stuck_beyond
 from .reference import Baseline, ReferenceProfile, Window
 from .responses import responses
 from .shares import shares_of
@@ -145,21 +147,33 @@ class _Values(NamedTuple):
 
     @property
     def rows(self) -> int: return self.current.rows
-    def there(self, column:str) -> int: return self.rows - int(self.current.missing[self.trained.bins.names.index(column)]) # values of the window
+    def of(self, column:str, counts:np.ndarray) -> int: return int(counts[self.trained.bins.names.index(column)])
     def chance(self, count:int) -> float: return by_chance(count, self.rows, self.trained.sketch.rows)
 
 _HARDLY = 4 # so many times fewer rows than were to be expected of a fault are none of it
 
 def _stuck_would_show(column:str, most:tuple[int, int], values:_Values) -> bool:
     "Whether a window would show it if all of its values were the same. What was an alarm by other training rows, and is none by these, has no window that shows it."
-    return is_stuck(values.trained, column, values.there(column), values.rows) or most[1] > 0 and not is_stuck(values.trained, column, *most)
+    (count, of), beyond = most, partial(stuck_beyond, values.trained, column)
+    return values.of(column, values.current.unbroken) > beyond(values.rows) or (count <= beyond(of) if of else math.isinf(beyond(values.rows)))
+
+def _unit_would_show(column:str, count:int, values:_Values) -> bool:
+    "Whether a window tells of the unit, and says that it is that of training: all values have another one, or none, and chance may hide it."
+    there = values.rows - values.of(column, values.current.missing)
+    return there >= min(FIRST, count or FIRST) and is_in_unit(values.trained, values.current, column)
+
+def _share_would_show(count:int, of:int, values:_Values) -> bool:
+    "Whether such a share of rows would be more than chance. Where training rows are too few for that, though a window had as many, whether some of the rows would have it."
+    trained, enough = values.trained.sketch.rows, math.sqrt(RARE)
+    if by_chance(trained * count // of, trained, trained) >= enough: return values.rows * count >= _HARDLY * of
+    return values.chance(values.rows * count // of) < enough
 
 def _would_show(fault:Fault, most:tuple[int, int], values:_Values) -> bool:
     "Whether a fault that had such a share of rows would show in a window. Half of what makes an alarm is enough, or windows that are a little smaller than that of the alarm would never tell."
     count, of = most
     if fault.kind == "stuck": return _stuck_would_show(fault.column, most, values)
-    if fault.kind == "unit": return values.there(fault.column) >= min(FIRST, count or FIRST) # all values have it, or none
-    return values.chance(values.rows * count // of) < math.sqrt(RARE) if of else values.rows >= FIRST
+    if fault.kind == "unit": return _unit_would_show(fault.column, count, values)
+    return _share_would_show(count, of, values) if of else values.rows >= FIRST
 
 def _is_hardly_any(fault:Fault, most:tuple[int, int], values:_Values) -> bool:
     "Whether far fewer rows have it than an alarm was raised for, so few that chance explains them. Where it is not known how many those were, far fewer than are an alarm in as many rows."
