@@ -184,11 +184,6 @@ class Order:
         "The moment by it, in microseconds since the epoch, for another to follow: also in a process that was forked off while somebody had the lock."
         return max(self._last, (time.monotonic_ns() + self._ahead) // 1000)
 
-    @property
-    def is_ahead(self) -> bool:
-        "Whether the clock was set back, by more than a second."
-        return self._ahead - _ahead() > 1_000_000_000
-
 def _ahead() -> int: return time.time_ns() - time.monotonic_ns() # in this order: a pause between the two makes it less, and the most counts
 
 # %% ../nbs/api/485_logged.ipynb #9364d41c
