@@ -39,7 +39,7 @@ def _check_scorer(name:str, metric:Any) -> None:
     try: takes = list(inspect.signature(metric).parameters)[:2]
     except (ValueError, TypeError): takes = [] # of one that is compiled nobody can tell
     if takes and takes[0] in ("y_true", "y"):
-        raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name})")
+        raise InvalidDeclaration(f"the metric '{name}' compares labels ({', '.join(takes)}, …), and a scorer takes (estimator, X, y): wrap it, make_scorer({name}), or make_scorer({name}, greater_is_better=False) if less of it is better")
 
 # %% ../nbs/api/140_evaluation.ipynb #0d61220b
 def _named_metrics(metrics:Any) -> tuple[tuple[str, Any], ...]:

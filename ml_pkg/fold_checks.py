@@ -183,7 +183,9 @@ def absent_classes(
 def _out_of_order(view:View, name:str) -> int:
     "In how many folds a sampled row that is fitted on is later than one that is scored."
     import pandas as pd
-    times = pd.to_datetime(view.sample[name].astype(object), errors="coerce", utc=True, format="ISO8601") if not pd.api.types.is_datetime64_any_dtype(view.sample[name].dtype) else view.sample[name]
+    times = view.sample[name]
+    if not (pd.api.types.is_datetime64_any_dtype(times.dtype) or pd.api.types.is_numeric_dtype(times.dtype)):
+        times = pd.to_datetime(times.astype(object), errors="coerce", utc=True, format="ISO8601")
     known, order = times.notna().to_numpy(), times.rank(method="dense").to_numpy()
     def of(rows):
         inside = np.zeros(view.n_rows, dtype=bool)
@@ -196,12 +198,15 @@ def mixed_times(
     view:View, # of the rows and the folds
 ) -> list[CheckFinding]:
     "Times that the folds do not respect."
-    if view.dataset.time is not None or view.dataset.group is not None: return []
-    found = {name: count for name in view.without_role if is_time(view.sample[name]) and not is_birth_name(name) and (count := _out_of_order(view, name))}
+    if view.dataset.group is not None: return []
+    declared = view.dataset.time
+    names = [name for name in view.without_role if is_time(view.sample[name]) and not is_birth_name(name)] if declared is None else [declared]
+    found = {name: count for name in names if (count := _out_of_order(view, name))}
     if not found: return []
     first = next(iter(found))
-    message = "; ".join(f"'{name}' is a time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score"
+    message = "; ".join(f"'{name}' is {'a' if declared is None else 'the'} time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score"
         for name, count in found.items())
+    if declared is not None: return [CheckFinding("time", message, "A number of folds (cv=5) has a splitter made that fits on what was before; so has TimeSeriesSplit")]
     lacking = int(view.column(first).isna().sum())
     before = f", once the {lacking:,} rows without one are left out" if lacking else ""
     return [CheckFinding("time", message, f"If the model will predict what comes after, declare it{before}: time='{first}'")]

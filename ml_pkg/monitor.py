@@ -66,9 +66,9 @@ def watched_metrics(
 
 # %% ../nbs/api/692_monitor.ipynb #02972956
 def _times_in(model:Model, profile:ReferenceProfile) -> dict[str, str]:
-    "Columns of times, of which nothing is remembered."
+    "Columns of times, also as text: of others nothing is remembered."
     return {column.name: f"column '{column.name}' holds times, of which new ones are always new" for column in model.schema.columns
-        if column.kind == "datetime" and column.name not in profile.inputs.bins.names}
+        if column.times or column.kind == "datetime" and column.name not in profile.inputs.bins.names}
 
 def watch_without(
     watch:Watch,            # what is judged, and how strictly
@@ -131,7 +131,8 @@ class _Scores:
     comparison: Comparison
     profile: ReferenceProfile
     metrics: dict[str, TrainingScore] # those that are judged
-    unwatched: dict[str, str]         # metrics that cannot be, though they were declared, and columns of times -> why
+    times: dict[str, str]             # columns that are not judged -> why
+    unwatched: dict[str, str]         # these, and metrics that cannot be, though they were declared -> why
     name: str                         # of the model
 
     def __init__(self,
@@ -144,8 +145,8 @@ class _Scores:
         "Raises `NotFound` for a model that remembers nothing, `UnknownName` for a metric or a column that it does not know."
         self.model, self.worse, self.comparison = model, worse, comparison
         self.profile, self.metrics = profile_of(model), watched_metrics(model, metrics)
-        times = _times_in(model, self.profile)
-        self.watch, self.unwatched = watch_without(watch, times), times | ({} if metrics else unwatched_metrics(model, self.metrics))
+        self.times = _times_in(model, self.profile)
+        self.watch, self.unwatched = watch_without(watch, self.times), self.times | ({} if metrics else unwatched_metrics(model, self.metrics))
         self.name = model.card.get("name", "unnamed")
         self.watch.check((*self.profile.inputs.bins.names, *self.profile.answers.bins.names))
 
@@ -233,7 +234,7 @@ class Monitor(_Scores):
         return self._last
 
     def _judge(self, seen:Observed, labelled:Observed, known:Observed, labels:str, coverage:pd.DataFrame, silence:Silence) -> Report:
-        profile = profile_without(self.profile, seen.unread)
+        profile = profile_without(self.profile, {**self.times, **seen.unread})
         window, estimated, found = profile.count(self._numbered(seen), seen.answers), self.estimate(seen), self.measure(labelled)
         scores = {name: each.interval for name, each in estimated.metrics.items()} if isinstance(estimated, Estimated) else {}
         self._last = Report(check(profile, window, watch_without(self.watch, seen.unread)), self.judged(found, int(labelled.scored.sum())),

@@ -89,7 +89,7 @@ class _Counted(NamedTuple):
 def _unread(looked:_Looked) -> dict[str, str]: return {name: why for period in [*looked.periods, *(looked.reference or [])] for name, why in period.unread.items()}
 
 def _counted(monitor:LogMonitor, looked:_Looked) -> _Counted:
-    unread = _unread(looked)
+    unread = monitor.times | _unread(looked)
     def together(periods:Sequence[Period]) -> Window: return window_without(monitor.profile, monitor.profile.merged(period.window for period in periods), unread)
     return _Counted(profile_without(monitor.profile, unread), together(looked.periods), None if looked.reference is None else together(looked.reference))
 
