@@ -73,12 +73,14 @@ def _check_no_class(estimator:Any, name:str, given:Any) -> None:
     "Raise `InvalidDeclaration` for a class in the place of an estimator; elsewhere a class may be what is meant."
     if not isinstance(given, type) or not hasattr(given, "fit"): return
     parameters, (holder, _, part) = estimator.get_params(), name.rpartition("__")
-    held, steps = parameters[name], dict(_children(parameters[holder] if holder else estimator)) # a step may be "passthrough" or "drop"
-    if part in steps or hasattr(held, "fit") and not isinstance(held, type):
+    held, owner = parameters[name], parameters[holder] if holder else estimator
+    is_left_out = isinstance(held, str) and held in ("passthrough", "drop") or held is None and type(owner).__module__.startswith("sklearn.")
+    if part in dict(_children(owner)) or is_left_out or hasattr(held, "fit") and not isinstance(held, type):
         raise InvalidDeclaration(f"{name}={given.__name__} is a class: give an instance, {given.__name__}()")
 
 def replace(
     estimator:Any, # stays as it is
+    /,
     **changes:Any,     # parameters and steps by scikit-learn's names, such as selectkbest__k=3
 ) -> Any:          # a new, unfitted estimator
     "The estimator with other parameters or other steps. Raises `UnknownName` for a name that is not there, `InvalidDeclaration` for a class where an estimator is meant."

@@ -82,13 +82,30 @@ def _recorded_module(workspace:Workspace, name:str) -> str | None:
     return None # a record that cannot be read tells nothing
 
 # %% ../nbs/api/398_placement.ipynb #453f194a
-def _homes(experiment:"Experiment", workspace:Workspace) -> list[tuple[str, str]]:
+class _Home(NamedTuple):
+    "Where a declaration may be."
+    called: str
+    module: str
+    is_hearsay: bool # whether only runs of that name tell the module: they may be of another experiment, or of code that is gone
+
+def _homes(experiment:"Experiment", workspace:Workspace) -> list[_Home]:
     "Names under which it may be declared, and modules to look in, in turn: what a notebook named may be in that of what is varied in the end, or in the one that its runs tell. Raises `NotRewritable` if there is none."
     known = {name: _importable(module) or _recorded_module(workspace, name) for name, module in experiment.lineage.items()}
     home, called = _importable(*reversed(known.values())), [*experiment.declared.lineage][-1]
     if home is None:
         raise NotRewritable(f"{called} is declared in a notebook or script, and in no module that could be imported: put '#| export' on top of its cell, export the notebook, and start from what it exports (from package.module import {called})")
-    return [(name, each) for name, module in experiment.lineage.items() for each in dict.fromkeys((_importable(module), home, known[name])) if each]
+    return [_Home(name, each, each not in (_importable(module), home))
+        for name, module in experiment.lineage.items() for each in dict.fromkeys((_importable(module), home, known[name])) if each]
+
+# %% ../nbs/api/398_placement.ipynb #4e57e831
+def _found_in(home:_Home, experiment:"Experiment") -> list[str]:
+    "Variables with the experiment that is meant. What only runs tell is meant if it varies what this one varies."
+    try: module = _imported(home.module, home.called)
+    except NotRewritable:
+        if home.is_hearsay: return []
+        raise
+    found, others = _variables(module, home.called), experiment.lineage.keys() - {home.called}
+    return [variable for variable in found if not home.is_hearsay or others & getattr(module, variable).lineage.keys()]
 
 # %% ../nbs/api/398_placement.ipynb #754d88f3
 def declared_place(
@@ -97,12 +114,12 @@ def declared_place(
 ) -> Place:
     "Where it is declared, or else what it varies. Raises `NotRewritable` if no module declares an experiment of these names, or more than one variable of it does."
     homes = _homes(experiment, workspace)
-    for called, home in homes:
-        module = _imported(home, called)
-        if found := _variables(module, called): break
-    else: raise NotRewritable(f"no experiment called {listed(experiment.lineage, 3)} is declared in {listed(dict.fromkeys(home for _, home in homes), 3)}: export the notebook that declares it, and start from what it exports")
-    if len(found) > 1: raise NotRewritable(f"{home} has {len(found)} variables with an experiment called '{called}': {', '.join(found)}; one is needed")
-    return Place(module, found[0], called, _written(module))
+    for home in homes:
+        if found := _found_in(home, experiment): break
+    else: raise NotRewritable(f"no experiment called {listed(experiment.lineage, 3)} is declared in {listed(dict.fromkeys(each.module for each in homes), 3)}: export the notebook that declares it, and start from what it exports")
+    if len(found) > 1: raise NotRewritable(f"{home.module} has {len(found)} variables with an experiment called '{home.called}': {', '.join(found)}; one is needed")
+    module = _imported(home.module, home.called)
+    return Place(module, found[0], home.called, _written(module))
 
 # %% ../nbs/api/398_placement.ipynb #f439e85b
 def place_at(

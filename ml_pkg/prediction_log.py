@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 
 from .errors import DamagedFile
 from .logged import RECORDED, Logged, Order, Private, label_of, label_tables, line_of, request_of, request_tables
-from .segments import AHEAD, Retention, Span, TablesOf, kept_tables, left_over, seal_all, segments_in
+from .segments import AHEAD, Retention, Span, kept_tables, left_over, seal_all, segments_in
 from .signing import secret
 from .workspace import Workspace
 from .write_ahead import WriteAhead
@@ -353,7 +353,9 @@ def make_segments(
 # %% ../nbs/api/486_prediction_log.ipynb #17c7c3e9
 class _Once:
     "Late labels of records that were not read before. What others go on writing is looked at again and again, and only what is new takes time."
-    def __init__(self): self._read:set[int] = set()
+    def __init__(self):
+        self._read:set[int] = set()
+        self.sealed:set[str] = set() # names of segments that were looked at
 
     def __call__(self, record:bytes) -> list[pa.Table]:
         if (mark := hash(record)) in self._read: return []
@@ -363,12 +365,13 @@ class _Once:
 
 _MARKS = 100_000 # records that it knows
 
-def _last_recorded(labels:Path, tables_of:TablesOf=label_tables) -> int:
-    "The last moment of the clock that a folder of labels has, in microseconds since the epoch, if it is yet to come: the clock was set back. A folder that cannot be read has none."
-    to_come = Span(RECORDED, datetime.now(UTC))
+def _last_recorded(labels:Path, once:_Once) -> int:
+    "The last moment of the clock that is new in a folder of labels, in microseconds since the epoch, if it is yet to come: the clock was set back. Of a folder with a file that cannot be read, as far as it was."
+    last, to_come, sealed = 0, Span(RECORDED, datetime.now(UTC)), {path.stem for path in segments_in(labels)}
     with suppress(DamagedFile, OSError, ValueError):
-        return max((moment for rows in kept_tables(labels, tables_of, pc.scalar(True), [RECORDED], to_come) for moment in rows.column(RECORDED).cast("int64").to_pylist()), default=0)
-    return 0
+        for rows in kept_tables(labels, once, pc.scalar(True), [RECORDED], to_come, once.sealed): last = max([last, *rows.column(RECORDED).cast("int64").to_pylist()])
+        once.sealed = sealed
+    return last
 
 # %% ../nbs/api/486_prediction_log.ipynb #6fc27680
 _TIDY = 60.0 # seconds between two looks at what others left, what is too old, and how far others are ahead of a clock that was set back
@@ -442,7 +445,7 @@ class PredictionLog:
 
     def _begin(self, last:int=0) -> None: # of its labels
         mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._order, self._standing, hurry = Order(max(last, _last_recorded(self.folder/LABELS))), _Standing(self.folder), threading.Event()
+        self._order, self._standing, hurry = Order(max(last, _last_recorded(self.folder/LABELS, _Once()))), _Standing(self.folder), threading.Event()
         self._predictions = _Lane(_Ahead(self.folder, mark, self._rotation), self._bound, self._durable,
             lambda logged: request_of(logged, self._private), hurry)
         self._labels = _Lane(_Ahead(self.folder/LABELS, mark, self._rotation), self._bound, self._durable,

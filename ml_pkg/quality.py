@@ -186,24 +186,30 @@ def _unit(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
             else f"the mean was {before[0]:.4g} and is {now[0]:.4g}, as if {conversion}")
 
 # %% ../nbs/api/640_quality.ipynb #ccf76c5b
-def _can_be_certain(before:tuple[float, float], rows:float, factor:float, offset:float) -> bool:
-    "Whether some window could tell that such values were converted, so many of which were there at training."
-    converted = factor * before[0] + offset, abs(factor) * before[1]
-    return _miss(before, converted, 1.0, 0.0) > NEAR and _is_far(before, converted, rows)
+_ON_THE_WAY = 1 / 3 # of the way to what a conversion makes of the mean: some of those who send values may convert them
+
+def _tellable(before:tuple[float, float], rows:float) -> Iterator[tuple[float, float]]:
+    "Factor and offset of the conversions that some window could tell of such values, so many of which were there at training."
+    for factor, offset in CONVERSIONS.values():
+        converted = factor * before[0] + offset, abs(factor) * before[1]
+        if _miss(before, converted, 1.0, 0.0) > NEAR and _is_far(before, converted, rows): yield factor, offset
 
 def is_in_unit(
     baseline:Baseline, # of the inputs at training
     current:Sketch,    # of a window
     column:str,        # of the inputs
 ) -> bool:
-    "Whether the mean is about that of training, and values are nearer to those than to any conversion of them that a window could tell. Training values that do not vary, or are no numbers, have no unit: any is theirs."
+    "Whether values are nearer to those of training than to any conversion of them that a window could tell, and the mean is not on its way there. Training values that do not vary, or are no numbers, have no unit: any is theirs."
     if column not in baseline.bins.numbers.names: return True
     place = baseline.bins.numbers.names.index(column)
     before, now = (_mean_and_deviation(sketch, baseline, place) for sketch in (baseline.sketch, current))
     if not (_varies(before) and _varies(now)): return not _varies(before)
-    moved, rows, count = _miss(before, now, 1.0, 0.0), baseline.sketch.moments[place, 0], current.moments[place, 0]
-    is_near = abs(now[0] - before[0]) / before[1] < max(NEAR, 2 / math.sqrt(min(rows, count)))
-    return bool(is_near) and all(moved < _miss(before, now, *each) for each in CONVERSIONS.values() if _can_be_certain(before, rows, *each))
+    moved, by = _miss(before, now, 1.0, 0.0), now[0] - before[0]
+    def is_nearer(factor:float, offset:float) -> bool:
+        whole = (factor - 1) * before[0] + offset
+        is_on_the_way = whole != 0 and abs(by) > NEAR * before[1] and by / whole > _ON_THE_WAY
+        return moved < _miss(before, now, factor, offset) and not is_on_the_way
+    return all(is_nearer(*each) for each in _tellable(before, baseline.sketch.moments[place, 0]))
 
 # %% ../nbs/api/640_quality.ipynb #1bb322c8
 def faults_of(

@@ -199,7 +199,7 @@ def _meant_otherwise(experiment:"Experiment", run:Run, schema:str|None) -> str:
     metrics = [f"metric {name}" for name in {**then, **now} if name not in then or name not in now or then[name] not in (None, now[name])]
     columns = _other_columns(run, schema)
     versions = _other_versions(experiment, run) if parameters else [] # which the keys of classes have in them
-    return ", ".join([*(f"another {name or 'estimator'}" for name in (*(() if versions else parameters), *metrics)),
+    return ", ".join([*(f"another {name or 'estimator'}" for name in (*parameters, *metrics)),
         *([f"other versions of {listed(versions)}"] if versions else []), *([f"other columns: {listed(columns)}"] if columns else [])])
 
 def otherwise(

@@ -208,11 +208,19 @@ class Sample:
             low, high = self.tables.ends(place, level, self.seen)
             above = self.scores[place] - self.pooled[place]
             return found._replace(low=min(found.low, float(low + above)), high=max(found.high, float(high + above)))
-        return found._replace(low=min(found.low, ((1 - level) / 2) ** (1 / self.units))) if self._is_all_right(place, found) else found
+        return found._replace(low=min(found.low, self._lowest_share(place, level))) if self._is_hardly_wrong(place, found) else found
 
-    def _is_all_right(self, place:int, found:Interval) -> bool:
-        "Whether a share has no errors, or none of any weight."
-        return self.limits.highest == 1 and (found.low == 1 or (1 - self.pooled[place]) * self.units < self.seen)
+    def _errors(self, place:int) -> float: return float((1 - self.pooled[place]) * self.units) if self.seen else 0.0 # by what hangs on them; a row is right or wrong
+
+    def _is_hardly_wrong(self, place:int, found:Interval) -> bool:
+        "Whether a share has no errors, or less than one row of them: rows that weigh little do not tell how often the others are wrong."
+        return self.limits.highest == 1 and (found.low == 1 or 0 < self._errors(place) < 1 - 1e-9)
+
+    def _lowest_share(self, place:int, level:float) -> float:
+        "What a share may well be of which so many errors were seen (Clopper and Pearson 1934)."
+        from scipy.stats import beta
+        errors = self._errors(place)
+        return float(beta.ppf((1 - level) / 2, self.units - errors, errors + 1))
 
     def difference(
         self,

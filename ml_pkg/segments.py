@@ -8,7 +8,7 @@ __all__ = ['AHEAD', 'SEGMENT', 'TablesOf', 'column', 'table', 'common_schema', '
 
 # %% ../nbs/api/484_segments.ipynb #34a2c426
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -225,11 +225,12 @@ def kept_tables(
     wanted:pc.Expression,        # which rows; it may speak of columns that all rows have
     columns:list[str]|None=None, # that all rows have; by default all columns
     span:Span|None=None,         # where they lie; a segment that has none there is not opened
+    known:Collection[str]=(),    # names of files that are passed over, without their suffixes
 ) -> Iterator[pa.Table]:
     "The rows of a folder, of segments and of what is to be one. Raises `DamagedFile`."
     wanted = wanted if span is None else wanted & span.wanted
     names = {path.stem for path in folder.glob("[!.]*") if path.suffix in (AHEAD, SEGMENT)} if folder.is_dir() else set()
-    for name in sorted(names): yield from _rows(folder/name, tables_of, wanted, columns, span)
+    for name in sorted(names.difference(known)): yield from _rows(folder/name, tables_of, wanted, columns, span)
 
 # %% ../nbs/api/484_segments.ipynb #2993cde5
 @dataclass(frozen=True)
