@@ -75,7 +75,7 @@ def export(
     checkpoints:Annotated[bool, typer.Option("--checkpoints", help="Also the results of steps, which can be computed again.")] = False,
     as_json:AsJson = False,
 ) -> None:
-    "Write the whole workspace to one file, while others may go on recording."
+    "Write all runs to one file, with their declarations, predictions and models, while others may go on recording. What is registered, and what was logged, stays."
     from ml_pkg.archive import export as write
     from ml_pkg.workspace import Workspace
     done = write(Workspace.current(), path, checkpoints)

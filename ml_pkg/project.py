@@ -159,7 +159,7 @@ def _columns_table(proposal:Proposal) -> str:
 def _why(proposal:Proposal) -> str:
     "What is scored, and on which rows."
     kind = "Text or a class is to be told apart" if proposal.classification else "A number is to be estimated"
-    folds = "each fold is scored on rows that are later than those it was fitted on" if proposal.names(TIME) else f"rows of one `{proposal.names(GROUP)[0]}` stay together" if proposal.names(GROUP) else "rows are taken to be independent of each other"
+    folds = "each fold is scored on rows that are no earlier than those it was fitted on" if proposal.names(TIME) else f"rows of one `{proposal.names(GROUP)[0]}` stay together" if proposal.names(GROUP) else "rows are taken to be independent of each other"
     return f"{kind}: `{proposal.target}`. There are {proposal.cv} folds, and {folds}. A share of {proposal.holdout} of the rows is locked away until promotion."
 
 # %% ../nbs/api/459_project.ipynb #8f469480
