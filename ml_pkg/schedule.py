@@ -134,7 +134,7 @@ class Paces:
         "Seconds that a fold may take from a key on; infinite if nobody has told of a kind."
         return sum(self._longest.get(kind_of(link), math.inf) for link in work.chain[work.keys[1:].index(key) + 1:])
 
-# %% ../nbs/api/360_schedule.ipynb #dfdc4278
+# %% ../nbs/api/360_schedule.ipynb #6829cc15
 TOGETHER = 1.0 # seconds that the folds may take which join another one
 
 class Parcel(NamedTuple):
@@ -142,6 +142,7 @@ class Parcel(NamedTuple):
     folds: list[tuple[int, Any]] # variant and fold
     own: frozenset[str]          # keys on the way of the first one that none but these folds need
 
+# %% ../nbs/api/360_schedule.ipynb #dfdc4278
 class Schedule:
     "Folds of variants, in an order that is decided as results come in."
     def __init__(self, works:list[list[Any]]): # for each variant, its folds: `keys` of the results on the way, `chain` of the steps, `place` where they are kept
