@@ -69,12 +69,14 @@ def _check_parameter(estimator:Any, name:str) -> None:
         owner = parameters[part]
 
 # %% ../nbs/api/160_estimators.ipynb #80326ebb
+_HOLDS_AN_ESTIMATOR = ("estimator", "regressor", "classifier", "transformer", "init") # how a parameter's name ends where None leaves an estimator out
+
 def _check_no_class(estimator:Any, name:str, given:Any) -> None:
     "Raise `InvalidDeclaration` for a class in the place of an estimator; elsewhere a class may be what is meant."
     if not isinstance(given, type) or not hasattr(given, "fit"): return
     parameters, (holder, _, part) = estimator.get_params(), name.rpartition("__")
     held, owner = parameters[name], parameters[holder] if holder else estimator
-    is_left_out = isinstance(held, str) and held in ("passthrough", "drop") or held is None and type(owner).__module__.startswith("sklearn.")
+    is_left_out = isinstance(held, str) and held in ("passthrough", "drop") or held is None and part.rpartition("_")[2] in _HOLDS_AN_ESTIMATOR
     if part in dict(_children(owner)) or is_left_out or hasattr(held, "fit") and not isinstance(held, type):
         raise InvalidDeclaration(f"{name}={given.__name__} is a class: give an instance, {given.__name__}()")
 
