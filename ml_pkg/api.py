@@ -19,7 +19,7 @@ from .display import finite
 from .engines import DirectEngine, Engine
 from .errors import optional
 from .json_rows import InvalidRequest, read_json
-from .limits import CLOSE, RETRY_SOON, Refused, answer_error, error_body
+from .limits import RETRY_SOON, Refused, answer_error, error_body, too_long
 from .model import Model
 from .prediction_log import NoLog, Outcome, PredictionLog
 from .schema import Column, Schema
@@ -218,7 +218,7 @@ async def whole_body(
     message = await receive()
     body = message.get("body", b"")
     if message.get("more_body", False): body = await _rest(bytearray(body), receive, most)
-    if len(body) > most: raise Refused(413, f"The body is longer than {most:,} bytes. Send it in several requests.", headers=CLOSE)
+    if len(body) > most: raise too_long(most)
     return body
 
 # %% ../nbs/api/495_api.ipynb #60047f6c

@@ -10,6 +10,7 @@ __all__ = ['CLASSIFIER', 'REGRESSOR', 'FEW_CATEGORIES', 'Learner', 'learner', 'e
 import json
 from dataclasses import dataclass
 
+from .errors import listed
 from .roles import CATEGORY, DROPPED, NUMBER, Proposal
 from .sources import unusual
 
@@ -64,17 +65,23 @@ def _numbers_pipeline(proposal:Proposal) -> list[str]:
 # %% ../nbs/api/458_draft.ipynb #b3fe8194
 FEW_CATEGORIES = 20 # more of them are put together when they are rare
 
+def _with_many(proposal:Proposal) -> list[str]: return [each.name for each in proposal.facts if each.name in proposal.names(CATEGORY) and each.distinct > FEW_CATEGORIES]
+
 def _encoder(proposal:Proposal) -> str:
     "What makes numbers of the categories, as a dense array, which every estimator takes. One that was never seen is none of those known."
-    many = max(each.distinct for each in proposal.facts if each.name in proposal.names(CATEGORY)) > FEW_CATEGORIES
-    return f'OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories={FEW_CATEGORIES}, sparse_output=False)' if many else 'OneHotEncoder(handle_unknown="ignore", sparse_output=False)'
+    return f'OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories={FEW_CATEGORIES}, sparse_output=False)' if _with_many(proposal) else 'OneHotEncoder(handle_unknown="ignore", sparse_output=False)'
+
+def _put_together(proposal:Proposal) -> str:
+    "A line of comment on categories that have no column of their own: they may be as frequent as those that have one."
+    names = listed(map(_quoted, _with_many(proposal)), 3)
+    return f"# of {names} the {FEW_CATEGORIES - 1} most frequent categories have a column each, and all others share one\n" if _with_many(proposal) else ""
 
 # %% ../nbs/api/458_draft.ipynb #6cc2d5d6
 def _branches(proposal:Proposal) -> str:
     "A transformer of numbers and categories, or of categories alone."
     steps = _numbers_pipeline(proposal)
     scaled = f"make_pipeline({', '.join(steps)})" if len(steps) > 1 else steps[0]
-    return _call("make_column_transformer", [*([f"({scaled}, numbers)"] if proposal.names(NUMBER) else []), f"({_encoder(proposal)}, categories)"])
+    return _call("make_column_transformer", [*([f"({scaled}, numbers)"] if proposal.names(NUMBER) else []), f"{_put_together(proposal)}({_encoder(proposal)}, categories)"])
 
 def estimator_text(
     proposal:Proposal, # with the kinds of the columns

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'RETRY_SOON', 'CLOSE', 'OPEN', 'PAGES', 'ALWAYS', 'LINGER', 'Limits', 'Refused', 'error_body', 'answer_error',
-           'Hosts', 'AnyHost', 'hosts_of', 'Sheltered', 'Bearer', 'OpenUntilNamed', 'Limited']
+           'too_long', 'Hosts', 'AnyHost', 'hosts_of', 'Sheltered', 'Bearer', 'OpenUntilNamed', 'Limited']
 
 # %% ../nbs/api/490_limits.ipynb #81eba501
 import asyncio
@@ -52,7 +52,7 @@ class Limits:
         field:str="rows",  # of the request, that has them
     ) -> None:
         "Raise `Refused` for a request of too many rows."
-        if count > self.rows: raise Refused(413, f"{count:,} entries in {field}, and one request may have {self.rows:,}. Send them in several requests.", field)
+        if count > self.rows: raise Refused(413, f"{count:,} entries in {field}, and one request may have {self.rows:,}. Send them in several requests; a server that is begun with a larger --rows takes more.", field)
 
 # %% ../nbs/api/490_limits.ipynb #4f42bdda
 class Refused(MlPkgError):
@@ -91,6 +91,12 @@ async def answer_error(
 
 RETRY_SOON = ((b"retry-after", b"1"),)
 CLOSE = ((b"connection", b"close"),)
+
+def too_long(
+    most:int, # bytes that a body may have
+) -> Refused:
+    "What is said of a longer one, of which no more is read."
+    return Refused(413, f"The body is longer than {most:,} bytes. Send it in several requests; a server that is begun with a larger --body takes longer ones.", headers=CLOSE)
 
 # %% ../nbs/api/490_limits.ipynb #635202b9
 def _check_origin(headers:list[tuple[bytes, bytes]], accepts:Callable[[bytes], bool]) -> None:
@@ -235,8 +241,7 @@ class Limited:
             if size > self.limits.body: raise _TooLong
             await self._work(scope, await body.read(receive), send)
         except _TooLong:
-            await _answer_and_linger(receive, send,
-                Refused(413, f"The body is longer than {self.limits.body:,} bytes. Send it in several requests.", headers=CLOSE))
+            await _answer_and_linger(receive, send, too_long(self.limits.body))
         except _Gone: pass # nobody is there to be answered
         finally: self.held -= body.size
 

@@ -452,7 +452,7 @@ def _check_names(frame:pd.DataFrame, schema:Schema) -> None:
 # %% ../nbs/api/080_schema.ipynb #57c0399b
 def _converted(series:pd.Series, column:Column, first_row:int) -> pd.Series:
     "A column that has the dtype already is taken as it is, if the dtype says all: one of objects or categories does not."
-    if column.times: _refuse(series, ~_are_times(series) & ~series.isna().to_numpy(), column, first_row, expected="a time in ISO 8601")
+    if column.times: _refuse(series, ~_are_times(series) & ~series.isna().to_numpy(), column, first_row, expected="a time in ISO 8601 with dashes, such as 2026-01-31")
     if str(series.dtype) == column.dtype and column.dtype != "object" and column.kind not in ("category", "other"): return series
     return _CONVERTERS[column.kind](_values(series), column, first_row)
 

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import hashlib
 import itertools
+import math
 import os
 import secrets
 import time
@@ -152,6 +153,13 @@ class Alone:
     def saw(self, rows:list[dict], columns:Columns, ids:list[str], received:float) -> None: "Rows were answered, under these ids: as they were sent, and as the model was given them."
     def close(self) -> None: "There is nothing to close."
 
+# %% ../nbs/api/493_service.ipynb #a9f52f91
+def _check_size(answers:Answers) -> None:
+    "Raise `Refused` for a prediction that is infinite."
+    for values, wrong in itertools.product(answers.predictions.values(), (math.inf, -math.inf)):
+        if wrong in values:
+            raise Refused(422, f"The model answers {wrong}, which is no number in JSON: look for values of this row that are far from those of training.", f"rows[{values.index(wrong)}]")
+
 # %% ../nbs/api/493_service.ipynb #a3bef01a
 AT_ONCE = 50_000 # bytes of a body that is read in the event loop; a longer one is read in a thread, while others are answered
 
@@ -205,6 +213,7 @@ class Service:
         self.limits.check_rows(len(rows))
         try: answers = await ready.batcher.answer(columns := ready.reader.columns(rows), self.is_alone())
         except InvalidRequest as error: raise refused(error) from error
+        _check_size(answers)
         given, seconds = ids(columns.rows), time.perf_counter() - began
         receipt = self.log.add(Logged(given, columns.taken, logged_answers(answers), ready.name, ready.version, received, seconds))
         if self.log.is_durable: await self._is_on_the_disk(receipt)
