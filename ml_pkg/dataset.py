@@ -58,7 +58,7 @@ class Dataset:
     features: tuple[str, ...] = field(default=(), kw_only=True) # columns to predict from; by default all that have no other role
     drop: tuple[str, ...] = field(default=(), kw_only=True)     # columns to leave out
     group: str|None = field(default=None, kw_only=True)  # rows of one group never stand on both sides of a split
-    time: str|None = field(default=None, kw_only=True)   # rows are put in this order, and the past predicts the future; no feature, unless `features` names it
+    time: str|None = field(default=None, kw_only=True)   # rows are put in this order, and the past predicts the future; rows of one time stay on one side of a split; no feature, unless `features` names it
     weight: str|None = field(default=None, kw_only=True) # how much a row counts, in fitting and in scores
 
     def __post_init__(self) -> None:
@@ -99,6 +99,10 @@ class Dataset:
     def groups(self) -> "pd.Series | None":
         "The group of each row, shape (n_rows,); None without that role."
         return None if self.group is None else self.rows[self.group]
+    @functools.cached_property
+    def moments(self) -> "np.ndarray | None":
+        "The number of each row's time, from 0 on and ascending, shape (n_rows,); None without that role. Equal for equal times, however they are written."
+        return _moments_of(self)
     @property
     def weights(self) -> "pd.Series | None":
         "How much each row counts, shape (n_rows,); None without that role."
@@ -215,24 +219,33 @@ def _missing(rows:"pd.DataFrame", name:str, dataset:Dataset) -> str:
     return f"'{name}' of {dataset.source} is missing in {count} of {len(rows)} rows, first in row {row}. Leave those rows out, or fill them in"
 
 # %% ../nbs/api/120_dataset.ipynb #c03ab8e5
+def _parsed(times:"pd.Series") -> "pd.Series":
+    "Numbers and times as they are, text as the times that it says. Raises `InvalidData`."
+    import pandas as pd
+    if pd.api.types.is_numeric_dtype(times.dtype) or pd.api.types.is_datetime64_any_dtype(times.dtype): return times
+    parsed = pd.to_datetime(times, format="ISO8601", errors="coerce", utc=True)
+    if parsed.isna().any():
+        raise InvalidData(f"'{times.name}', row {int(parsed.isna().argmax())}: {times[parsed.isna()].iloc[0]!r} is neither a number nor a time in ISO 8601, so rows cannot be ordered by it")
+    return parsed
+
 def _in_order(rows:"pd.DataFrame", dataset:Dataset) -> "pd.DataFrame":
     "Rows by time, rows of equal time in the order they came. Raises `InvalidData` for times that are none."
     if dataset.time is None: return rows
+    return rows.iloc[_parsed(rows[dataset.time]).argsort(kind="stable").to_numpy()].reset_index(drop=True)
+
+def _moments_of(dataset:Dataset) -> "np.ndarray | None":
+    if dataset.time is None: return None
     import pandas as pd
-    times = rows[dataset.time]
-    if not (pd.api.types.is_numeric_dtype(times.dtype) or pd.api.types.is_datetime64_any_dtype(times.dtype)):
-        parsed = pd.to_datetime(times, format="ISO8601", errors="coerce", utc=True)
-        if parsed.isna().any():
-            raise InvalidData(f"'{dataset.time}', row {int(parsed.isna().argmax())}: {times[parsed.isna()].iloc[0]!r} is neither a number nor a time in ISO 8601, so rows cannot be ordered by it")
-        times = parsed
-    return rows.iloc[times.argsort(kind="stable").to_numpy()].reset_index(drop=True)
+    return pd.factorize(_parsed(dataset.rows[dataset.time]))[0] # they are in order
 
 # %% ../nbs/api/120_dataset.ipynb #658db864
+_RULE_OF_TIME = {"time rule": "no moment is taken apart"} # a result of another rule has another key
+
 def _identity_of(dataset:Dataset) -> Identity:
     "Content and roles; for a file that is known already, without reading it."
     stamp = vars(dataset).setdefault("_stamp", dataset.source.stamp())
     rows = dataset.source.identity(lambda: (dataset._rows, dataset._read)[1], stamp) # checked first: an error about the rows is better than a key
-    return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(dataset)))))
+    return Identity("dataset", parts=(("rows", rows), ("roles", identify(_roles(dataset) | (_RULE_OF_TIME if dataset.time else {})))))
 
 def _schema_of(dataset:Dataset) -> "Schema":
     "What a model remembers of the features."

@@ -18,6 +18,7 @@ import numpy as np
 from .dataset import Dataset
 from .errors import InvalidData, InvalidDeclaration, Unidentifiable, UnknownName, did_you_mean
 from .identity import Identity, identify
+from .moments import GroupTimeSeriesSplit, first_of_moment
 from .row_hashes import mixed, row_hashes
 
 # %% ../nbs/api/140_evaluation.ipynb #c4fc993b
@@ -126,12 +127,12 @@ def _uniform(hashes:np.ndarray) -> np.ndarray: return mixed(hashes) / 2.0**64 # 
 # %% ../nbs/api/140_evaluation.ipynb #924f2b23
 def locked_away(
     dataset:Dataset, # with the rows, and groups or times if there are any
-    share:float,     # of the rows, approximately; exactly with a time role
+    share:float,     # of the rows, approximately; with a time role the latest ones, exactly so many or the rest of their first moment as well
 ) -> np.ndarray:     # bool, shape (n_rows,)
     "Which rows belong to the holdout: the same ones for every experiment on these data. Raises `InvalidData` if that leaves nothing on one side."
     n = len(dataset)
     if share == 0: return np.zeros(n, dtype=bool)
-    if dataset.time is not None: held = np.arange(n) >= n - max(1, round(n * share))
+    if dataset.moments is not None: held = np.arange(n) >= first_of_moment(dataset.moments, n - max(1, round(n * share)))
     else: held = _uniform(dataset.row_hashes if dataset.groups is None else row_hashes(dataset.groups)) < share
     if held.all() or not held.any():
         raise InvalidData(f"a holdout of {share} locks away {held.sum()} of the {n} rows of {dataset.source}: choose another share, or gather more rows")
@@ -144,18 +145,23 @@ def splitter(
     classification:bool,   # whether the target is a class
     seed:int,              # fills a random_state that was left open
 ) -> Any:                  # a scikit-learn splitter
-    "The splitter that is meant. A number of folds means: in order of time, or by group, or stratified, as the data demand."
+    "The splitter that is meant. A number of folds means: in order of time, in which no moment is taken apart, or by group, or stratified, as the data demand."
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
     if not isinstance(evaluation.cv, int):
         chosen = copy.deepcopy(evaluation.cv)
         if getattr(chosen, "random_state", 0) is None and getattr(chosen, "shuffle", True): chosen.random_state = seed
         return chosen
     stratified = classification and len(dataset.target) == 1
-    if dataset.time is not None: return TimeSeriesSplit(evaluation.cv)
+    if dataset.moments is not None: return (TimeSeriesSplit if len(dataset) == dataset.moments[-1] + 1 else GroupTimeSeriesSplit)(evaluation.cv)
     if dataset.group is not None: return (StratifiedGroupKFold if stratified else GroupKFold)(evaluation.cv)
     return (StratifiedKFold if stratified else KFold)(evaluation.cv)
 
 # %% ../nbs/api/140_evaluation.ipynb #cce1c1d1
+def _groups(dataset:Dataset, chosen:Any, open_rows:np.ndarray) -> Any:
+    "What a splitter keeps together."
+    if dataset.groups is not None: return dataset.groups.iloc[open_rows]
+    return dataset.moments[open_rows] if dataset.moments is not None and isinstance(chosen, GroupTimeSeriesSplit) else None # others warn of what they do not look at
+
 def folds(
     evaluation:Evaluation, # with a number of folds, or a splitter
     dataset:Dataset,       # with the rows
@@ -167,7 +173,7 @@ def folds(
     y = dataset.y.iloc[open_rows]
     _check_classes(dataset, y, classification)
     chosen = _of_rows(splitter(evaluation, dataset, classification, seed), dataset, open_rows)
-    groups = None if dataset.groups is None else dataset.groups.iloc[open_rows]
+    groups = _groups(dataset, chosen, open_rows)
     if isinstance(evaluation.cv, int) and len(open_rows) < evaluation.cv:
         raise InvalidData(f"{dataset.source} has {len(open_rows)} rows to fit on, fewer than the {evaluation.cv} folds of cv={evaluation.cv}: lower cv, or gather more rows")
     try: pairs = list(chosen.split(dataset.X.iloc[open_rows], y, groups))

@@ -194,6 +194,13 @@ def _out_of_order(view:View, name:str) -> int:
     return sum(len(fitted_on := of(train)) > 0 and len(scored := of(test)) > 0 and fitted_on.max() > scored.min() for _, train, test in view.folds)
 
 # %% ../nbs/api/147_fold_checks.ipynb #ac0fe149
+def _split_moments(view:View) -> list[CheckFinding]:
+    "Moments of the declared time that a splitter of one's own takes apart."
+    found = None if view.dataset.moments is None else straddling(view, view.dataset.moments)
+    if found is None: return []
+    message = f"{found} have the same '{view.dataset.time}' as rows that were fitted on: {found.where}"
+    return [CheckFinding("time", message, "What is predicted later knows nothing of its own moment. Give a number of folds, cv=5, or GroupTimeSeriesSplit(5) of ml_pkg.moments, which takes no moment apart")]
+
 def mixed_times(
     view:View, # of the rows and the folds
 ) -> list[CheckFinding]:
@@ -202,7 +209,7 @@ def mixed_times(
     declared = view.dataset.time
     names = [name for name in view.without_role if is_time(view.sample[name]) and not is_birth_name(name)] if declared is None else [declared]
     found = {name: count for name in names if (count := _out_of_order(view, name))}
-    if not found: return []
+    if not found: return _split_moments(view)
     first = next(iter(found))
     message = "; ".join(f"'{name}' is {'a' if declared is None else 'the'} time, and {count} of {len(view.folds)} folds fit on rows that are later than some they score"
         for name, count in found.items())
