@@ -9,10 +9,12 @@ An IterativeImputer, PolynomialFeatures and a StandardScaler that all variants s
 a LogisticRegression. The least possible is measured in the same run: a plain loop of scikit-learn calls in one process fits and
 applies each distinct step once in each fold, and scores each variant; the sum of these times, divided by the number of jobs,
 is what nobody can beat who does the same work. Two such loops at once show how much two cores cost each other. A machine that
-is shared does not keep its pace from one minute to the next, so ours is also held against as many loops as it has jobs in turns of
-a second or two (benchmarks/turns.py), which both sides meet alike, and against the steps as they were timed in its own
+is shared does not keep its pace from one minute to the next, so that a loop and a sweep that follow each other tell of the machine:
+ours is judged in turns of a second or two (benchmarks/turns.py) with as many loops at once as it has jobs,
+which both sides meet alike, and against the steps as they were timed in its own
 processes: the first tells if steps take longer in them, the second misses nothing that ours waits for (what is written reaches
-the disk while a side is stopped, too). How long it takes to write what is
+the disk while a side is stopped, too). What it takes beside one loop alone, in the same turns, is printed as well: with two jobs
+that counts what the cores cost each other, which nobody is spared who uses both. How long it takes to write what is
 kept is a matter of the machine (a virtual one may get its memory page by page), so it is said what a plain loop takes for as
 many bytes right afterwards. Every step that is shared adds a line to a file whenever it is fitted, in whatever process. All have
 to come to the same scores.
@@ -351,13 +353,15 @@ def least(rows:int) -> dict[str, Any]:
     return {**alone, "at once": statistics.mean(each["seconds"] for each in both)}
 
 
-def over_loops(name:str, python:Path, rows:int) -> float:
-    "One contestant from an empty store, and as many loops as it has jobs, in turns: its seconds over those of a loop, divided by its jobs."
+def over_loops(name:str, python:Path, rows:int) -> dict[str, float]:
+    "One contestant from an empty store in turns with one loop, and with as many at once as it has jobs: its seconds over those of a loop, divided by its jobs."
     jobs = CONTESTANTS[name].jobs
-    with empty_store() as store, contextlib.ExitStack() as stores:
-        loops = [begun(Path(sys.executable), "least", rows, STRENGTHS, stores.enter_context(empty_store()), waits=True) for _ in range(jobs)]
-        (took,), least = turns.timed([([begun(python, name, rows, STRENGTHS, store, waits=True)], 1), (loops, jobs)])
-    return took * jobs / statistics.mean(least)
+    with contextlib.ExitStack() as stores:
+        def waiting(python:Path, name:str) -> subprocess.Popen: return begun(python, name, rows, STRENGTHS, stores.enter_context(empty_store()), waits=True)
+        def loops(number:int) -> tuple[list[subprocess.Popen], int]: return [waiting(Path(sys.executable), "least") for _ in range(number)], jobs
+        (took,), *least = turns.timed([([waiting(python, name)], 1), *map(loops, sorted({1, jobs}))])
+    alone, at_once = least[0], least[-1]
+    return {"alone": took * jobs / statistics.mean(alone), "at once": took * jobs / statistics.mean(at_once)}
 
 
 def measure(name:str, python:Path, rows:int) -> dict[str, Any]:
@@ -374,8 +378,8 @@ class Result(NamedTuple):
     "One contestant over all repeats: medians, and ratios to what was measured in the same repeat."
     seconds: float
     start: float
-    over_least: float
-    over_loops: float             # in turns with them; NaN for who is not held against that
+    over_least: float             # the loop before all contestants
+    over_loops: dict[str, float]  # in turns with one, `alone`, and with as many as there are jobs, `at once`; NaN for who is not held against them
     over_steps: float             # NaN for who does not time its steps
     over_grid: float|None
     fits: dict[str, int]
@@ -396,7 +400,7 @@ def result(name:str, rounds:list[dict]) -> Result:
     warm = [each["warm"] for each in mine if each["warm"]]
     return Result(middle(each["seconds"] for each in mine), middle(each["start"] for each in mine),
                   middle(each["seconds"] * jobs / round["least"]["seconds"] for each, round in zip(mine, rounds, strict=True)),
-                  middle(each.get("over loops", float("nan")) for each in mine),
+                  {kind: middle(each.get("over loops", {}).get(kind, float("nan")) for each in mine) for kind in ("alone", "at once")},
                   middle(each["seconds"] * jobs / each["steps"] for each in mine),
                   middle(each["seconds"] / other for each, other in zip(mine, plain, strict=True)) if all(plain) else None,
                   {step: max(each["fits"].get(step, 0) for each in mine) for step in STEPS},
@@ -430,12 +434,12 @@ def show(rounds:list[dict], results:dict[str, Result], failed:dict[str, str]) ->
     "Print the tables."
     alone, at_once = (statistics.median(each["least"][kind] for each in rounds) for kind in ("seconds", "at once"))
     print(f"\nleast possible: {alone:.1f} s with one job, {alone / 2:.1f} s with two; two loops at once take {at_once / alone:.2f} times as long each")
-    print(f"\n{'':<17}{'seconds':>9}{'over least':>12}{'over loops':>12}{'over steps':>12}{'over grid':>11}{'start':>8}   fits of" + "".join(f"{step:>8}" for step in STEPS))
+    print(f"\n{'':<17}{'seconds':>9}{'over least':>12}{'one loop':>10}{'loops':>12}{'over steps':>12}{'over grid':>11}{'start':>8}   fits of" + "".join(f"{step:>8}" for step in STEPS))
     distinct = rounds[0]["least"]["fits"]
-    print(f"{'distinct steps':<17}{'':>9}{'':>12}{'':>12}{'':>12}{'':>11}{'':>8}          " + "".join(f"{distinct[step]:>8}" for step in STEPS))
+    print(f"{'distinct steps':<17}{'':>9}{'':>12}{'':>10}{'':>12}{'':>12}{'':>11}{'':>8}          " + "".join(f"{distinct[step]:>8}" for step in STEPS))
     for name, each in results.items():
         over_grid = "" if each.over_grid is None else f"{each.over_grid:.2f}"
-        print(f"{name:<17}{each.seconds:>9.2f}{each.over_least:>12.2f}{ratio(each.over_loops):>12}{ratio(each.over_steps):>12}{over_grid:>11}{each.start:>8.1f}          " + "".join(f"{each.fits[step]:>8}" for step in STEPS))
+        print(f"{name:<17}{each.seconds:>9.2f}{each.over_least:>12.2f}{ratio(each.over_loops['alone']):>10}{ratio(each.over_loops['at once']):>12}{ratio(each.over_steps):>12}{over_grid:>11}{each.start:>8.1f}          " + "".join(f"{each.fits[step]:>8}" for step in STEPS))
     for name, reason in failed.items(): print(f"{name:<17} {reason}")
     print("\nagain, warm, in a new process")
     for name, each in results.items():
@@ -462,17 +466,14 @@ def bars(rounds:list[dict], results:dict[str, Result], failed:list[str], is_time
 def times_hold(name:str, results:dict[str, Result]) -> list[bool]:
     "The bars of one of ours that depend on time."
     each, jobs = results[name], CONTESTANTS[name].jobs
-    held = [verdict(f"{name} takes {each.over_least:.3f} times the loop's steps, {each.over_loops:.3f} times in turns with it, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}{unsteady(each)}",
-                1 <= each.over_least <= MOST_OVER_LEAST and each.over_loops <= MOST_OVER_LEAST and each.over_steps <= MOST_OVER_LEAST),
+    alone, at_once = each.over_loops["alone"], each.over_loops["at once"]
+    loops = "the loop's steps" if jobs == 1 else f"the steps of {jobs} loops at once ({alone:.3f} times those of one alone)"
+    held = [verdict(f"{name} takes {at_once:.3f} times {loops}, in turns, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}",
+                1 <= at_once <= MOST_OVER_LEAST and each.over_steps <= MOST_OVER_LEAST),
             verdict(f"{name} again, warm, takes {each.warm['seconds']:.3f} s, less than {MOST_WARM}", each.warm["seconds"] < MOST_WARM)]
     peers = {peer: other.seconds for peer, other in results.items() if CONTESTANTS[peer].jobs == jobs and not peer.startswith("ours")}
     if best := min(peers, key=peers.get, default=None): held.append(verdict(f"{name} takes {each.seconds:.2f} s, less than {best} with {peers[best]:.2f} s", each.seconds < peers[best]))
     return held
-
-
-def unsteady(result:Result) -> str:
-    "What there is to say of a time that nobody can reach."
-    return ". That is below the least possible: the machine did not keep its pace from one contestant to the next, so nothing can be told" if result.over_least < 1 else ""
 
 
 def verdict(what:str, holds:bool) -> bool:

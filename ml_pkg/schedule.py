@@ -135,7 +135,7 @@ class Paces:
         return sum(self._longest.get(kind_of(link), math.inf) for link in work.chain[work.keys[1:].index(key) + 1:])
 
 # %% ../nbs/api/360_schedule.ipynb #6829cc15
-TOGETHER = 1.0 # seconds that the folds may take which join another one
+TOGETHER = 2.5 # seconds that the folds may take which join another one: as long may somebody wait for the first answer of a parcel
 
 class Parcel(NamedTuple):
     "What one worker takes in one go."
