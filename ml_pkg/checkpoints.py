@@ -391,9 +391,9 @@ def is_reproducible(
     what:str,      # in words
 ) -> bool:
     "Whether a result can be made again; warns, once, of one that a global random generator had a part in."
-    if draws.happened:
-        warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
-    return not draws.happened
+    if not draws.happened: return True
+    warn_once(f"{what} drew from a global random generator, so it cannot be made again and is computed each time. Give the step a random_state, and draw from that")
+    return False
 
 # %% ../nbs/api/190_checkpoints.ipynb #d3d77397
 class Made(NamedTuple):
