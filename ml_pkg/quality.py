@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import listed
 from .reference import Baseline
 from .sketches import Sketch
 
@@ -24,7 +25,7 @@ RARE = 1e-7 # probability, for one column, below which chance is no explanation
 class Fault:
     "What is wrong with values of a column."
     column: str
-    kind: str       # "missing", "unseen", "below", "above", "stuck" or "unit"
+    kind: str       # "missing", "unseen", "gone", "below", "above", "stuck" or "unit"
     rows: int       # that have it
     certain: bool   # chance is no explanation
     what: str       # in words
@@ -64,6 +65,16 @@ def _unseen(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
         count = 0 if lumped else int(current.slots[end - 1])
         yield from _fault(baseline.sketch, current, name, "unseen", count,
             f"{count} of {current.rows} values {'was' if count == 1 else 'were'} not seen at training, such as {', '.join(map(repr, current.examples.get(f'{name}/values', ())))}")
+
+# %% ../nbs/api/640_quality.ipynb #083a6598
+def _gone(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
+    bins, reference = baseline.bins.categories, baseline.sketch
+    for place, (name, start, table) in enumerate(zip(bins.names, bins.starts, bins.tables, strict=False), len(baseline.bins.numbers.names)):
+        values = int(current.rows - current.missing[place])
+        before, now = (sketch.slots[start:start + len(table)] for sketch in (reference, current))
+        gone = [number for number, count in enumerate(before) if not now[number] and by_chance(int(count), reference.rows, values) < RARE]
+        if gone and not bins.lumped[place - len(baseline.bins.numbers.names)]:
+            yield Fault(name, "gone", 0, False, f"of {values} values none is {listed((repr(table[number]) for number in gone), 3)}, which {before[gone].sum() / reference.rows:.1%} of the rows had at training")
 
 # %% ../nbs/api/640_quality.ipynb #7540aa9c
 def _outside(baseline:Baseline, current:Sketch) -> Iterator[Fault]:
@@ -218,5 +229,5 @@ def faults_of(
 ) -> list[Fault]:      # certain ones first
     "What is wrong with values."
     if not current.rows: return []
-    found = [fault for kind in (_missing, _unseen, _outside, _stuck, _unit) for fault in kind(baseline, current)]
+    found = [fault for kind in (_missing, _unseen, _gone, _outside, _stuck, _unit) for fault in kind(baseline, current)]
     return sorted(found, key=lambda fault: not fault.certain)

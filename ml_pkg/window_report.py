@@ -282,9 +282,9 @@ class Report(Findings):
 # %% ../nbs/api/691_window_report.ipynb #d5fbe2ba
 def _faults(faults:Sequence[Fault]) -> list[str]:
     "Those that chance does not explain, and how many others there are."
-    certain = [str(fault) for fault in faults if fault.certain]
-    noted = len(faults) - len(certain)
-    return certain + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report, or --json, has them)"]
+    told = [str(fault) for fault in faults if fault.certain or fault.kind == "gone"]
+    noted = len(faults) - len(told)
+    return told + ([f"{noted} {'is' if noted == 1 else 'are'} noted that chance may explain (check.faults of the report, or --json, has them)"]
         if noted else [])
 
 # %% ../nbs/api/691_window_report.ipynb #74d4465b
