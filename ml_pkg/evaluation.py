@@ -71,7 +71,7 @@ def holdout_identity(
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     "How a score is obtained. Equal declarations are equal."
-    cv: Any = 5                # number of folds, or any scikit-learn splitter
+    cv: Any = 5                # number of folds, or any scikit-learn splitter; `GroupTimeSeriesSplit` of ml_pkg.moments counts its gap in moments, and not in rows
     metrics: Any = ()          # scorer names or callables, a list of them, or (name, metric) pairs, or a dict, such as {"f1": make_scorer(f1_score, pos_label="churned")}; by default accuracy or R²
     holdout: float = 0.0       # share of rows locked away, which only promotion scores: each row by what stands in it, so the share is approximate, and a column that is added draws anew; groups by their value, and with a time role the latest rows
     train_size: float = 1.0    # share of each fold's rows to fit on that is used, drawn evenly from the classes; with a time role the latest ones
