@@ -94,7 +94,7 @@ def new(
 ) -> None:
     "Make a project of your own: notebooks, package, tests and CI around one experiment on your table."
     from ml_pkg.project import check_name, check_place, codes_among, lost_zeros, new_project, read_rows, told_zeros
-    from ml_pkg.roles import likely_target, propose
+    from ml_pkg.roles import likely_target, propose, told_order
     from ml_pkg.sources import USUAL, likely_dialect, read_table, unclear_numbers, unusual
     check_name(name)
     check_place(folder.absolute() / name)
@@ -109,7 +109,7 @@ def new(
     if not as_json: _show(proposal)
     remarks = [f"it seems to be written with {', '.join(f'{name}={value!r}' for name, value in odd.items())}, and is declared so"] if (odd := unusual(dialect)) else []
     remarks += [f"'{name}' has cells such as {cell}, in which the mark may stand between thousands. It is read as {'a decimal mark' if dialect.decimal in cell else 'text'}; if thousands are meant, write such numbers without it" for name, cell in unclear_numbers(Path(table), dialect).items()]
-    for remark in [*remarks, *told_zeros(lost, proposal)]: print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
+    for remark in [*remarks, *told_zeros(lost, proposal), *told_order(proposal, said)]: print(f"Look at this: {remark}", file=sys.stderr if as_json else sys.stdout)
     _check_askable(yes, proposal)
     if not yes: proposal = _confirmed(proposed, proposal, said, bool(target), folder.absolute() / name)
     made = new_project(name, proposal, Path(table), folder)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'CATEGORY', 'TIME', 'GROUP', 'DROPPED', 'TARGET', 'MANY_ROWS', 'FEW_CODES', 'MANY_CATEGORIES', 'TARGETS',
-           'Facts', 'facts', 'Role', 'role', 'can_be_target', 'likely_target', 'is_told_apart', 'ReadTable', 'Proposal',
-           'propose']
+           'NEARLY_ALL', 'Facts', 'facts', 'Role', 'role', 'can_be_target', 'likely_target', 'is_told_apart',
+           'ReadTable', 'Proposal', 'propose', 'told_order']
 
 # %% ../nbs/api/456_roles.ipynb #a8472383
 import warnings
@@ -239,6 +239,21 @@ def _weaker_and_weaker(proposal:Proposal) -> Iterable[Proposal]:
         if kept and not proposal.names(kept): continue
         for cv in (5, 3, 2): yield replace(proposal, cv=cv, roles=_with_one(proposal, kept))
 
+# %% ../nbs/api/456_roles.ipynb #42f599fd
+NEARLY_ALL = 0.9 # share of the texts that are times, from which on the others were not meant to be there
+
+def _are_times(texts:"pd.Series") -> "pd.Series":
+    import pandas as pd
+    return texts.str.match(r"\d{4}-\d{2}-\d{2}") & pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True).notna()
+
+def _check_times(values:"pd.Series", path:str) -> None:
+    "Raise `InvalidData` for text that is nearly always a time."
+    if not is_text(values): return
+    present = values.dropna().astype(str)
+    if _are_times(present.iloc[:SAMPLE]).mean() < NEARLY_ALL or (are := _are_times(present)).all() or are.mean() < NEARLY_ALL: return
+    row = are.idxmin()
+    raise InvalidData(f"'{values.name}' of {path} has times in {are.sum():,} of {len(values):,} rows, and none in {(~are).sum():,}, first in row {row}: {present[row]!r}. Mend such rows or leave them out; or leave out the column: --role '{values.name}=dropped'")
+
 # %% ../nbs/api/456_roles.ipynb #9665537c
 _ROLES = (NUMBER, CATEGORY, TIME, GROUP, DROPPED) # that can be given to a column; that of the target is given by itself
 
@@ -248,6 +263,7 @@ def _said(rows:"pd.DataFrame", path:str, name:str, meant:str) -> Role:
     if meant not in _ROLES: raise UnknownName(f"'{meant}' is no role of a column.{did_you_mean(meant, _ROLES, 'roles')}")
     if meant == NUMBER and is_text(rows[name]):
         raise InvalidData(f"'{name}' of {path} is text, such as {facts(rows[name]).example}, so it cannot be a number as it is{_spelling(rows[name])}")
+    if meant == TIME: _check_times(rows[name], path)
     if meant == TIME and not (is_time(rows[name]) or _role_of_others(rows[name]).role == NUMBER):
         raise InvalidData(f"'{name}' of {path} has no times, but such as {facts(rows[name]).example}, so rows cannot be put in its order{_spelling(rows[name])}")
     return Role(meant, "you said so")
@@ -289,6 +305,7 @@ def propose(
     given = _all_said(rows, path, target, said)
     kept = next((name for name, each in given.items() if each.role in (TIME, GROUP)), "")
     inferred = {name: role(rows[name]) for name in rows if name not in given}
+    for name in inferred: _check_times(rows[name], path)
     if kept:
         inferred = {name: Role(DROPPED, f"{each.why}; '{kept}' is the {given[kept].role}, as you said") if each.role in (TIME, GROUP)
             else each for name, each in inferred.items()}
@@ -300,3 +317,28 @@ def propose(
         try: return _tried(proposal)
         except MlPkgError as error: refused = error
     raise InvalidData(f"the {len(rows):,} rows of {path} cannot be split into rows to fit on, rows to score and a holdout, even with two folds: {refused}. Gather more rows")
+
+# %% ../nbs/api/456_roles.ipynb #b0c492a4
+def _looks_like_days(values:"pd.Series") -> bool:
+    "Whether whole numbers are all days as 20250131 writes them."
+    import pandas as pd
+    if not is_integer(values) or not values.dropna().between(19_000_101, 21_001_231).all(): return False
+    return bool(pd.to_datetime(values.dropna().astype(str), format="%Y%m%d", errors="coerce").notna().all())
+
+def _untold_time(values:"pd.Series", about:Role) -> str:
+    "What keeps a column of times from putting the rows in order; nothing for any other column."
+    if is_birth_name(str(values.name)): return ""
+    if is_time(values) and values.isna().any():
+        return f"holds times, and none in {values.isna().sum():,} of {len(values):,} rows, first in row {values.isna().idxmax()}. Fill them in or leave those rows out"
+    if about.role == NUMBER and _looks_like_days(values): return f"may hold days, such as {values.dropna().iloc[0]}. If so, say --role '{values.name}=time'"
+    texts = [each for each in spelt(values.iloc[:SAMPLE]) if each.what.startswith("holds dates")] if is_text(values) else []
+    return f"{texts[0].what}. In the file, {texts[0].remedy}" if texts else ""
+
+def told_order(
+    proposal:Proposal,  # that was made of the table
+    said:Iterable[str], # columns whose role somebody gave
+) -> list[str]:
+    "What is to be said of columns that hold times, where rows are not scored in their order."
+    if proposal.names(TIME): return []
+    told = {name: _untold_time(proposal.rows[name], each) for name, each in proposal.roles.items() if name not in {*said, proposal.target}}
+    return [f"'{name}' {what}; as it is, rows are not scored in its order, and may be predicted from later ones" for name, what in told.items() if what]
