@@ -10,11 +10,11 @@ a LogisticRegression. The least possible is measured in the same run: a plain lo
 applies each distinct step once in each fold, and scores each variant; the sum of these times, divided by the number of jobs,
 is what nobody can beat who does the same work. Two such loops at once show how much two cores cost each other. A machine that
 is shared does not keep its pace from one minute to the next, so that a loop and a sweep that follow each other tell of the machine:
-ours is judged in turns of a second or two (benchmarks/turns.py) with as many loops at once as it has jobs,
-which both sides meet alike, and against the steps as they were timed in its own
-processes: the first tells if steps take longer in them, the second misses nothing that ours waits for (what is written reaches
-the disk while a side is stopped, too). What it takes beside one loop alone, in the same turns, is printed as well: with two jobs
-that counts what the cores cost each other, which nobody is spared who uses both. How long it takes to write what is
+ours is judged in turns of a second or two (benchmarks/turns.py) with one loop alone, and with as many at once as it has jobs,
+which all sides meet alike, and against the steps as they were timed in its own
+processes. With two jobs, one loop alone counts what the cores cost each other, which nobody is spared who uses both; as many at once
+tell if steps take longer in ours; its own steps miss nothing that ours waits for (what is written reaches
+the disk while a side is stopped, too). How long it takes to write what is
 kept is a matter of the machine (a virtual one may get its memory page by page), so it is said what a plain loop takes for as
 many bytes right afterwards. Every step that is shared adds a line to a file whenever it is fitted, in whatever process. All have
 to come to the same scores.
@@ -467,9 +467,9 @@ def times_hold(name:str, results:dict[str, Result]) -> list[bool]:
     "The bars of one of ours that depend on time."
     each, jobs = results[name], CONTESTANTS[name].jobs
     alone, at_once = each.over_loops["alone"], each.over_loops["at once"]
-    loops = "the loop's steps" if jobs == 1 else f"the steps of {jobs} loops at once ({alone:.3f} times those of one alone)"
-    held = [verdict(f"{name} takes {at_once:.3f} times {loops}, in turns, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}",
-                1 <= at_once <= MOST_OVER_LEAST and each.over_steps <= MOST_OVER_LEAST),
+    several = "" if jobs == 1 else f", {at_once:.3f} times those of {jobs} loops at once"
+    held = [verdict(f"{name} takes {alone:.3f} times the steps of the loop{several}, in turns, and {each.over_steps:.3f} times its own, divided by its jobs; at most {MOST_OVER_LEAST}",
+                1 <= alone <= MOST_OVER_LEAST and at_once <= MOST_OVER_LEAST and each.over_steps <= MOST_OVER_LEAST),
             verdict(f"{name} again, warm, takes {each.warm['seconds']:.3f} s, less than {MOST_WARM}", each.warm["seconds"] < MOST_WARM)]
     peers = {peer: other.seconds for peer, other in results.items() if CONTESTANTS[peer].jobs == jobs and not peer.startswith("ours")}
     if best := min(peers, key=peers.get, default=None): held.append(verdict(f"{name} takes {each.seconds:.2f} s, less than {best} with {peers[best]:.2f} s", each.seconds < peers[best]))
